@@ -1,0 +1,59 @@
+# `make` lists the targets. The same steps as plain pip and jupyter lines stand in README.md.
+
+PROFILE ?= sample
+# The first of these that is Python 3.11 or 3.12 makes .venv; `make PYTHON=/path/to/python3.12 ...` names another.
+PYTHON ?= python3.11 python3.12 python3 python
+INSTALLED := .venv/.installed
+RUN := .venv/bin/python -m
+
+.PHONY: help notebook test check benchmark clean
+.DEFAULT_GOAL := help
+
+help:
+	@printf '%s\n' \
+	  'make notebook [PROFILE=sample]  execute main.ipynb into report/notebook-<profile>.ipynb and .html' \
+	  'make test                       run all tests' \
+	  'make check                      ruff (lint, format) and mypy' \
+	  'make benchmark                  measure what the speed-ups bring' \
+	  'make clean                      remove .venv and caches; runs/ and report/ stay' \
+	  '' \
+	  'The first of them makes .venv and installs the requirements, which takes minutes.'
+
+# The kernel is the one that ipykernel brings into .venv; no cell has a time limit, a busy machine's output is waited for.
+# Carriage returns are resolved by a preprocessor named here, since nbconvert's own --coalesce-streams comes before the execution.
+# The page is made without nbconvert's warnings: its template has no place for a figure's alternative text, and says so each time.
+notebook: $(INSTALLED)
+	@echo 'Executing main.ipynb in the profile $(PROFILE) ...'
+	PROFILE='$(PROFILE)' $(RUN) nbconvert --to notebook --execute main.ipynb \
+	  --ExecutePreprocessor.kernel_name=python3 --ExecutePreprocessor.iopub_timeout=60 --KernelManager.transport_encryption=auto \
+	  --NotebookExporter.preprocessors=nbconvert.preprocessors.CoalesceStreamsPreprocessor \
+	  --output-dir report --output 'notebook-$(PROFILE).ipynb'
+	@$(RUN) nbconvert --to html --log-level=ERROR 'report/notebook-$(PROFILE).ipynb'
+	@echo 'Made report/notebook-$(PROFILE).html, the page of it'
+
+test: $(INSTALLED)
+	$(RUN) pytest
+
+check: $(INSTALLED)
+	$(RUN) ruff check
+	$(RUN) ruff format --check
+	$(RUN) mypy
+
+benchmark: $(INSTALLED)
+	.venv/bin/python benchmarks/benchmark.py
+
+$(INSTALLED): requirements.txt requirements-dev.txt | .venv/bin/python
+	PIP_DISABLE_PIP_VERSION_CHECK=1 $(RUN) pip install -r requirements.txt -r requirements-dev.txt
+	@touch $@
+
+.venv/bin/python:
+	@for python in $(PYTHON); do \
+	  if "$$python" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' 2>/dev/null; then \
+	    echo "Making .venv with $$python"; exec "$$python" -m venv --clear .venv; \
+	  fi; \
+	done; \
+	echo 'No Python 3.11 or 3.12 among: $(PYTHON). Install one, or name it: make PYTHON=/path/to/python3.12 ...' >&2; exit 1
+
+clean:
+	rm -rf .venv .pytest_cache .ruff_cache .mypy_cache .hypothesis build cnn_and_deep_network.egg-info
+	find . -name .git -prune -o -name runs -prune -o -type d -name __pycache__ -prune -exec rm -rf {} +

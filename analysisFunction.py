@@ -1,0 +1,175 @@
+"""Records that are no training: class counts, embeddings, step times, the classical baseline; and the final test."""
+
+import time
+from itertools import cycle
+from typing import Any
+
+import numpy as np
+import torch
+
+from coreFunction import build, data_identity
+from dataFunction import load_images, open_vault
+from experimentTable import ROWS, Experiment, UsageError, experiment
+from featureFunction import classical_baseline, extract_features, linear
+from myModel import MODELS
+from recordFunction import Record, RunFolder, append_line, find_openings, find_record, rounded, runs_dir
+from trainFunction import accuracy, evaluate, macro_accuracy, make_optimizer, train_epoch
+from utilityFunction import device, mixed, provenance, resolve_precision, seed_everything
+
+TIMED_PAIRS = {  # plain beside residual
+    "timing_3": [("MLP_4", "MLP_res_5"), ("MLP_13", "MLP_res_15"), ("MLP_33", "MLP_res_35")],
+    "timing_4": [("CNN_13", "CNN_res_16"), ("CNN_30", "CNN_res_35")],
+}
+EMBEDDED_DIMENSIONS, NEIGHBOURS = 50, 5
+
+
+def analyse(exp: Experiment, folder: RunFolder) -> Record:
+    """Run an experiment that is no training, from its beginning, and return its record."""
+    makeup = data_identity(exp)
+    act = {"distribution": _distribution, "tsne": _tsne, "timing": _timing, "baseline": _baseline}[exp.kind]
+    prepared = act(exp, makeup)  # whatever is missing is said before anything is written
+    folder.start(makeup, provenance(resolve_precision(exp.precision)))
+    return prepared(folder)
+
+
+def _distribution(exp: Experiment, makeup: dict) -> Any:
+    """Class counts of the three train sets (figure 2.1). CIFAR-100's is the train set before the validation part is cut from it."""
+    parts = {"mnist": ["train"], "cifar10": ["train"], "cifar100": ["train", "validation"]}
+    labels = {name: [load_images(name, part, exp.profile).labels for part in parts[name]] for name in parts}
+    counts = {name: torch.cat(pieces).bincount().tolist() for name, pieces in labels.items()}
+    images = {name: sum(numbers) for name, numbers in counts.items()}
+    return lambda folder: folder.finish({"status": "finished", "counts": counts, "images": images})
+
+
+def _tsne(exp: Experiment, makeup: dict) -> Any:
+    """t-SNE in two dimensions of train images' pixels, by PCA to 50 (van der Maaten & Hinton 2008), and how well it keeps classes apart.
+
+    The seed draws the images and the embedding. knn_accuracy: leave-one-out accuracy of the 5 nearest neighbours in the
+    embedding; knn_skill: the same as (accuracy - chance) / (1 - chance).
+    """
+    data = load_images(exp.dataset, "train", exp.profile)
+    generator = torch.Generator().manual_seed(mixed(exp.seed))
+    drawn = data.subset(torch.randperm(len(data), generator=generator)[: makeup["images"]])
+
+    def embed(folder: RunFolder) -> Record:
+        from sklearn.decomposition import PCA
+        from sklearn.manifold import TSNE
+        from sklearn.neighbors import KNeighborsClassifier
+
+        pixels = drawn.images.flatten(1).numpy().astype(np.float32) / 255
+        reduced = PCA(EMBEDDED_DIMENSIONS, random_state=exp.seed).fit_transform(pixels)
+        points = TSNE(2, init="pca", random_state=exp.seed, n_jobs=torch.get_num_threads()).fit_transform(reduced)
+        label, classes = drawn.labels.numpy(), len(drawn.classes)
+        neighbours = KNeighborsClassifier(NEIGHBOURS).fit(points, label).kneighbors(return_distance=False)  # leaves the point itself out
+        votes = np.stack([np.bincount(label[row], minlength=classes) for row in neighbours])
+        score, chance = float((votes.argmax(1) == label).mean()), 1 / classes
+        if exp.seed == 0:
+            coarse = {} if drawn.coarse_labels is None else {"coarse": drawn.coarse_labels.numpy().astype(np.uint8)}
+            folder.save_array("points.npz", xy=points.astype(np.float16), label=label.astype(np.uint8), **coarse)
+        skill = (score - chance) / (1 - chance)
+        return folder.finish({"status": "finished", "knn_accuracy": score, "knn_skill": skill, "classes": classes, "images": len(label)})
+
+    return embed
+
+
+def _timing(exp: Experiment, makeup: dict) -> Any:
+    """Seconds a training step of a plain model and of its residual twin, in alternating blocks, both in fp32 with the same threads.
+
+    Training alone: no evaluation, no gradient norms, no preparation of images.
+    """
+    data = load_images(exp.dataset, "train", exp.profile, makeup["image_size"]).to(device())
+
+    def measure(folder: RunFolder) -> Record:
+        seed_everything(exp.seed, 0)
+        batches = [data.batch(indices) for indices in torch.arange(len(data)).split(exp.batch_size)[:4]]
+
+        def seconds(model: torch.nn.Module, optimizer: torch.optim.Optimizer, steps: int) -> float:
+            work = [batch for batch, _ in zip(cycle(batches), range(steps), strict=False)]
+            return train_epoch(model, work, optimizer)["train_seconds"] / steps
+
+        for plain, residual in TIMED_PAIRS[exp.name]:
+            models = [MODELS[name](image_size=makeup["image_size"]).to(device()) for name in (plain, residual)]
+            pair = [(model, make_optimizer(exp, model)) for model in models]
+            for model, optimizer in pair:
+                seconds(model, optimizer, 2)  # warm-up
+            for block in range(makeup["blocks"]):
+                times = [seconds(model, optimizer, makeup["steps"]) for model, optimizer in pair]
+                row = {"pair": f"{plain} / {residual}", "plain": plain, "residual": residual, "block": block}
+                folder.append(row | {"plain_seconds": times[0], "residual_seconds": times[1]})
+        return folder.finish({"status": "finished", "threads": torch.get_num_threads()})
+
+    return measure
+
+
+# ---------------------------------------------------------------- the classical baseline, and the test set
+
+
+def _baseline(exp: Experiment, makeup: dict) -> Any:
+    """SVM and logistic regression on the source model's features of CIFAR-100; both choices are made on a tenth of the train part."""
+    train, held = (load_images("cifar100", part, exp.profile, makeup["image_size"]).to(device()) for part in ("train", "validation"))
+    model = build(exp).to(device())
+
+    def fit(folder: RunFolder) -> Record:
+        precision = resolve_precision(exp.precision)
+        features, labels = extract_features(model, train, precision).cpu().numpy(), train.labels.cpu().numpy()
+        # The train part's own order is by class; a fixed shuffle makes the held-out tenth nearly stratified, the same for all seeds.
+        order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0)).numpy()
+        choosing, fitting = np.split(order, [len(order) // 10])
+        rows, states = classical_baseline((features[fitting], labels[fitting]), (features[choosing], labels[choosing]))
+        for row in rows:
+            folder.append(row)
+        features, labels = extract_features(model, held, precision).cpu().numpy(), held.labels.cpu().numpy()
+        chosen_row = max(rows, key=lambda row: row["held_out_accuracy"])
+        classifiers, given = {}, {}
+        for name, state in states.items():
+            given[name] = np.stack([labels, linear(state)(features)])
+            best = max((row for row in rows if row["classifier"] == name), key=lambda row: row["held_out_accuracy"])
+            scores = {"validation_accuracy": accuracy(given[name]), "validation_macro_accuracy": macro_accuracy(given[name])}
+            classifiers[name] = {key: best[key] for key in ("C", "held_out_accuracy", "converged")} | scores
+        chosen = chosen_row["classifier"]
+        weights = {f"{name}.{key}": tensor for name, state in states.items() for key, tensor in state.items()}
+        folder.save_weights(weights)
+        folder.save_array("predictions.npy", predictions=given[chosen].astype(np.uint8))
+        result = {"status": "finished", "split": "validation", "classes": 100, "classifiers": classifiers, "chosen": chosen}
+        return folder.finish(result | {"accuracy": classifiers[chosen]["validation_accuracy"]}, weights)
+
+    return fit
+
+
+def final_test(record: Record) -> dict[str, dict]:
+    """The only door to chapter 5's test set: opens it once for this run and seed, logs the opening, returns {classifier: its line}.
+
+    Asked again it returns what was logged. Raises UsageError for a run other than `dropout` and `baseline`, while another
+    chapter 5 run of that profile and seed is unfinished, and where the weights are not here.
+    """
+    if record.name not in ("dropout", "baseline"):
+        raise UsageError(f"{record.name} has no final test; the report tests dropout and the baseline alone")
+    opened = {o["classifier"]: o for o in find_openings(record.profile) if (o["run"], o["seed"]) == (record.name, record.seed)}
+    if opened:
+        return opened
+    others = [row.name for row in ROWS if row.chapter == 5]
+    found = {name: find_record(name, record.profile, record.seed) for name in others}
+    if missing := [name for name, other in found.items() if not (other and other.result)]:
+        raise UsageError(f"the test set opens once, at the end: {', '.join(missing)} (seed {record.seed}) must finish first")
+    weights = record.weights()
+    exp = experiment(record.name, record.profile, record.seed)
+    test = open_vault(record.profile, data_identity(exp)["image_size"]).to(device())
+    precision = resolve_precision(exp.precision)
+    model = build(exp).to(device())
+    if record.name == "dropout":
+        model.load_state_dict(weights)
+        predictions = {"resnet18": evaluate(model, test, precision)[1]}
+    else:
+        features, labels = extract_features(model, test, precision).cpu().numpy(), test.labels.cpu().numpy()
+        states: dict[str, dict] = {}
+        for key, tensor in weights.items():
+            name, _, part = key.partition(".")
+            states.setdefault(name, {})[part] = tensor
+        predictions = {name: np.stack([labels, linear(state)(features)]) for name, state in states.items()}
+    path = runs_dir() / record.profile / "openings.jsonl"
+    for classifier, given in predictions.items():
+        line: dict = {"time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "run": record.name, "classifier": classifier}
+        line |= {"profile": record.profile, "seed": record.seed}
+        opened[classifier] = rounded(line | {"accuracy": accuracy(given), "macro_accuracy": macro_accuracy(given)})
+        append_line(path, opened[classifier])
+    return opened

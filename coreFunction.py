@@ -1,0 +1,334 @@
+"""Running experiments: the loop that every run goes through, `pipeline` for any model, `run` and `run_all` for the table's rows.
+
+Every epoch seeds itself from (seed, epoch), so that a run that was cut off goes on as if it had not been.
+"""
+
+import math
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
+from dataclasses import asdict, fields, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from dataFunction import known_fingerprint, load_images
+from experimentTable import CLASSES, PROFILES, ROWS, Experiment, UsageError, choose, experiment, has_budget, identity
+from featureFunction import Source, as_source, cached, extract_features, split
+from myModel import MODELS, initialise, replace_head, set_train_mode, train_only
+from recordFunction import Record, RunFolder, check_identity, digest, find_record, runs_dir
+from trainFunction import EarlyStopping, GradientNorms, epoch_batches, evaluate, make_optimizer, probe, train_epoch
+from utilityFunction import Mirror, bar, cast, device, duration, provenance, resolve_precision, seed_everything
+
+__all__ = ["build", "evaluate", "extract_features", "pipeline", "run", "run_all", "train_epoch"]
+
+KEEP_WEIGHTS = {row.start_from for row in ROWS} | {"baseline", "dropout"}  # others start from them, or the final test needs them
+
+
+# ---------------------------------------------------------------- the loop
+
+
+def _fit(
+    model: nn.Module, train: Source, held: Source, exp: Experiment, folder: RunFolder, checkpoint: dict | None, *, split_name: str,
+    steps: int | None = None, keep_weights: bool = False, use_wandb: bool = True, line: Any = None, stop: Callable[[], bool] = bool,
+) -> Record:  # fmt: skip
+    """Train `model` in place as `exp` says, on from `checkpoint`; `stop` is asked after each epoch whether to leave off there."""
+    precision = resolve_precision(exp.precision)
+    convolutional = any(isinstance(module, nn.Conv2d) for module in model.modules())
+    model.to(device(), torch.float64 if precision == "fp64" else torch.float32)
+    if convolutional:
+        model.to(memory_format=torch.channels_last)
+    train_only(model, exp.trainable)
+    if checkpoint:
+        model.load_state_dict(checkpoint["model"])
+    frozen = _frozen_digest(model)
+    probed = cast(train.batch(torch.arange(min(256, len(train))))[0], precision) if exp.record_gradients else None
+    trained, train, held = _without_frozen_prefix(model, train, held, precision)
+    optimizer = make_optimizer(exp, trained)
+    gradients = GradientNorms(trained) if exp.record_gradients else None
+    stopping, best, first = EarlyStopping(exp.patience, exp.min_delta), None, 0
+    if checkpoint:
+        optimizer.load_state_dict(checkpoint["optimizer"])
+        stopping, best, first = EarlyStopping(**checkpoint["stopping"]), checkpoint["best"], checkpoint["epoch"] + 1
+    record = Record(folder.path)
+    mirror = Mirror(record.settings, record.rows) if use_wandb else None
+    line = bar(exp.epochs) if line is None else line
+    line.reset(total=exp.epochs)
+    line.set_description_str(exp.name)
+    line.update(max(first - 1, 0))
+    reason, saved, seconds_between = None, time.monotonic(), float(os.environ.get("CHECKPOINT_SECONDS", 30))
+
+    def save(epoch: int) -> None:
+        state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "best": best, "epoch": epoch}
+        folder.checkpoint(state | {"stopping": asdict(stopping)})
+
+    for epoch in range(first, exp.epochs + 1):
+        row: dict = {"epoch": epoch}
+        if epoch:
+            order = epoch_batches(len(train), exp.batch_size, seed_everything(exp.seed, epoch), steps)
+            row |= train_epoch(trained, map(train.batch, order), optimizer, precision, gradients)
+        measured, predictions = evaluate(trained, held, precision)
+        row |= {f"{split_name}_{metric}": value for metric, value in measured.items()}
+        row |= {} if probed is None else probe(model, probed)
+        row = folder.append(row)
+        if mirror:
+            mirror.log(row)
+        line.update(min(epoch, 1))
+        line.set_postfix_str(f"train loss {row.get('train_loss')}, {split_name} accuracy {row[f'{split_name}_accuracy']}")
+        if epoch and not math.isfinite(row["train_loss"] or math.nan):
+            reason = f"the train loss is not finite in epoch {epoch}; try a lower learning rate than {exp.lr}"
+            break
+        if epoch and stopping.update(epoch, measured["accuracy"]) and exp.patience:
+            best = {key: value.detach().clone() for key, value in model.state_dict().items()}
+        if epoch == exp.epochs or stopping.over:
+            break
+        if (stopped := stop()) or time.monotonic() - saved >= seconds_between:
+            save(epoch)
+            saved = time.monotonic()
+            if stopped:
+                return Record(folder.path)
+
+    if best is not None:  # the restored weights' own measure and predictions, not the last epoch's
+        model.load_state_dict(best)
+        measured, predictions = evaluate(trained, held, precision)
+    if _frozen_digest(model) != frozen:
+        raise RuntimeError(f"{exp.name}: frozen weights or statistics moved in training; the run is not recorded as finished")
+    weights = model.state_dict()
+    if keep_weights and reason is None:
+        folder.save_weights(weights)
+    folder.save_array("predictions.npy", predictions=predictions)
+    result = {
+        "status": "failed" if reason else "finished", "reason": reason, "split": split_name, "classes": len(held.classes),
+        "epoch": stopping.best_epoch if best is not None else epoch, "last_epoch": epoch, "budget": exp.epochs,
+        "best_epoch": stopping.best_epoch, "best_accuracy": stopping.best, "stopped_early": stopping.over, **measured,
+        "train_seconds": sum(row.get("train_seconds", 0.0) for row in Record(folder.path).rows),
+    }  # fmt: skip
+    record = folder.finish(result, weights)
+    if mirror:
+        mirror.finish(record.result)
+    if reason:
+        print(f"{exp.name} (seed {exp.seed}) failed: {reason}")
+    return record
+
+
+def _frozen_digest(model: nn.Module) -> str:
+    """sha256 of all parameters and buffers that training must not move; the model is left in training mode as the loop has it."""
+    set_train_mode(model)
+    learned = {name for name, p in model.named_parameters() if p.requires_grad}
+    moving = {f"{prefix}.{name}" for prefix, m in model.named_modules() if m.training for name, _ in m.named_buffers(recurse=False)}
+    return digest({key: value for key, value in model.state_dict().items() if key not in learned | moving})
+
+
+def _without_frozen_prefix(model: nn.Module, train: Source, held: Source, precision: str) -> tuple[nn.Module, Source, Source]:
+    """The part of the model that learns, and both sets as that part sees them; all as they are where nothing can be cut off."""
+    if not (parts := split(model, cast(train.batch(torch.arange(min(4, len(train))))[0], precision))):
+        return model, train, held
+    seen_train, seen_held = cached(parts[0], train, precision), cached(parts[0], held, precision)
+    return (parts[1], seen_train, seen_held) if seen_train and seen_held else (model, train, held)
+
+
+# ---------------------------------------------------------------- a reader's own model and data
+
+
+def pipeline(
+    model: nn.Module, train_set: Any, eval_set: Any, *, name: str, resume: bool = False, record: bool = True, wandb: bool = True,
+    keep_weights: bool = False, **options: Any,
+) -> Record:  # fmt: skip
+    """Train any model on any map-style torch data set of (tensor, label) pairs, through the loop that the report's runs take.
+
+    The model is trained in place. Always trains: a finished record of that `name` is moved aside; `resume=True` goes on with
+    an interrupted one. `record=False` leaves nothing on the disk, `wandb=False` nothing in W&B; the record is returned all the same.
+    `options` are fields of Experiment: lr, optimizer, epochs, batch_size, trainable, patience, min_delta, record_gradients,
+    eps, precision, seed. Raises UsageError for an unknown option or value, and for data that does not fit the model.
+    """
+    allowed = {f.name for f in fields(Experiment)} - {"name", "kind", "chapter", "family", "model", "dataset", "profile", "start_from"}
+    if unknown := sorted(set(options) - allowed):
+        raise UsageError(f"unknown option {unknown[0]!r}; choose from {', '.join(sorted(allowed))}")
+    exp = Experiment(name, model=type(model).__name__, dataset="own", profile="own", **{"lr": 1e-3, **options})
+    train = as_source(train_set)
+    held = as_source(eval_set, train.classes)
+    outputs = _outputs(model, train)
+    if outputs < len(train.classes):
+        raise UsageError(f"the model gives {outputs} outputs but the train set has {len(train.classes)} classes; change its last layer")
+    makeup = asdict(exp) | {"architecture": str(model), "images": [len(train), len(held)], "classes": len(train.classes)}
+    makeup = {key: value for key, value in makeup.items() if key not in ("name", "profile", "seed", "family")}
+    scratch = None if record else tempfile.TemporaryDirectory()
+    with RunFolder(exp, Path(scratch.name) if scratch else runs_dir()) as folder:
+        checkpoint = folder.start(makeup, provenance(resolve_precision(exp.precision)), fresh=not resume or folder.ended)
+        made = _fit(
+            model, train, held, exp, folder, checkpoint, split_name="validation", keep_weights=keep_weights, use_wandb=wandb and record
+        )
+    made.scratch = scratch  # the folder lives as long as the record that reads it
+    return made
+
+
+@torch.no_grad()
+def _outputs(model: nn.Module, train: Source) -> int:
+    inputs, _ = train.batch(torch.arange(min(2, len(train))))
+    try:
+        return model.to(device()).eval()(inputs.float()).shape[1]
+    except (RuntimeError, IndexError, TypeError) as error:
+        reason = str(error).splitlines()[0]
+        raise UsageError(f"the model cannot take a batch of shape {tuple(inputs.shape)} from the train set: {reason}") from None
+
+
+# ---------------------------------------------------------------- the table's rows
+
+
+def build(exp: Experiment) -> nn.Module:
+    """The experiment's model with the weights it starts from: its own seed's, or its parent's with a new last layer where that differs.
+
+    A parent whose weights are not here is trained first.
+    """
+    seed_everything(exp.seed, 0)
+    if exp.start_from is None:
+        model = MODELS[exp.model](image_size=identity(exp)["image_size"])
+        initialise(model, exp.initialisation)
+        return _headed(model, exp) if exp.model == "resnet18" else model
+    parent = replace(experiment(exp.start_from), profile=exp.profile, seed=exp.seed)
+    weights = _parent_weights(parent)
+    model = build(replace(parent, start_from=None))
+    model.load_state_dict(weights)
+    seed_everything(exp.seed, 0)
+    same_head = CLASSES[parent.dataset] == CLASSES[exp.dataset] and parent.dropout == exp.dropout
+    return model if same_head else _headed(model, exp)
+
+
+def _headed(model: nn.Module, exp: Experiment) -> nn.Module:
+    return replace_head(model, CLASSES[exp.dataset], exp.dropout)
+
+
+def _parent_weights(parent: Experiment) -> dict:
+    found = find_record(parent.name, parent.profile, parent.seed, evidence=False)
+    if not (found and found.finished and found.has_weights):
+        print(f"{parent.name} (seed {parent.seed}) has no weights here; it is trained first, about {duration(price(parent))}")
+        found = run(parent, evidence=False)
+    return found.weights()
+
+
+def data_identity(exp: Experiment) -> dict:
+    """The experiment's identity at its profile, and the fingerprint of its data, known without having them."""
+    names = tuple(CLASSES) if exp.kind == "distribution" else (exp.dataset,)
+    return identity(exp) | {"data": {name: known_fingerprint(name, exp.profile) for name in names}}
+
+
+def price(exp: Experiment) -> float:
+    """Seconds that the run takes on two cores, as measured for its family; 0 where nobody has measured it."""
+    return PROFILES[exp.profile].seconds.get(exp.family, 0.0)
+
+
+def current_profile(profile: str | None = None) -> str:
+    """`profile`, else PROFILE from the environment, else "sample"; UsageError for an unknown one."""
+    return choose("profile", profile or os.environ.get("PROFILE") or "sample", PROFILES)
+
+
+def _train(exp: Experiment, line: Any, stop: Callable[[], bool], use_wandb: bool) -> Record:
+    split_name = "validation" if exp.dataset == "cifar100" else "test"
+    makeup = data_identity(exp)
+    train, held = (load_images(exp.dataset, part, exp.profile, makeup["image_size"]).to(device()) for part in ("train", split_name))
+    model = build(exp)
+    with RunFolder(exp, runs_dir()) as folder:
+        checkpoint = folder.start(makeup, provenance(resolve_precision(exp.precision)))
+        return _fit(
+            model, train, held, exp, folder, checkpoint, split_name=split_name, steps=makeup["steps_per_epoch"],
+            keep_weights=exp.name in KEEP_WEIGHTS, use_wandb=use_wandb, line=line, stop=stop,
+        )  # fmt: skip
+
+
+def run(
+    exp: Experiment | str, evidence: bool = True, *, wandb: bool = True, line: Any = None, stop: Callable[[], bool] = lambda: False
+) -> Record:
+    """One experiment: its finished record is loaded, its interrupted run gone on with, else it is trained.
+
+    `evidence=False` leaves the committed records aside. `stop` is asked after each epoch whether to leave off there.
+    Raises UsageError for an unknown name or profile, for data that are missing, and where another run has that name.
+    """
+    exp = experiment(exp) if isinstance(exp, str) else exp
+    exp = replace(exp, profile=current_profile(exp.profile))
+    found = find_record(exp.name, exp.profile, exp.seed, evidence)
+    if found and found.result:
+        check_identity(found, data_identity(exp))
+        return found
+    if not has_budget(exp):
+        raise UsageError(f"{exp.name} has no budget in the profile {exp.profile}; run it with profile cpu or paper")
+    if exp.kind == "training":
+        return _train(exp, line, stop, wandb)
+    import analysisFunction
+
+    with RunFolder(exp, runs_dir()) as folder:
+        return analysisFunction.analyse(exp, folder)
+
+
+def run_all(
+    *names: Experiment | str, profile: str = "", seeds: Sequence[int] = (0,), evidence: bool = True,
+    executor: Executor | None = None, wandb: bool = True, stop: Callable[[], bool] = lambda: False,
+) -> list[Record]:  # fmt: skip
+    """`run` for many, parents before children, with one estimate and one bar; returns the finished records, in the order asked for.
+
+    What cannot run is said in one line, and the others go on. An `executor` (any of concurrent.futures) runs independent
+    ones side by side. An interrupt leaves off at once; the same call goes on from there.
+    """
+    profile = current_profile(profile)
+    rows = [experiment(name) if isinstance(name, str) else name for name in names]
+    wanted = [replace(row, profile=profile, seed=seed) for seed in seeds for row in rows]
+    todo = sorted((exp for exp in wanted if not _ended(exp, evidence)), key=_generation)
+    if todo:
+        _work_off(todo, len(wanted), partial(run, evidence=evidence, wandb=wandb), executor, stop)
+    found = [find_record(exp.name, profile, exp.seed, evidence) for exp in wanted]
+    return [record for record in found if record and record.finished]
+
+
+def _work_off(
+    todo: list[Experiment], wanted: int, call: Callable[..., Record], executor: Executor | None, stop: Callable[[], bool]
+) -> None:
+    total = sum(map(price, todo))
+    print(f"{wanted} runs, {wanted - len(todo)} of them recorded already; the others take about {duration(total)}")
+    whole, line = bar(total or 1, "all", unit="s"), bar(1)
+    attempts = _spread(executor, todo, call) if executor else ((exp, partial(call, exp, line=line, stop=stop)) for exp in todo)
+    try:
+        for exp, attempt in attempts:
+            try:
+                attempt()
+            except UsageError as error:
+                print(error)
+            whole.update(price(exp))
+            if stop():
+                break
+    except KeyboardInterrupt:
+        print("interrupted; the same call goes on from here")
+        raise
+    finally:
+        whole.close()
+        line.close()
+
+
+def _ended(exp: Experiment, evidence: bool) -> bool:
+    found = find_record(exp.name, exp.profile, exp.seed, evidence)
+    return bool(found and found.result)
+
+
+def _generation(exp: Experiment) -> int:
+    """0 for a run that starts afresh, one more than its parent's otherwise."""
+    return 0 if exp.start_from is None else 1 + _generation(experiment(exp.start_from))
+
+
+def _spread(executor: Executor, todo: list[Experiment], call: Callable[..., Record]) -> Iterator[tuple[Experiment, Callable[[], Record]]]:
+    """Each experiment and the call that gives its record, as they end; one begins when no parent of it is waiting or running."""
+    waiting = list(todo)
+    running: dict[Future, Experiment] = {}
+    try:
+        while waiting or running:
+            held_up = {(exp.name, exp.seed) for exp in (*waiting, *running.values())}
+            for exp in [exp for exp in waiting if (exp.start_from, exp.seed) not in held_up]:
+                waiting.remove(exp)
+                running[executor.submit(call, exp)] = exp
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                yield running.pop(future), future.result
+    finally:
+        for future in running:
+            future.cancel()

@@ -1,0 +1,300 @@
+"""The three sets: decoded once, checked, in one order, held in memory, split and normalised.
+
+A set is known by the fingerprint of its decoded pixels and labels, so every source gives the same images in the same
+order, whatever its encoding. Sources, in this order: DATA_DIR, the cache of decoded sets, the Hugging Face hub,
+torchvision. The profile `sample` reads the embedded sample and nothing else.
+"""
+
+import functools
+import hashlib
+import os
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from uuid import uuid4
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchvision.transforms.v2.functional import resize
+
+from experimentTable import PROFILES, UsageError, choose
+from sourceFunction import SAMPLE, SETS, Source, fetch, in_data_dir, in_folder
+
+# ---------------------------------------------------------------- the literals
+
+# What load_images opens. Chapters 3 and 4 use no validation set; CIFAR-100's test part is open_vault's.
+SPLITS = {"mnist": ("train", "test"), "cifar10": ("train", "test"), "cifar100": ("train", "validation")}
+VALIDATION = {"complete": 5_000, "sample": 1_000}  # images of CIFAR-100's train part, equally many a class
+
+NORMALISATION = {  # mean and deviation a channel of the complete train sets, pixels in [0, 1]
+    "mnist": ((0.1307,), (0.3081,)),
+    "cifar10": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
+    "cifar100": ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
+}
+
+FINGERPRINTS = {  # of each published part: its images, and the sha256 of its rows in canonical order
+    ("mnist", "complete"): {
+        "train": (60_000, "2d3ae56a224f4c3d203242167559c58ff5ead331c462b3357c445d2a8085c510"),
+        "test": (10_000, "4779fe42e54a7d904d79fcd826e655d5c2a219a5f1daf0f9ee745a50a6d8825f"),
+    },
+    ("cifar10", "complete"): {
+        "train": (50_000, "1c84844c3a56714e49c66d84ea9fda393837c4a61a22831ec67dd29b3e6b7890"),
+        "test": (10_000, "6f2e22fa244c2ab8575eabe2ac6d17c679a5861fcaeb63d73af2228a5662588c"),
+    },
+    ("cifar100", "complete"): {
+        "train": (50_000, "ab461e82ed331e70c757ffbd596f71b7be7c1345902cfd95c245b742b1c3c2d5"),
+        "test": (10_000, "d53c971a11b01e78da2f607024ad37cb40ad250522fdf77c30c7290212be1f24"),
+    },
+    ("mnist", "sample"): {
+        "train": (4_000, "acf5a8789b559c2d26a83cb12e404e744e6a5b595ae55f0846cb356d49c4dfff"),
+        "test": (1_000, "fdbd49ccfa03e356d4eebdf1a5abe771fb9abd9b9d504ad4c38a850ed46eefbc"),
+    },
+    ("cifar10", "sample"): {
+        "train": (3_000, "0916878a4d508c973d02606d46d023423ed6c39210c085dff04823dc78a19cdd"),
+        "test": (1_000, "595bda752fc18c1b372ed94995d7aeba62a22496571bb0374f9a7b5d3a0912df"),
+    },
+    ("cifar100", "sample"): {
+        "train": (5_000, "694a76ec35b86c9bb8006d162c59aca9d0d809f96c6a277d94ac3652dac8592a"),
+        "test": (500, "5d159c90ea6e97d17be2031badcd0a7505b9058486eefa32504a064f8aa46e19"),
+    },
+}
+
+CLASS_NAMES = {
+    "mnist": tuple("0123456789"),
+    "cifar10": ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
+    "cifar100": (
+        "apple", "aquarium_fish", "baby", "bear", "beaver", "bed", "bee", "beetle", "bicycle", "bottle", "bowl", "boy",
+        "bridge", "bus", "butterfly", "camel", "can", "castle", "caterpillar", "cattle", "chair", "chimpanzee", "clock",
+        "cloud", "cockroach", "couch", "crab", "crocodile", "cup", "dinosaur", "dolphin", "elephant", "flatfish",
+        "forest", "fox", "girl", "hamster", "house", "kangaroo", "keyboard", "lamp", "lawn_mower", "leopard", "lion",
+        "lizard", "lobster", "man", "maple_tree", "motorcycle", "mountain", "mouse", "mushroom", "oak_tree", "orange",
+        "orchid", "otter", "palm_tree", "pear", "pickup_truck", "pine_tree", "plain", "plate", "poppy", "porcupine",
+        "possum", "rabbit", "raccoon", "ray", "road", "rocket", "rose", "sea", "seal", "shark", "shrew", "skunk",
+        "skyscraper", "snail", "snake", "spider", "squirrel", "streetcar", "sunflower", "sweet_pepper", "table", "tank",
+        "telephone", "television", "tiger", "tractor", "train", "trout", "tulip", "turtle", "wardrobe", "whale",
+        "willow_tree", "wolf", "woman", "worm",
+    ),
+}  # fmt: skip
+COARSE_NAMES = (
+    "aquatic_mammals", "fish", "flowers", "food_containers", "fruit_and_vegetables", "household_electrical_devices",
+    "household_furniture", "insects", "large_carnivores", "large_man-made_outdoor_things",
+    "large_natural_outdoor_scenes", "large_omnivores_and_herbivores", "medium_mammals", "non-insect_invertebrates",
+    "people", "reptiles", "small_mammals", "trees", "vehicles_1", "vehicles_2",
+)  # fmt: skip
+COARSE_OF = (  # the superclass of each of CIFAR-100's classes
+    4, 1, 14, 8, 0, 6, 7, 7, 18, 3, 3, 14, 9, 18, 7, 11, 3, 9, 7, 11, 6, 11, 5, 10, 7,
+    6, 13, 15, 3, 15, 0, 11, 1, 10, 12, 14, 16, 9, 11, 5, 5, 19, 8, 8, 15, 13, 14, 17, 18, 10,
+    16, 4, 17, 4, 2, 0, 17, 4, 18, 17, 10, 3, 2, 12, 12, 16, 12, 1, 9, 19, 2, 10, 0, 1, 16,
+    12, 9, 13, 15, 13, 16, 19, 2, 4, 6, 19, 5, 5, 8, 19, 18, 1, 2, 15, 6, 0, 17, 8, 14, 13,
+)  # fmt: skip
+
+
+# ---------------------------------------------------------------- a set in memory
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """One part of one set, held in memory: a valid map-style data set, and quicker by `batch`."""
+
+    name: str
+    part: str
+    images: Tensor  # uint8 (N, C, H, W), native size
+    labels: Tensor  # int64 (N,)
+    classes: tuple[str, ...]
+    fingerprint: str  # of the set that this part is cut from
+    size: int  # pixels a side that a model sees
+    coarse_labels: Tensor | None = None  # int64 (N,); CIFAR-100 only
+    coarse_classes: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        """One image, float32 (C, size, size), normalised, and its label."""
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"{self.name} {self.part} has {len(self)} images, asked for number {index}")
+        inputs, labels = self.batch(torch.tensor([index % len(self)]))
+        return inputs[0], int(labels[0])
+
+    def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        """Images at `indices` (B,), float32 (B, C, size, size), scaled and normalised, and their labels, int64 (B,).
+
+        Scaled as 8-bit images, so rounded to 8 bits, as torchvision's Resize does before ToTensor: with colour images on
+        an x86 processor with AVX2 to the bit, elsewhere to one grey level.
+        """
+        indices = indices.to(self.images.device)
+        images = self.images[indices]
+        if images.shape[-1] != self.size:
+            images = resize(images, [self.size, self.size], antialias=True)
+        mean, deviation = _normalisation(self.name, images.device)
+        return images.float().div_(255).sub_(mean).div_(deviation), self.labels[indices]
+
+    def subset(self, indices: Tensor | Sequence[int]) -> "ImageSet":
+        """The images at `indices`, in that order."""
+        indices = torch.as_tensor(indices, device=self.images.device)
+        coarse = self.coarse_labels
+        return replace(self, images=self.images[indices], labels=self.labels[indices],
+                       coarse_labels=None if coarse is None else coarse[indices])  # fmt: skip
+
+    def to(self, device: torch.device | str) -> "ImageSet":
+        """The same set on `device`."""
+        coarse = self.coarse_labels
+        return replace(self, images=self.images.to(device), labels=self.labels.to(device),
+                       coarse_labels=None if coarse is None else coarse.to(device))  # fmt: skip
+
+
+@functools.cache
+def _normalisation(name: str, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Mean and deviation of `name`, (C, 1, 1) each, on `device`."""
+    mean, deviation = (torch.tensor(values, device=device).view(-1, 1, 1) for values in NORMALISATION[name])
+    return mean, deviation
+
+
+def channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and deviation of each channel over all pixels of uint8 (N, C, H, W), pixels in [0, 1]."""
+    counts = torch.stack([torch.bincount(channel.flatten(), minlength=256) for channel in images.unbind(1)]).double()
+    shares, levels = counts / counts.sum(1, keepdim=True), torch.arange(256).double() / 255
+    mean = shares @ levels
+    deviation = (shares @ levels.square() - mean.square()).sqrt()
+    return tuple(mean.tolist()), tuple(deviation.tolist())
+
+
+# ---------------------------------------------------------------- opening a set
+
+
+def load_images(name: str, part: str = "train", profile: str = "sample", size: int | None = None) -> ImageSet:
+    """Part `part` of set `name` as `profile` has it, for models that see size x size pixels (None: native).
+
+    Raises UsageError for an unknown name, part or profile, for CIFAR-100's test part, and for a set that cannot be
+    had, cannot be read or is not the published one.
+    """
+    choose("data set", name, SETS)
+    if (name, part) == ("cifar100", "test"):
+        raise UsageError("CIFAR-100's test part stays shut until the end; coreFunction.final_test(record) opens it")
+    choose(f"part of {name}", part, SPLITS[name])
+    return _image_set(name, part, profile, size)
+
+
+def open_vault(profile: str, size: int | None = None) -> ImageSet:
+    """CIFAR-100's test part. coreFunction.final_test alone calls this, and logs every opening."""
+    return _image_set("cifar100", "test", profile, size)
+
+
+def known_fingerprint(name: str, profile: str) -> str:
+    """The fingerprint of set `name` as `profile` has it: a sha256 over its two published parts'. Needs no data."""
+    parts = FINGERPRINTS[choose("data set", name, SETS), PROFILES[choose("profile", profile, PROFILES)].data]
+    return hashlib.sha256("".join(digest for _, digest in parts.values()).encode()).hexdigest()
+
+
+def _image_set(name: str, part: str, profile: str, size: int | None) -> ImageSet:
+    data = PROFILES[choose("profile", profile, PROFILES)].data
+    if size is not None and (isinstance(size, bool) or not isinstance(size, int) or size < 1):
+        raise UsageError(f"size must be a whole number of pixels, at least 1, got {size!r}")
+    published = "test" if part == "test" else "train"
+    source = _local_source(name, data)
+    images, labels = _tensors(name, data, published, source.stamp(published) if source else None)[part]
+    coarse = torch.tensor(COARSE_OF)[labels] if name == "cifar100" else None
+    return ImageSet(name, part, images, labels, CLASS_NAMES[name], known_fingerprint(name, profile),
+                    size or images.shape[-1], coarse, COARSE_NAMES if name == "cifar100" else ())  # fmt: skip
+
+
+def _local_source(name: str, data: str) -> Source | None:
+    """The copy that must be read, if one is named; None leaves the choice to the cache and the network."""
+    return in_folder(name, SAMPLE / name) if data == "sample" else in_data_dir(name)
+
+
+@functools.cache  # by the stamp too, so that another DATA_DIR is another set
+def _tensors(name: str, data: str, published: str, stamp: str | None) -> dict[str, tuple[Tensor, Tensor]]:
+    """Images and labels of each part that `published` is split into; one alone but for CIFAR-100's train part."""
+    rows = _read_cache(name, data, published, stamp)
+    if rows is None:
+        source = _local_source(name, data) or fetch(name, cache_folder())
+        rows = source.read(published)
+        rows = checked(rows[canonical_order(rows)], name, data, published, str(source.folder))
+        _write_cache(rows, name, data, published, stamp)
+    labels = rows[:, 0].astype(np.int64)
+    chosen = {published: np.arange(len(rows))}
+    if (name, published) == ("cifar100", "train"):
+        train = first_of_each_class(labels, len(rows) - VALIDATION[data])
+        chosen = {"train": train, "validation": np.setdiff1d(chosen["train"], train)}
+    images = {part: rows[:, 1:][indices].reshape(-1, *SETS[name].shape) for part, indices in chosen.items()}
+    return {part: (torch.from_numpy(images[part]), torch.from_numpy(labels[i])) for part, i in chosen.items()}
+
+
+# ---------------------------------------------------------------- order, fingerprint, split
+
+
+def canonical_order(rows: np.ndarray) -> np.ndarray:
+    """Indices that sort rows by their sha256: the same order from every source, and as good as shuffled.
+
+    The label is part of a row, so only images that are equal in everything tie.
+    """
+    digests = [hashlib.sha256(row).digest() for row in rows]
+    return np.array(sorted(range(len(rows)), key=digests.__getitem__))
+
+
+def fingerprint(rows: np.ndarray) -> str:
+    """sha256 of the number of rows, their length, and the rows."""
+    digest = hashlib.sha256(repr(rows.shape).encode())
+    digest.update(rows.data)
+    return digest.hexdigest()
+
+
+def checked(rows: np.ndarray, name: str, data: str, part: str, origin: str) -> np.ndarray:
+    """`rows` in canonical order, if they are the known ones. Raises UsageError that says what differs."""
+    images, known = FINGERPRINTS[name, data][part]
+    if len(rows) != images:
+        found = f"has {len(rows):,} images, the published set {images:,}"
+    elif (digest := fingerprint(rows)) != known:
+        found = f"has pixels or labels that differ from the published set (sha256 {digest[:12]}, not {known[:12]})"
+    else:
+        return rows
+    raise UsageError(f"{name}'s {part} part in {origin} {found}; fetch it again")
+
+
+def first_of_each_class(labels: np.ndarray, count: int) -> np.ndarray:
+    """Indices of the first images of each class, `count` in all, shared out in proportion; ascending."""
+    quotas = np.diff(np.cumsum(np.bincount(labels)) * count // len(labels), prepend=0)
+    return np.sort(np.concatenate([np.flatnonzero(labels == c)[:quota] for c, quota in enumerate(quotas)]))
+
+
+# ---------------------------------------------------------------- the cache of decoded sets
+
+# A cached file is trusted for its fingerprint alone, so it can be neither stale nor damaged. Beside it an empty file,
+# named by a source's stamp, says that this source was decoded to it; without one a source named by DATA_DIR is read.
+
+
+def cache_folder() -> Path:
+    """Where decoded sets are kept."""
+    return Path(os.path.expanduser(os.environ.get("XDG_CACHE_HOME") or "~/.cache")) / "cnn-and-deep-network"
+
+
+def _read_cache(name: str, data: str, part: str, stamp: str | None) -> np.ndarray | None:
+    """The decoded rows, or None if they are not there, damaged, or another source must be read."""
+    path = cache_folder() / f"{name}-{data}-{part}.npy"
+    try:
+        if stamp and not path.with_suffix(f".{stamp}").exists():
+            return None
+        return checked(np.load(path, allow_pickle=False), name, data, part, str(path))
+    except Exception:  # a damaged file can make numpy raise anything; whatever it is, the file is made again
+        return None
+
+
+def _write_cache(rows: np.ndarray, name: str, data: str, part: str, stamp: str | None) -> None:
+    """Keep the rows: written beside, then renamed. Where nothing can be written, warn and go on."""
+    path = cache_folder() / f"{name}-{data}-{part}.npy"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside = path.with_suffix(f".{uuid4().hex}.tmp.npy")  # another process may be writing the same
+        try:
+            np.save(beside, rows)
+            beside.replace(path)
+        finally:
+            beside.unlink(missing_ok=True)
+        if stamp:
+            path.with_suffix(f".{stamp}").touch()
+    except OSError as error:
+        reason = error.strerror or error
+        warnings.warn(f"{path.parent} cannot be written ({reason}); {name} is decoded anew each time", stacklevel=2)

@@ -1,0 +1,233 @@
+"""Every run of the report as one table, and the profiles that give it its size. Needs no torch.
+
+An experiment is a row of data; a row says only what is special about it. What the report does not
+state (default initialisation, the optimizers' defaults) is torch's default.
+"""
+
+import re
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+
+OPTIMIZERS = ("Adam", "AdamW", "RMSprop", "SGD")
+CLASSES = {"mnist": 10, "cifar10": 10, "cifar100": 100}
+
+
+class UsageError(ValueError):
+    """Something the user can put right; the message is one line that says what was wrong and what to do."""
+
+
+def choose(kind: str, value: object, choices: Iterable[str]) -> str:
+    """Return `value` if it is one of `choices`; raise UsageError, naming all of them, if not."""
+    choices = list(choices)
+    if value not in choices:
+        listed = " or ".join(filter(None, [", ".join(choices[:-1]), *choices[-1:]])) or "nothing, there is none"
+        raise UsageError(f"unknown {kind} {value!r}; choose {listed}")
+    return str(value)
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One row of the table: what is run. `profile` says at which size, `seed` with which weights and order."""
+
+    name: str
+    kind: str = "training"  # or "baseline", "distribution", "tsne", "timing"
+    chapter: int = 0
+    family: str = ""  # which line of BUDGETS it is paid from
+    model: str = ""
+    dataset: str = "mnist"
+    lr: float = 0.0
+    optimizer: str = "Adam"
+    epochs: int = 20
+    batch_size: int = 128
+    start_from: str | None = None  # the run whose weights it starts from, same profile and seed
+    trainable: tuple[str, ...] | None = None  # children that train; None: all of them
+    dropout: float = 0.0  # before the last layer
+    patience: int | None = None  # epochs without a gain above min_delta that end the run; None: never
+    min_delta: float = 0.0
+    record_gradients: bool = False
+    initialisation: str = "default"  # or "he": normal, fan-in, biases 0
+    eps: float | None = None  # None: the optimizer's default
+    precision: str = "auto"  # "fp32", "fp64" or "auto": bf16 where the hardware has it
+    profile: str = ""  # "": the current one, of the environment
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse values no run can have. Raises UsageError with the remedy."""
+        if not re.fullmatch(r"[\w.-]+", self.name):
+            raise UsageError(f"name {self.name!r} cannot name a folder; use letters, digits, '_', '-' and '.'")
+        choose("optimizer", self.optimizer, OPTIMIZERS)
+        choose("precision", self.precision, ("auto", "fp32", "fp64"))
+        choose("initialisation", self.initialisation, ("default", "he"))
+        for field in ("epochs", "batch_size", "patience"):
+            value = getattr(self, field)
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+                raise UsageError(f"{field} must be a whole number of at least 1, got {value!r}")
+        if isinstance(self.seed, bool) or not isinstance(self.seed, int) or self.seed < 0:
+            raise UsageError(f"seed must be a whole number of at least 0, got {self.seed!r}")
+        if self.kind == "training" and not self.lr > 0:
+            raise UsageError(f"lr must be above 0, got {self.lr!r}")
+        if not 0 <= self.dropout < 1:
+            raise UsageError(f"dropout must lie in [0, 1), got {self.dropout!r}")
+
+
+# ---------------------------------------------------------------- the rows
+
+_mlp = partial(Experiment, chapter=3, family="mlp", dataset="mnist", lr=1e-4, record_gradients=True, precision="fp32")
+_mlp_res = partial(_mlp, family="mlp_res")
+_cnn = partial(Experiment, chapter=4, family="cnn", dataset="cifar10", lr=5e-4, record_gradients=True)
+_control = partial(Experiment, family="control", record_gradients=True, precision="fp32")
+_mlp_control = partial(_control, chapter=3, dataset="mnist", lr=1e-4)
+_cnn_control = partial(_control, chapter=4, dataset="cifar10", lr=5e-4)
+_resnet = partial(Experiment, chapter=5, model="resnet18", dataset="cifar100", lr=5e-4)
+_tune = partial(_resnet, family="fine_tune", trainable=("layer4", "fc"))
+# From early_stopping on: afresh from train_resnet's weights, layer3, layer4 and the last layer train.
+_stop = partial(
+    _resnet, family="optimizer", start_from="train_resnet", trainable=("layer3", "layer4", "fc"), patience=5, min_delta=0.01
+)  # fmt: skip
+_slow = partial(_stop, family="optimizer_slow", lr=1e-5, epochs=50)
+
+ROWS = [
+    # Chapter 2: the data
+    Experiment("distribution", "distribution", 2, "distribution"),
+    Experiment("tsne_mnist", "tsne", 2, "tsne", dataset="mnist"),
+    Experiment("tsne_cifar10", "tsne", 2, "tsne", dataset="cifar10"),
+    Experiment("tsne_cifar100", "tsne", 2, "tsne", dataset="cifar100"),
+    # Chapter 3: MLPs on MNIST
+    *(_mlp(name, model=name) for name in ("MLP_4", "MLP_13", "MLP_23", "MLP_33")),
+    *(_mlp_res(name, model=name) for name in ("MLP_res_5", "MLP_res_15", "MLP_res_35")),
+    _mlp_res("MLP_res_55", model="MLP_res_55", family="mlp_res_55"),
+    _mlp_res("MLP_res_96", model="MLP_res_96", family="mlp_res_96"),
+    Experiment("timing_3", "timing", 3, "timing", dataset="mnist", lr=1e-4, precision="fp32"),
+    # Controls of our own: Adam's eps at 1e-16, He initialisation
+    *(_mlp_control(f"{m}_eps", model=m, eps=1e-16) for m in ("MLP_23", "MLP_33")),
+    *(_mlp_control(f"{m}_he", model=m, initialisation="he") for m in ("MLP_4", "MLP_13", "MLP_23", "MLP_33")),
+    # Chapter 4: CNNs on CIFAR-10
+    *(_cnn(name, model=name) for name in ("CNN_10", "CNN_13")),
+    _cnn("CNN_30", model="CNN_30", family="cnn_30", precision="fp32"),
+    *(_cnn(name, model=name, family=name.lower()) for name in ("CNN_res_16", "CNN_res_35", "CNN_res_56")),
+    Experiment("timing_4", "timing", 4, "timing", dataset="cifar10", lr=5e-4, precision="fp32"),
+    _cnn_control("CNN_30_eps", model="CNN_30", eps=1e-16),
+    *(_cnn_control(f"{m}_he", model=m, initialisation="he") for m in ("CNN_10", "CNN_13", "CNN_30")),
+    # Chapter 5: ResNet-18 from CIFAR-10 to CIFAR-100
+    _resnet("train_resnet", family="resnet", dataset="cifar10"),
+    _resnet("baseline", "baseline", family="baseline", start_from="train_resnet"),
+    *(_resnet(n, family="head", start_from="train_resnet", trainable=("fc",)) for n in ("fine_tune_1", "fine_tune_1_lr")),
+    _tune("fine_tune_2", start_from="fine_tune_1"),
+    _tune("fine_tune_2_lr", start_from="fine_tune_1_lr", lr=1e-5),
+    _tune("fine_tune_3_lr", start_from="fine_tune_2_lr", lr=1e-5, trainable=("layer3", "layer4", "fc")),
+    _stop("early_stopping", family="early_stopping", lr=5e-3),
+    *(_stop(o.lower(), optimizer=o) for o in OPTIMIZERS),
+    *(_slow(f"{o.lower()}_2", optimizer=o) for o in OPTIMIZERS),
+    *(  # the points that the report's own Bayesian search drew (figure 5.6)
+        _stop(f"sweep_{i}", family="sweep", batch_size=batch_size, lr=lr)
+        for i, (batch_size, lr) in enumerate([
+            (64, 0.0012879), (128, 0.0058932), (16, 0.0000037), (64, 0.0095642), (16, 0.0097322), (64, 0.0093064),
+            (64, 0.0000057), (16, 0.0000037), (128, 0.0000263), (128, 0.0027407), (256, 0.0034013), (128, 0.0000024),
+        ], start=1)
+    ),
+    _stop("dropout", family="dropout", dropout=0.5, lr=0.0093064, batch_size=64, epochs=100),
+]  # fmt: skip
+EXPERIMENTS: dict[str, Experiment] = {row.name: row for row in ROWS}
+
+
+# ---------------------------------------------------------------- the profiles
+
+
+@dataclass(frozen=True)
+class Profile:
+    """At which size the table is run. `budgets`: family -> (steps in all, rows); empty: the report's epochs."""
+
+    name: str
+    data: str  # "sample": the embedded one; "complete": the full sets
+    image_size: dict[int, int]  # chapter -> pixels
+    budgets: dict[str, tuple[int, int]]
+    seconds: dict[str, float]  # family -> measured price of one run
+    most_epochs: int | None = None  # in chapter 5
+    tsne_images: int = 10_000
+    timing_blocks: tuple[int, int] = (10, 20)  # (alternating blocks, steps in each)
+    search_trials: int = 12
+
+    def describe(self) -> str:
+        """One line for a reader: which data, how large, for how long."""
+        data = "the embedded sample" if self.data == "sample" else "the complete sets"
+        length = "a row is a set number of steps" if self.budgets else "a row is an epoch"
+        return f"profile {self.name}: {data}, {self.image_size[4]} pixels in chapter 4, {self.image_size[5]} in chapter 5; {length}"
+
+
+# What a run of each family gets in the sample (steps, rows: a row, a checkpoint and the patience count
+# `steps / rows` steps), and its price in seconds on two cores: sample, cpu. Zen 1, AVX2, fp32.
+BUDGETS = {
+    #                  steps  rows sample    cpu
+    "distribution":    (0,     0,    0.1,      5),
+    "tsne":            (0,     0,      8,    200),
+    "mlp":             (800,  20,     40,    600),
+    "mlp_res":         (300,  10,     10,    600),
+    "mlp_res_55":      (40,    4,     10,   6000),
+    "mlp_res_96":      (6,     2,     20,  60000),
+    "cnn":             (100,   5,      6,   1000),
+    "cnn_30":          (40,    5,     10,   2400),
+    "cnn_res_16":      (60,    5,     10,   2400),
+    "cnn_res_35":      (30,    5,     10,   2400),
+    "cnn_res_56":      (24,    4,     10,   3600),
+    "control":         (0,     0,      0,   1000),
+    "timing":          (0,     0,     10,    600),
+    "resnet":          (60,    5,     60,  20000),
+    "baseline":        (0,     0,     10,    600),
+    "head":            (640,  10,      2,    200),
+    "fine_tune":       (24,    6,     10,   4000),
+    "early_stopping":  (16,    8,     10,   4000),
+    "optimizer":       (16,    4,     10,   4000),
+    "optimizer_slow":  (16,    4,     10,   4000),
+    "sweep":           (8,     2,     10,   4000),
+    "dropout":         (24,    6,     10,   4000),
+}  # fmt: skip
+
+PROFILES: dict[str, Profile] = {
+    "sample": Profile(
+        "sample", "sample", {2: 32, 3: 28, 4: 32, 5: 32},
+        budgets={family: (steps, rows) for family, (steps, rows, *_) in BUDGETS.items()},
+        seconds={family: price for family, (*_, price, _) in BUDGETS.items()},
+        tsne_images=1000, timing_blocks=(4, 3), search_trials=5,
+    ),
+    "cpu": Profile(
+        "cpu", "complete", {2: 32, 3: 28, 4: 32, 5: 64},
+        budgets={}, seconds={family: price for family, (*_, price) in BUDGETS.items()}, most_epochs=20,
+    ),
+    "paper": Profile("paper", "complete", {2: 32, 3: 28, 4: 128, 5: 128}, budgets={}, seconds={}),
+}  # fmt: skip
+
+
+def experiment(name: str, profile: str = "", seed: int = 0) -> Experiment:
+    """The row `name` at `profile` and `seed`. Raises UsageError for an unknown name or profile."""
+    if name not in EXPERIMENTS:
+        raise UsageError(f"unknown experiment {name!r}; `python run.py list` shows them all")
+    if profile:
+        choose("profile", profile, PROFILES)
+    return replace(EXPERIMENTS[name], profile=profile, seed=seed)
+
+
+def has_budget(exp: Experiment) -> bool:
+    """Whether the experiment's profile can run it (the sample has no budget for the controls)."""
+    return not (exp.profile == "sample" and exp.family == "control")
+
+
+def identity(exp: Experiment) -> dict:
+    """What the experiment is at its profile's size: its fields, with budget and image size filled in.
+
+    Name, profile and seed are the record's place, family only says who pays; neither is part of it.
+    """
+    profile = PROFILES[choose("profile", exp.profile, PROFILES)]
+    fields = {k: v for k, v in asdict(exp).items() if k not in ("name", "profile", "seed", "family")}
+    fields["image_size"] = profile.image_size[exp.chapter]
+    fields["steps_per_epoch"] = None
+    steps, rows = profile.budgets.get(exp.family, (0, 0))
+    if steps:
+        fields |= {"epochs": rows, "steps_per_epoch": steps // rows}
+    elif exp.chapter == 5 and profile.most_epochs:
+        fields["epochs"] = min(exp.epochs, profile.most_epochs)
+    if exp.kind == "tsne":
+        fields["images"] = profile.tsne_images
+    if exp.kind == "timing":
+        fields["blocks"], fields["steps"] = profile.timing_blocks
+    return fields

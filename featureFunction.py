@@ -1,0 +1,209 @@
+"""What is frozen is computed once: a frozen prefix's outputs, feature extraction, the classical baseline."""
+
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from experimentTable import UsageError
+from utilityFunction import autocast, cast, device
+
+CHUNK = 500  # images a forward pass without gradients takes; fixed, so that a cache made again is the same to the bit
+MOST_BYTES = 6 * 2**30  # a larger cache is not made; the whole model runs instead
+
+
+class Source(Protocol):
+    """What the loop trains on: a number of images, handed out by index."""
+
+    @property
+    def classes(self) -> Sequence[Any]: ...
+
+    def __len__(self) -> int: ...
+
+    def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, ...) float inputs and (B,) int64 labels from 0 to len(classes) - 1."""
+        ...
+
+
+@dataclass(frozen=True)
+class MemorySet:
+    """Tensors in memory as a Source: `inputs` (N, ...), `labels` (N,) from 0 to len(classes) - 1."""
+
+    inputs: Tensor
+    labels: Tensor
+    classes: Sequence[Any]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        """Inputs and labels at `indices`, in the cache's precision."""
+        return self.inputs[indices], self.labels[indices]
+
+
+class AnySet:
+    """Any map-style torch data set of (input, label) pairs as a Source; its labels may be any numbers or words.
+
+    It is read an item at a time, so that random transforms stay random. Raises UsageError for an empty data set,
+    for items that are not such pairs and for a label not among `classes`.
+    """
+
+    def __init__(self, dataset: Any, classes: Sequence[Any] | None = None) -> None:
+        self.dataset = dataset
+        if len(dataset) == 0:
+            raise UsageError("the data set is empty; give one with at least two images")
+        item = dataset[0]
+        if not (isinstance(item, tuple | list) and len(item) == 2 and isinstance(item[0], Tensor)):
+            raise UsageError("a data set's items must be (tensor, label) pairs; add a ToTensor transform, or wrap it")
+        labels = [_plain_label(dataset[i][1]) for i in range(len(dataset))]
+        self.classes = tuple(sorted(set(labels))) if classes is None else tuple(classes)
+        numbers = {label: number for number, label in enumerate(self.classes)}
+        if unknown := set(labels) - set(numbers):
+            raise UsageError(f"label {sorted(unknown)[0]!r} is in the evaluation set but not in the train set; leave it out or train on it")
+        self.labels = torch.tensor([numbers[label] for label in labels])
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        """Items stacked; UsageError where their shapes differ."""
+        inputs = [self.dataset[i][0] for i in indices.tolist()]
+        if len({x.shape for x in inputs}) > 1:
+            shapes = sorted({tuple(x.shape) for x in inputs})
+            raise UsageError(f"the data set's images differ in size ({shapes[0]}, {shapes[1]}); resize them to one size first")
+        return torch.stack(inputs).to(device()), self.labels[indices].to(device())
+
+
+def _plain_label(label: Any) -> Any:
+    return label.item() if isinstance(label, Tensor | np.generic) else label
+
+
+def as_source(dataset: Any, classes: Sequence[Any] | None = None) -> Source:
+    """`dataset` itself where it already is a Source, else wrapped in AnySet."""
+    return dataset if hasattr(dataset, "batch") and hasattr(dataset, "classes") else AnySet(dataset, classes)
+
+
+# ---------------------------------------------------------------- the frozen prefix
+
+
+def split(model: nn.Module, sample: Tensor) -> tuple[nn.Sequential, nn.Sequential] | None:
+    """Part a model into its frozen first children and the rest, so that rest(prefix(x)) == model(x).
+
+    None where nothing at the front is frozen, or where the model does more than run its children in turn (asked of the
+    model itself, on `sample`, a batch of its inputs). A flattening between the children, as ResNet's forward has before
+    its last layer, is put in.
+    """
+    children = list(model.children())
+    frozen = 0
+    while frozen < len(children) and not any(p.requires_grad for p in children[frozen].parameters()):
+        frozen += 1
+    if frozen in (0, len(children)) or not any(True for c in children[:frozen] for _ in c.parameters()):
+        return None
+    parts = []
+    for child in children:
+        last = child[-1] if isinstance(child, nn.Sequential) and len(child) else child
+        parts.append(nn.Sequential(nn.Flatten(1), child) if isinstance(last, nn.Linear) else child)
+    prefix, rest = nn.Sequential(*parts[:frozen]), nn.Sequential(*parts[frozen:])
+    was_training = [(m, m.training) for m in model.modules()]
+    model.eval()
+    try:
+        with torch.no_grad():
+            same = torch.equal(rest(prefix(sample)), model(sample))
+    except (RuntimeError, TypeError, ValueError, NotImplementedError):
+        same = False
+    for module, training in was_training:
+        module.training = training
+    return (prefix, rest) if same else None
+
+
+@torch.no_grad()
+def forward_all(model: nn.Module, data: Source, precision: str = "fp32", most_bytes: int = MOST_BYTES) -> Tensor | None:
+    """The outputs (N, ...) of `model` in eval mode for all of `data`, in chunks of fixed size; None where they take too much memory."""
+    model.eval()
+    outputs = None
+    for indices in torch.arange(len(data)).split(CHUNK):
+        inputs, _ = data.batch(indices)
+        with autocast(precision):
+            chunk = model(cast(inputs, precision))
+        if outputs is None:
+            if chunk[0].numel() * chunk.element_size() * len(data) > most_bytes:
+                return None
+            outputs = chunk.new_empty((len(data), *chunk.shape[1:]))
+        outputs[indices] = chunk
+    return outputs
+
+
+def cached(prefix: nn.Module, data: Source, precision: str) -> MemorySet | None:
+    """`data` as the rest of the model sees it; None where that does not fit in memory."""
+    outputs = forward_all(prefix, data, precision)
+    labels = getattr(data, "labels", None)
+    return None if outputs is None or labels is None else MemorySet(outputs, labels, data.classes)
+
+
+def extract_features(model: nn.Module, data: Any, precision: str = "fp32") -> Tensor:
+    """What the model's last Linear layer gets to see, flat: (N, features), computed in eval mode.
+
+    For ResNet-18 these are the 512 average-pooled features that the report's baseline is fitted on.
+    """
+    source = as_source(data)
+    last = [m for m in model.modules() if isinstance(m, nn.Linear)][-1]
+    seen: list[Tensor] = []
+    hook = last.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].flatten(1).float()))
+    try:
+        forward_all(model, source, precision)
+    finally:
+        hook.remove()
+    return torch.cat(seen)
+
+
+# ---------------------------------------------------------------- the classical baseline
+
+CS = (1e-4, 1e-3, 1e-2, 1e-1)  # the regularisation strengths tried
+
+
+def linear(state: dict) -> Callable[[np.ndarray], np.ndarray]:
+    """The decision function of a fitted classifier from its tensors: features (N, F) to class numbers (N,)."""
+    arrays = {key: tensor.numpy() for key, tensor in state.items()}
+    return lambda x: (((x - arrays["mean"]) / arrays["scale"]) @ arrays["coef"].T + arrays["intercept"]).argmax(1)
+
+
+def classical_baseline(train: tuple[np.ndarray, np.ndarray], held_out: tuple[np.ndarray, np.ndarray]) -> tuple[list[dict], dict[str, dict]]:
+    """Fit a linear SVM and a logistic regression on (features, labels), C chosen on `held_out`.
+
+    Features are standardised. Returns one row for each classifier and C (`classifier`, `C`, `held_out_accuracy`,
+    `converged`), and for each classifier the tensors (see `linear`) of a fit on both parts with its best C, among equals the smallest.
+    """
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.preprocessing import StandardScaler
+    from sklearn.svm import LinearSVC
+
+    makers = {
+        "svm": lambda c: LinearSVC(C=c, dual=False, max_iter=2000, random_state=0),
+        "logistic_regression": lambda c: LogisticRegression(C=c, max_iter=2000),
+    }
+
+    def fit(name: str, c: float, inputs: np.ndarray, labels: np.ndarray) -> tuple[dict, bool]:
+        scaler = StandardScaler().fit(inputs)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", ConvergenceWarning)
+            fitted = makers[name](c).fit(scaler.transform(inputs), labels)
+        arrays = {"coef": fitted.coef_, "intercept": fitted.intercept_, "mean": scaler.mean_, "scale": scaler.scale_}
+        state = {key: torch.from_numpy(np.asarray(value, np.float64)) for key, value in arrays.items()}
+        return state, not any(issubclass(w.category, ConvergenceWarning) for w in caught)
+
+    rows: list[dict[str, Any]] = []
+    states = {}
+    everything = tuple(np.concatenate(pair) for pair in zip(train, held_out, strict=True))
+    for name in makers:
+        for c in CS:
+            state, converged = fit(name, c, *train)
+            accuracy = float((linear(state)(held_out[0]) == held_out[1]).mean())
+            rows.append({"classifier": name, "C": c, "held_out_accuracy": accuracy, "converged": converged})
+        best = max((row for row in rows if row["classifier"] == name), key=lambda row: row["held_out_accuracy"])
+        states[name], _ = fit(name, best["C"], *everything)
+    return rows, states

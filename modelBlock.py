@@ -1,0 +1,51 @@
+"""The pieces that models are built from: chains of layers, plain blocks and residual blocks.
+
+A `layer` (and a `projection`) is any callable (width in, width out) -> module, such as `nn.Linear` or
+`partial(nn.Conv2d, kernel_size=3, padding=1)`. Widths are features or channels, the input's first.
+"""
+
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+from experimentTable import UsageError
+
+Layer = Callable[[int, int], nn.Module]
+
+
+def chain(widths: Sequence[int], layer: Layer) -> nn.Sequential:
+    """One layer from each width to the next, ReLU between them and none after the last.
+
+    Raises UsageError for fewer than two widths.
+    """
+    if len(widths) < 2:
+        raise UsageError(f"a chain needs at least two widths, got {list(widths)}; give the input's and the output's")
+    modules: list[nn.Module] = []
+    for width_in, width_out in pairwise(widths):
+        modules += [layer(width_in, width_out), nn.ReLU()]
+    return nn.Sequential(*modules[:-1])
+
+
+def plain_block(widths: Sequence[int], layer: Layer) -> nn.Sequential:
+    """A chain with a ReLU after the last layer too."""
+    return chain(widths, layer).append(nn.ReLU())
+
+
+class ResidualBlock(nn.Module):
+    """relu(body(x) + shortcut(x)), the two being of one shape (He et al. 2016, arXiv:1512.03385)."""
+
+    def __init__(self, body: nn.Module, shortcut: nn.Module) -> None:
+        super().__init__()
+        self.body = body
+        self.shortcut = shortcut
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(self.body(x) + self.shortcut(x))
+
+
+def residual_block(widths: Sequence[int], layer: Layer, projection: Layer) -> ResidualBlock:
+    """A chain with a shortcut: the identity where first and last width agree, else a projection."""
+    first, last = widths[0], widths[-1]
+    return ResidualBlock(chain(widths, layer), nn.Identity() if first == last else projection(first, last))

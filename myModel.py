@@ -1,0 +1,273 @@
+"""The report's models, MLP, CNN and ResNet-18, and what is done to any model: a new head, freezing, counting.
+
+Architectures are the literals at the top, `MODELS` builds them by name.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+
+import torch
+import torchvision
+from torch import Tensor, nn
+
+from experimentTable import UsageError, choose
+from modelBlock import chain, plain_block, residual_block
+
+Layout = Sequence[Sequence[int] | int]
+WeightLayer = nn.Linear | nn.Conv2d
+Pooling = nn.MaxPool2d | nn.AvgPool2d | nn.AdaptiveMaxPool2d | nn.AdaptiveAvgPool2d
+
+# ---------------------------------------------------------------- the architectures
+
+# Widths from the input's to the output's
+MLP_4 = [784, 1024, 256, 64, 10]
+MLP_13 = [784, 1024, 256, *[64] * 10, 10]
+MLP_23 = [784, 1024, 256, *[64] * 20, 10]
+MLP_33 = [784, 1024, 256, *[64] * 30, 10]
+MLP_55 = [784, *[1024] * 15, *[256] * 20, *[64] * 15, 10]
+MLP_96 = [784, *[2048] * 30, 1024, *[256] * 20, *[128] * 10, *[64] * 30, 10]
+
+# A list is a block of 3x3 convolutions, from its input's channels on; an int n a pooling to n x n (of 128 x 128)
+CNN_10: Layout = [[3, 8, 16], 32, [16, 32, 64], 4, [64, 64]]
+CNN_13: Layout = [[3, 8, 16], 64, [16, 32, 64], 16, [64, 64, 128, 256], 4]
+CNN_30: Layout = [
+    [3, 8, 8, 8], 64,
+    [8, 8, 16, 16, 16, 16, 32], 32,
+    [32, 32, 32, 32, 32, 32, 64], 16,
+    [64, 64, 64], 8,
+    [64, 64, 128, 128], 4,
+    [128, 256, 256],
+]  # fmt: skip
+CNN_56: Layout = [
+    [3, 8, 8, 8], 64,
+    [8, 16, 16, 16, 16], [16, 16, 16, 16, 32, 32], [32, 32, 32], [32, 32, 32, 32], 32,
+    [32, 32, 32], [32, 32, 32, 32, 32, 32, 32], 16,
+    [32, 32, 32], [32, 32, 32, 64, 64, 64], [64, 64, 64], 8,
+    [64, 64, 64], [64, 64, 128, 128], 4,
+    [128, 256], [256, 256, 256],
+]  # fmt: skip
+
+# The MLP on top of a CNN, from its 4 x 4 x channels on
+HEAD_10 = [1024, 256, 64, 10]
+HEAD_13 = [4096, 1024, 128, 10]
+HEAD_30 = [4096, 2048, 256, 10]
+
+LAYOUT_SIZE = 128  # pixels that a layout's poolings are written for
+SMALLEST_POOL = 4  # they scale with the image, down to this
+
+
+# ---------------------------------------------------------------- the models
+
+
+class MLP(nn.Sequential):
+    """Linear layers with ReLU between them: (N, ...), flattened to (N, widths[0]), -> (N, widths[-1]).
+
+    `blocks` end in a ReLU, `last` does not. Plain: one block of all Linear layers but the last one. Residual:
+    the layers are paired from the input, each pair a residual block; the one or two left over are `last`.
+    """
+
+    def __init__(self, widths: Sequence[int], residual: bool = False) -> None:
+        cut = len(widths) - 2  # Linear layers in blocks
+        blocks: list[nn.Module]
+        if residual:
+            cut -= cut % 2
+            blocks = [residual_block(widths[i : i + 3], nn.Linear, nn.Linear) for i in range(0, cut, 2)]
+        else:
+            blocks = [plain_block(widths[: cut + 1], nn.Linear)] if cut > 0 else []
+        last = chain(widths[cut:], nn.Linear)
+        super().__init__(OrderedDict(flatten=nn.Flatten(), blocks=nn.Sequential(*blocks), last=last))
+
+
+class CNN(nn.Sequential):
+    """Blocks of 3x3 convolutions and adaptive max poolings, then a plain MLP: (N, C, H, W) -> (N, head[-1]).
+
+    `layout`: a list of channels is a block, an int n a pooling to n x n of a 128-pixel image. With `image_size`
+    poolings scale, never below 4 x 4, so that the head fits at every size; one that changes nothing stays, as a
+    module. `residual` gives each block a shortcut, a 1x1 convolution where channels differ.
+    Raises UsageError for blocks that do not join and for a head that does not fit.
+    """
+
+    def __init__(self, layout: Layout, head: Sequence[int], residual: bool = False, image_size: int = LAYOUT_SIZE) -> None:
+        conv = partial(nn.Conv2d, kernel_size=3, padding=1)
+        block = partial(residual_block, projection=partial(nn.Conv2d, kernel_size=1)) if residual else plain_block
+        features: list[nn.Module] = []
+        channels, side = None, image_size
+        for item in layout:
+            if isinstance(item, int):
+                side = max(SMALLEST_POOL, item * image_size // LAYOUT_SIZE)
+                features.append(nn.AdaptiveMaxPool2d(side))
+            else:
+                if channels not in (None, item[0]):
+                    raise UsageError(f"block {list(item)} must start with the {channels} channels that come before it")
+                features.append(block(item, conv))
+                channels = item[-1]
+        if channels is None:
+            raise UsageError(f"layout {list(layout)} has no block of convolutions; add one, such as [3, 8, 16]")
+        if head[0] != channels * side * side:
+            raise UsageError(
+                f"head {list(head)} must start with {channels * side * side}, "
+                f"the {channels} channels of {side} x {side} that come before it"
+            )
+        super().__init__(OrderedDict(features=nn.Sequential(*features), head=MLP(head)))
+
+
+# ---------------------------------------------------------------- the builders
+
+
+def resnet18(image_size: int = LAYOUT_SIZE, num_classes: int = 10) -> nn.Module:
+    """torchvision's ResNet-18 from random weights, its last layer swapped. Any `image_size` gives the same model."""
+    return replace_head(torchvision.models.resnet18(weights=None), num_classes)
+
+
+def _mlp(widths: Sequence[int], residual: bool = False) -> Callable[..., nn.Module]:
+    return lambda image_size=LAYOUT_SIZE: MLP(widths, residual)
+
+
+def _cnn(layout: Layout, head: Sequence[int], residual: bool = False) -> Callable[..., nn.Module]:
+    return lambda image_size=LAYOUT_SIZE: CNN(layout, head, residual, image_size)
+
+
+# name -> builder(image_size=128); only a CNN takes notice of the size
+MODELS: dict[str, Callable[..., nn.Module]] = {
+    "MLP_4": _mlp(MLP_4),
+    "MLP_13": _mlp(MLP_13),
+    "MLP_23": _mlp(MLP_23),
+    "MLP_33": _mlp(MLP_33),
+    "MLP_res_5": _mlp(MLP_4, residual=True),
+    "MLP_res_15": _mlp(MLP_13, residual=True),
+    "MLP_res_35": _mlp(MLP_33, residual=True),
+    "MLP_res_55": _mlp(MLP_55, residual=True),
+    "MLP_res_96": _mlp(MLP_96, residual=True),
+    "CNN_10": _cnn(CNN_10, HEAD_10),
+    "CNN_13": _cnn(CNN_13, HEAD_13),
+    "CNN_30": _cnn(CNN_30, HEAD_30),
+    "CNN_res_16": _cnn(CNN_13, HEAD_13, residual=True),
+    "CNN_res_35": _cnn(CNN_30, HEAD_30, residual=True),
+    "CNN_res_56": _cnn(CNN_56, HEAD_30, residual=True),
+    "resnet18": resnet18,
+}
+
+
+# ---------------------------------------------------------------- heads, weights, freezing (of any model, in place)
+
+
+def replace_head(model: nn.Module, num_classes: int, dropout: float = 0.0) -> nn.Module:
+    """Put a fresh Linear, drawn from torch's generator, in place of the model's last one; returns the model.
+
+    With `dropout` the new head is Sequential(Dropout, Linear). Such a pair counts as the head when it is
+    replaced itself, so heads never nest and `dropout` always says all there is. Load a state dict before: the pair
+    has other keys. Raises UsageError for a model that has no Linear inside.
+    """
+    linears = [(name, module) for name, module in model.named_modules() if name and isinstance(module, nn.Linear)]
+    if not linears:
+        raise UsageError(f"{type(model).__name__} has no Linear inside to replace; end the model with an nn.Linear")
+    name, old = linears[-1]
+    parent = name.rpartition(".")[0]
+    if parent and [type(child) for child in model.get_submodule(parent).children()] == [nn.Dropout, nn.Linear]:
+        name = parent
+    linear = nn.Linear(old.in_features, num_classes, device=old.weight.device, dtype=old.weight.dtype)
+    head = nn.Sequential(nn.Dropout(dropout), linear) if dropout else linear
+    model.set_submodule(name, head.train(old.training))
+    return model
+
+
+def initialise(model: nn.Module, initialisation: str) -> None:
+    """Draw the weights anew: "default" leaves them as torch's layers draw them, "he" is for ReLU.
+
+    "he": normal, variance 2 / fan-in, biases 0, in Linear and Conv2d (He et al. 2015, arXiv:1502.01852).
+    Raises UsageError for any other name.
+    """
+    if choose("initialisation", initialisation, ("default", "he")) == "he":
+        for _, layer in weight_layers(model):
+            nn.init.kaiming_normal_(layer.weight, mode="fan_in", nonlinearity="relu")
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+
+
+def train_only(model: nn.Module, children: Iterable[str] | None) -> None:
+    """Let only the parameters of these children (as in `model.named_children()`) learn; None: all parameters.
+
+    Enter training mode with `set_train_mode`, which keeps what is frozen in evaluation mode.
+    Raises UsageError, naming the choices, for a child that is unknown or has no parameters.
+    """
+    choices = {name: child for name, child in model.named_children() if any(True for _ in child.parameters())}
+    chosen = [] if children is None else [choose("child", name, choices) for name in children]
+    model.requires_grad_(children is None)
+    for name in chosen:
+        choices[name].requires_grad_(True)
+
+
+def set_train_mode(model: nn.Module) -> nn.Module:
+    """`model.train()`, but modules whose parameters are all frozen stay in evaluation mode; returns the model.
+
+    So frozen batch normalisation keeps its statistics, and a frozen prefix is one function of its input. To be
+    called wherever `model.train()` would be, which undoes it. Read off `requires_grad`, so it holds for any
+    model however it was frozen; a module without parameters (ReLU, dropout) goes with the one it sits in.
+    """
+    model.train()
+    for module in model.modules():
+        learns = [parameter.requires_grad for parameter in module.parameters()]
+        if learns and not any(learns):
+            module.eval()
+    return model
+
+
+# ---------------------------------------------------------------- counting
+
+
+def weight_layers(model: nn.Module) -> list[tuple[str, WeightLayer]]:
+    """Name and module of each Linear and Conv2d in the order of definition.
+
+    In all of `MODELS` that is the order of the forward pass (in a residual block the body, then the shortcut).
+    """
+    return [(name, module) for name, module in model.named_modules() if isinstance(module, WeightLayer)]
+
+
+def count_modules(model: nn.Module) -> int:
+    """Linear, Conv2d and pooling modules, shortcut projections included: the number in the report's names.
+
+    MLP_res_55 has 54; the name is the report's slip.
+    """
+    return sum(isinstance(module, WeightLayer | Pooling) for module in model.modules())
+
+
+def count_parameters(model: nn.Module) -> int:
+    """Numbers that the model learns, frozen ones included."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def _multiply_adds(model: nn.Module, image_size: int) -> int:
+    """Multiply-adds of the weight layers for one image, counted by hooks, which stay: for a model with no other use."""
+    counts: list[int] = []
+
+    def count(layer: WeightLayer, _inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        counts.append(output.numel() * layer.weight[0].numel())
+
+    layers = [layer for _, layer in weight_layers(model)]
+    for layer in layers:
+        layer.register_forward_hook(count)
+    first = layers[0]
+    shape = (first.in_features,) if isinstance(first, nn.Linear) else (first.in_channels, image_size, image_size)
+    with torch.no_grad():
+        model.eval()(torch.zeros(1, *shape, device=first.weight.device))
+    return sum(counts)
+
+
+def model_table(names: Iterable[str], image_size: int = LAYOUT_SIZE) -> list[dict]:
+    """One row a model: name, modules (as the report counts), weight_layers, parameters, multiply_adds (an image).
+
+    Takes no memory and draws no random numbers. Raises UsageError for a name that MODELS lacks.
+    """
+    rows = []
+    for name in names:
+        with torch.device("meta"):
+            model = MODELS[choose("model", name, MODELS)](image_size=image_size)
+        rows.append({
+            "name": name,
+            "modules": count_modules(model),
+            "weight_layers": len(weight_layers(model)),
+            "parameters": count_parameters(model),
+            "multiply_adds": _multiply_adds(model, image_size),
+        })  # fmt: skip
+    return rows

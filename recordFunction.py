@@ -1,0 +1,344 @@
+"""What a run leaves behind: settings, rows, result, predictions, weights, checkpoint. Find, append, resume.
+
+A run is a folder `<root>/<profile>/<name>/seed-<n>/`. There are two roots: `RUNS_DIR` (else `runs/` beside this
+file), where runs are written, and `report/records`, the committed evidence: the same tree without weights.
+"""
+
+import hashlib
+import json
+import math
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from experimentTable import Experiment, UsageError
+
+ROOT = Path(__file__).resolve().parent
+EVIDENCE = ROOT / "report" / "records"
+RESULTS_VERSION = 1  # raised by hand when the training loop's results change beyond rounding
+WEIGHTS, CHECKPOINT, PREDICTIONS = "weights.pt", "checkpoint.pt", "predictions.npy"
+
+
+def runs_dir() -> Path:
+    """The folder that runs are written to."""
+    return Path(os.environ.get("RUNS_DIR") or ROOT / "runs")
+
+
+def sha256(path: Path) -> str:
+    """Hex digest of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def digest(state: dict) -> str:
+    """sha256 of a state dict's names and bytes, whatever file holds it (a saved file's bytes depend on its own name)."""
+    total = hashlib.sha256()
+    for name, tensor in state.items():
+        total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        total.update(
+            tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes() if tensor.ndim else tensor.cpu().numpy().tobytes()
+        )
+    return total.hexdigest()
+
+
+def load_tensors(path: Path) -> dict:
+    """Read a file of tensors and primitives; nothing else is unpickled. UsageError for a damaged or hostile file."""
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many kinds for such files
+        reason = str(error).splitlines()[0]
+        raise UsageError(f"{path} cannot be read ({reason}); remove it to start this run again") from None
+
+
+@contextmanager
+def atomic(path: Path) -> Iterator[Path]:
+    """Give a path to write to beside `path`; flush it to the disk and rename it once the block has ended well."""
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        yield part
+        with part.open("rb") as file:
+            os.fsync(file.fileno())
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def rounded(value: Any) -> Any:
+    """Floats to four significant digits, NaN and infinity to None (JSON knows neither), lists and dicts through."""
+    if isinstance(value, dict):
+        return {k: rounded(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [rounded(v) for v in value]
+    if isinstance(value, float):
+        return float(f"{value:.4g}") if math.isfinite(value) else None
+    return value
+
+
+def _write_json(path: Path, value: dict) -> None:
+    with atomic(path) as part:
+        part.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n")
+
+
+def _read_json(path: Path) -> dict:
+    try:
+        value = json.loads(path.read_text())
+        if not isinstance(value, dict):
+            raise ValueError("not an object")
+        return value
+    except ValueError as error:
+        raise UsageError(f"{path} is damaged ({error}); remove the folder {path.parent} to run it again") from None
+
+
+class Record:
+    """One run's folder, read when asked.
+
+    A finished record's files are checked against the sha256 in its result when they are first read; UsageError where they differ.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = Path(path)
+        self.scratch: object = None  # keeps a temporary folder alive
+        self.profile, self.name = self.path.parent.parent.name, self.path.parent.name
+        self.seed = int(self.path.name.removeprefix("seed-"))
+
+    def __repr__(self) -> str:
+        if not self.result:
+            return f"<Record {self.name} ({self.profile}, seed {self.seed}): unfinished, {len(self.rows)} rows>"
+        if not self.finished:
+            return f"<Record {self.name} ({self.profile}, seed {self.seed}): failed, {self.result['reason']}>"
+        accuracy = self.result.get("accuracy")
+        score = f", {self.result['split']} accuracy {accuracy:.4g}" if accuracy is not None else ""
+        return f"<Record {self.name} ({self.profile}, seed {self.seed}): {len(self.rows)} rows{score}>"
+
+    @cached_property
+    def settings(self) -> dict:
+        """`experiment`, `identity` and `provenance`, as they were when the run began."""
+        return _read_json(self.path / "settings.json")
+
+    @cached_property
+    def result(self) -> dict:
+        """How the run ended; empty while it has not."""
+        path = self.path / "result.json"
+        return _read_json(path) if path.exists() else {}
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run came to its end; one stopped by a loss that is not finite has a result, but did not."""
+        return self.result.get("status") == "finished"
+
+    @cached_property
+    def rows(self) -> list[dict]:
+        """One dict of metrics an epoch; a torn last line of an unfinished run is left out."""
+        path = self._checked("rows.jsonl")
+        lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+        return [json.loads(line) for line in lines if line.endswith("\n")]
+
+    def column(self, metric: str, trained_only: bool = False) -> np.ndarray:
+        """One metric over the rows, NaN where a row lacks it; `trained_only` leaves row 0 (the untrained model) out."""
+        rows = self.rows[1:] if trained_only else self.rows
+        return np.array([math.nan if row.get(metric) is None else row[metric] for row in rows], dtype=float)
+
+    def predictions(self) -> np.ndarray:
+        """(2, N): the label of each evaluation image, and the class the final weights give it."""
+        return np.load(self._checked(PREDICTIONS), allow_pickle=False)
+
+    def points(self) -> dict[str, np.ndarray]:
+        """An embedding's points: `xy` (N, 2), `label` (N,)."""
+        with np.load(self._checked("points.npz"), allow_pickle=False) as file:
+            return dict(file)
+
+    def weights(self) -> dict:
+        """The final weights (a state dict); UsageError where they were not kept."""
+        if not self.has_weights:
+            raise UsageError(f"{self.name} (seed {self.seed}) has no weights in {self.path}; train it with keep_weights=True")
+        state = load_tensors(self.path / WEIGHTS)
+        if digest(state) != self.result["sha256"][WEIGHTS]:
+            raise UsageError(f"{self.path / WEIGHTS} holds other weights than its result.json names; remove {self.path} to train again")
+        return state
+
+    @property
+    def has_weights(self) -> bool:
+        """Whether the final weights are there."""
+        return (self.path / WEIGHTS).exists()
+
+    def _checked(self, file: str) -> Path:
+        path, expected = self.path / file, self.result.get("sha256", {}).get(file)
+        if expected and path.exists() and sha256(path) != expected:
+            raise UsageError(f"{path} is not the file that its result.json names; restore it or remove {self.path}")
+        return path
+
+
+def roots(evidence: bool = True) -> list[Path]:
+    """Where records are looked for, in this order; `EVIDENCE=0` in the environment leaves the committed ones aside."""
+    return [runs_dir(), EVIDENCE] if evidence and os.environ.get("EVIDENCE") != "0" else [runs_dir()]
+
+
+def find_record(name: str, profile: str, seed: int = 0, evidence: bool = True) -> Record | None:
+    """The run's record: a finished one from either root, else the unfinished one, else None."""
+    found = [Record(root / profile / name / f"seed-{seed}") for root in roots(evidence)]
+    found = [record for record in found if (record.path / "settings.json").exists()]
+    return next((record for record in found if record.finished), found[0] if found else None)
+
+
+def find_records(name: str, profile: str, evidence: bool = True) -> list[Record]:
+    """The finished records of all seeds, by seed."""
+    folders = [folder for root in roots(evidence) for folder in (root / profile / name).glob("seed-*")]
+    seeds = sorted({int(f.name[5:]) for f in folders if f.name[5:].isdigit()})
+    found = [find_record(name, profile, seed, evidence) for seed in seeds]
+    return [record for record in found if record and record.finished]
+
+
+def find_openings(profile: str, evidence: bool = True) -> list[dict]:
+    """Every opening of chapter 5's test set in this profile, oldest first."""
+    files = [root / profile / "openings.jsonl" for root in roots(evidence)]
+    lines = {line: None for file in files if file.exists() for line in file.read_text().splitlines() if line.strip()}
+    return sorted((json.loads(line) for line in lines), key=lambda opening: opening["time"])
+
+
+def append_line(path: Path, row: dict) -> None:
+    """Add one JSON line and flush it to the disk."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        file.write(json.dumps(row, allow_nan=False) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _plain(value: Any) -> Any:
+    """`value` as JSON gives it back (tuples are lists there)."""
+    return json.loads(json.dumps(value))
+
+
+def check_identity(record: Record, expected: dict) -> None:
+    """Raise UsageError, showing the difference and the way on, when the record was made with another identity."""
+    was, now = record.settings["identity"], _plain(expected)
+    if was != now:
+        keys = sorted(key for key in was.keys() | now.keys() if was.get(key) != now.get(key))
+        difference = ", ".join(f"{key} {was.get(key)!r} there, {now.get(key)!r} here" for key in keys)
+        raise UsageError(f"{record.path} holds another run named {record.name}: {difference}; use another name, or move that folder away")
+
+
+class RunFolder:
+    """The writing side of a record: one process at a time holds it, and what it wrote survives being killed.
+
+    Use as a context manager. `start` returns the checkpoint to go on from, or None.
+    """
+
+    def __init__(self, exp: Experiment, root: Path) -> None:
+        self.path = root / str(exp.profile) / exp.name / f"seed-{exp.seed}"
+        self.exp = exp
+
+    @property
+    def ended(self) -> bool:
+        """Whether a result is there already."""
+        return (self.path / "result.json").exists()
+
+    def __enter__(self) -> "RunFolder":
+        from filelock import FileLock, Timeout
+
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock = FileLock(self.path.with_name(f".{self.path.name}.lock"), timeout=0)
+            self._lock.acquire()
+        except Timeout:
+            raise UsageError(f"{self.exp.name} (seed {self.exp.seed}) is being trained by another process; wait for it") from None
+        except OSError as error:
+            raise UsageError(f"cannot write records to {self.path} ({error.strerror}); set RUNS_DIR to a folder you can write to") from None
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+    def start(self, identity: dict, provenance: dict, fresh: bool = False) -> dict | None:
+        """Begin, or go on: write the settings of a new run, or return an interrupted one's checkpoint, rows cut to it.
+
+        `fresh` moves whatever is there aside. Raises UsageError for another identity, precision or RESULTS_VERSION.
+        """
+        if fresh:
+            self._move_aside()
+        if (self.path / "settings.json").exists():
+            old = Record(self.path)
+            check_identity(old, identity)
+            was = old.settings["provenance"]
+            for key in ("results_version", "precision"):
+                if was[key] != provenance[key]:
+                    raise UsageError(
+                        f"{self.path} was begun with {key} {was[key]!r}, this is {provenance[key]!r}; move the folder away to start again"
+                    )
+            checkpoint = self._read_checkpoint()
+        else:
+            _write_json(self.path / "settings.json", {"experiment": asdict(self.exp), "identity": identity, "provenance": provenance})
+            checkpoint = None
+        kept = checkpoint["epoch"] + 1 if checkpoint else 0  # rows count from epoch 0
+        rows = self.path / "rows.jsonl"
+        lines = rows.read_text().splitlines(keepends=True)[:kept] if rows.exists() else []
+        if len(lines) < kept:
+            raise UsageError(f"{rows} has fewer rows than its checkpoint; remove {self.path} to run it again")
+        with atomic(rows) as part:
+            part.write_text("".join(lines))
+        return checkpoint
+
+    def append(self, row: dict) -> dict:
+        """Write one row, rounded; returns it as written."""
+        row = rounded(row)
+        append_line(self.path / "rows.jsonl", row)
+        return row
+
+    def checkpoint(self, state: dict) -> None:
+        """Replace the checkpoint (tensors and primitives)."""
+        with atomic(self.path / CHECKPOINT) as part:
+            torch.save(state, part)
+
+    def save_weights(self, state: dict) -> None:
+        """Write the final weights."""
+        with atomic(self.path / WEIGHTS) as part:
+            torch.save(state, part)
+
+    def save_array(self, file: str, **arrays: np.ndarray) -> None:
+        """Write `predictions.npy` (one array) or an `.npz` of several."""
+        with atomic(self.path / file) as part, part.open("wb") as stream:
+            if file.endswith(".npy"):
+                np.save(stream, next(iter(arrays.values())))
+            else:
+                np.savez_compressed(stream, **arrays)  # type: ignore[arg-type]
+
+    def finish(self, result: dict, weights: dict | None = None) -> Record:
+        """Write the result with the digests of what it vouches for, the final `weights` among them; drop the checkpoint."""
+        digests = {f: sha256(self.path / f) for f in ("rows.jsonl", PREDICTIONS, "points.npz") if (self.path / f).exists()}
+        if weights:
+            digests[WEIGHTS] = digest(weights)
+        _write_json(self.path / "result.json", {**rounded(result), "sha256": digests})
+        (self.path / CHECKPOINT).unlink(missing_ok=True)
+        return Record(self.path)
+
+    def _read_checkpoint(self) -> dict | None:
+        path = self.path / CHECKPOINT
+        return load_tensors(path) if path.exists() else None
+
+    def _move_aside(self) -> None:
+        if any(self.path.iterdir()):
+            target = self.path.with_name(f"{self.path.name}.{time.strftime('%Y%m%d-%H%M%S')}")
+            while target.exists():
+                target = target.with_name(target.name + "+")
+            self.path.rename(target)
+            self.path.mkdir()
+
+
+def publish(record: Record) -> Path:
+    """Copy a finished record, weights left out, to the evidence. Raises UsageError for an unfinished or a dirty one."""
+    if not record.result:
+        raise UsageError(f"{record.name} (seed {record.seed}) is not finished; train it first")
+    if record.settings["provenance"]["dirty"] or not record.settings["provenance"]["commit"]:
+        raise UsageError(f"{record.name} (seed {record.seed}) was made from uncommitted code; commit, and train it with --fresh")
+    target = EVIDENCE / record.profile / record.name / record.path.name
+    shutil.copytree(record.path, target, dirs_exist_ok=True, ignore=shutil.ignore_patterns("*.pt", ".*"))
+    return target

@@ -1,0 +1,1 @@
+"""What is read: figures, verdicts on claims, and the evidence they are drawn from."""

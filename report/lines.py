@@ -1,0 +1,333 @@
+"""What is drawn from the rows of trainings: curves with names at their ends, and maps of what happens in each layer."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from math import log
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+
+from experimentTable import UsageError
+from recordFunction import Record
+from report.plots import GREY, INK, SECOND, TEXT, WIDTH, Sheet, footer, heat_map, legend, looks, sheet, style, whole_numbers
+
+UNITS = {  # what a metric's name ends in -> the label of its axis
+    "loss": "cross-entropy (nats)",
+    "accuracy": "accuracy (share of images)",
+    "gradient_norm_sum": "sum of L2 norms\nover tensors and steps",
+    "gradient_norm": "global L2 norm, mean a step",
+    "seconds": "time (s)",
+}
+ADAM_EPS = -8  # log10 of its default
+LOGARITHMIC = ("gradient_norm_sum", "gradient_norm", "learning_rate")
+
+Groups = Mapping[str, Sequence[Record]]  # name of a run -> its records, one a seed
+
+
+def positions(record: Record) -> tuple[np.ndarray, str]:
+    """Where the trained rows stand on the x axis, and its label: in the sample a row is a number of steps, else an epoch."""
+    if record.profile == "sample":
+        return np.cumsum(record.column("steps", trained_only=True)), "optimizer steps"
+    return record.column("epoch", trained_only=True), "epoch"
+
+
+def series(records: Sequence[Record], metric: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """x, mean, lowest and highest over the seeds of each trained row; where seeds end early, over those that go on."""
+    columns = [record.column(metric, trained_only=True) for record in records]
+    longest = max(range(len(columns)), key=lambda i: len(columns[i]))
+    table = np.full((len(columns), len(columns[longest])), np.nan)
+    for line, column in zip(table, columns, strict=True):
+        line[: len(column)] = column
+    seen = np.ma.masked_invalid(table)
+    mean, low, high = (np.ma.filled(f(axis=0), np.nan) for f in (seen.mean, seen.min, seen.max))
+    return positions(records[longest])[0], mean, low, high
+
+
+def lines(ax: Axes, groups: Groups, metrics: Sequence[str], look: Mapping, start: Mapping[str, float] | None = None) -> None:
+    """One line a run: the seeds' mean, their range as a band. The first metric is solid, a second one thin and dashed.
+
+    A ring marks the epoch whose weights were restored, where it is not the last. `start`: run -> what its x is moved by.
+    """
+    dots = max(len(record.rows) for group in groups.values() for record in group) <= 13
+    for name, records in groups.items():
+        colour, dash = look[name]
+        for thin, metric in enumerate(metrics):
+            x, mean, low, high = series(records, metric)
+            x = x + (start or {}).get(name, 0)
+            ax.plot(
+                x, mean, color=colour, linestyle=SECOND if thin else dash, linewidth=1.0 if thin else 1.6,
+                marker="o" if dots and not thin else None, markersize=2.5, label=f"_{name}" if thin else name,
+            )  # fmt: skip
+            if len(records) > 1:
+                ax.fill_between(x, low, high, color=colour, alpha=0.18, linewidth=0)
+        result = records[0].result or {}
+        best = result.get("epoch", 0)
+        if len(records) == 1 and metrics[0] == f"{result.get('split')}_accuracy" and 0 < best < len(records[0].rows) - 1:
+            y = records[0].column(metrics[0], trained_only=True)[best - 1]
+            at = positions(records[0])[0][best - 1] + (start or {}).get(name, 0)
+            ax.plot([at], [y], "o", color=colour, markerfacecolor="white", markersize=5, label="_best")
+    style(ax, _title(metrics), positions(next(iter(groups.values()))[0])[1], _unit(metrics[0]))
+    ax.xaxis.set_major_locator(whole_numbers(5))
+    if metrics[0] in LOGARITHMIC:
+        ax.set_yscale("log")
+
+
+def reference(ax: Axes, value: float, label: str, colour: str = GREY) -> None:
+    """A horizontal line to compare the curves with, labelled like one."""
+    ax.axhline(value, color=colour, linestyle=(0, (6, 3)), linewidth=1.2, label=label, zorder=1)
+
+
+def _unit(metric: str) -> str:
+    return next((unit for end, unit in UNITS.items() if metric.endswith(end)), metric.replace("_", " "))
+
+
+def _title(metrics: Sequence[str]) -> str:
+    first = metrics[0].replace("_", " ").capitalize()
+    return f"{first} (dashed: {metrics[1].replace('_', ' ')})" if len(metrics) > 1 else first
+
+
+def label_lines(*axes: Axes, legend_at: int = -1) -> None:
+    """Name the lines: at their right ends where all end there and the names fit, else in a legend beside a panel."""
+    for ax in axes:
+        left, right = _extent(ax)
+        margin = 0.02 * (right - left) or 0.5
+        ax.set_xlim(left - margin, right + margin)
+        ax.set_ylim(ax.get_ylim())
+    if all(_fits(ax) for ax in axes):
+        for ax in axes:
+            _label_ends(ax)
+    else:
+        handles = {str(line.get_label()): line for ax in axes for line in _named(ax)}
+        legend(axes[legend_at], list(handles.values()))
+
+
+def _named(ax: Axes) -> list[Line2D]:
+    return [line for line in ax.get_lines() if not str(line.get_label()).startswith("_")]
+
+
+def _spans(ax: Axes, line: Line2D) -> bool:
+    return line.get_transform() != ax.transData  # axhline: from edge to edge
+
+
+def _end(line: Line2D) -> tuple[float, float]:
+    x, y = (np.asarray(values, dtype=float) for values in line.get_data())
+    last = np.flatnonzero(np.isfinite(y))[-1:]
+    return (float(x[last[0]]), float(y[last[0]])) if last.size else (np.nan, np.nan)
+
+
+def _extent(ax: Axes) -> tuple[float, float]:
+    x = np.concatenate([np.asarray(line.get_xdata(), dtype=float) for line in ax.get_lines() if not _spans(ax, line)])
+    return float(np.nanmin(x)), float(np.nanmax(x))
+
+
+def _gap(ax: Axes) -> float:
+    """The height of a line of text as a share of the panel's (which the layout leaves about 0.9 of its slot)."""
+    return 1.25 * TEXT / 72 / (0.9 * ax.bbox.height / ax.figure.dpi)
+
+
+def _fits(ax: Axes) -> bool:
+    left, right = _extent(ax)
+    ends = [_end(line)[0] for line in _named(ax) if not _spans(ax, line)]
+    return len(_named(ax)) * _gap(ax) <= 1 and all(end >= right - 0.02 * (right - left) for end in ends)
+
+
+def _label_ends(ax: Axes) -> None:
+    to_share = ax.transScale + ax.transLimits  # data -> shares of the panel
+    named = [line for line in _named(ax) if np.isfinite(_end(line)[1])]
+    ends = [float(to_share.transform((ax.get_xlim()[1], _end(line)[1]))[1]) for line in named]
+    for line, y, moved in zip(named, ends, spread(ends, _gap(ax)), strict=True):
+        colour = line.get_color()
+        arrow = {"arrowstyle": "-", "color": colour, "linewidth": 0.6, "shrinkA": 0, "shrinkB": 0, "relpos": (0, 0.5)}
+        ax.annotate(
+            str(line.get_label()), xy=(1, y), xytext=(1.06, moved), xycoords="axes fraction", fontsize=TEXT, va="center",
+            color=colour, arrowprops=arrow,
+        )  # fmt: skip
+
+
+def spread(values: Sequence[float], gap: float) -> list[float]:
+    """Move values apart to at least `gap`, in order, each cluster around its mean, inside [0, 1] where they fit."""
+    clusters: list[list[int]] = []
+    room = {"low": gap / 2, "high": 1 - gap / 2}
+
+    def lowest(cluster: list[int]) -> float:
+        height = (len(cluster) - 1) * gap
+        start = float(np.mean([values[i] for i in cluster])) - height / 2
+        return max(room["low"], min(start, room["high"] - height))
+
+    for i in sorted(range(len(values)), key=lambda i: values[i]):
+        clusters.append([i])
+        while len(clusters) > 1 and lowest(clusters[-1]) < lowest(clusters[-2]) + len(clusters[-2]) * gap:
+            clusters[-2:] = [clusters[-2] + clusters[-1]]
+    moved = {i: lowest(cluster) + k * gap for cluster in clusters for k, i in enumerate(cluster)}
+    return [moved[i] for i in range(len(values))]
+
+
+def by_name(records: Record | Iterable[Record] | Groups) -> dict[str, list[Record]]:
+    """Records grouped by run, in the order given. Raises UsageError when there are none."""
+    if isinstance(records, Mapping):
+        records = [record for group in records.values() for record in group]
+    groups: dict[str, list[Record]] = {}
+    for record in [records] if isinstance(records, Record) else records:
+        groups.setdefault(record.name, []).append(record)
+    if not groups:
+        raise UsageError('no records to draw; pass at least one, for example curves([run(experiment("MLP_4"))], "train_loss")')
+    return groups
+
+
+def curves(records: Record | Iterable[Record] | Groups, metrics: str | Sequence[str | tuple[str, ...]]) -> Sheet:
+    """One panel a metric, one line a run (the mean of its seeds, their range as a band): for any records.
+
+    `metrics`: columns of the rows, "train_loss" or ["train_loss", ("test_accuracy", "train_accuracy")]; the second of
+    a pair is drawn dashed in the same panel. The untrained row 0 is left out. Raises UsageError for a metric no record has.
+    """
+    groups, wanted = by_name(records), [metrics] if isinstance(metrics, str) else metrics
+    panels = [(panel,) if isinstance(panel, str) else tuple(panel) for panel in wanted]
+    rows = [row for group in groups.values() for record in group for row in record.rows]
+    known = {key for row in rows for key, value in row.items() if not isinstance(value, list)}
+    for metric in (metric for panel in panels for metric in panel):
+        if metric not in known:
+            raise UsageError(f"no record has the metric {metric!r}; choose from {', '.join(sorted(known))}")
+    figure, axes = sheet(-(-len(panels) // 2), min(2, len(panels)), height=2.9 * -(-len(panels) // 2))
+    for ax, panel in zip(axes, panels, strict=False):
+        lines(ax, groups, panel, looks(groups))
+    for ax in axes[len(panels) :]:
+        ax.remove()
+    label_lines(*axes[: len(panels)])
+    footer(figure, [record for group in groups.values() for record in group])
+    return figure
+
+
+# ---------------------------------------------------------------- layer by layer
+
+
+def layers(records: Sequence[Record], metric: str) -> np.ndarray:
+    """A metric with one value a weight layer, as (rows, layers), mean over the seeds; NaN where a row lacks it."""
+    width = max(len(row.get(metric) or ()) for record in records for row in record.rows)
+    values = [[row.get(metric) or [None] * width for row in record.rows] for record in records]
+    shortest = min(map(len, values))
+    seen = np.ma.masked_invalid(np.array([rows[:shortest] for rows in values], dtype=float))
+    return np.ma.filled(seen.mean(axis=0), np.nan)
+
+
+def depth(records: Groups) -> Sheet:
+    """3.3b, 3.6b, 4.2b: each layer's gradient over training, and how what tells samples apart shrinks with depth.
+
+    Theory (Schoenholz et al. 2017; He et al. 2015): torch's default weights have variance 1 / (3 fan-in), and a ReLU
+    halves, so in a plain chain the variance across samples falls to 1/6 a layer; He's 2 / fan-in keeps it.
+    """
+    figure, look = Sheet(figsize=(WIDTH, 5.6), dpi=100, layout="constrained"), looks(records)
+    upper, lower = figure.subfigures(2, 1, squeeze=False).flat
+    maps = {name: layers(runs, "gradient_log10_rms")[1:] for name, runs in records.items()}
+    low, high = min(map(np.nanmin, maps.values())), max(map(np.nanmax, maps.values()))
+    above = upper.subplots(1, len(maps), squeeze=False)[0]
+    for ax, (name, values) in zip(above, maps.items(), strict=True):
+        x, label = positions(records[name][0])
+        mesh = heat_map(ax, x[: len(values)], values, low, high)
+        style(ax, name, label, "weight layer (1: at the input)" if ax is above[0] else "", grid=None)
+    bar = upper.colorbar(mesh, ax=list(above), pad=0.01, aspect=16)
+    bar.set_label("gradient's RMS (log10)", fontsize=TEXT, color=INK)
+    bar.ax.tick_params(labelsize=TEXT, length=2.5, color=GREY)
+    if low < ADAM_EPS < high:
+        bar.set_label("gradient's RMS (log10; white: Adam's eps)")
+        bar.ax.axhline(ADAM_EPS, color="white", linewidth=2)
+    panels = lower.subplots(1, 2, sharey=True)
+    for ax, row, when in zip(panels, (0, -1), ("Before training", "After training"), strict=True):
+        spreads = {name: layers(runs, "probe_variance")[row] for name, runs in records.items()}
+        for name, values in spreads.items():
+            above_zero = np.where(values > 0, values, np.nan)  # the axis is logarithmic
+            ax.plot(1 + np.arange(len(values)), above_zero, color=look[name][0], linewidth=1.6, label=name)
+        style(ax, when, "weight layer (1: at the input)", "variance across samples" if row == 0 else "")
+        ax.set_yscale("log")
+        ax.xaxis.set_major_locator(whole_numbers(6))
+        _theory(ax, list(spreads.values()))
+    label_lines(*panels)
+    return figure
+
+
+def _theory(ax: Axes, spreads: Sequence[np.ndarray]) -> None:
+    """A decay to 1/6 a layer, and none, from the first layers' mean variance down to the least that was measured."""
+    first, least = np.mean([spread[0] for spread in spreads]), min(spread[spread > 0].min() for spread in spreads)
+    layer = np.arange(max(map(len, spreads)))
+    falling = np.where((decay := first / 6.0**layer) >= least / 6, decay, np.nan)
+    ax.plot(1 + layer, falling, color=GREY, linestyle="--", linewidth=1.2, label="theory: 1/6 a layer")
+    ax.plot(1 + layer, np.full(len(layer), first), color=GREY, linestyle=":", linewidth=1.2, label="theory, He: constant")
+
+
+# ---------------------------------------------------------------- the report's curves
+
+TUNING = ("train_loss", ("validation_accuracy", "train_accuracy"))
+GUESSING = {"train_loss": {"guessing": log(10)}, "test_accuracy": {"guessing": 0.1}}  # ten classes
+OPENINGS = "openings"  # the log of chapter 5's test set, among a figure's records
+
+
+def mean_result(records: Sequence[Record], key: str) -> float:
+    """A number of the results, mean over the seeds."""
+    return float(np.mean([(record.result or {})[key] for record in records]))
+
+
+def training(
+    records: Groups, *, metrics: Sequence, references: Mapping | None = None, limits: Mapping | None = None, chained: bool = False
+) -> Sheet:
+    """Panels of curves side by side. `references`: metric -> {label: value} of horizontal lines to compare with.
+
+    `limits`: metric -> (bottom, top) of its axis. `chained`: each run goes on from the one before, and is drawn after it.
+    """
+    figure, axes = sheet(1, len(metrics))
+    look, start, end = looks(records), {}, 0.0
+    for name, runs in records.items():
+        start[name] = end
+        end += max(positions(record)[0][-1] for record in runs) if chained else 0
+    for ax, panel in zip(axes, metrics, strict=True):
+        panel = (panel,) if isinstance(panel, str) else panel
+        lines(ax, records, panel, look, start)
+        for label, value in (references or {}).get(panel[0], {}).items():
+            reference(ax, value, label)
+        ax.set_ylim((limits or {}).get(panel[0]))
+        if chained:
+            ax.set_xlabel(f"{ax.get_xlabel()}, one run after another")
+    label_lines(*axes)
+    return figure
+
+
+def fine_tuning(records: Groups) -> Sheet:
+    """5.1, 5.2: runs that go on from one another, beside the classical baseline's validation accuracy."""
+    tuned = {name: runs for name, runs in records.items() if name != "baseline"}
+    baseline = {"baseline": mean_result(records["baseline"], "accuracy")}
+    return training(tuned, metrics=TUNING, references={"validation_accuracy": baseline}, chained=True)
+
+
+def dropout(records: Mapping[str, list]) -> Sheet:
+    """5.8: the run with dropout, and its test accuracy where the test set has been opened (a seed's last opening)."""
+    opened = {line["seed"]: line["accuracy"] for line in records[OPENINGS] if line["run"] == "dropout"}
+    test = {"test set": float(np.mean(list(opened.values())))} if opened else {}
+    return training({"dropout": records["dropout"]}, metrics=TUNING, references={"validation_accuracy": test})
+
+
+def norms(records: Groups, *, parts: Sequence[Sequence[str]]) -> Sheet:
+    """3.3, 3.6: the report's sum of gradient norms, a panel for each part of the runs."""
+    figure, axes = sheet(1, len(parts))
+    for ax, part, letter in zip(axes, parts, "ab", strict=False):
+        shown = {name: records[name] for name in part if name in records}
+        lines(ax, shown, ["gradient_norm_sum"], looks(records))
+        steps = {f"{record.rows[-1].get('steps')}": None for runs in shown.values() for record in runs}
+        mark = f"({letter}) " if len(parts) > 1 else ""
+        ax.set_title(f"{mark}Sum of gradient norms, a point: {', '.join(steps)} steps", fontsize=TEXT, loc="left")
+    label_lines(*axes)
+    return figure
+
+
+def controls(records: Groups) -> Sheet:
+    """3.7, 4.5: Adam's eps at 1e-16 beside the default, and He initialisation: train loss above, test accuracy below."""
+    figure, axes = sheet(2, 2, height=5.2, sharex=True, sharey="row")
+    look = looks(records)
+    he = {name: runs for name, runs in records.items() if name.endswith("_he")}
+    eps = {name: runs for name, runs in records.items() if name not in he}
+    for i, (ax, metric) in enumerate(zip(axes, ["train_loss"] * 2 + ["test_accuracy"] * 2, strict=True)):
+        lines(ax, he if i % 2 else eps, [metric], look)
+        for label, value in GUESSING[metric].items():
+            reference(ax, value, label)
+        what = "He initialisation" if i % 2 else "Adam, eps 1e-16 (dashed), 1e-8"
+        ax.set_title(f"{what}: {metric.replace('_', ' ')}", fontsize=TEXT, loc="left")
+        ax.label_outer()
+    label_lines(*axes, legend_at=1)
+    return figure

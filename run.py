@@ -1,0 +1,157 @@
+"""The command line: list the experiments, train them, show a record, publish records as evidence."""
+
+import argparse
+import json
+import sys
+import time
+from typing import Any
+
+from experimentTable import PROFILES, ROWS, UsageError, experiment, has_budget, identity
+
+
+def parse_seeds(text: str) -> list[int]:
+    """`"0-4"`, `"0,2"` or `"1"` as a list. Raises UsageError for what is no number."""
+    seeds: list[int] = []
+    for part in text.split(","):
+        first, dash, last = part.partition("-")
+        if not first.isdigit() or (dash and not last.isdigit()):
+            raise UsageError(f"seeds {text!r} are no numbers; write 3, 0,2 or 0-4")
+        seeds += range(int(first), int(last or first) + 1)
+    return seeds
+
+
+def chosen_names(arguments: argparse.Namespace) -> list[str]:
+    """The experiments named, or all of a chapter."""
+    for name in arguments.names:
+        experiment(name)
+    if arguments.chapter and not (rows := [row.name for row in ROWS if row.chapter == arguments.chapter]):
+        raise UsageError(f"the report's experiments are in chapters 2 to 5, not {arguments.chapter}")
+    names = [*arguments.names, *(rows if arguments.chapter else [])]
+    if not names:
+        raise UsageError("name an experiment or a chapter; `python run.py list` shows them all")
+    return names
+
+
+def list_runs(arguments: argparse.Namespace) -> bool:
+    """Every experiment: what it is, its state per seed and its price."""
+    from coreFunction import current_profile, price
+    from recordFunction import find_record
+    from utilityFunction import duration
+
+    profile = current_profile(arguments.profile)
+    table = []
+    for row in ROWS:
+        exp = experiment(row.name, profile)
+        found = find_record(row.name, profile)
+        state = (
+            found.result["status"] if found and found.result else "unfinished" if found else "-" if has_budget(exp) else "no budget here"
+        )
+        what = {key: identity(exp)[key] for key in ("kind", "chapter", "model", "dataset", "lr", "optimizer", "epochs", "batch_size")}
+        table.append({"name": row.name, **what, "state": state, "seconds": price(exp)})
+    if arguments.json:
+        print(json.dumps(table, indent=1))
+        return True
+    print(f"profile {profile}, seed 0")
+    line = "{name:16} {chapter:>3} {model:10} {dataset:8} {lr:>9} {optimizer:9} {epochs:>6} {batch_size:>5} {cost:>12}  {state}".format_map
+    print(line({key: key for key in (*table[0], "cost")} | {"batch_size": "batch", "chapter": "ch."}))
+    for entry in table:
+        cost = duration(entry["seconds"]) if entry["seconds"] else "not measured"
+        blank = {} if entry["kind"] == "training" else {"model": entry["kind"], "lr": "", "optimizer": "", "epochs": "", "batch_size": ""}
+        print(line(entry | {"cost": cost} | blank))
+    return True
+
+
+def train(arguments: argparse.Namespace) -> bool:
+    """Train what is named; with --minutes leave off between epochs when the time is up."""
+    from coreFunction import run_all
+
+    end = time.monotonic() + 60 * arguments.minutes if arguments.minutes else float("inf")
+    names, seeds = chosen_names(arguments), parse_seeds(arguments.seeds)
+    records = run_all(*names, profile=arguments.profile, seeds=seeds, evidence=not arguments.fresh, stop=lambda: time.monotonic() > end)
+    for record in records:
+        print(record)
+    return len(records) == len(names) * len(seeds)
+
+
+def show(arguments: argparse.Namespace) -> bool:
+    """One run's settings and rows."""
+    from coreFunction import current_profile
+    from recordFunction import find_record
+
+    profile, found = current_profile(arguments.profile), True
+    for name in chosen_names(arguments):
+        for seed in parse_seeds(arguments.seeds):
+            record = find_record(name, profile, seed)
+            if record is None:
+                found = False
+                print(f"{name} (seed {seed}) has no record in {profile}; `python run.py train {name} --profile {profile}`", file=sys.stderr)
+            elif arguments.json:
+                print(json.dumps({"path": str(record.path), "settings": record.settings, "rows": record.rows, "result": record.result}))
+            else:
+                _print_record(record)
+    return found
+
+
+def _print_record(record: Any) -> None:
+    print(record, record.path, sep="\n")
+    for part in ("identity", "provenance"):
+        print(f"{part}: " + ", ".join(f"{key} {value}" for key, value in record.settings[part].items() if value is not None))
+    for row in record.rows:
+        print("  " + "  ".join(f"{key} {value}" for key, value in row.items() if not isinstance(value, list)))
+    if record.result:
+        print("result: " + ", ".join(f"{key} {value}" for key, value in record.result.items() if key != "sha256" and value is not None))
+
+
+def publish(arguments: argparse.Namespace) -> bool:
+    """Copy finished records, weights left out, to report/records."""
+    from coreFunction import current_profile
+    from recordFunction import find_records
+    from recordFunction import publish as publish_record
+
+    profile = current_profile(arguments.profile)
+    for name in chosen_names(arguments):
+        for record in find_records(name, profile, evidence=False):
+            print(publish_record(record))
+    return True
+
+
+def parser() -> argparse.ArgumentParser:
+    """The commands and their options."""
+    top = argparse.ArgumentParser(prog="run.py", description=__doc__)
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for function, name, text in (
+        (list_runs, "list", "every experiment with its state and price"),
+        (train, "train", "train experiments, or go on with interrupted ones"),
+        (show, "show", "a run's settings, rows and result"),
+        (publish, "publish", "copy finished records to report/records, as evidence"),
+    ):
+        command = commands.add_parser(name, help=text, description=text)
+        command.set_defaults(function=function)
+        command.add_argument("--profile", default="", help=f"{', '.join(PROFILES)} (default: $PROFILE, else sample)")
+        if name != "list":
+            command.add_argument("names", nargs="*", metavar="NAME", help="an experiment's name, as `list` shows it")
+            command.add_argument("--chapter", type=int, help="all experiments of this chapter")
+        if name in ("train", "show"):
+            command.add_argument("--seeds", default="0", help="3, 0,2 or 0-4 (default 0)")
+        if name in ("list", "show"):
+            command.add_argument("--json", action="store_true", help="for programs")
+        if name == "train":
+            command.add_argument("--minutes", type=float, help="leave off cleanly between epochs after this time")
+            command.add_argument("--fresh", action="store_true", help="leave the committed records aside")
+    return top
+
+
+def main() -> int:
+    """Exit status 0 only when what was asked was done."""
+    arguments = parser().parse_args()
+    try:
+        return 0 if arguments.function(arguments) else 1
+    except UsageError as error:
+        print(f"run.py: {error}", file=sys.stderr)
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from here", file=sys.stderr)
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,200 @@
+"""The pieces of the loop: batches, an epoch of training, an evaluation, what is measured on the way, early stopping."""
+
+import math
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from experimentTable import Experiment
+from featureFunction import CHUNK, Source
+from myModel import set_train_mode, weight_layers
+from utilityFunction import autocast, cast, device
+
+# Fused: one kernel a step. torch has no fused RMSprop; foreach is its next best.
+OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
+    "Adam": partial(torch.optim.Adam, fused=True),
+    "AdamW": partial(torch.optim.AdamW, fused=True),
+    "SGD": partial(torch.optim.SGD, fused=True),
+    "RMSprop": partial(torch.optim.RMSprop, foreach=True),
+}
+
+
+def make_optimizer(exp: Experiment, model: nn.Module) -> torch.optim.Optimizer:
+    """The experiment's optimizer over what the model lets learn."""
+    extra = {} if exp.eps is None else {"eps": exp.eps}
+    return OPTIMIZERS[exp.optimizer]([p for p in model.parameters() if p.requires_grad], lr=exp.lr, **extra)
+
+
+class GradientNorms:
+    """Sums the gradients' norms over steps on the device, in one fused call a step; read once an epoch.
+
+    In float64: at the first layer of a deep plain net the squares leave float32's range.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._parameters = [p for p in model.parameters() if p.requires_grad]
+        position = {id(p): i for i, p in enumerate(self._parameters)}
+        weights = [layer.weight for _, layer in weight_layers(model) if id(layer.weight) in position]
+        self._weights = torch.tensor([position[id(w)] for w in weights], device=device())
+        self._roots = torch.tensor([math.sqrt(w.numel()) for w in weights], dtype=torch.float64, device=device())
+        self.reset()
+
+    def reset(self) -> None:
+        """Begin a new epoch."""
+        self._sum = self._global = torch.zeros((), dtype=torch.float64, device=device())
+        self._log_rms = torch.zeros_like(self._roots)
+        self._steps = 0
+
+    def add(self) -> None:
+        """Take in the gradients as the backward pass left them."""
+        gradients = [p.grad for p in self._parameters if p.grad is not None]
+        norms = torch.stack(torch._foreach_norm(gradients, 2, torch.float64))
+        self._sum = self._sum + norms.sum()
+        self._global = self._global + norms.square().sum().sqrt()
+        self._log_rms = self._log_rms + (norms[self._weights] / self._roots).clamp(min=1e-30).log10()
+        self._steps += 1
+
+    def row(self) -> dict:
+        """The report's own sum over tensors and steps; the global L2 norm, mean a step; log10 of each weight layer's RMS, mean a step."""
+        return {
+            "gradient_norm_sum": float(self._sum),
+            "gradient_norm": float(self._global) / self._steps,
+            "gradient_log10_rms": (self._log_rms / self._steps).tolist(),
+        }
+
+
+def epoch_batches(images: int, batch_size: int, generator: torch.Generator, steps: int | None = None) -> list[Tensor]:
+    """Shuffled indices in batches: one pass over all images, or exactly `steps` batches out of as many passes as it takes.
+
+    A last batch of one image, which batch normalisation cannot train on, joins the batch before it.
+    """
+    batches: list[Tensor] = []
+    while not batches or (steps and len(batches) < steps):
+        parts = list(torch.randperm(images, generator=generator).split(batch_size))
+        if len(parts) > 1 and len(parts[-1]) == 1:
+            parts[-2:] = [torch.cat(parts[-2:])]
+        batches += parts
+    return batches[:steps]
+
+
+def train_epoch(
+    model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], optimizer: torch.optim.Optimizer, precision: str = "fp32",
+    gradients: GradientNorms | None = None,
+) -> dict:  # fmt: skip
+    """One epoch of cross-entropy: (inputs (B, ...), labels (B,)) batches in, the epoch's running means out.
+
+    Returns train_loss, train_accuracy, learning_rate, steps, train_seconds, and the gradient norms where asked for.
+    Nothing is read back from the device before the end.
+    """
+    set_train_mode(model)
+    loss_sum = correct = torch.zeros((), device=device())
+    images = steps = 0
+    start = time.perf_counter()
+    for inputs, labels in batches:
+        with autocast(precision):
+            outputs = model(cast(inputs, precision))
+            loss = cross_entropy(outputs, labels)
+        optimizer.zero_grad()
+        loss.backward()
+        if gradients:
+            gradients.add()
+        optimizer.step()
+        loss_sum = loss_sum + loss.detach() * len(labels)
+        correct = correct + (outputs.detach().argmax(1) == labels).sum()
+        images, steps = images + len(labels), steps + 1
+    row = {"train_loss": float(loss_sum) / images, "train_accuracy": float(correct) / images}
+    row |= {"learning_rate": optimizer.param_groups[0]["lr"], "steps": steps, "train_seconds": time.perf_counter() - start}
+    return row | (gradients.row() if gradients else {})
+
+
+@torch.no_grad()
+def evaluate(model: nn.Module, source: Source, precision: str = "fp32") -> tuple[dict, np.ndarray]:
+    """Loss, accuracy (share of images) and macro accuracy (mean over classes), and (2, N): labels and classes given."""
+    model.eval()
+    losses, given, truth = [], [], []
+    for indices in torch.arange(len(source)).split(CHUNK):
+        inputs, labels = source.batch(indices)
+        with autocast(precision):
+            outputs = model(cast(inputs, precision))
+        losses.append(cross_entropy(outputs.float(), labels, reduction="sum"))
+        given.append(outputs.argmax(1))
+        truth.append(labels)
+    predictions = torch.stack([torch.cat(truth), torch.cat(given)]).cpu().numpy()
+    loss = float(torch.stack(losses).sum()) / len(source)
+    kind = np.uint8 if len(source.classes) <= 256 else np.uint16
+    return {"accuracy": accuracy(predictions), "macro_accuracy": macro_accuracy(predictions), "loss": loss}, predictions.astype(kind)
+
+
+def accuracy(predictions: np.ndarray) -> float:
+    """The share of images, from (2, N): labels and classes given."""
+    return float((predictions[0] == predictions[1]).mean())
+
+
+def macro_accuracy(predictions: np.ndarray) -> float:
+    """The mean over classes of the share of their images, from (2, N): labels and classes given."""
+    label, given = predictions.astype(np.int64)
+    totals = np.bincount(label)
+    hits = np.bincount(label, weights=label == given, minlength=len(totals))
+    return float((hits[totals > 0] / totals[totals > 0]).mean())
+
+
+@torch.no_grad()
+def probe(model: nn.Module, inputs: Tensor) -> dict:
+    """What depth does to a signal: `inputs` (B, ...) in fp32, and for each weight layer's outputs (before any ReLU)
+
+    probe_variance: variance across samples, mean over units; probe_dead: the share of units (channels of a convolution)
+    that are at most 0 for every sample; probe_distinct: how many of the B outputs differ.
+    """
+    seen: dict[int, tuple[float, float, int]] = {}
+
+    def look(number: int, output: Tensor) -> None:
+        units = output.float().transpose(0, 1).flatten(1)  # (units, B * positions)
+        samples = output.float().flatten(1)
+        dead = (units.amax(1) <= 0).float().mean()
+        seen[number] = (float(samples.var(0).mean()), float(dead), len(torch.unique(samples, dim=0)))
+
+    layers = [layer for _, layer in weight_layers(model)]
+    hooks = [layer.register_forward_hook(lambda _m, _i, out, n=n: look(n, out)) for n, layer in enumerate(layers)]
+    model.eval()
+    model(inputs)
+    for hook in hooks:
+        hook.remove()
+    variance, dead, distinct = zip(*(seen[n] for n in range(len(layers))), strict=True)
+    return {"probe_variance": list(variance), "probe_dead": list(dead), "probe_distinct": list(distinct)}
+
+
+@dataclass
+class EarlyStopping:
+    """The best epoch and the patience counter are two things.
+
+    The counter resets when the accuracy exceeds its reference by more than `min_delta`, and the reference then moves
+    to it; `patience` epochs in a row without that end the run. The best epoch is the highest, the earliest of equals.
+    """
+
+    patience: int | None
+    min_delta: float = 0.0
+    reference: float = 0.0
+    waited: int = 0
+    best: float = -1.0
+    best_epoch: int = 0
+
+    def update(self, epoch: int, accuracy: float) -> bool:
+        """Take in an epoch; returns whether it is the best so far."""
+        if accuracy - self.reference > self.min_delta + 1e-9:  # a gain of exactly min_delta, in binary, is none
+            self.reference, self.waited = accuracy, 0
+        else:
+            self.waited += 1
+        if better := accuracy > self.best:
+            self.best, self.best_epoch = accuracy, epoch
+        return better
+
+    @property
+    def over(self) -> bool:
+        """Whether the patience is used up."""
+        return self.patience is not None and self.waited >= self.patience

@@ -1,0 +1,236 @@
+"""What stands around training: seeds, device, precision, threads, provenance, progress bars, W&B."""
+
+import functools
+import os
+import platform
+import subprocess
+import sys
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torchvision
+
+from recordFunction import RESULTS_VERSION, ROOT, Record
+
+PROJECT = "cnn-and-deep-network"
+
+
+# ---------------------------------------------------------------- seeds
+
+
+def mixed(*numbers: int) -> int:
+    """One 63-bit seed from several numbers, so that (seed, epoch) and (seed + 1, epoch - 1) are unrelated."""
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+def seed_everything(*numbers: int) -> torch.Generator:
+    """Seed torch's global generators from `numbers`; returns a CPU generator seeded alike, for shuffling."""
+    seed = mixed(*numbers)
+    torch.manual_seed(seed)
+    return torch.Generator().manual_seed(seed)
+
+
+# ---------------------------------------------------------------- the machine
+
+
+@functools.cache
+def device() -> torch.device:
+    """CUDA, else Apple's MPS, else the CPU; `DEVICE` in the environment decides otherwise."""
+    if chosen := os.environ.get("DEVICE"):
+        return torch.device(chosen)
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+@functools.cache
+def has_bfloat16() -> bool:
+    """Whether this machine multiplies bfloat16 in hardware (elsewhere it is emulated, and slower than fp32)."""
+    if device().type == "cuda":
+        return torch.cuda.get_device_capability()[0] >= 8
+    if device().type == "cpu":
+        # Asked of the library that does the products: it runs bf16 natively from avx512_core_bf16 on.
+        flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+        return "avx512_bf16" in flags or "amx_bf16" in flags
+    return False
+
+
+def resolve_precision(precision: str) -> str:
+    """ "fp32", "fp64" or "bf16": what "auto" means here."""
+    return ("bf16" if has_bfloat16() else "fp32") if precision == "auto" else precision
+
+
+def autocast(precision: str) -> Any:
+    """The context that a forward pass runs in at this resolved precision."""
+    return torch.autocast(device().type, torch.bfloat16) if precision == "bf16" else nullcontext()
+
+
+def cast(inputs: torch.Tensor, precision: str) -> torch.Tensor:
+    """A batch in the type its model has; autocast sees to bf16."""
+    return inputs.double() if precision == "fp64" else inputs
+
+
+@functools.cache
+def _git(*arguments: str) -> str | None:
+    command = ["git", "-C", str(ROOT), *arguments]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def provenance(precision: str) -> dict:
+    """What made a record: commit, libraries, device, threads. Recorded and shown; it stops nobody from reading."""
+    commit, changes = _git("rev-parse", "HEAD"), _git("status", "--porcelain", "--untracked-files=no", "--", "*.py")
+    return {
+        "commit": commit,
+        "dirty": bool(changes) or commit is None,
+        "results_version": RESULTS_VERSION,
+        "precision": precision,
+        "device": torch.cuda.get_device_name() if device().type == "cuda" else device().type,
+        "processor": _processor(),
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "torchvision": torchvision.__version__,
+        "numpy": np.__version__,
+    }
+
+
+@functools.cache
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    fields = dict(line.split(":", 1) for line in info.read_text().split("\n\n")[0].splitlines() if ":" in line) if info.exists() else {}
+    fields = {key.strip(): value.strip() for key, value in fields.items()}
+    if "model name" not in fields:
+        return platform.processor() or platform.machine()
+    return f"{fields['model name']} (family {fields.get('cpu family')}, model {fields.get('model')})"
+
+
+# ---------------------------------------------------------------- progress
+
+
+class _Silent:
+    """Stands in for a bar where tqdm is missing."""
+
+    def __getattr__(self, _: str) -> Any:
+        return lambda *args, **kwargs: None
+
+
+def in_notebook() -> bool:
+    """Whether a Jupyter kernel runs this code."""
+    return "ipykernel" in sys.modules and "IPython" in sys.modules and sys.modules["IPython"].get_ipython() is not None
+
+
+def bar(total: float, description: str = "", **options: Any) -> Any:
+    """A tqdm bar. In a notebook it is one plain line that is redrawn in place, and stays readable in the saved page.
+
+    Tqdm's own notebook bar is a widget, which a saved page shows as nothing. Where nobody watches (a log) none is drawn.
+    """
+    try:
+        from tqdm import tqdm
+    except ImportError:
+        return _Silent()
+    options = {"total": total, "desc": description, "file": sys.stdout, "mininterval": 0.5} | options
+    if not in_notebook():
+        return tqdm(disable=not sys.stdout.isatty(), **options)
+    from IPython.display import Pretty, display
+
+    class Line(tqdm):
+        def display(self, msg: str | None = None, pos: int | None = None) -> None:
+            text = Pretty(msg or str(self))
+            if not hasattr(self, "handle"):
+                self.handle = display(text, display_id=True)
+            self.handle.update(text)
+
+    return Line(ncols=110, **options)
+
+
+def duration(seconds: float) -> str:
+    """`75` -> "1 min 15 s"."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+# ---------------------------------------------------------------- W&B
+
+
+class Mirror:
+    """Writes a run to W&B, row by row, while it trains or afterwards; the record stays the truth.
+
+    Online where wandb knows a key, else offline in `<runs>/wandb`. Whatever W&B fails at is said once and stops
+    nothing. `WANDB_MODE=disabled` turns it off.
+    """
+
+    def __init__(self, settings: dict, rows: list[dict]) -> None:
+        self._run = _quietly(_init, settings["experiment"], settings) if wandb_mode() != "disabled" else None
+        for row in rows:  # of a resumed run: pieces of an offline run do not join, so it is written anew
+            self.log(row)
+
+    def log(self, row: dict) -> None:
+        """One row, on the epoch axis; lists (one entry a layer) become one metric a layer."""
+        if self._run:
+            flat = {k: v for k, v in row.items() if not isinstance(v, list) and v is not None}
+            for key in (k for k, v in row.items() if isinstance(v, list)):
+                flat |= {f"{key}/layer_{i:02d}": v for i, v in enumerate(row[key]) if v is not None}
+            _quietly(self._run.log, flat, step=row["epoch"])
+
+    def finish(self, result: dict | None) -> None:
+        """Close the run; its summary holds the result: the best or the last epoch's, as the experiment has it."""
+        if self._run:
+            _quietly(self._run.summary.update, result or {})
+            _quietly(self._run.finish, 0 if result else 1)
+
+
+def mirror(record: Record) -> None:
+    """Write any record to W&B: finished, resumed, or committed evidence."""
+    Mirror(record.settings, record.rows).finish(record.result)
+
+
+@functools.cache
+def wandb_mode() -> Any:
+    """ "online", "offline" or "disabled"; says once which, where that may surprise."""
+    try:
+        import wandb
+    except ImportError:
+        return "disabled"
+    os.environ.setdefault("WANDB_SILENT", "true")
+    if mode := os.environ.get("WANDB_MODE"):
+        return mode
+    if _quietly(wandb.login, timeout=15, prompt=False):
+        return "online"
+    print("W&B: no account, runs are kept offline; `wandb login`, then `wandb sync`, would upload them.")
+    return "offline"
+
+
+def _init(exp: dict, settings: dict) -> Any:
+    import wandb
+
+    from recordFunction import runs_dir
+
+    folder = runs_dir()
+    folder.mkdir(parents=True, exist_ok=True)
+    return wandb.init(
+        project=PROJECT, name=f"{exp['name']}-seed{exp['seed']}", group=f"chapter {exp['chapter']}", tags=[exp["profile"]],
+        config=settings["identity"] | settings["provenance"] | {"seed": exp["seed"], "profile": exp["profile"]},
+        dir=folder, mode=wandb_mode(), reinit="create_new",
+        settings=wandb.Settings(init_timeout=30, silent=True, console="off", x_disable_stats=True, x_disable_meta=True, disable_git=True, disable_code=True),
+    )  # fmt: skip
+
+
+def _quietly(call: Any, *args: Any, **kwargs: Any) -> Any:
+    """The call's result, or None after one line on what W&B could not do: training must not depend on it."""
+    try:
+        return call(*args, **kwargs)
+    except Exception as error:
+        _warn_once(str(error).splitlines()[0] if str(error) else type(error).__name__)
+        return None
+
+
+@functools.cache
+def _warn_once(reason: str) -> None:
+    print(f"W&B: {reason}; training goes on, the record is whole.")
