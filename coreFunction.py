@@ -230,6 +230,7 @@ def current_profile(profile: str | None = None) -> str:
 def _train(exp: Experiment, line: Any, stop: Callable[[], bool], use_wandb: bool) -> Record:
     split_name = "validation" if exp.dataset == "cifar100" else "test"
     makeup = data_identity(exp)
+    exp = replace(exp, epochs=makeup["epochs"])  # what its profile grants
     train, held = (load_images(exp.dataset, part, exp.profile, makeup["image_size"]).to(device()) for part in ("train", split_name))
     model = build(exp)
     with RunFolder(exp, runs_dir()) as folder:
@@ -276,6 +277,9 @@ def run_all(
     profile = current_profile(profile)
     rows = [experiment(name) if isinstance(name, str) else name for name in names]
     wanted = [replace(row, profile=profile, seed=seed) for seed in seeds for row in rows]
+    if beyond := [exp.name for exp in wanted if not has_budget(exp)]:
+        print(f"no budget in the profile {profile} for {', '.join(dict.fromkeys(beyond))}; the profiles cpu and paper have one")
+        wanted = [exp for exp in wanted if has_budget(exp)]
     todo = sorted((exp for exp in wanted if not _ended(exp, evidence)), key=_generation)
     if todo:
         _work_off(todo, len(wanted), partial(run, evidence=evidence, wandb=wandb), executor, stop)

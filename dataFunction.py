@@ -2,7 +2,7 @@
 
 A set is known by the fingerprint of its decoded pixels and labels, so every source gives the same images in the same
 order, whatever its encoding. Sources, in this order: DATA_DIR, the cache of decoded sets, the Hugging Face hub,
-torchvision. The profile `sample` reads the embedded sample and nothing else.
+torchvision. The profile `sample` reads the embedded sample and nothing else; its decoded form is cached likewise.
 """
 
 import functools
@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2.functional import resize
 
-from experimentTable import PROFILES, UsageError, choose
+from experimentTable import PROFILES, PROJECT, UsageError, choose
 from sourceFunction import SAMPLE, SETS, Source, fetch, in_data_dir, in_folder
 
 # ---------------------------------------------------------------- the literals
@@ -172,13 +172,13 @@ def load_images(name: str, part: str = "train", profile: str = "sample", size: i
     """
     choose("data set", name, SETS)
     if (name, part) == ("cifar100", "test"):
-        raise UsageError("CIFAR-100's test part stays shut until the end; coreFunction.final_test(record) opens it")
+        raise UsageError("CIFAR-100's test part stays shut until the end; analysisFunction.final_test(record) opens it")
     choose(f"part of {name}", part, SPLITS[name])
     return _image_set(name, part, profile, size)
 
 
 def open_vault(profile: str, size: int | None = None) -> ImageSet:
-    """CIFAR-100's test part. coreFunction.final_test alone calls this, and logs every opening."""
+    """CIFAR-100's test part. analysisFunction.final_test alone calls this, and logs every opening."""
     return _image_set("cifar100", "test", profile, size)
 
 
@@ -202,7 +202,11 @@ def _image_set(name: str, part: str, profile: str, size: int | None) -> ImageSet
 
 def _local_source(name: str, data: str) -> Source | None:
     """The copy that must be read, if one is named; None leaves the choice to the cache and the network."""
-    return in_folder(name, SAMPLE / name) if data == "sample" else in_data_dir(name)
+    if data != "sample":
+        return in_data_dir(name)
+    if source := in_folder(name, SAMPLE / name):
+        return source
+    raise UsageError(f"the embedded sample {SAMPLE / name} is gone; put it back with `git checkout data/sample`")
 
 
 @functools.cache  # by the stamp too, so that another DATA_DIR is another set
@@ -268,7 +272,7 @@ def first_of_each_class(labels: np.ndarray, count: int) -> np.ndarray:
 
 def cache_folder() -> Path:
     """Where decoded sets are kept."""
-    return Path(os.path.expanduser(os.environ.get("XDG_CACHE_HOME") or "~/.cache")) / "cnn-and-deep-network"
+    return Path(os.path.expanduser(os.environ.get("XDG_CACHE_HOME") or "~/.cache")) / PROJECT
 
 
 def _read_cache(name: str, data: str, part: str, stamp: str | None) -> np.ndarray | None:

@@ -44,9 +44,7 @@ def digest(state: dict) -> str:
     total = hashlib.sha256()
     for name, tensor in state.items():
         total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        total.update(
-            tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes() if tensor.ndim else tensor.cpu().numpy().tobytes()
-        )
+        total.update(tensor.detach().cpu().numpy().tobytes())
     return total.hexdigest()
 
 

@@ -72,7 +72,7 @@ class Source:
 
 
 def in_data_dir(name: str) -> Source | None:
-    """The copy of `name` in DATA_DIR; None if DATA_DIR is unset. Raises UsageError if it is set and holds none."""
+    """The copy of `name` in DATA_DIR; None if that is unset or "". Raises UsageError if it is set and holds none."""
     if not (value := os.environ.get("DATA_DIR")):
         return None
     root = Path(os.path.expanduser(value))

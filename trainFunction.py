@@ -93,6 +93,8 @@ def train_epoch(
     Nothing is read back from the device before the end.
     """
     set_train_mode(model)
+    if gradients:
+        gradients.reset()
     loss_sum = correct = torch.zeros((), device=device())
     images = steps = 0
     start = time.perf_counter()
@@ -157,7 +159,7 @@ def probe(model: nn.Module, inputs: Tensor) -> dict:
         units = output.float().transpose(0, 1).flatten(1)  # (units, B * positions)
         samples = output.float().flatten(1)
         dead = (units.amax(1) <= 0).float().mean()
-        seen[number] = (float(samples.var(0).mean()), float(dead), len(torch.unique(samples, dim=0)))
+        seen[number] = (float(samples.var(0).mean()), float(dead), len({row.tobytes() for row in samples.cpu().numpy()}))
 
     layers = [layer for _, layer in weight_layers(model)]
     hooks = [layer.register_forward_hook(lambda _m, _i, out, n=n: look(n, out)) for n, layer in enumerate(layers)]

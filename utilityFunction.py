@@ -13,9 +13,8 @@ import numpy as np
 import torch
 import torchvision
 
+from experimentTable import PROJECT
 from recordFunction import RESULTS_VERSION, ROOT, Record
-
-PROJECT = "cnn-and-deep-network"
 
 
 # ---------------------------------------------------------------- seeds

@@ -35,6 +35,8 @@ COUNTS = {  # part of the sample -> (part of the complete set, images)
 
 def stratified(source: Source, part: str, count: int) -> tuple[np.ndarray, pa.Table]:
     """`count` images of `part` in canonical order, decoded and as they stand in the shards."""
+    if source.shards is None:
+        raise UsageError(f"{source.folder} holds no parquet shards; set DATA_DIR to a folder that does")
     rows = source.read(part)
     order = canonical_order(rows)
     checked(rows[order], source.name, "complete", part, str(source.folder))
@@ -55,7 +57,7 @@ def write_shards(table: pa.Table, folder: Path, part: str) -> None:
 def make(name: str, folder: Path) -> None:
     """Write the sample of one set into `folder`, in place of what is there; print each part's fingerprint."""
     source = in_data_dir(name)
-    if source is None or source.shards is None:
+    if source is None:
         raise UsageError(f"set DATA_DIR to a folder that holds {name} as train-*.parquet and test-*.parquet")
     pools: Counter[str] = Counter()
     for origin, count in COUNTS[name].values():

@@ -230,22 +230,22 @@ def depth(records: Groups) -> Sheet:
     if low < ADAM_EPS < high:
         bar.set_label("gradient's RMS (log10; white: Adam's eps)")
         bar.ax.axhline(ADAM_EPS, color="white", linewidth=2)
+    spreads = {name: layers(runs, "probe_variance") for name, runs in records.items()}
     panels = lower.subplots(1, 2, sharey=True)
     for ax, row, when in zip(panels, (0, -1), ("Before training", "After training"), strict=True):
-        spreads = {name: layers(runs, "probe_variance")[row] for name, runs in records.items()}
-        for name, values in spreads.items():
-            above_zero = np.where(values > 0, values, np.nan)  # the axis is logarithmic
-            ax.plot(1 + np.arange(len(values)), above_zero, color=look[name][0], linewidth=1.6, label=name)
+        for name, spread in spreads.items():
+            above_zero = np.where(spread[row] > 0, spread[row], np.nan)  # the axis is logarithmic
+            ax.plot(1 + np.arange(len(above_zero)), above_zero, color=look[name][0], linewidth=1.1, label=name)
         style(ax, when, "weight layer (1: at the input)", "variance across samples" if row == 0 else "")
         ax.set_yscale("log")
         ax.xaxis.set_major_locator(whole_numbers(6))
-        _theory(ax, list(spreads.values()))
+        _theory(ax, [spread[0] for spread in spreads.values()])
     label_lines(*panels)
     return figure
 
 
 def _theory(ax: Axes, spreads: Sequence[np.ndarray]) -> None:
-    """A decay to 1/6 a layer, and none, from the first layers' mean variance down to the least that was measured."""
+    """A decay to 1/6 a layer, and none, from the untrained first layers' mean variance down to the least that was measured."""
     first, least = np.mean([spread[0] for spread in spreads]), min(spread[spread > 0].min() for spread in spreads)
     layer = np.arange(max(map(len, spreads)))
     falling = np.where((decay := first / 6.0**layer) >= least / 6, decay, np.nan)

@@ -50,10 +50,14 @@ class Sheet(Figure):
     """A figure that shows itself in a notebook, once, whether or not matplotlib's inline backend is active."""
 
     def png(self) -> bytes:
-        """Twice the figure's pixels, sharp on any screen, in 256 colours: a quarter of the bytes in a notebook."""
+        """Twice the figure's pixels, sharp on any screen, in 256 colours: a third of the bytes in a notebook.
+
+        Pillow's maximum coverage keeps the lines' colours as they are (median cut does not).
+        """
         drawn, small = BytesIO(), BytesIO()
         self.savefig(drawn, format="png", dpi=2 * self.dpi)
-        Image.open(drawn).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(small, "png", optimize=True)
+        image = Image.open(drawn).convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+        image.save(small, "png", optimize=True)
         return small.getvalue()
 
     def _repr_png_(self) -> tuple[bytes, dict[str, int]]:
@@ -124,7 +128,7 @@ def bars(ax: Axes, names: Sequence[str], values: Sequence[float], ranges: Sequen
     at, heights = np.arange(len(names)), np.asarray(values)
     ax.bar(at, heights, color=colours, width=0.7)
     low, high = np.asarray(ranges).T
-    ax.errorbar(at, heights, yerr=[heights - low, high - heights], fmt="none", ecolor=INK, elinewidth=1, capsize=2.5)
+    ax.errorbar(at, heights, yerr=[heights - low, high - heights], fmt="none", ecolor=GREY, elinewidth=1.4, capsize=2.5)
     ax.set_xticks(at, names, rotation=30, ha="right", rotation_mode="anchor")
 
 

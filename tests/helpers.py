@@ -1,0 +1,79 @@
+"""What several test files build on: small real data, small models, and how a refusal is asserted."""
+
+import functools
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from sklearn.datasets import load_digits
+from torch import Tensor, nn
+from torch.utils.data import TensorDataset
+
+from experimentTable import UsageError
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@functools.cache
+def _digits() -> tuple[Tensor, Tensor]:
+    found = load_digits()
+    return torch.tensor(found.images, dtype=torch.float32)[:, None] / 16, torch.tensor(found.target)
+
+
+def digits(first: int = 0, last: int = 200, label: Callable[[Tensor], Tensor] = lambda y: y) -> TensorDataset:
+    """scikit-learn's handwritten digits `first` to `last`: images (1, 8, 8) in [0, 1] and labels."""
+    images, labels = _digits()
+    return TensorDataset(images[first:last], label(labels[first:last]))
+
+
+def held() -> TensorDataset:
+    """100 digits that `digits()` leaves out."""
+    return digits(300, 400)
+
+
+def mlp(seed: int = 0, outputs: int = 10) -> nn.Sequential:
+    """A small model for the digits, children "0" to "3"; the same weights for the same seed."""
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, outputs))
+
+
+def normed(seed: int = 0) -> nn.Sequential:
+    """A small convolutional model for the digits with batch normalisation in child "1"."""
+    torch.manual_seed(seed)
+    convolution = nn.Conv2d(1, 4, 3, padding=1)
+    return nn.Sequential(convolution, nn.BatchNorm2d(4), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(16, 10))
+
+
+def state(model: nn.Module) -> dict[str, Tensor]:
+    """A copy of the model's weights and buffers."""
+    return {key: value.detach().clone() for key, value in model.state_dict().items()}
+
+
+def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
+    """Whether two state dicts are equal to the bit."""
+    return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
+
+
+def untimed(rows: list[dict]) -> list[dict]:
+    """Rows without what differs from run to run."""
+    return [{key: value for key, value in row.items() if key != "train_seconds"} for row in rows]
+
+
+def refused(action: Callable[[], object], *words: str) -> str:
+    """The message of the UsageError that `action` ends in: one line, with all these words in it."""
+    with pytest.raises(UsageError) as caught:
+        action()
+    message = str(caught.value)
+    assert "\n" not in message
+    assert all(word in message for word in words), message
+    return message
+
+
+def python(code: str, *arguments: Any, **options: Any) -> subprocess.CompletedProcess:
+    """Run `code` in a Python of its own, started in the project's root with the test's environment."""
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, **options)
