@@ -3,13 +3,12 @@
 Every epoch seeds itself from (seed, epoch), so that a run that was cut off goes on as if it had not been.
 """
 
-import math
 import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -80,8 +79,8 @@ def _fit(
             mirror.log(row)
         line.update(min(epoch, 1))
         line.set_postfix_str(f"train loss {row.get('train_loss')}, {split_name} accuracy {row[f'{split_name}_accuracy']}")
-        if epoch and not math.isfinite(row["train_loss"] or math.nan):
-            reason = f"the train loss is not finite in epoch {epoch}; try a lower learning rate than {exp.lr}"
+        if epoch and (broken := [part for part in ("train", split_name) if row[f"{part}_loss"] is None]):  # NaN and infinity are None there
+            reason = f"the {broken[0]} loss is not finite in epoch {epoch}; try a lower learning rate than {exp.lr}"
             break
         if epoch and stopping.update(epoch, measured["accuracy"]) and exp.patience:
             best = {key: value.detach().clone() for key, value in model.state_dict().items()}
@@ -119,8 +118,9 @@ def _fit(
 def _frozen_digest(model: nn.Module) -> str:
     """sha256 of all parameters and buffers that training must not move; the model is left in training mode as the loop has it."""
     set_train_mode(model)
-    learned = {name for name, p in model.named_parameters() if p.requires_grad}
-    moving = {f"{prefix}.{name}" for prefix, m in model.named_modules() if m.training for name, _ in m.named_buffers(recurse=False)}
+    learned = {name for name, p in model.named_parameters(remove_duplicate=False) if p.requires_grad}
+    modules = model.named_modules(remove_duplicate=False)
+    moving = {name for prefix, m in modules if m.training for name, _ in m.named_buffers(prefix, recurse=False)}
     return digest({key: value for key, value in model.state_dict().items() if key not in learned | moving})
 
 
@@ -134,6 +134,8 @@ def _without_frozen_prefix(model: nn.Module, train: Source, held: Source, precis
 
 # ---------------------------------------------------------------- a reader's own model and data
 
+OPTIONS = {"lr", "optimizer", "epochs", "batch_size", "trainable", "patience", "min_delta", "record_gradients", "eps", "precision", "seed"}
+
 
 def pipeline(
     model: nn.Module, train_set: Any, eval_set: Any, *, name: str, resume: bool = False, record: bool = True, wandb: bool = True,
@@ -143,16 +145,14 @@ def pipeline(
 
     The model is trained in place. Always trains: a finished record of that `name` is moved aside; `resume=True` goes on with
     an interrupted one. `record=False` leaves nothing on the disk, `wandb=False` nothing in W&B; the record is returned all the same.
-    `options` are fields of Experiment: lr, optimizer, epochs, batch_size, trainable, patience, min_delta, record_gradients,
-    eps, precision, seed. Raises UsageError for an unknown option or value, and for data that does not fit the model.
+    `options` are fields of Experiment, those in OPTIONS. Raises UsageError for an unknown option or value, and for data that does not fit the model.
     """
-    allowed = {f.name for f in fields(Experiment)} - {"name", "kind", "chapter", "family", "model", "dataset", "profile", "start_from"}
-    if unknown := sorted(set(options) - allowed):
-        raise UsageError(f"unknown option {unknown[0]!r}; choose from {', '.join(sorted(allowed))}")
+    if unknown := sorted(set(options) - OPTIONS):
+        raise UsageError(f"unknown option {unknown[0]!r}; choose from {', '.join(sorted(OPTIONS))}")
     exp = Experiment(name, model=type(model).__name__, dataset="own", profile="own", **{"lr": 1e-3, **options})
     train = as_source(train_set)
     held = as_source(eval_set, train.classes)
-    outputs = _outputs(model, train)
+    outputs = min(_outputs(model, source) for source in (train, held))
     if outputs < len(train.classes):
         raise UsageError(f"the model gives {outputs} outputs but the train set has {len(train.classes)} classes; change its last layer")
     makeup = asdict(exp) | {"architecture": str(model), "images": [len(train), len(held)], "classes": len(train.classes)}
@@ -168,13 +168,13 @@ def pipeline(
 
 
 @torch.no_grad()
-def _outputs(model: nn.Module, train: Source) -> int:
-    inputs, _ = train.batch(torch.arange(min(2, len(train))))
+def _outputs(model: nn.Module, source: Source) -> int:
+    inputs, _ = source.batch(torch.arange(min(2, len(source))))
     try:
         return model.to(device()).eval()(inputs.float()).shape[1]
-    except (RuntimeError, IndexError, TypeError) as error:
+    except (RuntimeError, ValueError, IndexError, TypeError, AttributeError) as error:
         reason = str(error).splitlines()[0]
-        raise UsageError(f"the model cannot take a batch of shape {tuple(inputs.shape)} from the train set: {reason}") from None
+        raise UsageError(f"the model cannot take a batch of shape {tuple(inputs.shape)} from the data set: {reason}") from None
 
 
 # ---------------------------------------------------------------- the table's rows

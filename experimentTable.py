@@ -55,21 +55,26 @@ class Experiment:
 
     def __post_init__(self) -> None:
         """Refuse values no run can have. Raises UsageError with the remedy."""
-        if not re.fullmatch(r"[\w.-]+", self.name):
+        if not re.fullmatch(r"\w[\w.-]*", self.name):
             raise UsageError(f"name {self.name!r} cannot name a folder; use letters, digits, '_', '-' and '.'")
         choose("optimizer", self.optimizer, OPTIMIZERS)
         choose("precision", self.precision, ("auto", "fp32", "fp64"))
         choose("initialisation", self.initialisation, ("default", "he"))
-        for field in ("epochs", "batch_size", "patience"):
+        for field, least in (("epochs", 1), ("batch_size", 1), ("patience", 1), ("seed", 0)):
             value = getattr(self, field)
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-                raise UsageError(f"{field} must be a whole number of at least 1, got {value!r}")
-        if isinstance(self.seed, bool) or not isinstance(self.seed, int) or self.seed < 0:
-            raise UsageError(f"seed must be a whole number of at least 0, got {self.seed!r}")
-        if self.kind == "training" and not self.lr > 0:
+            if (type(value) is not int or value < least) and (field, value) != ("patience", None):
+                raise UsageError(f"{field} must be a whole number of at least {least}, got {value!r}")
+        for field in ("lr", "eps", "min_delta", "dropout"):
+            value = getattr(self, field)
+            good = isinstance(value, int | float) and 0 <= value < float("inf")
+            if not good and (field, value) != ("eps", None):
+                raise UsageError(f"{field} must be a number of at least 0, got {value!r}")
+        if self.kind == "training" and self.lr == 0:
             raise UsageError(f"lr must be above 0, got {self.lr!r}")
-        if not 0 <= self.dropout < 1:
+        if self.dropout >= 1:
             raise UsageError(f"dropout must lie in [0, 1), got {self.dropout!r}")
+        if self.eps is not None and self.optimizer == "SGD":
+            raise UsageError("SGD has no eps; leave it out or choose another optimizer")
 
 
 # ---------------------------------------------------------------- the rows

@@ -1,5 +1,6 @@
 """What is frozen is computed once: a frozen prefix's outputs, feature extraction, the classical baseline."""
 
+import copy
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from experimentTable import UsageError
+from myModel import set_train_mode
 from recordFunction import digest
 from utilityFunction import autocast, cast, device
 
@@ -55,12 +57,16 @@ class AnySet:
 
     def __init__(self, dataset: Any, classes: Sequence[Any] | None = None) -> None:
         self.dataset = dataset
+        if not (hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")):
+            raise UsageError(f"a {type(dataset).__name__} cannot be read by number; give the data set of (tensor, label) pairs itself")
         if len(dataset) == 0:
             raise UsageError("the data set is empty; give one with at least two images")
         item = dataset[0]
         if not (isinstance(item, tuple | list) and len(item) == 2 and isinstance(item[0], Tensor)):
             raise UsageError("a data set's items must be (tensor, label) pairs; add a ToTensor transform, or wrap it")
         labels = [_plain_label(dataset[i][1]) for i in range(len(dataset))]
+        if len({isinstance(label, str) for label in labels}) > 1:
+            raise UsageError("the data set's labels are words and numbers; use labels of one kind")
         self.classes = tuple(sorted(set(labels))) if classes is None else tuple(classes)
         numbers = {label: number for number, label in enumerate(self.classes)}
         if unknown := set(labels) - set(numbers):
@@ -76,11 +82,14 @@ class AnySet:
         if len({x.shape for x in inputs}) > 1:
             shapes = sorted({tuple(x.shape) for x in inputs})
             raise UsageError(f"the data set's images differ in size ({shapes[0]}, {shapes[1]}); resize them to one size first")
-        return torch.stack(inputs).to(device()), self.labels[indices].to(device())
+        return torch.stack(inputs).float().to(device()), self.labels[indices].to(device())
 
 
 def _plain_label(label: Any) -> Any:
-    return label.item() if isinstance(label, Tensor | np.generic) else label
+    label = label.tolist() if isinstance(label, Tensor | np.ndarray | np.generic) else label
+    if not isinstance(label, int | float | str):
+        raise UsageError(f"a label must be one number or word, got {label!r:.60}")
+    return label
 
 
 def as_source(dataset: Any, classes: Sequence[Any] | None = None) -> Source:
@@ -95,8 +104,8 @@ def split(model: nn.Module, sample: Tensor) -> tuple[nn.Sequential, nn.Sequentia
     """Part a model into its frozen first children and the rest, so that rest(prefix(x)) == model(x).
 
     None where nothing at the front is frozen, or where the model does more than run its children in turn (asked of the
-    model itself, on `sample`, a batch of its inputs). A flattening between the children, as ResNet's forward has before
-    its last layer, is put in.
+    model itself, on `sample`, a batch of its inputs), or where training changes what the prefix does, as a dropout there
+    would. A flattening between the children, as ResNet's forward has before its last layer, is put in.
     """
     children = list(model.children())
     frozen = 0
@@ -110,10 +119,13 @@ def split(model: nn.Module, sample: Tensor) -> tuple[nn.Sequential, nn.Sequentia
         parts.append(nn.Sequential(nn.Flatten(1), child) if isinstance(last, nn.Linear) else child)
     prefix, rest = nn.Sequential(*parts[:frozen]), nn.Sequential(*parts[frozen:])
     was_training = [(m, m.training) for m in model.modules()]
-    model.eval()
     try:
         with torch.no_grad():
-            same = torch.equal(rest(prefix(sample)), model(sample))
+            set_train_mode(model)
+            in_training = copy.deepcopy(prefix)(sample)
+            model.eval()
+            outputs = prefix(sample)
+            same = torch.equal(in_training, outputs) and torch.equal(rest(outputs), model(sample))
     except (RuntimeError, TypeError, ValueError, NotImplementedError):
         same = False
     for module, training in was_training:
@@ -139,13 +151,16 @@ def forward_all(model: nn.Module, data: Source, precision: str = "fp32", most_by
 
 
 def cached(prefix: nn.Module, data: Source, precision: str) -> MemorySet | None:
-    """`data` as the rest of the model sees it; None where that does not fit in memory.
+    """`data` as the rest of the model sees it; None where that does not fit in memory or differs from one reading to the next.
 
     Outputs for the report's own sets are shared by all runs of one prefix in this process.
     """
     if (labels := getattr(data, "labels", None)) is None:
         return None
     key = _key(prefix, data, precision)
+    first = torch.arange(min(CHUNK, len(data)))
+    if not key and not torch.equal(data.batch(first)[0], data.batch(first)[0]):  # a random transform
+        return None
     outputs = _shared.pop(key, None) if key else None
     if outputs is None and (outputs := forward_all(prefix, data, precision)) is None:
         return None
@@ -153,7 +168,7 @@ def cached(prefix: nn.Module, data: Source, precision: str) -> MemorySet | None:
         _shared[key] = outputs
         while sum(tensor.nbytes for tensor in _shared.values()) > MOST_BYTES:
             del _shared[next(iter(_shared))]
-    return MemorySet(outputs, labels, data.classes)
+    return MemorySet(outputs, labels.to(outputs.device), data.classes)
 
 
 _shared: dict[tuple, Tensor] = {}
@@ -161,7 +176,7 @@ _shared: dict[tuple, Tensor] = {}
 
 def _key(prefix: nn.Module, data: Any, precision: str) -> tuple | None:
     fingerprint = getattr(data, "fingerprint", None)
-    return fingerprint and (digest(prefix.state_dict()), str(prefix), precision, fingerprint, data.part, data.size, len(data))
+    return fingerprint and (digest(prefix.state_dict()), str(prefix), precision, fingerprint, data.size, digest({"images": data.images}))
 
 
 def extract_features(model: nn.Module, data: Any, precision: str = "fp32") -> Tensor:
@@ -188,7 +203,7 @@ CS = {"svm": (1e-6, 1e-5, 1e-4, 1e-3), "logistic_regression": (1e-4, 1e-3, 1e-2,
 def linear(state: dict) -> Callable[[np.ndarray], np.ndarray]:
     """The decision function of a fitted classifier from its tensors: features (N, F) to class numbers (N,)."""
     arrays = {key: tensor.numpy() for key, tensor in state.items()}
-    return lambda x: (((x - arrays["mean"]) / arrays["scale"]) @ arrays["coef"].T + arrays["intercept"]).argmax(1)
+    return lambda x: arrays["classes"][(((x - arrays["mean"]) / arrays["scale"]) @ arrays["coef"].T + arrays["intercept"]).argmax(1)]
 
 
 def classical_baseline(train: tuple[np.ndarray, np.ndarray], held_out: tuple[np.ndarray, np.ndarray]) -> tuple[list[dict], dict[str, dict]]:
@@ -214,6 +229,7 @@ def classical_baseline(train: tuple[np.ndarray, np.ndarray], held_out: tuple[np.
             fitted = makers[name](c).fit(scaler.transform(inputs), labels)
         arrays = {"coef": fitted.coef_, "intercept": fitted.intercept_, "mean": scaler.mean_, "scale": scaler.scale_}
         state = {key: torch.from_numpy(np.asarray(value, np.float64)) for key, value in arrays.items()}
+        state["classes"] = torch.from_numpy(fitted.classes_.astype(np.int64))  # a small part may lack some
         return state, not any(issubclass(w.category, ConvergenceWarning) for w in caught)
 
     rows: list[dict[str, Any]] = []

@@ -53,8 +53,18 @@ def load_tensors(path: Path) -> dict:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for such files
-        reason = str(error).splitlines()[0]
+        reason = (str(error) or type(error).__name__).splitlines()[0]
         raise UsageError(f"{path} cannot be read ({reason}); remove it to start this run again") from None
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Say in one line what a full or read-only disk refuses. Raises UsageError."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or error
+        raise UsageError(f"cannot write records to {path} ({reason}); make room, or set RUNS_DIR to a folder you can write to") from None
 
 
 @contextmanager
@@ -62,10 +72,11 @@ def atomic(path: Path) -> Iterator[Path]:
     """Give a path to write to beside `path`; flush it to the disk and rename it once the block has ended well."""
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        yield part
-        with part.open("rb") as file:
-            os.fsync(file.fileno())
-        part.replace(path)
+        with _writing(path):
+            yield part
+            with part.open("rb") as file:
+                os.fsync(file.fileno())
+            part.replace(path)
     finally:
         part.unlink(missing_ok=True)
 
@@ -93,7 +104,20 @@ def _read_json(path: Path) -> dict:
             raise ValueError("not an object")
         return value
     except ValueError as error:
-        raise UsageError(f"{path} is damaged ({error}); remove the folder {path.parent} to run it again") from None
+        raise _damaged(path, error) from None
+
+
+def _read_lines(path: Path) -> list[dict]:
+    """The JSON lines of a file, if it is there; a torn last one is left out."""
+    try:
+        lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+        return [json.loads(line) for line in lines if line.endswith("\n")]
+    except ValueError as error:
+        raise _damaged(path, error) from None
+
+
+def _damaged(path: Path, error: ValueError) -> UsageError:
+    return UsageError(f"{path} is damaged ({error}); remove the folder {path.parent} to run it again")
 
 
 class Record:
@@ -136,9 +160,7 @@ class Record:
     @cached_property
     def rows(self) -> list[dict]:
         """One dict of metrics an epoch; a torn last line of an unfinished run is left out."""
-        path = self._checked("rows.jsonl")
-        lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-        return [json.loads(line) for line in lines if line.endswith("\n")]
+        return _read_lines(self._checked("rows.jsonl"))
 
     def column(self, metric: str, trained_only: bool = False) -> np.ndarray:
         """One metric over the rows, NaN where a row lacks it; `trained_only` leaves row 0 (the untrained model) out."""
@@ -170,7 +192,7 @@ class Record:
 
     def _checked(self, file: str) -> Path:
         path, expected = self.path / file, self.result.get("sha256", {}).get(file)
-        if expected and path.exists() and sha256(path) != expected:
+        if expected and not (path.exists() and sha256(path) == expected):
             raise UsageError(f"{path} is not the file that its result.json names; restore it or remove {self.path}")
         return path
 
@@ -198,14 +220,14 @@ def find_records(name: str, profile: str, evidence: bool = True) -> list[Record]
 def find_openings(profile: str, evidence: bool = True) -> list[dict]:
     """Every opening of chapter 5's test set in this profile, oldest first."""
     files = [root / profile / "openings.jsonl" for root in roots(evidence)]
-    lines = {line: None for file in files if file.exists() for line in file.read_text().splitlines() if line.strip()}
-    return sorted((json.loads(line) for line in lines), key=lambda opening: opening["time"])
+    openings = {json.dumps(opening): opening for file in files for opening in _read_lines(file)}
+    return sorted(openings.values(), key=lambda opening: opening["time"])
 
 
 def append_line(path: Path, row: dict) -> None:
     """Add one JSON line and flush it to the disk."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as file:
+    with _writing(path), path.open("a") as file:
         file.write(json.dumps(row, allow_nan=False) + "\n")
         file.flush()
         os.fsync(file.fileno())
@@ -244,13 +266,12 @@ class RunFolder:
         from filelock import FileLock, Timeout
 
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            self._lock = FileLock(self.path.with_name(f".{self.path.name}.lock"), timeout=0)
-            self._lock.acquire()
+            with _writing(self.path):
+                self.path.mkdir(parents=True, exist_ok=True)
+                self._lock = FileLock(self.path.with_name(f".{self.path.name}.lock"), timeout=0)
+                self._lock.acquire()
         except Timeout:
             raise UsageError(f"{self.exp.name} (seed {self.exp.seed}) is being trained by another process; wait for it") from None
-        except OSError as error:
-            raise UsageError(f"cannot write records to {self.path} ({error.strerror}); set RUNS_DIR to a folder you can write to") from None
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -293,13 +314,13 @@ class RunFolder:
 
     def checkpoint(self, state: dict) -> None:
         """Replace the checkpoint (tensors and primitives)."""
-        with atomic(self.path / CHECKPOINT) as part:
-            torch.save(state, part)
+        with atomic(self.path / CHECKPOINT) as part, part.open("wb") as stream:
+            torch.save(state, stream)
 
     def save_weights(self, state: dict) -> None:
         """Write the final weights."""
-        with atomic(self.path / WEIGHTS) as part:
-            torch.save(state, part)
+        with atomic(self.path / WEIGHTS) as part, part.open("wb") as stream:
+            torch.save(state, stream)
 
     def save_array(self, file: str, **arrays: np.ndarray) -> None:
         """Write `predictions.npy` (one array) or an `.npz` of several."""

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from experimentTable import Experiment
+from experimentTable import Experiment, UsageError
 from featureFunction import CHUNK, Source
 from myModel import set_train_mode, weight_layers
 from utilityFunction import autocast, cast, device
@@ -26,9 +26,11 @@ OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
 
 
 def make_optimizer(exp: Experiment, model: nn.Module) -> torch.optim.Optimizer:
-    """The experiment's optimizer over what the model lets learn."""
+    """The experiment's optimizer over what the model lets learn. Raises UsageError where that is nothing."""
     extra = {} if exp.eps is None else {"eps": exp.eps}
-    return OPTIMIZERS[exp.optimizer]([p for p in model.parameters() if p.requires_grad], lr=exp.lr, **extra)
+    if not (learned := [p for p in model.parameters() if p.requires_grad]):
+        raise UsageError("nothing in the model can be trained; name some of its children in trainable, or leave trainable out")
+    return OPTIMIZERS[exp.optimizer](learned, lr=exp.lr, **extra)
 
 
 class GradientNorms:
@@ -41,7 +43,7 @@ class GradientNorms:
         self._parameters = [p for p in model.parameters() if p.requires_grad]
         position = {id(p): i for i, p in enumerate(self._parameters)}
         weights = [layer.weight for _, layer in weight_layers(model) if id(layer.weight) in position]
-        self._weights = torch.tensor([position[id(w)] for w in weights], device=device())
+        self._weights = torch.tensor([position[id(w)] for w in weights], dtype=torch.long, device=device())
         self._roots = torch.tensor([math.sqrt(w.numel()) for w in weights], dtype=torch.float64, device=device())
         self.reset()
 
@@ -53,7 +55,7 @@ class GradientNorms:
 
     def add(self) -> None:
         """Take in the gradients as the backward pass left them."""
-        gradients = [p.grad for p in self._parameters if p.grad is not None]
+        gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in self._parameters]
         norms = torch.stack(torch._foreach_norm(gradients, 2, torch.float64))
         self._sum = self._sum + norms.sum()
         self._global = self._global + norms.square().sum().sqrt()
@@ -129,7 +131,7 @@ def evaluate(model: nn.Module, source: Source, precision: str = "fp32") -> tuple
         truth.append(labels)
     predictions = torch.stack([torch.cat(truth), torch.cat(given)]).cpu().numpy()
     loss = float(torch.stack(losses).sum()) / len(source)
-    kind = np.uint8 if len(source.classes) <= 256 else np.uint16
+    kind = np.uint8 if outputs.shape[1] <= 256 else np.uint16
     return {"accuracy": accuracy(predictions), "macro_accuracy": macro_accuracy(predictions), "loss": loss}, predictions.astype(kind)
 
 

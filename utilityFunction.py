@@ -16,7 +16,6 @@ import torchvision
 from experimentTable import PROJECT
 from recordFunction import RESULTS_VERSION, ROOT, Record
 
-
 # ---------------------------------------------------------------- seeds
 
 
@@ -217,7 +216,9 @@ def _init(exp: dict, settings: dict) -> Any:
         project=PROJECT, name=f"{exp['name']}-seed{exp['seed']}", group=f"chapter {exp['chapter']}", tags=[exp["profile"]],
         config=settings["identity"] | settings["provenance"] | {"seed": exp["seed"], "profile": exp["profile"]},
         dir=folder, mode=wandb_mode(), reinit="create_new",
-        settings=wandb.Settings(init_timeout=30, silent=True, console="off", x_disable_stats=True, x_disable_meta=True, disable_git=True, disable_code=True),
+        settings=wandb.Settings(
+            init_timeout=30, silent=True, console="off", x_disable_stats=True, x_disable_meta=True, disable_git=True, disable_code=True
+        ),
     )  # fmt: skip
 
 

@@ -1,12 +1,16 @@
 """What was seen, in a sentence, with every number taken from the records."""
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from coreFunction import current_profile
 from experimentTable import experiment
 from recordFunction import Record, find_openings, find_records
+
+if TYPE_CHECKING:
+    from IPython.display import Markdown
 
 SETS = {"mnist": "MNIST", "cifar10": "CIFAR-10", "cifar100": "CIFAR-100"}
 
@@ -38,7 +42,8 @@ def _distribution(name: str, records: list[Record]) -> str:
 
 def _tsne(name: str, records: list[Record]) -> str:
     skill = _mean([record.result["knn_skill"] for record in records])
-    return f"in the plane, the 5 nearest neighbours tell {SETS[experiment(name).dataset]}'s classes apart with skill {skill} (0 chance, 1 always)"
+    data = SETS[experiment(name).dataset]
+    return f"in the plane, the 5 nearest neighbours tell {data}'s classes apart with skill {skill} (0 chance, 1 always)"
 
 
 def _timing(name: str, records: list[Record]) -> str:
@@ -81,3 +86,16 @@ def openings(profile: str | None = None) -> str:
     return (
         f"The test set has been opened for {len({(o['run'], o['seed']) for o in lines})} runs: test accuracy {found or 'not measured yet'}."
     )
+
+
+def table(rows: Sequence[dict]) -> "Markdown":
+    """Dicts with the same keys as a table for a notebook; whole numbers grouped by thousands."""
+    from IPython.display import Markdown
+
+    def cell(value: object) -> str:
+        return f"{value:,}" if isinstance(value, int) else str(value)
+
+    keys = list(rows[0])
+    lines = [[key.replace("_", " ") for key in keys], ["---" if isinstance(rows[0][key], str) else "---:" for key in keys]]
+    lines += [[cell(row[key]) for key in keys] for row in rows]
+    return Markdown("\n".join(f"| {' | '.join(line)} |" for line in lines))

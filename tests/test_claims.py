@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from experimentTable import EXPERIMENTS, UsageError
-from report import statistics as st
-from report.claims import CHAPTER_5, RULES, check, ledger, ledger_markdown
+from report import intervals as st
+from report.claims import RULES, check, ledger, ledger_markdown
+from report.rules_tuning import CHAPTER_5
 
 IMAGES = 1000
 

@@ -11,6 +11,7 @@ from helpers import digits, held, mlp, normed, python, refused, same, state, unt
 from torch import nn
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, TensorDataset
 
+import coreFunction
 from coreFunction import pipeline
 from recordFunction import Record, find_record
 from trainFunction import accuracy
@@ -138,10 +139,10 @@ def test_a_batch_larger_than_the_data_and_a_last_batch_of_one_image_work(batch_s
 
 def test_without_early_stopping_the_last_weights_stay():
     model = mlp()
-    record = pipeline(model, digits(), held(), name="last", lr=0.3, epochs=6, batch_size=32, keep_weights=True)
+    record = pipeline(model, digits(), held(), name="last", lr=0.1, epochs=5, batch_size=32, keep_weights=True)
     assert record.result["best_epoch"] != record.result["last_epoch"]  # else the test would show nothing
-    assert record.result["epoch"] == 6
-    assert record.result["accuracy"] == record.rows[6]["validation_accuracy"] < record.result["best_accuracy"]
+    assert record.result["epoch"] == 5
+    assert record.result["accuracy"] == record.rows[5]["validation_accuracy"] < record.result["best_accuracy"]
     assert same(record.weights(), state(model))
 
 
@@ -207,49 +208,90 @@ def test_the_seed_sets_the_order_and_the_same_seed_the_same_run():
     assert losses[0] == losses[1] != losses[2]
 
 
-RUN = """
+RESUMABLE = {"lr": 0.05, "epochs": 5, "batch_size": 32, "optimizer": "RMSprop", "patience": 3, "record_gradients": True, "keep_weights": True}
+
+
+def resumable(name):
+    """Begin or go on with a run that has everything a resumed one could lose: batch statistics, momenta, dropout, patience."""
+    return pipeline(normed().insert(5, nn.Dropout(0.2)), digits(), held(), name=name, resume=True, **RESUMABLE)
+
+
+def assert_equal_to_the_bit(record, straight):
+    assert record.finished
+    assert untimed(record.rows) == untimed(straight.rows)
+    assert same(record.weights(), straight.weights())
+    for key in ("accuracy", "epoch", "last_epoch", "best_epoch", "best_accuracy", "stopped_early"):
+        assert record.result[key] == straight.result[key]
+    assert record.result["sha256"]["predictions.npy"] == straight.result["sha256"]["predictions.npy"]
+    assert not list(record.path.glob("*checkpoint*"))
+
+
+KILLED = """
 import os, signal, sys
 import torch
 torch.set_num_threads(1)
 sys.path.insert(0, "tests")
-from helpers import digits, held, normed
-import coreFunction
-from trainFunction import evaluate
-
-killed_at = int(sys.argv[1])
-rows = 0
-def counted(*arguments):
-    global rows
-    rows += 1
-    if rows - 1 == killed_at:  # in the middle of an epoch: trained, not yet measured
+from recordFunction import RunFolder
+from test_pipeline import resumable
+real = RunFolder.checkpoint
+def checkpoint(self, state):
+    if state["epoch"] == 3:
         os.kill(os.getpid(), signal.SIGKILL)
-    return evaluate(*arguments)
-coreFunction.evaluate = counted
-torch.manual_seed(0)
-model = normed()
-model.insert(5, torch.nn.Dropout(0.2))
-coreFunction.pipeline(model, digits(), held(), name=sys.argv[2], resume=True, lr=0.05, epochs=5, batch_size=32, optimizer="RMSprop",
-                      patience=3, record_gradients=True, keep_weights=True)
+    real(self, state)
+RunFolder.checkpoint = checkpoint
+resumable("killed")
 """
 
 
-def test_a_run_that_was_killed_goes_on_to_the_bit(runs_dir, monkeypatch):
-    """Rows, final weights and predictions are those of a run that was left alone: model, optimizer, order and dropout go on."""
+def test_a_run_that_was_killed_goes_on_to_the_bit(monkeypatch):
+    """Killed with epoch 3's row written and its checkpoint not: that row is cut off and made again."""
     monkeypatch.setenv("CHECKPOINT_SECONDS", "0")
-    assert python(RUN, -1, "straight").returncode == 0
-    for killed_at, kept in ((0, 0), (2, 2), (1, 3)):  # each counts from where it began
-        assert python(RUN, killed_at, "killed").returncode == -signal.SIGKILL
-        cut_off = find_record("killed", "own")
-        assert not cut_off.result
-        assert len(cut_off.rows) == kept
-    done = python(RUN, -1, "killed")
-    assert done.returncode == 0, done.stderr
-    straight, killed = find_record("straight", "own"), find_record("killed", "own")
-    assert killed.finished
-    assert untimed(killed.rows) == untimed(straight.rows)
-    assert same(killed.weights(), straight.weights())
-    assert killed.result["sha256"]["predictions.npy"] == straight.result["sha256"]["predictions.npy"]
-    assert not list(killed.path.glob("*checkpoint*"))
+    child = python(KILLED)
+    assert child.returncode == -signal.SIGKILL, child.stderr
+    cut_off = find_record("killed", "own")
+    assert not cut_off.result
+    assert len(cut_off.rows) == 4
+    assert "unfinished, 4 rows" in repr(cut_off)
+    assert_equal_to_the_bit(resumable("killed"), resumable("straight"))
+
+
+@pytest.mark.parametrize("seconds", ["0", "3600"])
+@pytest.mark.parametrize("place", ["train_epoch", "evaluate", "GradientNorms"])
+def test_a_run_that_was_interrupted_anywhere_goes_on_to_the_bit(monkeypatch, seconds, place):
+    """Twice, at the second call of each piece; with no checkpoint written it begins again."""
+    monkeypatch.setenv("CHECKPOINT_SECONDS", seconds)
+    real = getattr(coreFunction, place)
+    for _ in range(2):
+        calls = iter(range(100))
+
+        def interrupted(*arguments, calls=calls):
+            if next(calls) == (0 if place == "GradientNorms" else 2):
+                raise KeyboardInterrupt
+            return real(*arguments)
+
+        monkeypatch.setattr(coreFunction, place, interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            resumable("interrupted")
+    monkeypatch.setattr(coreFunction, place, real)
+    assert_equal_to_the_bit(resumable("interrupted"), resumable("straight"))
+
+
+def test_a_torn_row_is_cut_off(monkeypatch):
+    monkeypatch.setenv("CHECKPOINT_SECONDS", "0")
+    interrupt(name="torn")
+    rows = find_record("torn", "own").path / "rows.jsonl"
+    with rows.open("a") as file:
+        file.write('{"epoch": 2, "train_lo')
+    assert len(find_record("torn", "own").rows) == 2
+    straight = pipeline(mlp(), digits(), held(), name="straight", **QUICK)
+    assert untimed(pipeline(mlp(), digits(), held(), name="torn", resume=True, **QUICK).rows) == untimed(straight.rows)
+
+
+def test_rows_that_are_fewer_than_the_checkpoint_s_are_said(monkeypatch):
+    monkeypatch.setenv("CHECKPOINT_SECONDS", "0")
+    interrupt(name="short")
+    (find_record("short", "own").path / "rows.jsonl").write_text("")
+    refused(lambda: pipeline(mlp(), digits(), held(), name="short", resume=True, **QUICK), "fewer rows than its checkpoint", "remove")
 
 
 def test_a_resumed_run_of_another_identity_is_refused_with_the_difference(monkeypatch):
@@ -290,7 +332,7 @@ def interrupt(name):
 
         def __getitem__(self, index):
             self.reads += 1
-            if self.reads > 900:
+            if self.reads > 500:
                 raise KeyboardInterrupt
             return digits()[index]
 
@@ -375,8 +417,11 @@ BAD_OPTIONS = [
     ({"profile": "cpu"}, "unknown option 'profile'", "epochs"),
     ({"optimizer": "GSD"}, "unknown optimizer 'GSD'", "choose Adam, AdamW, RMSprop or SGD"),
     ({"precision": "fp16"}, "unknown precision 'fp16'", "auto, fp32 or fp64"),
-    ({"lr": -1e-3}, "lr must be above 0", "-0.001"),
-    ({"lr": float("nan")}, "lr must be above 0", "nan"),
+    ({"lr": -1e-3}, "lr must be a number of at least 0", "-0.001"),
+    ({"lr": 0}, "lr must be above 0", "got 0"),
+    ({"lr": float("nan")}, "lr must be a number", "nan"),
+    ({"lr": float("inf")}, "lr must be a number", "inf"),
+    ({"min_delta": None}, "min_delta must be a number", "None"),
     ({"lr": "fast"}, "lr must be", "'fast'"),
     ({"batch_size": 0}, "batch_size must be a whole number of at least 1", "0"),
     ({"batch_size": 2.5}, "batch_size must be a whole number of at least 1", "2.5"),
@@ -398,7 +443,7 @@ BAD_OPTIONS = [
 @pytest.mark.parametrize(("options", "what", "remedy"), BAD_OPTIONS, ids=[str(case[0]) for case in BAD_OPTIONS])
 def test_bad_options_are_refused(runs_dir, options, what, remedy):
     refused(lambda: pipeline(mlp(), digits(), held(), **{"name": "bad", **options}), what, remedy)
-    assert not list(runs_dir.rglob("rows.jsonl"))
+    assert not list(runs_dir.rglob("result.json"))
 
 
 def empty():
@@ -447,7 +492,7 @@ BAD_MODELS = [
 @pytest.mark.parametrize(("model", "what", "remedy"), [case[1:] for case in BAD_MODELS], ids=[case[0] for case in BAD_MODELS])
 def test_a_model_that_does_not_fit_is_refused(runs_dir, model, what, remedy):
     refused(lambda: pipeline(model(), digits(), held(), name="bad", **QUICK), what, remedy)
-    assert not runs_dir.exists() or not list(runs_dir.rglob("rows.jsonl"))
+    assert not list(runs_dir.rglob("result.json"))
 
 
 def test_evaluation_images_that_the_model_cannot_take_are_refused(runs_dir):

@@ -4,7 +4,6 @@ Pure functions; nothing here knows a run by name. The unit is a seed, one indepe
 seeds on, the mean is judged by a t interval over them; one or two are each judged by themselves.
 """
 
-import textwrap
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -192,9 +191,20 @@ class Part:
 
     def __str__(self) -> str:
         """In one line."""
-        seeds = f", seed{'s' * (len(self.seeds) > 1)} {_ranges(self.seeds)}"
+        seeds = f", seed{'s' * (len(self.seeds) > 1)} {ranges(self.seeds)}"
         found = f": {self.ours} {self.span}".rstrip() + seeds if self.seeds else ""
         return f"{self.verdict:<11} {self.text}{found}"
+
+
+def ranges(seeds: Iterable[int]) -> str:
+    """(0, 1, 2, 5) -> "0-2, 5"."""
+    runs: list[list[int]] = []
+    for seed in sorted(seeds):
+        if runs and seed == runs[-1][-1] + 1:
+            runs[-1].append(seed)
+        else:
+            runs.append([seed])
+    return ", ".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else f"{run[0]}" for run in runs)
 
 
 def judge(text: str, numbers: Mapping[int, Number], aim: Aim) -> Part:
@@ -250,72 +260,3 @@ def few_seeds(parts: Iterable[Part]) -> str:
     counts = {len(part.seeds) for part in parts if part.verdict not in ("not judged", "no evidence")}
     words = [word for count, word in ((1, "one seed"), (2, "two seeds")) if count in counts]
     return " and ".join(words) + (" in some parts" if words and len(counts) > 1 else "")
-
-
-# ---------------------------------------------------------------- the verdict on a claim
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """What the evidence of one profile says about a claim; prints itself."""
-
-    id: str
-    sentence: str  # what it judges
-    verdict: str  # "holds", "fails", "undecided", "no evidence" or "not judged"
-    parts: tuple[Part, ...] = ()
-    note: str = ""  # "one seed", "two seeds", or why there is no verdict
-    rule: str = ""
-    report: str = ""  # the report's number
-    profile: str = ""
-
-    @property
-    def text(self) -> str:
-        """The verdict with its note."""
-        return f"{self.verdict} ({self.note})" if self.note else self.verdict
-
-    def __str__(self) -> str:
-        """On one screen: verdict, sentence, rule, then a line a part."""
-        wrap = partial(textwrap.fill, width=110, subsequent_indent="      ")
-        head = [f"{self.id} {self.text}, profile {self.profile}", f"says: {self.sentence}", f"rule: {self.rule}"]
-        return "\n".join([*map(wrap, head), *(f"  {part}" for part in self.parts)])
-
-    def _repr_markdown_(self) -> str:
-        """The same for a notebook."""
-        head = f"**{self.id} {self.text}**, profile `{self.profile}`: {self.sentence}\n\n*Rule:* {self.rule}"
-        rows = [(p.text, p.ours, p.span, _ranges(p.seeds), p.verdict) for p in self.parts]
-        return f"{head}\n\n{_table(('part', 'ours', 'interval', 'seeds', 'verdict'), rows)}" if rows else head
-
-
-def _ranges(seeds: Iterable[int]) -> str:
-    """(0, 1, 2, 5) -> "0-2, 5"."""
-    runs: list[list[int]] = []
-    for seed in sorted(seeds):
-        if runs and seed == runs[-1][-1] + 1:
-            runs[-1].append(seed)
-        else:
-            runs.append([seed])
-    return ", ".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else f"{run[0]}" for run in runs)
-
-
-def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    """A Markdown table, with a dash where there is nothing."""
-    head = tuple(head)
-    lines = (head, ("---",) * len(head), *rows)
-    return "\n".join(f"| {' | '.join(cell or '–' for cell in line)} |" for line in lines)
-
-
-def ledger_markdown(verdicts: Iterable[Verdict]) -> str:
-    """The verdicts as one table, with their number, since nothing is corrected for it.
-
-    A claim's parts have a line each; what is only printed beside stands in the verdict itself.
-    """
-    verdicts, rows = list(verdicts), []
-    for v in verdicts:
-        parts = [part for part in v.parts if part.seeds and part.verdict != "not judged"]
-        ours = [f"{part.text}: {part.ours} ({part.verdict})" for part in parts]
-        columns = (ours, [part.span or "–" for part in parts], [_ranges(part.seeds) for part in parts])
-        rows.append((v.id, v.sentence, v.report, *map("<br>".join, columns), v.text))
-    questions = sum(v.id.startswith("q") for v in verdicts)
-    head = f"{len(verdicts) - questions} claims and {questions} questions, with no correction for their number."
-    table = _table(("id", "sentence", "the report's number", "ours", "interval", "seeds", "verdict"), rows)
-    return f"{head}\n\n{table}\n"

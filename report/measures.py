@@ -1,0 +1,167 @@
+"""What the rules read off the record of one run: its final accuracy, its gradient's norm, whether it learned nothing.
+
+Where the rules leave a choice, the code that makes it says so.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from math import log
+from typing import Protocol
+
+import numpy as np
+
+from report.intervals import Number, accuracy_number, macro_number, t_interval
+
+
+class Record(Protocol):
+    """What the rules read of a finished run: a part of recordFunction.Record."""
+
+    name: str
+    seed: int
+    settings: dict
+    rows: list[dict]
+    result: dict
+
+    def column(self, metric: str, trained_only: bool = False) -> np.ndarray: ...
+
+    def predictions(self) -> np.ndarray: ...
+
+
+Runs = Mapping[int, Record]  # seed -> finished record of one run
+Measure = Callable[[Record], Number | float]  # a float is a bare number, which no images give an interval to
+
+
+def numbers(runs: Runs, measure: Measure) -> dict[int, Number]:
+    """`measure` of each seed's record."""
+    found = {seed: measure(record) for seed, record in runs.items()}
+    return {seed: value if isinstance(value, Number) else Number(float(value)) for seed, value in found.items()}
+
+
+def final_accuracy(record: Record) -> Number:
+    """Of the last epoch without early stopping, of the restored best with it: what the stored predictions are of."""
+    return accuracy_number(record.result["accuracy"], record.predictions)
+
+
+def best_accuracy(record: Record) -> Number:
+    """The best epoch's; the stored predictions give it only where that epoch is also the final one."""
+    if record.result.get("best_epoch") == record.result.get("epoch"):
+        return final_accuracy(record)
+    return Number(record.result["best_accuracy"])
+
+
+def macro_accuracy(record: Record) -> Number:
+    """Final, mean over classes."""
+    return macro_number(record.result["macro_accuracy"], record.predictions)
+
+
+def accuracies(record: Record) -> np.ndarray:
+    """Evaluation accuracy, one value an epoch, epoch 0 (untrained) included."""
+    return record.column(f"{record.result['split']}_accuracy")
+
+
+def final_loss(record: Record) -> float:
+    """Train loss of the final epoch."""
+    return float(record.column("train_loss")[record.result["epoch"]])
+
+
+def last_loss(record: Record) -> float:
+    """Train loss of the last epoch that ran."""
+    return float(record.column("train_loss")[record.result["last_epoch"]])
+
+
+def last_gap(record: Record) -> float:
+    """Train accuracy less evaluation accuracy in the last epoch that ran."""
+    last = record.result["last_epoch"]
+    return float(record.column("train_accuracy")[last] - accuracies(record)[last])
+
+
+def late_gain(record: Record) -> float:
+    """Evaluation accuracy of the last epoch less that five epochs before."""
+    last = record.result["last_epoch"]
+    return float(accuracies(record)[last] - accuracies(record)[last - 5])
+
+
+def norm(record: Record) -> float:
+    """The report's sum of gradient norms, a step, averaged over training."""
+    return float(np.mean(record.column("gradient_norm_sum", True) / record.column("steps", True)))
+
+
+def global_norm(record: Record) -> float:
+    """The gradient's global L2 norm, a step, averaged over training."""
+    return float(np.mean(record.column("gradient_norm", True)))
+
+
+def logarithm(measure: Callable[[Record], float], record: Record) -> float:
+    """Natural logarithm of `measure`, so that a difference is the log of a ratio."""
+    return log(measure(record))
+
+
+def layer_rms(record: Record) -> np.ndarray:
+    """log10 of each weight layer's RMS gradient in forward order, averaged over training."""
+    layers = [row["gradient_log10_rms"] for row in record.rows if "gradient_log10_rms" in row]
+    return np.array(layers, dtype=float).mean(axis=0)
+
+
+def mean_rms(record: Record) -> float:
+    """The RMS gradient of a layer: geometric mean over layers and training."""
+    return float(10 ** layer_rms(record).mean())
+
+
+def first_to_last(record: Record) -> float:
+    """log10 of the first layer's RMS gradient less the last layer's, averaged over training."""
+    return float(layer_rms(record)[0] - layer_rms(record)[-1])
+
+
+def vanishes(record: Record) -> bool:
+    """Whether the first layer's RMS gradient lies more than six orders below the last layer's."""
+    return first_to_last(record) < -6
+
+
+def learns_nothing(record: Record) -> bool:
+    """Whether the final train loss and macro accuracy are those of guessing."""
+    classes = record.result["classes"]
+    return final_loss(record) >= log(classes) - 0.05 and record.result["macro_accuracy"] <= 1.5 / classes
+
+
+def balanced(data: str, record: Record) -> bool:
+    """Whether all classes of a data set are equally frequent."""
+    return len(set(record.result["counts"][data])) == 1
+
+
+def ends_early(record: Record) -> bool:
+    """Whether the run ended before its budget."""
+    return record.result["last_epoch"] < record.result["budget"]
+
+
+def falls_steadily(record: Record) -> bool:
+    """Whether the train loss falls in at least 90 % of the epochs; the first has none before it and is not counted."""
+    return bool(np.mean(np.diff(record.column("train_loss", True)) < 0) >= 0.9)
+
+
+def oscillates(record: Record) -> bool:
+    """Whether the accuracies of the last five epochs change direction at least twice; standing still is none."""
+    moves = np.sign(np.diff(accuracies(record)[1:][-5:]))
+    return int(np.count_nonzero(np.diff(moves[moves != 0]))) >= 2
+
+
+def step_ratio(record: Record, plain: str, residual: str) -> Number:
+    """Seconds a step, residual to plain: mean of the alternating blocks' ratios, with a t interval over the blocks."""
+    blocks = [row for row in record.rows if (row["plain"], row["residual"]) == (plain, residual)]
+    ratios = [row["residual_seconds"] / row["plain_seconds"] for row in blocks]
+    return Number(float(np.mean(ratios)), partial(t_interval, ratios))
+
+
+def best_of(records: Iterable[Record], places: int) -> list[Record]:
+    """The best `places` by best accuracy; ties are not ranked, so all that share the last place count."""
+    ranked = sorted(records, key=lambda record: record.result["best_accuracy"], reverse=True)
+    return [r for r in ranked if r.result["best_accuracy"] >= ranked[places - 1].result["best_accuracy"]]
+
+
+def knn_skill(record: Record) -> float:
+    """5-nearest-neighbour accuracy in the embedding, 0 at chance and 1 if all are right."""
+    return record.result["knn_skill"]
+
+
+def setting(field: str, record: Record) -> float:
+    """A field of the experiment that the record is of."""
+    return record.settings["experiment"][field]

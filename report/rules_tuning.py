@@ -1,0 +1,182 @@
+"""The rules of chapter 5 (tuning a pretrained ResNet on CIFAR-100).
+
+As in report/rules_depth.py, a rule is never edited.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from itertools import combinations
+
+from experimentTable import EXPERIMENTS
+from report.evidence import Evidence, Rule, compare, enter, has, in_paper, one
+from report.intervals import BESIDE, NOT_BELOW, Part, above, alike, at_least, at_most, below, judge, judge_property, less
+from report.measures import (
+    Record,
+    best_accuracy,
+    best_of,
+    ends_early,
+    falls_steadily,
+    final_accuracy,
+    last_gap,
+    last_loss,
+    late_gain,
+    numbers,
+    oscillates,
+    setting,
+)
+
+RULES: dict[str, Rule] = {}
+rule = partial(enter, RULES)
+
+ADAPTIVE = ("adam", "adamw", "rmsprop")
+CHAPTER_5 = tuple(name for name, exp in EXPERIMENTS.items() if exp.chapter == 5 and exp.family != "control")
+
+
+@rule(
+    "5a", "the classical baseline reaches about 0.37",
+    "test accuracy of the classical baseline (the better of the two, chosen on held-out train images)",
+    "† alike .37, margin .03", "0.37",
+)  # fmt: skip
+def _(ev: Evidence) -> Iterator[Part]:
+    yield in_paper(ev, "test accuracy of the baseline", ev.test_accuracy(ev.runs("baseline")), alike(0.03, 0.37))
+
+
+@rule(
+    "5b", "training only the last layer reaches about 0.29, below the baseline",
+    "fine_tune_1 and the baseline, both on validation", "below it. † alike .29, margin .03", "0.29",
+)  # fmt: skip
+def _(ev: Evidence) -> Iterator[Part]:
+    yield compare(ev, "validation accuracy", final_accuracy, "fine_tune_1", "baseline", below(0))
+    head_only = numbers(ev.runs("fine_tune_1"), final_accuracy)
+    yield in_paper(ev, "validation accuracy of fine_tune_1", head_only, alike(0.03, 0.29))
+
+
+@rule(
+    "5c", "freeing layer4 at the same learning rate overfits: train loss near 0", "fine_tune_2",
+    "last train loss at most .1, and train accuracy at least .3 above validation accuracy", "loss near 0",
+)  # fmt: skip
+def _(ev: Evidence) -> Iterator[Part]:
+    yield one(ev, "last train loss", last_loss, "fine_tune_2", at_most(0.1))
+    yield one(ev, "last train less validation accuracy", last_gap, "fine_tune_2", at_least(0.3))
+
+
+@rule(
+    "5d", "at 1e-5 the loss falls smoothly, accuracy reaches fine_tune_2's level and has not levelled off",
+    "fine_tune_2_lr, fine_tune_3_lr",
+    "train loss falls in at least 90 % of the epochs of both; fine_tune_3_lr's best validation accuracy at most .02 "
+    "below fine_tune_2's; its last at least .005 above the one five epochs before",
+)  # fmt: skip
+def _(ev: Evidence) -> Iterator[Part]:
+    for name in ("fine_tune_2_lr", "fine_tune_3_lr"):
+        yield has(ev, f"{name}'s train loss falls in at least 90 % of the epochs", falls_steadily, name)
+    yield compare(ev, "best validation accuracy", best_accuracy, "fine_tune_2", "fine_tune_3_lr", at_most(0.02))
+    yield one(ev, "gain of the last five epochs", late_gain, "fine_tune_3_lr", at_least(0.005))
+
+
+@rule(
+    "5e", "at 5e-3 early stopping ends the run; train loss is low, validation accuracy oscillates", "early_stopping",
+    "ends before its budget; last train loss at most .5; validation accuracy changes direction at least twice in the "
+    "last five epochs",
+)  # fmt: skip
+def _(ev: Evidence) -> Iterator[Part]:
+    yield has(ev, "ends before its budget", ends_early, "early_stopping")
+    yield one(ev, "last train loss", last_loss, "early_stopping", at_most(0.5))
+    yield has(ev, "changes direction at least twice in the last five epochs", oscillates, "early_stopping")
+
+
+@rule(
+    "5f", "at 5e-4 every optimizer overfits but SGD, the only one that stops early, with poor results",
+    "adam, sgd, adamw, rmsprop",
+    "last train accuracy at least .3 above validation accuracy for the three others and not for sgd; sgd alone ends "
+    "early; sgd's best validation accuracy by at least .05 below each of them",
+)  # fmt: skip
+def _(ev: Evidence) -> Iterator[Part]:
+    for name, aim in (*((name, at_least(0.3)) for name in ADAPTIVE), ("sgd", below(0.3))):
+        yield one(ev, "last train less validation accuracy", last_gap, name, aim)
+    yield has(
+        ev, "sgd alone ends early",
+        lambda sgd, *others: ends_early(sgd) and not any(map(ends_early, others)), "sgd", *ADAPTIVE,
+    )  # fmt: skip
+    for name in ADAPTIVE:
+        yield compare(ev, "best validation accuracy", best_accuracy, name, "sgd", at_least(0.05))
+
+
+@rule(
+    "5g", "at 1e-5 SGD stays far below the other three, which are alike, Adam best",
+    "adam_2, sgd_2, adamw_2, rmsprop_2: best validation accuracy",
+    "sgd by at least .1 below each; the other three alike, margin .05; adam's best not below either (fails only if "
+    "wholly below)",
+)  # fmt: skip
+def _(ev: Evidence) -> Iterator[Part]:
+    slow = [f"{name}_2" for name in ADAPTIVE]
+    pairs = [(name, "sgd_2", at_least(0.1)) for name in slow]
+    pairs += [(a, b, alike(0.05)) for a, b in combinations(slow, 2)]
+    pairs += [("adam_2", name, NOT_BELOW) for name in slow[1:]]
+    for a, b, aim in pairs:
+        yield compare(ev, "best validation accuracy", best_accuracy, a, b, aim)
+
+
+@rule(
+    "5h", "the best sweep runs have a learning rate of the order of 1e-3 and batch 64 or 128; best validation accuracy "
+    "0.507",
+    "the search's own 12 trials",
+    "the three best have a rate in [1e-3, 1e-2] and batch 64 or 128. † best alike .507, margin .03", "0.507",
+)  # fmt: skip
+def _(ev: Evidence) -> Iterator[Part]:
+    def in_range(record: Record) -> bool:
+        return 1e-3 <= setting("lr", record) <= 1e-2 and setting("batch_size", record) in (64, 128)
+
+    trials = ev.together(*(f"search_{i}" for i in range(1, 13)))
+    three = {seed: all(map(in_range, best_of(runs, 3))) for seed, runs in trials.items()}
+    yield judge_property("the three best have a rate in [1e-3, 1e-2] and batch 64 or 128", three)
+    best = {seed: best_of(runs, 1)[0] for seed, runs in trials.items()}
+    for field in ("lr", "batch_size"):
+        yield judge(f"{field} of the best trial", numbers(best, partial(setting, field)), BESIDE)
+    yield in_paper(ev, "validation accuracy of the best trial", numbers(best, best_accuracy), alike(0.03, 0.507))
+
+
+@rule(
+    "5i", "with dropout the validation accuracy is the best of all; test accuracy about 0.51, a little below it",
+    "dropout's best validation accuracy; its test accuracy; the seeds in which all the report's chapter 5 runs have a "
+    "record",
+    "at most .01 below the best of the report's other chapter 5 runs of the same seed; test at most .03 below "
+    "validation. † test alike .51, margin .03", "test 0.51",
+)  # fmt: skip
+def _(ev: Evidence) -> Iterator[Part]:
+    seeds = ev.together(*CHAPTER_5)
+    dropout = {seed: record for seed, record in ev.find("dropout").items() if seed in seeds}
+    # train_resnet's accuracy is another data set's
+    others = {s: [r for r in runs if r.name not in ("dropout", "train_resnet")] for s, runs in seeds.items()}
+    best = {seed: max(map(best_accuracy, runs), key=lambda number: number.value) for seed, runs in others.items()}
+    ours, test = numbers(dropout, best_accuracy), ev.test_accuracy(dropout)
+    yield judge("best validation accuracy, best other run's less dropout's", less(best, ours), at_most(0.01))
+    yield judge("dropout's validation less test accuracy", less(ours, test), at_most(0.03))
+    yield in_paper(ev, "dropout's test accuracy", test, alike(0.03, 0.51))
+
+
+@rule(
+    "5j", "(in passing, 5.4) a low learning rate is better when only some layers are freed",
+    "in passing, 5.4: a low rate is better; best validation accuracy",
+    "adam_2, adamw_2 and rmsprop_2 each above their 5e-4 twin; the best of the report's twelve points, trained by us, "
+    "has a rate below 5e-4",
+)  # fmt: skip
+def _(ev: Evidence) -> Iterator[Part]:
+    for name in ADAPTIVE:
+        yield compare(ev, "best validation accuracy", best_accuracy, f"{name}_2", name, above(0))
+    points = ev.together(*(f"sweep_{i}" for i in range(1, 13)))
+    best = {seed: best_of(runs, 1) for seed, runs in points.items()}
+    low = {seed: all(setting("lr", run) < 5e-4 for run in runs) for seed, runs in best.items()}
+    yield judge_property("the best of the twelve points has a rate below 5e-4", low)
+    yield judge("its rate", {seed: Number(setting("lr", runs[0])) for seed, runs in best.items()}, BESIDE)
+
+
+@rule(
+    "5k", "(in passing, 5.2) the lowered rate probably generalises better",
+    "in passing, 5.2: the lowered rate generalises better",
+    "last train accuracy less validation accuracy smaller in fine_tune_3_lr than in fine_tune_2, at a validation "
+    "accuracy at most .02 lower",
+)  # fmt: skip
+def _(ev: Evidence) -> Iterator[Part]:
+    pair = ("fine_tune_2", "fine_tune_3_lr")
+    yield compare(ev, "last train less validation accuracy", last_gap, *pair, above(0))
+    yield compare(ev, "validation accuracy", final_accuracy, *pair, at_most(0.02))

@@ -1,0 +1,300 @@
+"""What is frozen is computed once, and that changes nothing: the split, the cache, the features, the classical baseline."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from helpers import digits, held, mlp, normed, refused, same, state
+from sklearn.datasets import load_digits
+from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import StandardScaler
+from torch import nn
+from torch.utils.data import Dataset
+
+import coreFunction
+import featureFunction
+from coreFunction import pipeline
+from dataFunction import load_images
+from featureFunction import AnySet, as_source, cached, classical_baseline, extract_features, forward_all, linear, split
+from myModel import MODELS, replace_head, set_train_mode, train_only
+
+CUTS = {("fc",): 9, ("layer4", "fc"): 7, ("layer3", "layer4", "fc"): 6}  # children in the frozen prefix
+QUICK = {"lr": 1e-2, "epochs": 3, "batch_size": 32}
+
+
+def resnet(trainable, dropout=0.0):
+    torch.manual_seed(0)
+    model = replace_head(MODELS["resnet18"](), 10, dropout)
+    train_only(model, trainable)
+    return model.to(memory_format=torch.channels_last)
+
+
+# ---------------------------------------------------------------- the split
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+@pytest.mark.parametrize(("trainable", "children"), CUTS.items())
+def test_resnet_is_cut_before_what_learns_and_the_halves_are_the_whole(trainable, children, dropout):
+    model = resnet(trainable, dropout)
+    sample = torch.randn(4, 3, 32, 32)
+    prefix, rest = split(model, sample)
+    assert len(prefix) == children
+    assert not any(p.requires_grad for p in prefix.parameters())
+    model.eval()
+    other = torch.randn(5, 3, 40, 40)  # other images, of another size
+    assert torch.equal(rest(prefix(other)), model(other))
+
+
+def test_the_split_leaves_modes_statistics_and_gradients_as_they_were():
+    model = set_train_mode(resnet(("fc",)))
+    before, modes = state(model), [m.training for m in model.modules()]
+    split(model, torch.randn(2, 3, 32, 32))
+    assert same(before, state(model))
+    assert [m.training for m in model.modules()] == modes
+
+
+class Residual(nn.Module):
+    """Does more than its children in turn."""
+
+    def __init__(self):
+        super().__init__()
+        self.flatten, self.first, self.last = nn.Flatten(), nn.Linear(64, 64), nn.Linear(64, 10)
+
+    def forward(self, x):
+        x = self.flatten(x)
+        return self.last(x + self.first(x))
+
+
+class Scaled(nn.Module):
+    """Children in turn, but for a parameter of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.flatten, self.first, self.last = nn.Flatten(), nn.Linear(64, 16), nn.Linear(16, 10)
+        self.scale = nn.Parameter(torch.tensor(0.5))
+
+    def forward(self, x):
+        return self.last(self.first(self.flatten(x)) * self.scale)
+
+
+class Backwards(nn.Module):
+    """Its children are not defined in the order they run in, and do not fit in the order they are defined in."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.last, self.before = nn.Linear(16, 8), nn.Linear(8, 10), nn.Linear(64, 16)
+
+    def forward(self, x):
+        return self.last(self.first(self.before(x.flatten(1))))
+
+
+def with_dropout():
+    return mlp().insert(3, nn.Dropout(0.5)).insert(1, nn.Dropout(0.5))
+
+
+def with_loose_statistics():
+    """Batch normalisation without parameters has nothing to freeze, so its statistics move in training."""
+    return mlp().insert(2, nn.BatchNorm1d(16, affine=False))
+
+
+FALLS_BACK = [
+    ("more than its children", Residual, ("last",)),
+    ("a parameter of its own", Scaled, ("last",)),
+    ("another order", Backwards, ("last",)),
+    ("dropout in front", with_dropout, ("5",)),
+    ("statistics in front", with_loose_statistics, ("4",)),
+    ("nothing frozen", mlp, None),
+    ("what learns comes first", mlp, ("1",)),
+]
+
+
+@pytest.mark.parametrize(("build", "trainable"), [case[1:] for case in FALLS_BACK], ids=[case[0] for case in FALLS_BACK])
+def test_other_models_are_not_cut_and_train_as_a_whole(monkeypatch, build, trainable):
+    model = build()
+    train_only(model, trainable)
+    assert split(model, digits(0, 4).tensors[0]) is None
+    before = state(model)
+    assert pipeline(model, digits(), held(), name="whole", trainable=trainable, **QUICK).finished
+    assert not same(before, state(model))
+
+
+# ---------------------------------------------------------------- training behind the cache
+
+
+def trained(monkeypatch, model, cut, **options):
+    """Weights and rows of a training with or without the frozen prefix cut off."""
+    with monkeypatch.context() as patch:
+        used = []
+        if cut:
+            patch.setattr(coreFunction, "cached", lambda *a: used.append(a) or cached(*a))
+        else:
+            patch.setattr(coreFunction, "split", lambda *_: None)
+        record = pipeline(model, digits(), held(), name="cut" if cut else "whole", **QUICK | options)
+        assert len(used) == (2 if cut else 0)  # both sets, once each
+    return state(model), record
+
+
+@pytest.mark.parametrize("patience", [None, 2])
+def test_a_cached_prefix_of_linear_layers_gives_the_same_weights(monkeypatch, patience):
+    """The cache runs chunks of 500 where training runs batches of 32, and a product of another shape may round otherwise."""
+    results = [trained(monkeypatch, mlp(), cut, trainable=("3",), patience=patience, record_gradients=True) for cut in (True, False)]
+    (cut, cut_record), (whole, whole_record) = results
+    for key in cut:
+        torch.testing.assert_close(cut[key], whole[key], rtol=1e-4, atol=1e-6)
+    assert torch.equal(cut["1.weight"], whole["1.weight"])
+    for column in ("train_loss", "validation_accuracy", "gradient_norm_sum"):
+        np.testing.assert_allclose(cut_record.column(column), whole_record.column(column), rtol=2e-3)
+    assert cut_record.rows[1]["probe_distinct"] == whole_record.rows[1]["probe_distinct"]  # of the whole model, in both
+
+
+def test_a_cached_prefix_with_batch_normalisation_gives_the_same_weights_to_the_bit(monkeypatch):
+    """In float64 and with a chunk as long as a batch nothing is left to differ."""
+    monkeypatch.setattr(featureFunction, "CHUNK", 200)
+    options = {"trainable": ("5",), "batch_size": 200, "precision": "fp64"}
+    (cut, _), (whole, _) = (trained(monkeypatch, normed(), cut, **options) for cut in (True, False))
+    for key in cut:
+        torch.testing.assert_close(cut[key], whole[key], rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("trainable", CUTS)
+def test_resnet_trains_the_same_behind_its_cache(monkeypatch, trainable):
+    """Two epochs on 64 sample images. Convolutions of a batch of 64 and of 16 may be cut up otherwise, so fp32 rounding is allowed for."""
+    data = load_images("cifar10", "train", "sample", 32).subset(range(64))
+    results = []
+    for cut in (True, False):
+        model = resnet(trainable)
+        with monkeypatch.context() as patch:
+            if not cut:
+                patch.setattr(coreFunction, "split", lambda *_: None)
+            pipeline(model, data, data, name="resnet", trainable=trainable, lr=1e-3, optimizer="SGD", epochs=2, batch_size=16, precision="fp32")
+        results.append(state(model))
+    cut, whole = results
+    moved = sum(float((whole[key] - value).abs().sum()) for key, value in state(resnet(trainable)).items())
+    apart = sum(float((whole[key] - cut[key]).abs().sum()) for key in cut)
+    assert apart < 1e-3 * moved
+
+
+def test_a_cache_that_would_not_fit_in_memory_is_not_made():
+    source = as_source(digits())
+    assert forward_all(nn.Flatten(), source, most_bytes=200 * 64 * 4).shape == (200, 64)
+    assert forward_all(nn.Flatten(), source, most_bytes=200 * 64 * 4 - 1) is None
+
+
+class Noisy(Dataset):
+    """The digits with noise, another one each time."""
+
+    def __len__(self):
+        return 200
+
+    def __getitem__(self, index):
+        image, label = digits()[index]
+        return image + 0.1 * torch.randn_like(image), label
+
+
+def test_random_transforms_stay_random_behind_a_frozen_prefix():
+    prefix = nn.Sequential(nn.Flatten(), nn.Linear(64, 16))
+    assert cached(prefix, AnySet(digits()), "fp32") is not None
+    assert cached(prefix, AnySet(Noisy()), "fp32") is None
+
+
+def test_two_parts_of_one_set_share_no_cache():
+    """Folds of the same length, as in cross-validation, are other images."""
+    data = load_images("mnist", "train", "sample", 28)
+    prefix = nn.Flatten()
+    for indices in (range(100), range(100, 200)):
+        fold = data.subset(indices)
+        assert torch.equal(cached(prefix, fold, "fp32").inputs, fold.batch(torch.arange(100))[0].flatten(1))
+
+
+def test_the_same_prefix_on_the_same_set_runs_once(monkeypatch):
+    runs = []
+    monkeypatch.setattr(featureFunction, "forward_all", lambda *a: runs.append(a) or forward_all(*a))
+    data, torch_seed = load_images("mnist", "train", "sample", 28).subset(range(50)), 3
+    for weights in (torch_seed, torch_seed, torch_seed + 1):
+        torch.manual_seed(weights)
+        cached(nn.Sequential(nn.Flatten(), nn.Linear(784, 8)), data, "fp32")
+    assert len(runs) == 2
+
+
+# ---------------------------------------------------------------- features
+
+
+def test_features_are_the_forward_up_to_the_average_pooling():
+    model = resnet(("fc",))
+    data = load_images("cifar10", "test", "sample", 32).subset(range(40))
+    features = extract_features(model, data)
+    trunk = copy.deepcopy(model).eval()
+    trunk.fc = nn.Identity()
+    with torch.no_grad():
+        expected = trunk(data.batch(torch.arange(40))[0])
+    assert features.shape == (40, 512)
+    assert torch.equal(features, expected)
+    assert not features.requires_grad
+
+
+def test_features_of_any_model_and_data_set_come_in_the_order_of_the_images():
+    model = mlp()
+    data = digits(0, 700)  # more than one chunk
+    with torch.no_grad():
+        expected = model[:3](data.tensors[0])
+    torch.testing.assert_close(extract_features(model, data), expected)
+    assert not model[3]._forward_pre_hooks
+
+
+def test_a_model_without_a_linear_layer_has_no_features():
+    refused(lambda: extract_features(nn.Conv2d(1, 2, 3), digits()), "Conv2d", "Linear")
+
+
+# ---------------------------------------------------------------- the classical baseline
+
+
+def digit_pixels():
+    data = load_digits()
+    return data.data.astype(np.float32), data.target
+
+
+def test_the_baseline_chooses_c_on_the_held_out_part_and_fits_again_on_both():
+    x, y = digit_pixels()
+    train, out = (x[:400], y[:400]), (x[400:700], y[400:700])
+    rows, states = classical_baseline(train, out)
+    assert [(row["classifier"], row["C"]) for row in rows] == [
+        (name, c) for name in ("svm", "logistic_regression") for c in featureFunction.CS
+    ]
+    assert all(row["converged"] is True for row in rows)
+    for row in rows[4:]:
+        scaler = StandardScaler().fit(train[0])
+        plain = LogisticRegression(C=row["C"], max_iter=2000).fit(scaler.transform(train[0]), train[1])
+        assert row["held_out_accuracy"] == pytest.approx(plain.score(scaler.transform(out[0]), out[1]), abs=1e-9)
+    best = max(rows[4:], key=lambda row: row["held_out_accuracy"])
+    both = np.concatenate([train[0], out[0]]), np.concatenate([train[1], out[1]])
+    scaler = StandardScaler().fit(both[0])
+    plain = LogisticRegression(C=best["C"], max_iter=2000).fit(scaler.transform(both[0]), both[1])
+    given = linear(states["logistic_regression"])(x[700:])
+    assert (given == plain.predict(scaler.transform(x[700:]))).mean() > 0.999
+
+
+def test_among_equals_the_smallest_c_is_chosen(monkeypatch):
+    """A held-out part that every C gets right."""
+    x = np.concatenate([np.full((20, 2), -1.0), np.full((20, 2), 1.0)]) + np.random.default_rng(0).normal(0, 0.01, (40, 2))
+    y = np.repeat([0, 1, 2, 3], 10)
+    x[10:20, 0] += 1
+    x[30:, 0] += 1
+    fits = []
+    original = LogisticRegression.fit
+    monkeypatch.setattr(LogisticRegression, "fit", lambda self, *a: fits.append(self.C) or original(self, *a))
+    rows, _ = classical_baseline((x, y), (x, y))
+    accuracies = [row["held_out_accuracy"] for row in rows[4:]]
+    assert fits[4] == featureFunction.CS[accuracies.index(max(accuracies))]
+
+
+def test_a_fit_that_did_not_converge_is_marked(monkeypatch):
+    import sklearn.linear_model
+    import sklearn.svm
+
+    for module, name in ((sklearn.svm, "LinearSVC"), (sklearn.linear_model, "LogisticRegression")):
+        made = getattr(module, name)
+        monkeypatch.setattr(module, name, lambda made=made, **options: made(**options | {"max_iter": 1}))
+    x, y = digit_pixels()
+    rows, _ = classical_baseline((x[:300], y[:300]), (x[300:400], y[300:400]))
+    assert {(row["classifier"], row["converged"]) for row in rows} == {("svm", False), ("logistic_regression", False)}

@@ -1,0 +1,86 @@
+"""The notebook, top to bottom and twice, in the sample profile with its budgets cut to a step and its sets to a few images."""
+
+import shutil
+from pathlib import Path
+
+import nbformat
+import pytest
+from helpers import ROOT
+from nbclient import NotebookClient
+
+from report.figures import FIGURES
+
+SMALL = """
+import os, pathlib, torch
+import analysisFunction, coreFunction, experimentTable, report.figures, searchFunction
+torch.set_num_threads(1)
+report.figures.FOLDER = pathlib.Path(os.environ["RUNS_DIR"]) / "figures"
+sample = experimentTable.PROFILES["sample"]
+for family, (steps, rows) in sample.budgets.items():
+    sample.budgets[family] = (min(steps, 2), min(rows, 2))
+for field, value in {"tsne_images": 100, "timing_blocks": (2, 1), "search_trials": 2}.items():
+    object.__setattr__(sample, field, value)
+def few(*arguments, load=coreFunction.load_images):
+    images = load(*arguments)
+    return images.subset(torch.arange(0, len(images), max(1, len(images) // 200)))
+coreFunction.load_images = analysisFunction.load_images = few
+"""
+
+
+def executed(folder: Path) -> nbformat.NotebookNode:
+    notebook = nbformat.read(ROOT / "main.ipynb", as_version=4)
+    notebook.cells.insert(0, nbformat.v4.new_code_cell(SMALL))
+    NotebookClient(notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": str(folder)}}).execute()
+    return notebook
+
+
+def outputs(notebook: nbformat.NotebookNode, kind: str) -> list:
+    return [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs if output.output_type == kind]
+
+
+@pytest.fixture(scope="module")
+def twice(tmp_path_factory: pytest.TempPathFactory) -> tuple[nbformat.NotebookNode, dict, nbformat.NotebookNode, dict]:
+    """The executed notebook and when each result was written, for two executions one after the other."""
+    runs = tmp_path_factory.mktemp("notebook")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RUNS_DIR", str(runs))
+        patch.setenv("PROFILE", "sample")
+        patch.setenv("PYTHONPATH", str(ROOT))
+        first = executed(ROOT)
+        written = {path: path.stat().st_mtime_ns for path in runs.rglob("result.json")}
+        openings = (runs / "sample" / "openings.jsonl").read_bytes()
+        second = executed(ROOT)
+        assert (runs / "sample" / "openings.jsonl").read_bytes() == openings
+        again = {path: path.stat().st_mtime_ns for path in runs.rglob("result.json") if "/own/" not in str(path)}
+        yield first, written, second, again
+    shutil.rmtree(runs)
+
+
+def test_every_figure_is_drawn(twice):
+    pictures = [out for out in outputs(twice[0], "display_data") if "image/png" in out.data]
+    controls = {"3.7", "4.5"}  # no budget in the sample
+    assert len(pictures) == len(FIGURES) - len(controls)
+
+
+def test_every_row_has_a_record(twice):
+    from experimentTable import ROWS, experiment, has_budget
+
+    recorded = {path.parent.parent.name for path in twice[1]}
+    assert {row.name for row in ROWS if has_budget(experiment(row.name, "sample"))} <= recorded
+
+
+def test_the_second_time_nothing_is_trained(twice):
+    _, written, _, again = twice
+    assert again == {path: time for path, time in written.items() if "/own/" not in str(path)}
+
+
+def test_nothing_is_said_on_standard_error_and_no_verdict_in_the_sample(twice):
+    streams = outputs(twice[0], "stream") + outputs(twice[2], "stream")
+    assert [out.text for out in streams if out.name == "stderr"] == []
+    said = " ".join(out.text for out in streams)
+    assert not any(verdict in said for verdict in ("holds", "fails", "undecided"))
+
+
+def test_the_committed_notebook_names_no_error():
+    notebook = nbformat.read(ROOT / "main.ipynb", as_version=4)
+    assert outputs(notebook, "error") == []

@@ -1,0 +1,226 @@
+"""The pieces of the loop: batches, early stopping, gradient norms, accuracies, the probe."""
+
+import numpy as np
+import pytest
+import torch
+from helpers import digits, mlp, normed, same, state
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from experimentTable import OPTIMIZERS, Experiment
+from featureFunction import as_source
+from trainFunction import (
+    EarlyStopping,
+    GradientNorms,
+    accuracy,
+    epoch_batches,
+    evaluate,
+    macro_accuracy,
+    make_optimizer,
+    probe,
+    train_epoch,
+)
+
+
+@given(st.integers(1, 60), st.integers(1, 70), st.one_of(st.none(), st.integers(1, 12)))
+def test_batches_cover_the_images_and_none_is_of_one(images, batch_size, steps):
+    batches = epoch_batches(images, batch_size, torch.Generator().manual_seed(0), steps)
+    if steps is None:
+        assert sorted(torch.cat(batches).tolist()) == list(range(images))
+    else:
+        assert len(batches) == steps
+    if batch_size > 1 and images > 1:
+        assert min(map(len, batches)) > 1
+
+
+@pytest.mark.parametrize(
+    ("images", "batch_size", "sizes"),
+    [(10, 4, [4, 4, 2]), (9, 4, [4, 5]), (5, 4, [5]), (4, 9, [4]), (1, 4, [1]), (3, 1, [1, 2])],
+)
+def test_a_last_batch_of_one_joins_the_one_before(images, batch_size, sizes):
+    assert [len(batch) for batch in epoch_batches(images, batch_size, torch.Generator())] == sizes
+
+
+def test_steps_go_on_over_as_many_passes_as_it_takes_each_in_an_order_of_its_own():
+    batches = epoch_batches(6, 2, torch.Generator().manual_seed(0), steps=8)
+    passes = [torch.cat(batches[i : i + 3]).tolist() for i in (0, 3)]
+    assert [sorted(order) for order in passes] == [list(range(6))] * 2
+    assert passes[0] != passes[1]
+    assert len(batches) == 8
+
+
+@given(st.lists(st.integers(0, 20), min_size=1, max_size=30), st.integers(1, 6), st.sampled_from([0.0, 0.01, 0.05]))
+def test_early_stopping_follows_its_rule(twentieths, patience, min_delta):
+    accuracies = [n / 20 for n in twentieths]
+    stopping, reference, waited, ended = EarlyStopping(patience, min_delta), 0, 0, None
+    for epoch, accuracy in enumerate(accuracies, 1):
+        stopping.update(epoch, accuracy)
+        gain = round((accuracy - reference) * 100)  # whole hundredths, so that the oracle has no rounding of its own
+        reference, waited = (accuracy, 0) if gain > round(min_delta * 100) else (reference, waited + 1)
+        if waited >= patience:
+            ended = epoch
+        assert stopping.over == (ended == epoch)
+        if ended:
+            break
+    seen = accuracies[:ended]
+    assert stopping.best_epoch == seen.index(max(seen)) + 1 and stopping.best == max(seen)
+
+
+def test_fused_gradient_norms_equal_a_norm_a_parameter():
+    model, batch = mlp(), digits(0, 64).tensors
+    norms = GradientNorms(model)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    row = train_epoch(model, [batch, batch], optimizer, gradients=norms)
+    plain = [p.grad.double().norm() for p in model.parameters()]
+    assert row["gradient_norm_sum"] == pytest.approx(2 * float(sum(plain)), rel=1e-6)
+    assert row["gradient_norm"] == pytest.approx(float(sum(n**2 for n in plain)) ** 0.5, rel=1e-6)
+    rms = [float(layer.weight.grad.double().square().mean().sqrt().log10()) for layer in (model[1], model[3])]
+    assert row["gradient_log10_rms"] == pytest.approx(rms, rel=1e-6)
+    assert train_epoch(model, [batch], optimizer, gradients=norms)["gradient_norm_sum"] == pytest.approx(float(sum(plain)), rel=1e-6)
+
+
+def test_a_parameter_without_a_gradient_counts_as_zero_and_shifts_no_other():
+    class Skipping(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.unused, self.used = nn.Linear(64, 3), nn.Linear(64, 10)
+
+        def forward(self, x):
+            return self.used(x.flatten(1))
+
+    model, batch = Skipping(), digits(0, 64).tensors
+    row = train_epoch(model, [batch], torch.optim.SGD(model.parameters(), lr=0.0), gradients=GradientNorms(model))
+    rms = float(model.used.weight.grad.double().square().mean().sqrt().log10())
+    assert row["gradient_log10_rms"] == pytest.approx([-30, rms], rel=1e-6)
+
+
+def test_gradients_too_small_for_float32_squares_are_still_measured():
+    """1e-25 squared is 0 in float32; the norm of 64 such numbers is 8e-25."""
+    model = nn.Linear(8, 8, bias=False)
+    model.weight.grad = torch.full((8, 8), 1e-25)
+    norms = GradientNorms(model)
+    norms.add()
+    row = norms.row()
+    assert row["gradient_norm"] == pytest.approx(8e-25, rel=1e-4)
+    assert row["gradient_log10_rms"] == pytest.approx([-25], abs=1e-4)
+
+
+def test_only_what_learns_is_measured():
+    model, batch = mlp(), digits(0, 64).tensors
+    model[1].requires_grad_(False)
+    row = train_epoch(model, [batch], torch.optim.SGD(model[3].parameters(), lr=0.0), gradients=GradientNorms(model))
+    assert len(row["gradient_log10_rms"]) == 1
+    assert row["gradient_norm_sum"] == pytest.approx(sum(float(p.grad.double().norm()) for p in model[3].parameters()), rel=1e-6)
+
+
+# ---------------------------------------------------------------- an epoch, an evaluation
+
+
+def test_an_epoch_is_the_plain_loop():
+    """Against a loop written out with the optimizer's simplest form; a batch of another size weighs by its images."""
+    model, plain = mlp(), mlp()
+    images, labels = digits(0, 100).tensors
+    batches = [(images[:64], labels[:64]), (images[64:], labels[64:])]
+    row = train_epoch(model, batches, torch.optim.Adam(model.parameters(), lr=0.01, fused=True))
+    optimizer, losses, right = torch.optim.Adam(plain.parameters(), lr=0.01, foreach=False), 0.0, 0
+    for x, y in batches:
+        outputs = plain(x)
+        loss = nn.functional.cross_entropy(outputs, y)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses, right = losses + float(loss) * len(y), right + int((outputs.argmax(1) == y).sum())
+    for one, other in zip(model.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-7)
+    assert row["train_loss"] == pytest.approx(losses / 100, rel=1e-5)
+    assert row["train_accuracy"] == right / 100
+    assert (row["learning_rate"], row["steps"]) == (0.01, 2)
+    assert row["train_seconds"] > 0
+    assert "gradient_norm" not in row
+
+
+def test_the_running_accuracy_is_taken_in_training_mode():
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10), nn.Dropout(0.999999))  # in training all outputs are 0, so the class is 0
+    images, labels = digits(0, 100).tensors
+    row = train_epoch(model, [(images, labels)], torch.optim.SGD(model.parameters(), lr=0.0))
+    assert row["train_accuracy"] == float((labels == 0).double().mean())
+
+
+def test_an_evaluation_changes_nothing_and_sees_every_image_once():
+    model, data = normed(), digits(0, 700)  # more than one chunk
+    before = state(model)
+    measured, predictions = evaluate(model.train(), as_source(data))
+    assert same(state(model), before)
+    assert not any(p.grad is not None for p in model.parameters())
+    outputs = model.eval()(data.tensors[0])
+    assert predictions.tolist() == [data.tensors[1].tolist(), outputs.argmax(1).tolist()]
+    assert predictions.dtype == np.uint8
+    assert measured["loss"] == pytest.approx(float(nn.functional.cross_entropy(outputs, data.tensors[1])), rel=1e-5)
+    assert measured["accuracy"] == float((outputs.argmax(1) == data.tensors[1]).double().mean())
+
+
+# ---------------------------------------------------------------- optimizers
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_optimizers_have_torch_s_defaults_and_the_experiment_s_rate(name):
+    model = mlp()
+    made = make_optimizer(Experiment("x", optimizer=name, lr=0.25), model)
+    plain = getattr(torch.optim, name)(model.parameters(), lr=0.25)
+    speed = {"fused", "foreach"}
+    assert type(made) is type(plain)
+    assert {k: v for k, v in made.defaults.items() if k not in speed} == {k: v for k, v in plain.defaults.items() if k not in speed}
+
+
+def test_eps_reaches_the_optimizer_and_frozen_parameters_do_not():
+    model = mlp()
+    model[1].requires_grad_(False)
+    made = make_optimizer(Experiment("x", lr=0.25, eps=1e-16), model)
+    assert made.defaults["eps"] == 1e-16
+    assert [id(p) for p in made.param_groups[0]["params"]] == [id(p) for p in model[3].parameters()]
+
+
+# ---------------------------------------------------------------- accuracies, the probe
+
+
+@given(st.lists(st.tuples(st.integers(0, 6), st.integers(0, 9)), min_size=1, max_size=60))
+def test_accuracies_against_counting(pairs):
+    predictions = np.array(pairs, np.uint8).T
+    right = [label == given_class for label, given_class in pairs]
+    shares = [np.mean([r for r, (label, _) in zip(right, pairs, strict=True) if label == c]) for c in {label for label, _ in pairs}]
+    assert accuracy(predictions) == pytest.approx(np.mean(right))
+    assert macro_accuracy(predictions) == pytest.approx(np.mean(shares))
+
+
+def test_macro_accuracy_is_the_mean_over_classes():
+    label, given_class = np.array([0, 0, 0, 1]), np.array([0, 0, 0, 0])
+    assert macro_accuracy(np.stack([label, given_class])) == 0.5
+
+
+def test_probe_finds_dead_units_variance_and_distinct_outputs():
+    model = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 2))
+    with torch.no_grad():
+        model[0].weight.copy_(torch.tensor([[1.0, 0.0], [0.0, 0.0], [0.0, 0.0]]))
+        model[0].bias.copy_(torch.tensor([0.0, -1.0, 1.0]))
+    inputs = torch.tensor([[0.0, 0.0], [2.0, 5.0], [2.0, 7.0]])
+    found = probe(model, inputs)
+    assert found["probe_dead"][0] == pytest.approx(1 / 3)
+    assert found["probe_distinct"][0] == 2
+    assert found["probe_variance"][0] == pytest.approx(float(torch.tensor([0.0, 2.0, 2.0]).var()) / 3)
+
+
+def test_a_channel_is_dead_only_where_it_is_dead_at_every_position():
+    convolution = nn.Conv2d(1, 2, 1)
+    with torch.no_grad():
+        convolution.weight.copy_(torch.tensor([1.0, -1.0]).view(2, 1, 1, 1))
+        convolution.bias.zero_()
+    inputs = torch.zeros(4, 1, 3, 3)
+    inputs[2, 0, 1, 1] = 5.0  # one pixel wakes the first channel; the second stays at or below 0
+    assert probe(convolution, inputs)["probe_dead"] == [0.5]
+
+
+def test_the_probe_leaves_no_hook_behind():
+    model = mlp()
+    probe(model, digits(0, 8).tensors[0])
+    assert not any(module._forward_hooks for module in model.modules())
