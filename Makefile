@@ -6,7 +6,7 @@ PYTHON ?= python3.11 python3.12 python3 python
 INSTALLED := .venv/.installed
 RUN := .venv/bin/python -m
 
-.PHONY: help notebook test check benchmark clean
+.PHONY: help notebook test check clean
 .DEFAULT_GOAL := help
 
 help:
@@ -14,8 +14,7 @@ help:
 	  'make notebook [PROFILE=sample]  execute main.ipynb into report/notebook-<profile>.ipynb and .html' \
 	  'make test                       run all tests' \
 	  'make check                      ruff (lint, format) and mypy' \
-	  'make benchmark                  measure what the speed-ups bring' \
-	  'make clean                      remove .venv and caches; runs/ and report/ stay' \
+		  'make clean                      remove .venv and caches; runs/ and report/ stay' \
 	  '' \
 	  'The first of them makes .venv and installs the requirements, which takes minutes.'
 
@@ -38,9 +37,6 @@ check: $(INSTALLED)
 	$(RUN) ruff check
 	$(RUN) ruff format --check
 	$(RUN) mypy
-
-benchmark: $(INSTALLED)
-	.venv/bin/python benchmarks/benchmark.py
 
 $(INSTALLED): requirements.txt requirements-dev.txt | .venv/bin/python
 	PIP_DISABLE_PIP_VERSION_CHECK=1 $(RUN) pip install -r requirements.txt -r requirements-dev.txt

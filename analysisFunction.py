@@ -54,13 +54,13 @@ def _tsne(exp: Experiment, makeup: dict) -> Any:
     def embed(folder: RunFolder) -> Record:
         from sklearn.decomposition import PCA
         from sklearn.manifold import TSNE
-        from sklearn.neighbors import KNeighborsClassifier
+        from sklearn.neighbors import NearestNeighbors
 
         pixels = drawn.images.flatten(1).numpy().astype(np.float32) / 255
         reduced = PCA(EMBEDDED_DIMENSIONS, random_state=exp.seed).fit_transform(pixels)
         points = TSNE(2, init="pca", random_state=exp.seed, n_jobs=torch.get_num_threads()).fit_transform(reduced)
         label, classes = drawn.labels.numpy(), len(drawn.classes)
-        neighbours = KNeighborsClassifier(NEIGHBOURS).fit(points, label).kneighbors(return_distance=False)  # leaves the point itself out
+        neighbours = NearestNeighbors(n_neighbors=NEIGHBOURS).fit(points).kneighbors(return_distance=False)  # leaves the point itself out
         votes = np.stack([np.bincount(label[row], minlength=classes) for row in neighbours])
         score, chance = float((votes.argmax(1) == label).mean()), 1 / classes
         if exp.seed == 0:

@@ -145,7 +145,8 @@ def pipeline(
 
     The model is trained in place. Always trains: a finished record of that `name` is moved aside; `resume=True` goes on with
     an interrupted one. `record=False` leaves nothing on the disk, `wandb=False` nothing in W&B; the record is returned all the same.
-    `options` are fields of Experiment, those in OPTIONS. Raises UsageError for an unknown option or value, and for data that does not fit the model.
+    `options` are fields of Experiment, those in OPTIONS. Raises UsageError for an unknown option or value,
+    and for data that does not fit the model.
     """
     if unknown := sorted(set(options) - OPTIONS):
         raise UsageError(f"unknown option {unknown[0]!r}; choose from {', '.join(sorted(OPTIONS))}")

@@ -185,9 +185,10 @@ def extract_features(model: nn.Module, data: Any, precision: str = "fp32") -> Te
     For ResNet-18 these are the 512 average-pooled features that the report's baseline is fitted on.
     """
     source = as_source(data)
-    last = [m for m in model.modules() if isinstance(m, nn.Linear)][-1]
+    if not (layers := [m for m in model.modules() if isinstance(m, nn.Linear)]):
+        raise UsageError(f"{type(model).__name__} has no Linear layer to take the features before; use forward_all(model, data)")
     seen: list[Tensor] = []
-    hook = last.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].flatten(1).float()))
+    hook = layers[-1].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].flatten(1).float()))
     try:
         forward_all(model, source, precision)
     finally:
@@ -227,7 +228,9 @@ def classical_baseline(train: tuple[np.ndarray, np.ndarray], held_out: tuple[np.
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", ConvergenceWarning)
             fitted = makers[name](c).fit(scaler.transform(inputs), labels)
-        arrays = {"coef": fitted.coef_, "intercept": fitted.intercept_, "mean": scaler.mean_, "scale": scaler.scale_}
+        signs = np.array([[-1.0], [1.0]]) if len(fitted.classes_) == 2 else np.ones((1, 1))  # of two classes it keeps one row
+        coef, intercept = signs * fitted.coef_, np.ravel(signs * fitted.intercept_)
+        arrays = {"coef": coef, "intercept": intercept, "mean": scaler.mean_, "scale": scaler.scale_}
         state = {key: torch.from_numpy(np.asarray(value, np.float64)) for key, value in arrays.items()}
         state["classes"] = torch.from_numpy(fitted.classes_.astype(np.int64))  # a small part may lack some
         return state, not any(issubclass(w.category, ConvergenceWarning) for w in caught)

@@ -353,11 +353,13 @@ class RunFolder:
 
 
 def publish(record: Record) -> Path:
-    """Copy a finished record, weights left out, to the evidence. Raises UsageError for an unfinished or a dirty one."""
+    """Copy a finished record, weights left out, to the evidence. Raises UsageError for an unfinished, damaged or dirty one."""
     if not record.result:
         raise UsageError(f"{record.name} (seed {record.seed}) is not finished; train it first")
     if record.settings["provenance"]["dirty"] or not record.settings["provenance"]["commit"]:
         raise UsageError(f"{record.name} (seed {record.seed}) was made from uncommitted code; commit, and train it with --fresh")
+    for file in record.result["sha256"].keys() - {WEIGHTS}:
+        record._checked(file)
     target = EVIDENCE / record.profile / record.name / record.path.name
     shutil.copytree(record.path, target, dirs_exist_ok=True, ignore=shutil.ignore_patterns("*.pt", ".*"))
     return target

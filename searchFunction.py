@@ -3,6 +3,7 @@
 Every trial is an ordinary run, named `<name>_<number>`: recorded, resumable, early-stopped, cached.
 """
 
+import warnings
 from dataclasses import replace
 from typing import Any
 
@@ -57,7 +58,9 @@ def search(config: dict, count: int, *, base: str = "sweep_1", name: str = "sear
     Method `bayes` is a Gaussian process, `random` draws at random, `grid` takes every combination. The study is a database in the
     records folder: called again, a finished search trains nothing, and one that was cut off goes on, the unfinished trial first.
     """
-    import optuna
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # in a notebook, tqdm's that a widget is missing, which nothing here draws
+        import optuna
     from optuna.samplers import GPSampler, GridSampler, RandomSampler
     from optuna.trial import TrialState
 
@@ -70,7 +73,7 @@ def search(config: dict, count: int, *, base: str = "sweep_1", name: str = "sear
     }
     sampler = samplers[choose("method", config["method"], samplers)]()
     goal = config["metric"]["goal"]
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
     folder = runs_dir() / profile
     folder.mkdir(parents=True, exist_ok=True)
     study = optuna.create_study(

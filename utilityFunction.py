@@ -6,6 +6,7 @@ import platform
 import subprocess
 import sys
 from contextlib import nullcontext
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -144,7 +145,7 @@ def bar(total: float, description: str = "", **options: Any) -> Any:
                 self.handle = display(text, display_id=True)
             self.handle.update(text)
 
-    return Line(ncols=110, **options)
+    return Line(ncols=110, **options | {"file": StringIO()})  # the display shows it, nothing is printed
 
 
 def duration(seconds: float) -> str:

@@ -1,7 +1,9 @@
 """The report's claims and our questions, each judged by a rule fixed before any evidence.
 
-Everything here is a function of records; nothing trains. The rules stand in report/rules_depth.py and
-report/rules_tuning.py, what they read in report/measures.py, how numbers become a verdict in report/intervals.py.
+A rule that turns out to be wrong is not edited: a new one is added under a new id beside it, with the reason, and
+both verdicts are shown. Everything here is a function of records; nothing trains. The rules stand in
+report/rules_depth.py and report/rules_tuning.py, what they read in report/measures.py, and how numbers become a
+verdict in report/intervals.py. Where the rules leave a choice, the code that makes it says so.
 """
 
 import os
@@ -12,12 +14,12 @@ from functools import partial
 
 from experimentTable import PROFILES, choose
 from report import rules_depth, rules_tuning
-from report.evidence import Evidence, Source
+from report.evidence import Evidence, Rule, Source
 from report.intervals import Part, combine, few_seeds, ranges
 
 __all__ = ["RULES", "Rule", "Verdict", "check", "ledger", "ledger_markdown"]
 
-RULES = dict(sorted((rules_depth.RULES | rules_tuning.RULES).items()))  # by chapter, then the questions
+RULES: dict[str, Rule] = dict(sorted((rules_depth.RULES | rules_tuning.RULES).items()))  # by chapter, then the questions
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,4 @@
-"""What the rules read off the record of one run: its final accuracy, its gradient's norm, whether it learned nothing.
-
-Where the rules leave a choice, the code that makes it says so.
-"""
+"""What the rules read off the record of one run: its final accuracy, its gradient's norm, whether it learned nothing."""
 
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial

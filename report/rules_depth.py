@@ -1,7 +1,6 @@
-"""The rules of chapters 2 to 4 (the data; depth and residual connections) and of our questions, which are about depth.
+"""The rules of chapters 2 to 4 (the data; depth and residual connections) and of our questions, which ask about depth.
 
-A rule that turns out to be wrong is not edited: a new one is added under a new id beside it, with the reason, and
-both verdicts are shown. All were fixed before any evidence.
+They were fixed before any evidence and are not edited: report/claims.py says what is done instead.
 """
 
 from collections.abc import Iterator
@@ -22,7 +21,6 @@ from report.measures import (
     macro_accuracy,
     mean_rms,
     norm,
-    vanishes,
 )
 
 RULES: dict[str, Rule] = {}

@@ -31,3 +31,12 @@ def runs_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     path = tmp_path / "runs"
     monkeypatch.setenv("RUNS_DIR", str(path))
     return path
+
+
+@pytest.fixture
+def tiny() -> Iterator[None]:
+    """Runs of the sample profile take two steps."""
+    from helpers import tiny_sample
+
+    with tiny_sample():
+        yield

@@ -3,7 +3,9 @@
 import functools
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,10 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
-from experimentTable import UsageError
+import analysisFunction
+import coreFunction
+from dataFunction import load_images, open_vault
+from experimentTable import PROFILES, UsageError
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -61,6 +66,20 @@ def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
 def untimed(rows: list[dict]) -> list[dict]:
     """Rows without what differs from run to run."""
     return [{key: value for key, value in row.items() if key != "train_seconds"} for row in rows]
+
+
+@contextmanager
+def tiny_sample(images: int = 120) -> Iterator[None]:
+    """The sample profile cut down: a run is two rows of one step each, on the first images of each part."""
+    sample = PROFILES["sample"]
+    budgets = {family: (2, 2) if steps else (0, 0) for family, (steps, _) in sample.budgets.items()}
+    few = lambda *arguments: load_images(*arguments).subset(range(images))  # noqa: E731
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(PROFILES, "sample", replace(sample, budgets=budgets, tsne_images=60, timing_blocks=(2, 1)))
+        patch.setattr(coreFunction, "load_images", few)
+        patch.setattr(analysisFunction, "load_images", few)
+        patch.setattr(analysisFunction, "open_vault", lambda *arguments: open_vault(*arguments).subset(range(images)))
+        yield
 
 
 def refused(action: Callable[[], object], *words: str) -> str:

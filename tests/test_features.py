@@ -148,8 +148,8 @@ def test_a_cached_prefix_of_linear_layers_gives_the_same_weights(monkeypatch, pa
     assert cut_record.rows[1]["probe_distinct"] == whole_record.rows[1]["probe_distinct"]  # of the whole model, in both
 
 
-def test_a_cached_prefix_with_batch_normalisation_gives_the_same_weights_to_the_bit(monkeypatch):
-    """In float64 and with a chunk as long as a batch nothing is left to differ."""
+def test_a_cached_prefix_with_batch_normalisation_gives_the_same_weights(monkeypatch):
+    """In float64 and with chunks as long as a batch nothing but the last digits may differ."""
     monkeypatch.setattr(featureFunction, "CHUNK", 200)
     options = {"trainable": ("5",), "batch_size": 200, "precision": "fp64"}
     (cut, _), (whole, _) = (trained(monkeypatch, normed(), cut, **options) for cut in (True, False))
@@ -159,15 +159,15 @@ def test_a_cached_prefix_with_batch_normalisation_gives_the_same_weights_to_the_
 
 @pytest.mark.parametrize("trainable", CUTS)
 def test_resnet_trains_the_same_behind_its_cache(monkeypatch, trainable):
-    """Two epochs on 64 sample images. Convolutions of a batch of 64 and of 16 may be cut up otherwise, so fp32 rounding is allowed for."""
-    data = load_images("cifar10", "train", "sample", 32).subset(range(64))
+    """Two steps on 32 sample images. Convolutions of a batch of 32 and of 16 may be cut up otherwise, so fp32 rounding is allowed for."""
+    data = load_images("cifar10", "train", "sample", 32).subset(range(32))
     results = []
     for cut in (True, False):
         model = resnet(trainable)
         with monkeypatch.context() as patch:
             if not cut:
                 patch.setattr(coreFunction, "split", lambda *_: None)
-            pipeline(model, data, data, name="resnet", trainable=trainable, lr=1e-3, optimizer="SGD", epochs=2, batch_size=16, precision="fp32")
+            pipeline(model, data, data, name="resnet", trainable=trainable, lr=1e-3, optimizer="SGD", epochs=1, batch_size=16, precision="fp32")
         results.append(state(model))
     cut, whole = results
     moved = sum(float((whole[key] - value).abs().sum()) for key, value in state(resnet(trainable)).items())
@@ -259,33 +259,40 @@ def test_the_baseline_chooses_c_on_the_held_out_part_and_fits_again_on_both():
     train, out = (x[:400], y[:400]), (x[400:700], y[400:700])
     rows, states = classical_baseline(train, out)
     assert [(row["classifier"], row["C"]) for row in rows] == [
-        (name, c) for name in ("svm", "logistic_regression") for c in featureFunction.CS
+        (name, c) for name in ("svm", "logistic_regression") for c in featureFunction.CS[name]
     ]
     assert all(row["converged"] is True for row in rows)
     for row in rows[4:]:
         scaler = StandardScaler().fit(train[0])
-        plain = LogisticRegression(C=row["C"], max_iter=2000).fit(scaler.transform(train[0]), train[1])
+        plain = LogisticRegression(C=row["C"], tol=1e-3, max_iter=2000).fit(scaler.transform(train[0]), train[1])
         assert row["held_out_accuracy"] == pytest.approx(plain.score(scaler.transform(out[0]), out[1]), abs=1e-9)
     best = max(rows[4:], key=lambda row: row["held_out_accuracy"])
     both = np.concatenate([train[0], out[0]]), np.concatenate([train[1], out[1]])
     scaler = StandardScaler().fit(both[0])
-    plain = LogisticRegression(C=best["C"], max_iter=2000).fit(scaler.transform(both[0]), both[1])
+    plain = LogisticRegression(C=best["C"], tol=1e-3, max_iter=2000).fit(scaler.transform(both[0]), both[1])
     given = linear(states["logistic_regression"])(x[700:])
     assert (given == plain.predict(scaler.transform(x[700:]))).mean() > 0.999
 
 
 def test_among_equals_the_smallest_c_is_chosen(monkeypatch):
-    """A held-out part that every C gets right."""
-    x = np.concatenate([np.full((20, 2), -1.0), np.full((20, 2), 1.0)]) + np.random.default_rng(0).normal(0, 0.01, (40, 2))
-    y = np.repeat([0, 1, 2, 3], 10)
-    x[10:20, 0] += 1
-    x[30:, 0] += 1
+    """Two classes far apart, which every C gets right."""
+    x = np.concatenate([np.full((10, 2), -1.0), np.full((10, 2), 1.0)])
+    y = np.repeat([0, 1], 10)
     fits = []
     original = LogisticRegression.fit
     monkeypatch.setattr(LogisticRegression, "fit", lambda self, *a: fits.append(self.C) or original(self, *a))
-    rows, _ = classical_baseline((x, y), (x, y))
-    accuracies = [row["held_out_accuracy"] for row in rows[4:]]
-    assert fits[4] == featureFunction.CS[accuracies.index(max(accuracies))]
+    rows, states = classical_baseline((x, y), (x, y))
+    assert [row["held_out_accuracy"] for row in rows] == [1.0] * 8
+    assert fits == [*featureFunction.CS["logistic_regression"], min(featureFunction.CS["logistic_regression"])]
+    assert all(linear(state)(x).tolist() == y.tolist() for state in states.values())
+
+
+def test_classes_keep_their_numbers_where_some_are_missing():
+    x, y = digit_pixels()
+    some = np.isin(y, (2, 5, 7))
+    x, y = x[some][:200], y[some][:200]
+    _, states = classical_baseline((x, y), (x, y))
+    assert all(set(linear(state)(x)) == {2, 5, 7} for state in states.values())
 
 
 def test_a_fit_that_did_not_converge_is_marked(monkeypatch):
