@@ -7,7 +7,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -17,10 +17,10 @@ import torch
 from torch import nn
 
 from dataFunction import known_fingerprint, load_images
-from experimentTable import CLASSES, PROFILES, ROWS, Experiment, UsageError, choose, experiment, has_budget, identity
+from experimentTable import CLASSES, PROFILES, ROWS, Experiment, Held, UsageError, choose, experiment, has_budget, identity
 from featureFunction import Source, as_source, cached, extract_features, split
 from myModel import MODELS, initialise, replace_head, set_train_mode, train_only
-from recordFunction import Record, RunFolder, check_identity, digest, find_record, runs_dir
+from recordFunction import Record, RunFolder, check_identity, digest, find_record, runs_dir, same_identity
 from trainFunction import EarlyStopping, GradientNorms, epoch_batches, evaluate, make_optimizer, probe, train_epoch
 from utilityFunction import Mirror, bar, cast, device, duration, provenance, resolve_precision, seed_everything
 
@@ -272,9 +272,11 @@ def run_all(
 ) -> list[Record]:  # fmt: skip
     """`run` for many, parents before children, with one estimate and one bar; returns the finished records, in the order asked for.
 
-    What cannot run is said in one line, and the others go on. An `executor` (any of concurrent.futures) runs independent
-    ones side by side. An interrupt leaves off at once; the same call goes on from there.
+    What cannot run is said in one line, and the others go on. An `executor` of processes (any of concurrent.futures) runs
+    independent ones side by side. An interrupt leaves off at once; the same call goes on from there.
     """
+    if isinstance(executor, ThreadPoolExecutor):
+        raise UsageError("threads share torch's random numbers, so no run would be its seed's; give a ProcessPoolExecutor")
     profile = current_profile(profile)
     rows = [experiment(name) if isinstance(name, str) else name for name in names]
     wanted = [replace(row, profile=profile, seed=seed) for seed in seeds for row in rows]
@@ -282,16 +284,17 @@ def run_all(
         print(f"no budget in the profile {profile} for {', '.join(dict.fromkeys(beyond))}; the profiles cpu and paper have one")
         wanted = [exp for exp in wanted if has_budget(exp)]
     todo = sorted((exp for exp in wanted if not _ended(exp, evidence)), key=_generation)
-    if todo:
-        _work_off(todo, len(wanted), partial(run, evidence=evidence, wandb=wandb), executor, stop)
-    found = [find_record(exp.name, profile, exp.seed, evidence) for exp in wanted]
-    return [record for record in found if record and record.finished]
+    call = partial(run, evidence=evidence, wandb=wandb)
+    if todo and (held := _work_off(todo, len(wanted), call, executor, stop)) and not stop():
+        _work_off(held, len(wanted), call, None, stop)  # once more, since the others have taken their time
+    return [record for exp in wanted if (record := _ended(exp, evidence)) and record.finished]
 
 
 def _work_off(
     todo: list[Experiment], wanted: int, call: Callable[..., Record], executor: Executor | None, stop: Callable[[], bool]
-) -> None:
-    total = sum(map(price, todo))
+) -> list[Experiment]:
+    """Make the runs of `todo`; returns those that another process held."""
+    held, total = [], sum(map(price, todo))
     print(f"{wanted} runs, {wanted - len(todo)} of them recorded already; the others take about {duration(total)}")
     whole, line = bar(total or 1, "all", unit="s"), bar(1)
     attempts = _spread(executor, todo, call) if executor else ((exp, partial(call, exp, line=line, stop=stop)) for exp in todo)
@@ -301,6 +304,7 @@ def _work_off(
                 attempt()
             except UsageError as error:
                 print(error)
+                held += [exp] if isinstance(error, Held) else []
             whole.update(price(exp))
             if stop():
                 break
@@ -310,11 +314,16 @@ def _work_off(
     finally:
         whole.close()
         line.close()
+    return held
 
 
-def _ended(exp: Experiment, evidence: bool) -> bool:
-    found = find_record(exp.name, exp.profile, exp.seed, evidence)
-    return bool(found and found.result)
+def _ended(exp: Experiment, evidence: bool) -> Record | None:
+    """The experiment's record, where it has a result. What is damaged or another's is none; `run` says what is wrong with it."""
+    try:
+        found = find_record(exp.name, exp.profile, exp.seed, evidence)
+        return found if found and found.result and same_identity(found, data_identity(exp)) else None
+    except UsageError:
+        return None
 
 
 def _generation(exp: Experiment) -> int:

@@ -18,6 +18,10 @@ class UsageError(ValueError):
     """Something the user can put right; the message is one line that says what was wrong and what to do."""
 
 
+class Held(UsageError):
+    """Another process is at this run; once it has ended, so has the obstacle."""
+
+
 def choose(kind: str, value: object, choices: Iterable[str]) -> str:
     """Return `value` if it is one of `choices`; raise UsageError, naming all of them, if not."""
     choices = list(choices)

@@ -198,7 +198,7 @@ def extract_features(model: nn.Module, data: Any, precision: str = "fp32") -> Te
 
 # ---------------------------------------------------------------- the classical baseline
 
-CS = {"svm": (1e-6, 1e-5, 1e-4, 1e-3), "logistic_regression": (1e-4, 1e-3, 1e-2, 1e-1)}  # the regularisation strengths tried
+CS = {"svm": (1e-6, 1e-5, 1e-4), "logistic_regression": (1e-4, 1e-3, 1e-2, 1e-1)}  # the regularisation strengths tried
 
 
 def linear(state: dict) -> Callable[[np.ndarray], np.ndarray]:
@@ -219,7 +219,7 @@ def classical_baseline(train: tuple[np.ndarray, np.ndarray], held_out: tuple[np.
     from sklearn.svm import LinearSVC
 
     makers = {
-        "svm": lambda c: LinearSVC(C=c, tol=1e-2, max_iter=2000, random_state=0),  # tol: liblinear's own default
+        "svm": lambda c: LinearSVC(C=c, dual=True, tol=1e-2, max_iter=2000, random_state=0),  # tol: liblinear's own default
         "logistic_regression": lambda c: LogisticRegression(C=c, tol=1e-3, max_iter=2000),
     }
 

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from experimentTable import Experiment, UsageError
+from experimentTable import Experiment, Held, UsageError
 
 ROOT = Path(__file__).resolve().parent
 EVIDENCE = ROOT / "report" / "records"
@@ -238,10 +238,15 @@ def _plain(value: Any) -> Any:
     return json.loads(json.dumps(value))
 
 
+def same_identity(record: Record, expected: dict) -> bool:
+    """Whether the record was made with this identity."""
+    return record.settings["identity"] == _plain(expected)
+
+
 def check_identity(record: Record, expected: dict) -> None:
     """Raise UsageError, showing the difference and the way on, when the record was made with another identity."""
-    was, now = record.settings["identity"], _plain(expected)
-    if was != now:
+    if not same_identity(record, expected):
+        was, now = record.settings["identity"], _plain(expected)
         keys = sorted(key for key in was.keys() | now.keys() if was.get(key) != now.get(key))
         difference = ", ".join(f"{key} {was.get(key)!r} there, {now.get(key)!r} here" for key in keys)
         raise UsageError(f"{record.path} holds another run named {record.name}: {difference}; use another name, or move that folder away")
@@ -265,13 +270,13 @@ class RunFolder:
     def __enter__(self) -> "RunFolder":
         from filelock import FileLock, Timeout
 
-        try:
-            with _writing(self.path):
-                self.path.mkdir(parents=True, exist_ok=True)
-                self._lock = FileLock(self.path.with_name(f".{self.path.name}.lock"), timeout=0)
+        with _writing(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock = FileLock(self.path.with_name(f".{self.path.name}.lock"), timeout=0)
+            try:
                 self._lock.acquire()
-        except Timeout:
-            raise UsageError(f"{self.exp.name} (seed {self.exp.seed}) is being trained by another process; wait for it") from None
+            except Timeout:
+                raise Held(f"{self.exp.name} (seed {self.exp.seed}) is being trained by another process; wait for it") from None
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -14,7 +14,7 @@ def parse_seeds(text: str) -> list[int]:
     seeds: list[int] = []
     for part in text.split(","):
         first, dash, last = part.partition("-")
-        if not first.isdigit() or (dash and not last.isdigit()):
+        if not first.isdecimal() or (dash and not last.isdecimal()) or int(first) > int(last or first):
             raise UsageError(f"seeds {text!r} are no numbers; write 3, 0,2 or 0-4")
         seeds += range(int(first), int(last or first) + 1)
     return seeds
@@ -110,7 +110,9 @@ def publish(arguments: argparse.Namespace) -> bool:
 
     profile = current_profile(arguments.profile)
     for name in chosen_names(arguments):
-        for record in find_records(name, profile, evidence=False):
+        if not (records := find_records(name, profile, evidence=False)):
+            raise UsageError(f"{name} has no finished record in {profile}; train it first")
+        for record in records:
             print(publish_record(record))
     return True
 

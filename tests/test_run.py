@@ -485,7 +485,7 @@ def test_publish_copies_what_is_finished(made, monkeypatch, tmp_path, runs_dir, 
     assert publish(find_record("MLP_4", "sample")).is_relative_to(tmp_path / "evidence")  # again, over itself
     status, _, err = call("publish", "MLP_13")
     assert status == 1
-    assert "MLP_13" in err
+    assert "MLP_13 has no finished record in sample; train it first" in err
 
 
 BAD_CALLS = [
