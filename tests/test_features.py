@@ -167,7 +167,9 @@ def test_resnet_trains_the_same_behind_its_cache(monkeypatch, trainable):
         with monkeypatch.context() as patch:
             if not cut:
                 patch.setattr(coreFunction, "split", lambda *_: None)
-            pipeline(model, data, data, name="resnet", trainable=trainable, lr=1e-3, optimizer="SGD", epochs=1, batch_size=16, precision="fp32")
+            pipeline(
+                model, data, data, name="resnet", trainable=trainable, lr=1e-3, optimizer="SGD", epochs=1, batch_size=16, precision="fp32"
+            )
         results.append(state(model))
     cut, whole = results
     moved = sum(float((whole[key] - value).abs().sum()) for key, value in state(resnet(trainable)).items())

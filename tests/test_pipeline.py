@@ -71,7 +71,9 @@ def test_words_are_numbered_in_alphabetical_order():
     assert record.predictions()[0].tolist() == [0 if label == "apple" else 1 for _, label in data.items]
 
 
-@pytest.mark.parametrize(("shape", "kind"), [((3, 12, 9), torch.float32), ((1, 8, 8), torch.float64), ((2, 5, 5), torch.uint8), ((7,), torch.float32)])
+@pytest.mark.parametrize(
+    ("shape", "kind"), [((3, 12, 9), torch.float32), ((1, 8, 8), torch.float64), ((2, 5, 5), torch.uint8), ((7,), torch.float32)]
+)
 def test_images_may_have_any_channels_sizes_and_number_types(shape, kind):
     generator = torch.Generator().manual_seed(0)
     images = (255 * torch.rand(40, *shape, generator=generator)).to(kind)
@@ -93,7 +95,9 @@ def test_a_model_may_have_more_outputs_than_classes_and_the_record_holds_them():
 
 @pytest.mark.parametrize("optimizer", ["Adam", "AdamW", "RMSprop", "SGD"])
 def test_every_optimizer_of_the_report_learns(optimizer):
-    record = pipeline(mlp(), digits(), held(), name=optimizer, **QUICK | {"optimizer": optimizer, "lr": 0.1 if optimizer == "SGD" else 0.01})
+    record = pipeline(
+        mlp(), digits(), held(), name=optimizer, **QUICK | {"optimizer": optimizer, "lr": 0.1 if optimizer == "SGD" else 0.01}
+    )
     assert record.rows[-1]["train_loss"] < record.rows[1]["train_loss"]
 
 
@@ -197,7 +201,7 @@ def test_a_record_of_that_name_is_moved_aside_not_handed_back(runs_dir):
     before = first.rows
     second = pipeline(mlp(), digits(), held(), name="again", **QUICK | {"lr": 1e-3})
     assert second.settings["experiment"]["lr"] == 1e-3
-    aside = [folder for folder in (runs_dir / "own" / "again").glob("seed-0.*")]
+    aside = list((runs_dir / "own" / "again").glob("seed-0.*"))
     assert len(aside) == 1
     assert [json.loads(line) for line in (aside[0] / "rows.jsonl").read_text().splitlines()] == before
 
@@ -208,7 +212,15 @@ def test_the_seed_sets_the_order_and_the_same_seed_the_same_run():
     assert losses[0] == losses[1] != losses[2]
 
 
-RESUMABLE = {"lr": 0.05, "epochs": 5, "batch_size": 32, "optimizer": "RMSprop", "patience": 3, "record_gradients": True, "keep_weights": True}
+RESUMABLE = {
+    "lr": 0.05,
+    "epochs": 5,
+    "batch_size": 32,
+    "optimizer": "RMSprop",
+    "patience": 3,
+    "record_gradients": True,
+    "keep_weights": True,
+}
 
 
 def resumable(name):
@@ -297,7 +309,9 @@ def test_rows_that_are_fewer_than_the_checkpoint_s_are_said(monkeypatch):
 def test_a_resumed_run_of_another_identity_is_refused_with_the_difference(monkeypatch):
     monkeypatch.setenv("CHECKPOINT_SECONDS", "0")
     interrupt(name="begun")
-    message = refused(lambda: pipeline(mlp(), digits(), held(), name="begun", resume=True, **QUICK | {"lr": 0.02}), "lr 0.01 there, 0.02 here")
+    message = refused(
+        lambda: pipeline(mlp(), digits(), held(), name="begun", resume=True, **QUICK | {"lr": 0.02}), "lr 0.01 there, 0.02 here"
+    )
     assert "use another name" in message
 
 
@@ -388,7 +402,9 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_the_record_says_where_and_wh
 
 def test_weights_that_turned_nan_after_a_finite_train_loss_are_not_the_best():
     """One step an epoch: the loss is taken before the step that breaks the weights, the evaluation sees it."""
-    record = pipeline(mlp(), digits(), held(), name="late", lr=1e38, epochs=5, batch_size=200, optimizer="SGD", patience=3, keep_weights=True)
+    record = pipeline(
+        mlp(), digits(), held(), name="late", lr=1e38, epochs=5, batch_size=200, optimizer="SGD", patience=3, keep_weights=True
+    )
     assert record.rows[1]["train_loss"] is not None
     assert record.rows[1]["validation_loss"] is None
     assert record.result["status"] == "failed"
@@ -483,7 +499,7 @@ BAD_MODELS = [
     ("too few outputs", lambda: mlp(outputs=9), "the model gives 9 outputs but the train set has 10 classes", "last layer"),
     ("another size", lambda: nn.Sequential(nn.Flatten(), nn.Linear(65, 10)), "cannot take a batch of shape (2, 1, 8, 8)", "64"),
     ("other channels", lambda: nn.Sequential(nn.Conv2d(3, 10, 8), nn.Flatten()), "cannot take a batch of shape (2, 1, 8, 8)", "channels"),
-    ("other dimensions", lambda: nn.Sequential(nn.BatchNorm1d(1), nn.Flatten(), nn.Linear(64, 10)), "cannot take a batch of shape (2, 1, 8, 8)", "2D or 3D"),
+    ("other dimensions", lambda: nn.Sequential(nn.BatchNorm1d(1), *mlp()), "cannot take a batch of shape (2, 1, 8, 8)", "2D or 3D"),
     ("two outputs", Pair, "cannot take a batch of shape (2, 1, 8, 8)", "tuple"),
     ("nothing to learn", lambda: nn.Flatten(), "nothing", "train"),
 ]  # fmt: skip

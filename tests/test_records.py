@@ -86,8 +86,8 @@ def test_floats_keep_four_digits(number):
 
 @pytest.mark.parametrize(
     ("value", "expected"),
-    [(0.123456, 0.1235), (123456.0, 123500.0), (1e-30, 1e-30), (math.nan, None), (math.inf, None), (-math.inf, None), (123456, 123456), (True, True),
-     ({"a": [math.nan, (1.00004,)]}, {"a": [None, [1.0]]})],
+    [(0.123456, 0.1235), (123456.0, 123500.0), (1e-30, 1e-30), (math.nan, None), (math.inf, None), (-math.inf, None),
+     (123456, 123456), (True, True), ({"a": [math.nan, (1.00004,)]}, {"a": [None, [1.0]]})],
 )  # fmt: skip
 def test_rounding_by_example(value, expected):
     assert rounded(value) == expected
@@ -140,7 +140,9 @@ def test_a_finished_run_has_no_checkpoint_left(runs_dir):
 def test_another_identity_is_refused_with_what_differs_and_the_way_on(runs_dir):
     record = written(runs_dir)
     check_identity(record, {"lr": 0.1})
-    message = refused(lambda: check_identity(record, {"lr": 0.2, "trainable": ("fc",)}), "holds another run named x", "lr 0.1 there, 0.2 here")
+    message = refused(
+        lambda: check_identity(record, {"lr": 0.2, "trainable": ("fc",)}), "holds another run named x", "lr 0.1 there, 0.2 here"
+    )
     assert "trainable None there, ['fc'] here" in message
     assert message.endswith("use another name, or move that folder away")
     with RunFolder(EXPERIMENT, runs_dir) as folder:
@@ -344,7 +346,7 @@ def test_what_cannot_be_traced_is_no_evidence(runs_dir, evidence, options, words
 def test_a_run_that_another_process_holds_is_said_in_one_line(runs_dir):
     lock = runs_dir / "own" / "held" / ".seed-0.lock"
     lock.parent.mkdir(parents=True)
-    code = "import sys; from filelock import FileLock; lock = FileLock(sys.argv[1]); lock.acquire(); print('held', flush=True); sys.stdin.read()"
+    code = "import sys, filelock as f; lock = f.FileLock(sys.argv[1]); lock.acquire(); print('held', flush=True); sys.stdin.read()"
     with subprocess.Popen([sys.executable, "-c", code, lock], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout.readline() == "held\n"
         refused(lambda: pipeline(mlp(), digits(), held(), name="held"), "held (seed 0) is being trained by another process", "wait for it")

@@ -345,7 +345,9 @@ def test_the_test_set_stays_shut_while_a_run_is_unfinished(made, runs_dir, tiny,
     monkeypatch.setattr(analysisFunction, "open_vault", lambda *_: pytest.fail("the vault was opened"))
     lend(made, runs_dir, "dropout", "baseline", "train_resnet")
     pretend(runs_dir, *(set(CHAPTER_5) - {"dropout", "baseline", "train_resnet", "sgd_2", "sweep_7"}))
-    message = refused(lambda: final_test(find_record("dropout", "sample")), "opens once, at the end", "sgd_2", "sweep_7", "must finish first")
+    message = refused(
+        lambda: final_test(find_record("dropout", "sample")), "opens once, at the end", "sgd_2", "sweep_7", "must finish first"
+    )
     assert "adam" not in message
     refused(lambda: final_test(find_record("train_resnet", "sample")), "train_resnet has no final test", "dropout and the baseline")
     assert find_openings("sample") == []

@@ -54,10 +54,10 @@ def test_steps_go_on_over_as_many_passes_as_it_takes_each_in_an_order_of_its_own
 def test_early_stopping_follows_its_rule(twentieths, patience, min_delta):
     accuracies = [n / 20 for n in twentieths]
     stopping, reference, waited, ended = EarlyStopping(patience, min_delta), 0, 0, None
-    for epoch, accuracy in enumerate(accuracies, 1):
-        stopping.update(epoch, accuracy)
-        gain = round((accuracy - reference) * 100)  # whole hundredths, so that the oracle has no rounding of its own
-        reference, waited = (accuracy, 0) if gain > round(min_delta * 100) else (reference, waited + 1)
+    for epoch, reached in enumerate(accuracies, 1):
+        stopping.update(epoch, reached)
+        gain = round((reached - reference) * 100)  # whole hundredths, so that the oracle has no rounding of its own
+        reference, waited = (reached, 0) if gain > round(min_delta * 100) else (reference, waited + 1)
         if waited >= patience:
             ended = epoch
         assert stopping.over == (ended == epoch)
