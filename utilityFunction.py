@@ -15,7 +15,7 @@ import torch
 import torchvision
 
 from experimentTable import PROJECT
-from recordFunction import RESULTS_VERSION, ROOT, Record
+from recordFunction import RESULTS_VERSION, ROOT, Record, runs_dir
 
 # ---------------------------------------------------------------- seeds
 
@@ -182,7 +182,7 @@ class Mirror:
         """Close the run; its summary holds the result: the best or the last epoch's, as the experiment has it."""
         if self._run:
             _quietly(self._run.summary.update, result or {})
-            _quietly(self._run.finish, 0 if result else 1)
+            _quietly(self._run.finish, 0 if result and result["status"] == "finished" else 1)
 
 
 def mirror(record: Record) -> None:
@@ -208,8 +208,6 @@ def wandb_mode() -> Any:
 
 def _init(exp: dict, settings: dict) -> Any:
     import wandb
-
-    from recordFunction import runs_dir
 
     folder = runs_dir()
     folder.mkdir(parents=True, exist_ok=True)

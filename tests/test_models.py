@@ -2,6 +2,7 @@
 
 import copy
 from functools import partial
+from itertools import pairwise
 
 import pytest
 import torch
@@ -56,7 +57,7 @@ def images(name: str, count: int, image_size: int = 32, device: str = "cpu") -> 
 @given(widths_lists)
 def test_a_chain_has_relu_between_layers_and_none_after_the_last(widths):
     modules = list(chain(widths, nn.Linear))
-    assert [(m.in_features, m.out_features) for m in modules[::2]] == list(zip(widths, widths[1:], strict=False))
+    assert [(m.in_features, m.out_features) for m in modules[::2]] == list(pairwise(widths))
     assert all(isinstance(m, nn.ReLU) for m in modules[1::2])
     assert len(modules) == 2 * len(widths) - 3
     assert isinstance(plain_block(widths, nn.Linear)[-1], nn.ReLU)
