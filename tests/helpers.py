@@ -69,7 +69,7 @@ def untimed(rows: list[dict]) -> list[dict]:
 
 
 @contextmanager
-def tiny_sample(images: int = 120) -> Iterator[None]:
+def tiny_sample(images: int = 64) -> Iterator[None]:
     """The sample profile cut down: a run is two rows of one step each, on the first images of each part."""
     sample = PROFILES["sample"]
     budgets = {family: (2, 2) if steps else (0, 0) for family, (steps, _) in sample.budgets.items()}
