@@ -176,6 +176,15 @@ def test_frozen_children_and_their_batch_statistics_do_not_move(patience):
     assert moved == {"5.weight", "5.bias"}
 
 
+def test_frozen_batch_statistics_do_not_move_behind_what_learns_either():
+    """Nothing can be cut off in front, so the training pass itself must leave them alone."""
+    model = normed()
+    before = state(model)
+    pipeline(model, digits(), held(), name="frozen", trainable=("0", "5"), **QUICK)
+    moved = {key.split(".")[0] for key, value in state(model).items() if not torch.equal(value, before[key])}
+    assert moved == {"0", "5"}
+
+
 def test_batch_statistics_that_are_not_frozen_move():
     model = normed()
     before = state(model)

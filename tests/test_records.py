@@ -65,7 +65,7 @@ def evidence(tmp_path, monkeypatch):
 
 
 values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3),
+    st.none() | st.booleans() | st.integers() | st.floats(-1e300, 1e300) | st.sampled_from([math.nan, math.inf]) | st.text(max_size=3),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3) | st.tuples(inner),
     max_leaves=8,
 )

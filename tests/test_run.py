@@ -346,6 +346,8 @@ def test_the_test_set_stays_shut_while_a_run_is_unfinished(made, runs_dir, tiny,
     monkeypatch.setattr(analysisFunction, "open_vault", lambda *_: pytest.fail("the vault was opened"))
     lend(made, runs_dir, "dropout", "baseline", "train_resnet")
     pretend(runs_dir, *(set(CHAPTER_5) - {"dropout", "baseline", "train_resnet", "sgd_2", "sweep_7"}))
+    with RunFolder(experiment("sgd_2", "sample"), runs_dir) as folder:
+        folder.start({}, {})  # begun, not ended; sweep_7 is not even begun
     message = refused(
         lambda: final_test(find_record("dropout", "sample")), "opens once, at the end", "sgd_2", "sweep_7", "must finish first"
     )
