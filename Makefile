@@ -14,7 +14,7 @@ help:
 	  'make notebook [PROFILE=sample]  execute main.ipynb into report/notebook-<profile>.ipynb and .html' \
 	  'make test                       run all tests' \
 	  'make check                      ruff (lint, format) and mypy' \
-		  'make clean                      remove .venv and caches; runs/ and report/ stay' \
+	  'make clean                      remove .venv and caches; runs/ and report/ stay' \
 	  '' \
 	  'The first of them makes .venv and installs the requirements, which takes minutes.'
 

@@ -12,7 +12,7 @@ from dataFunction import load_images, open_vault
 from experimentTable import ROWS, Experiment, UsageError, experiment
 from featureFunction import classical_baseline, extract_features, linear
 from myModel import MODELS
-from recordFunction import Record, RunFolder, append_line, find_openings, find_record, rounded, runs_dir
+from recordFunction import WEIGHTS, Record, RunFolder, append_line, find_openings, find_record, rounded, runs_dir
 from trainFunction import accuracy, evaluate, macro_accuracy, make_optimizer, train_epoch
 from utilityFunction import device, mixed, provenance, resolve_precision, seed_everything
 
@@ -112,7 +112,7 @@ def _baseline(exp: Experiment, makeup: dict) -> Any:
     def fit(folder: RunFolder) -> Record:
         precision = resolve_precision(exp.precision)
         features, labels = extract_features(model, train, precision).cpu().numpy(), train.labels.cpu().numpy()
-        # The train part's own order is by class; a fixed shuffle makes the held-out tenth nearly stratified, the same for all seeds.
+        # The same tenth for all seeds, drawn at random so that it is nearly stratified.
         order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0)).numpy()
         choosing, fitting = np.split(order, [len(order) // 10])
         rows, states = classical_baseline((features[fitting], labels[fitting]), (features[choosing], labels[choosing]))
@@ -140,11 +140,14 @@ def final_test(record: Record) -> dict[str, dict]:
     """The only door to chapter 5's test set: opens it once for this run and seed, logs the opening, returns {classifier: its line}.
 
     Asked again it returns what was logged. Raises UsageError for a run other than `dropout` and `baseline`, while another
-    chapter 5 run of that profile and seed is unfinished, and where the weights are not here.
+    chapter 5 run of that profile and seed is unfinished, where the weights are not here, and where others were tested before.
     """
     if record.name not in ("dropout", "baseline"):
         raise UsageError(f"{record.name} has no final test; the report tests dropout and the baseline alone")
     opened = {o["classifier"]: o for o in find_openings(record.profile) if (o["run"], o["seed"]) == (record.name, record.seed)}
+    tested = record.result["sha256"][WEIGHTS]
+    if any(opening["weights"] != tested for opening in opened.values()):
+        raise UsageError(f"the test set was opened for other weights of {record.name} (seed {record.seed}); use another seed")
     if opened:
         return opened
     others = [row.name for row in ROWS if row.chapter == 5]
@@ -169,7 +172,7 @@ def final_test(record: Record) -> dict[str, dict]:
     path = runs_dir() / record.profile / "openings.jsonl"
     for classifier, given in predictions.items():
         line: dict = {"time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "run": record.name, "classifier": classifier}
-        line |= {"profile": record.profile, "seed": record.seed}
+        line |= {"profile": record.profile, "seed": record.seed, "weights": tested}
         opened[classifier] = rounded(line | {"accuracy": accuracy(given), "macro_accuracy": macro_accuracy(given)})
         append_line(path, opened[classifier])
     return opened

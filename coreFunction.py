@@ -90,6 +90,8 @@ def _fit(
             save(epoch)
             saved = time.monotonic()
             if stopped:
+                if mirror:
+                    mirror.finish(None)
                 return Record(folder.path)
 
     if best is not None:  # the restored weights' own measure and predictions, not the last epoch's
@@ -188,9 +190,9 @@ def build(exp: Experiment) -> nn.Module:
     """
     seed_everything(exp.seed, 0)
     if exp.start_from is None:
-        model = MODELS[exp.model](image_size=identity(exp)["image_size"])
+        model = MODELS[choose("model", exp.model, MODELS)](image_size=identity(exp)["image_size"])
         initialise(model, exp.initialisation)
-        return _headed(model, exp) if exp.model == "resnet18" else model
+        return _headed(model, exp) if exp.model == "resnet18" or exp.dropout else model
     parent = replace(experiment(exp.start_from), profile=exp.profile, seed=exp.seed)
     weights = _parent_weights(parent)
     model = build(replace(parent, start_from=None))
@@ -209,6 +211,8 @@ def _parent_weights(parent: Experiment) -> dict:
     if not (found and found.finished and found.has_weights):
         print(f"{parent.name} (seed {parent.seed}) has no weights here; it is trained first, about {duration(price(parent))}")
         found = run(parent, evidence=False)
+    if found.result and not found.finished:
+        raise UsageError(f"{parent.name} (seed {parent.seed}) failed ({found.result['reason']}); what starts from it cannot run")
     return found.weights()
 
 
@@ -219,7 +223,7 @@ def data_identity(exp: Experiment) -> dict:
 
 
 def price(exp: Experiment) -> float:
-    """Seconds that the run takes on two cores, as measured for its family; 0 where nobody has measured it."""
+    """Seconds that the run takes on two cores, an estimate for its family; 0 where there is none."""
     return PROFILES[exp.profile].seconds.get(exp.family, 0.0)
 
 
@@ -262,8 +266,13 @@ def run(
         return _train(exp, line, stop, wandb)
     import analysisFunction
 
+    line = bar(1) if line is None else line
+    line.reset(total=1)
+    line.set_description_str(exp.name)
     with RunFolder(exp, runs_dir()) as folder:
-        return analysisFunction.analyse(exp, folder)
+        record = analysisFunction.analyse(exp, folder)
+    line.update(1)
+    return record
 
 
 def run_all(
@@ -287,7 +296,10 @@ def run_all(
     call = partial(run, evidence=evidence, wandb=wandb)
     if todo and (held := _work_off(todo, len(wanted), call, executor, stop)) and not stop():
         _work_off(held, len(wanted), call, None, stop)  # once more, since the others have taken their time
-    return [record for exp in wanted if (record := _ended(exp, evidence)) and record.finished]
+    ended = {exp: record for exp in wanted if (record := _ended(exp, evidence))}
+    for failed in (record for exp, record in ended.items() if not record.finished and exp not in todo):
+        print(failed)
+    return [record for record in ended.values() if record.finished]
 
 
 def _work_off(
@@ -296,7 +308,7 @@ def _work_off(
     """Make the runs of `todo`; returns those that another process held."""
     held, total = [], sum(map(price, todo))
     print(f"{wanted} runs, {wanted - len(todo)} of them recorded already; the others take about {duration(total)}")
-    whole, line = bar(total or 1, "all", unit="s"), bar(1)
+    whole, line = bar(len(todo), "all runs", unit="run"), bar(1)
     attempts = _spread(executor, todo, call) if executor else ((exp, partial(call, exp, line=line, stop=stop)) for exp in todo)
     try:
         for exp, attempt in attempts:
@@ -305,7 +317,7 @@ def _work_off(
             except UsageError as error:
                 print(error)
                 held += [exp] if isinstance(error, Held) else []
-            whole.update(price(exp))
+            whole.update(1)
             if stop():
                 break
     except KeyboardInterrupt:

@@ -11,6 +11,7 @@ from functools import partial
 
 PROJECT = "cnn-and-deep-network"  # the W&B project and the cache folder
 OPTIMIZERS = ("Adam", "AdamW", "RMSprop", "SGD")
+KINDS = ("training", "baseline", "distribution", "tsne", "timing")
 CLASSES = {"mnist": 10, "cifar10": 10, "cifar100": 100}
 
 
@@ -152,7 +153,7 @@ class Profile:
     data: str  # "sample": the embedded one; "complete": the full sets
     image_size: dict[int, int]  # chapter -> pixels
     budgets: dict[str, tuple[int, int]]
-    seconds: dict[str, float]  # family -> measured price of one run
+    seconds: dict[str, float]  # family -> estimated price of one run
     most_epochs: int | None = None  # in chapter 5
     tsne_images: int = 10_000
     timing_blocks: tuple[int, int] = (10, 20)  # (alternating blocks, steps in each)
@@ -166,7 +167,7 @@ class Profile:
 
 
 # What a run of each family gets in the sample (steps, rows: a row, a checkpoint and the patience count
-# `steps / rows` steps), and its price in seconds on two cores: sample, cpu. Zen 1, AVX2, fp32.
+# `steps / rows` steps), and its price in seconds on two cores: sample, cpu; estimates, rounded, for Zen 1 (AVX2, fp32).
 BUDGETS = {
     #                  steps  rows sample    cpu
     "distribution":    (0,     0,    0.1,      5),
@@ -228,6 +229,9 @@ def identity(exp: Experiment) -> dict:
     Name, profile and seed are the record's place, family only says who pays; neither is part of it.
     """
     profile = PROFILES[choose("profile", exp.profile, PROFILES)]
+    choose("kind", exp.kind, KINDS)
+    choose("data set", exp.dataset, CLASSES)
+    choose("chapter", str(exp.chapter), map(str, profile.image_size))
     fields = {k: v for k, v in asdict(exp).items() if k not in ("name", "profile", "seed", "family")}
     fields["image_size"] = profile.image_size[exp.chapter]
     fields["steps_per_epoch"] = None

@@ -219,7 +219,7 @@ def classical_baseline(train: tuple[np.ndarray, np.ndarray], held_out: tuple[np.
     from sklearn.svm import LinearSVC
 
     makers = {
-        "svm": lambda c: LinearSVC(C=c, dual=True, tol=1e-2, max_iter=2000, random_state=0),  # tol: liblinear's own default
+        "svm": lambda c: LinearSVC(C=c, dual=True, tol=1e-2, max_iter=2000, random_state=0),
         "logistic_regression": lambda c: LogisticRegression(C=c, tol=1e-3, max_iter=2000),
     }
 

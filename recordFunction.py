@@ -358,7 +358,10 @@ class RunFolder:
 
 
 def publish(record: Record) -> Path:
-    """Copy a finished record, weights left out, to the evidence. Raises UsageError for an unfinished, damaged or dirty one."""
+    """Copy a record, weights left out, and its openings of the test set, to the evidence.
+
+    Raises UsageError for an unfinished, a damaged or a dirty one.
+    """
     if not record.result:
         raise UsageError(f"{record.name} (seed {record.seed}) is not finished; train it first")
     if record.settings["provenance"]["dirty"] or not record.settings["provenance"]["commit"]:
@@ -367,4 +370,8 @@ def publish(record: Record) -> Path:
         record._checked(file)
     target = EVIDENCE / record.profile / record.name / record.path.name
     shutil.copytree(record.path, target, dirs_exist_ok=True, ignore=shutil.ignore_patterns("*.pt", ".*"))
+    logged = EVIDENCE / record.profile / "openings.jsonl"
+    for opening in find_openings(record.profile, evidence=False):
+        if (opening["run"], opening["seed"]) == (record.name, record.seed) and opening not in _read_lines(logged):
+            append_line(logged, opening)
     return target

@@ -21,12 +21,16 @@ def parse_seeds(text: str) -> list[int]:
 
 
 def chosen_names(arguments: argparse.Namespace) -> list[str]:
-    """The experiments named, or all of a chapter."""
+    """The experiments named, or all of a chapter that the profile has a budget for."""
+    from coreFunction import current_profile
+
+    profile = current_profile(arguments.profile)
     for name in arguments.names:
         experiment(name)
-    if arguments.chapter and not (rows := [row.name for row in ROWS if row.chapter == arguments.chapter]):
+    if arguments.chapter not in (None, *(row.chapter for row in ROWS)):
         raise UsageError(f"the report's experiments are in chapters 2 to 5, not {arguments.chapter}")
-    names = [*arguments.names, *(rows if arguments.chapter else [])]
+    chapter = [row.name for row in ROWS if row.chapter == arguments.chapter and has_budget(experiment(row.name, profile))]
+    names = [*arguments.names, *chapter]
     if not names:
         raise UsageError("name an experiment or a chapter; `python run.py list` shows them all")
     return names
@@ -65,7 +69,7 @@ def train(arguments: argparse.Namespace) -> bool:
     """Train what is named; with --minutes leave off between epochs when the time is up."""
     from coreFunction import run_all
 
-    end = time.monotonic() + 60 * arguments.minutes if arguments.minutes else float("inf")
+    end = time.monotonic() + 60 * arguments.minutes if arguments.minutes is not None else float("inf")
     names, seeds = chosen_names(arguments), parse_seeds(arguments.seeds)
     records = run_all(*names, profile=arguments.profile, seeds=seeds, evidence=not arguments.fresh, stop=lambda: time.monotonic() > end)
     for record in records:

@@ -37,12 +37,10 @@ def seed_everything(*numbers: int) -> torch.Generator:
 
 @functools.cache
 def device() -> torch.device:
-    """CUDA, else Apple's MPS, else the CPU; `DEVICE` in the environment decides otherwise."""
+    """CUDA, else the CPU; `DEVICE` in the environment decides otherwise (not MPS: it lacks the float64 of the gradient norms)."""
     if chosen := os.environ.get("DEVICE"):
         return torch.device(chosen)
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 @functools.cache
@@ -165,8 +163,13 @@ class Mirror:
     nothing. `WANDB_MODE=disabled` turns it off.
     """
 
+    reachable = True  # until a run could not be opened: then this process asks no more, each try may wait half a minute
+
     def __init__(self, settings: dict, rows: list[dict]) -> None:
-        self._run = _quietly(_init, settings["experiment"], settings) if wandb_mode() != "disabled" else None
+        self._run = None
+        if Mirror.reachable and wandb_mode() != "disabled":
+            self._run = _quietly(_init, settings["experiment"], settings)
+            Mirror.reachable = self._run is not None
         for row in rows:  # of a resumed run: pieces of an offline run do not join, so it is written anew
             self.log(row)
 
@@ -200,10 +203,10 @@ def wandb_mode() -> Any:
     os.environ.setdefault("WANDB_SILENT", "true")
     if mode := os.environ.get("WANDB_MODE"):
         return mode
-    if _quietly(wandb.login, timeout=15, prompt=False):
-        return "online"
-    print("W&B: no account, runs are kept offline; `wandb login`, then `wandb sync`, would upload them.")
-    return "offline"
+    known = _quietly(wandb.login, timeout=15, prompt=False)
+    if known is False:  # None where it failed, which has been said
+        print("W&B: no account, runs are kept offline; `wandb login`, then `wandb sync`, would upload them.")
+    return "online" if known else "offline"
 
 
 def _init(exp: dict, settings: dict) -> Any:

@@ -299,7 +299,7 @@ def save(number: str, profile: str | None = None, figure: Sheet | None = None) -
     svg, png = (folder / f"{number}.{kind}" for kind in ("svg", "png"))
     with rc_context({"svg.hashsalt": str(number)}):
         figure.savefig(svg, metadata={"Date": None}, dpi=2 * figure.dpi)
-    png.write_bytes(figure.png())
+    png.write_bytes(figure.png)
     return [svg, png]
 
 
