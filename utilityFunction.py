@@ -204,9 +204,11 @@ def wandb_mode() -> Any:
     if mode := os.environ.get("WANDB_MODE"):
         return mode
     known = _quietly(wandb.login, timeout=15, prompt=False)
-    if known is False:  # None where it failed, which has been said
-        print("W&B: no account, runs are kept offline; `wandb login`, then `wandb sync`, would upload them.")
-    return "online" if known else "offline"
+    if known:
+        return "online"
+    why = "no account, " if known is False else ""  # None where the login failed, which has been said
+    print(f"W&B: {why}runs are kept offline; `wandb login`, then `wandb sync`, would upload them.")
+    return "offline"
 
 
 def _init(exp: dict, settings: dict) -> Any:

@@ -38,6 +38,7 @@ def forget():
         wandb.teardown()  # it reads its environment once
     utilityFunction.wandb_mode.cache_clear()
     utilityFunction._warn_once.cache_clear()
+    utilityFunction.Mirror.reachable = True
 
 
 def offline_runs(runs_dir: Path) -> list[list[dict]]:
