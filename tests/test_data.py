@@ -7,7 +7,7 @@ import re
 import shutil
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import FrozenInstanceError
 from functools import partial
 from io import BytesIO
@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from helpers import refused
 from PIL import Image
 from torch.utils.data import DataLoader
 from torchvision import datasets
@@ -40,7 +41,7 @@ from dataFunction import (
     load_images,
     open_vault,
 )
-from experimentTable import CLASSES, UsageError
+from experimentTable import CLASSES
 from sourceFunction import SAMPLE, SETS, Source, decode
 
 COMPLETE = os.environ.get("DATA_DIR")
@@ -53,16 +54,6 @@ COUNTS = {"mnist": (300, 100), "cifar10": (300, 100), "cifar100": (400, 200)}  #
 def no_data_dir(monkeypatch: pytest.MonkeyPatch) -> None:
     """A test sets DATA_DIR itself."""
     monkeypatch.delenv("DATA_DIR", raising=False)
-
-
-def refused(action: Callable[[], object], *words: str) -> str:
-    """The message of the UsageError that `action` ends in: one line, with all these words in it."""
-    with pytest.raises(UsageError) as caught:
-        action()
-    message = str(caught.value)
-    assert "\n" not in message
-    assert all(word in message for word in words), message
-    return message
 
 
 def every_image(data: ImageSet) -> set[bytes]:
