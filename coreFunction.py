@@ -6,8 +6,8 @@ Every epoch seeds itself from (seed, epoch), so that a run that was cut off goes
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -17,9 +17,10 @@ import torch
 from torch import nn
 
 from dataFunction import known_fingerprint, load_images
-from experimentTable import CLASSES, PROFILES, ROWS, Experiment, Held, UsageError, choose, experiment, has_budget, identity
+from experimentTable import CLASSES, ROWS, Experiment, UsageError, choose, current_profile, experiment, has_budget, identity, price
 from featureFunction import Source, as_source, cached, extract_features, split
 from myModel import MODELS, initialise, replace_head, set_train_mode, train_only
+from queueFunction import generation, work_off
 from recordFunction import Record, RunFolder, check_identity, digest, find_record, runs_dir, same_identity
 from trainFunction import EarlyStopping, GradientNorms, epoch_batches, evaluate, make_optimizer, probe, train_epoch
 from utilityFunction import Mirror, bar, cast, device, duration, provenance, resolve_precision, seed_everything
@@ -222,16 +223,6 @@ def data_identity(exp: Experiment) -> dict:
     return identity(exp) | {"data": {name: known_fingerprint(name, exp.profile) for name in names}}
 
 
-def price(exp: Experiment) -> float:
-    """Seconds that the run takes on two cores, an estimate for its family; 0 where there is none."""
-    return PROFILES[exp.profile].seconds.get(exp.family, 0.0)
-
-
-def current_profile(profile: str | None = None) -> str:
-    """`profile`, else PROFILE from the environment, else "sample"; UsageError for an unknown one."""
-    return choose("profile", profile or os.environ.get("PROFILE") or "sample", PROFILES)
-
-
 def _train(exp: Experiment, line: Any, stop: Callable[[], bool], use_wandb: bool) -> Record:
     split_name = "validation" if exp.dataset == "cifar100" else "test"
     makeup = data_identity(exp)
@@ -292,41 +283,14 @@ def run_all(
     if beyond := [exp.name for exp in wanted if not has_budget(exp)]:
         print(f"no budget in the profile {profile} for {', '.join(dict.fromkeys(beyond))}; the profiles cpu and paper have one")
         wanted = [exp for exp in wanted if has_budget(exp)]
-    todo = sorted((exp for exp in wanted if not _ended(exp, evidence)), key=_generation)
+    todo = sorted((exp for exp in wanted if not _ended(exp, evidence)), key=generation)
     call = partial(run, evidence=evidence, wandb=wandb)
-    if todo and (held := _work_off(todo, len(wanted), call, executor, stop)) and not stop():
-        _work_off(held, len(wanted), call, None, stop)  # once more, since the others have taken their time
+    if todo and (held := work_off(todo, len(wanted), call, executor, stop)) and not stop():
+        work_off(held, len(wanted), call, None, stop)  # once more, since the others have taken their time
     ended = {exp: record for exp in wanted if (record := _ended(exp, evidence))}
     for failed in (record for exp, record in ended.items() if not record.finished and exp not in todo):
         print(failed)
     return [record for record in ended.values() if record.finished]
-
-
-def _work_off(
-    todo: list[Experiment], wanted: int, call: Callable[..., Record], executor: Executor | None, stop: Callable[[], bool]
-) -> list[Experiment]:
-    """Make the runs of `todo`; returns those that another process held."""
-    held, total = [], sum(map(price, todo))
-    print(f"{wanted} runs, {wanted - len(todo)} of them recorded already; the others take about {duration(total)}")
-    whole, line = bar(len(todo), "all runs", unit="run"), bar(1)
-    attempts = _spread(executor, todo, call) if executor else ((exp, partial(call, exp, line=line, stop=stop)) for exp in todo)
-    try:
-        for exp, attempt in attempts:
-            try:
-                attempt()
-            except UsageError as error:
-                print(error)
-                held += [exp] if isinstance(error, Held) else []
-            whole.update(1)
-            if stop():
-                break
-    except KeyboardInterrupt:
-        print("interrupted; the same call goes on from here")
-        raise
-    finally:
-        whole.close()
-        line.close()
-    return held
 
 
 def _ended(exp: Experiment, evidence: bool) -> Record | None:
@@ -336,25 +300,3 @@ def _ended(exp: Experiment, evidence: bool) -> Record | None:
         return found if found and found.result and same_identity(found, data_identity(exp)) else None
     except UsageError:
         return None
-
-
-def _generation(exp: Experiment) -> int:
-    """0 for a run that starts afresh, one more than its parent's otherwise."""
-    return 0 if exp.start_from is None else 1 + _generation(experiment(exp.start_from))
-
-
-def _spread(executor: Executor, todo: list[Experiment], call: Callable[..., Record]) -> Iterator[tuple[Experiment, Callable[[], Record]]]:
-    """Each experiment and the call that gives its record, as they end; one begins when no parent of it is waiting or running."""
-    waiting = list(todo)
-    running: dict[Future, Experiment] = {}
-    try:
-        while waiting or running:
-            held_up = {(exp.name, exp.seed) for exp in (*waiting, *running.values())}
-            for exp in [exp for exp in waiting if (exp.start_from, exp.seed) not in held_up]:
-                waiting.remove(exp)
-                running[executor.submit(call, exp)] = exp
-            for future in wait(running, return_when=FIRST_COMPLETED).done:
-                yield running.pop(future), future.result
-    finally:
-        for future in running:
-            future.cancel()

@@ -4,6 +4,7 @@ An experiment is a row of data; a row says only what is special about it. What t
 state (default initialisation, the optimizers' defaults) is torch's default.
 """
 
+import os
 import re
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
@@ -216,6 +217,16 @@ def experiment(name: str, profile: str = "", seed: int = 0) -> Experiment:
     if profile:
         choose("profile", profile, PROFILES)
     return replace(EXPERIMENTS[name], profile=profile, seed=seed)
+
+
+def current_profile(profile: str | None = None) -> str:
+    """`profile`, else PROFILE from the environment, else "sample"; UsageError for an unknown one."""
+    return choose("profile", profile or os.environ.get("PROFILE") or "sample", PROFILES)
+
+
+def price(exp: Experiment) -> float:
+    """Seconds that the run takes on two cores, an estimate for its family; 0 where there is none."""
+    return PROFILES[exp.profile].seconds.get(exp.family, 0.0)
 
 
 def has_budget(exp: Experiment) -> bool:

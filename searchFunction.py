@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from coreFunction import current_profile, run
-from experimentTable import Experiment, UsageError, choose, experiment
+from coreFunction import run
+from experimentTable import Experiment, UsageError, choose, current_profile, experiment
 from recordFunction import Record, runs_dir
 
 # Section 5.5; its text lists batches from 32 on, its table has 16 too.
