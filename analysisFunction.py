@@ -125,7 +125,7 @@ def _baseline(exp: Experiment, makeup: dict) -> Any:
             given[name] = np.stack([labels, linear(state)(features)])
             best = max((row for row in rows if row["classifier"] == name), key=lambda row: row["held_out_accuracy"])
             scores = {"validation_accuracy": accuracy(given[name]), "validation_macro_accuracy": macro_accuracy(given[name])}
-            classifiers[name] = {key: best[key] for key in ("C", "held_out_accuracy", "converged")} | scores
+            classifiers[name] = {key: best[key] for key in ("C", "held_out_accuracy", "converged", "refit_converged")} | scores
         chosen = chosen_row["classifier"]
         weights = {f"{name}.{key}": tensor for name, state in states.items() for key, tensor in state.items()}
         folder.save_weights(weights)
@@ -136,19 +136,22 @@ def _baseline(exp: Experiment, makeup: dict) -> Any:
     return fit
 
 
-def final_test(record: Record) -> dict[str, dict]:
+def final_test(record: Record, why_again: str = "") -> dict[str, dict]:
     """The only door to chapter 5's test set: opens it once for this run and seed, logs the opening, returns {classifier: its line}.
 
-    Asked again it returns what was logged. Raises UsageError for a run other than `dropout` and `baseline`, while another
-    chapter 5 run of that profile and seed is unfinished, where the weights are not here, and where others were tested before.
+    Asked again it returns what was logged; `why_again` opens it once more, and stands in the log. Raises UsageError for a run
+    other than `dropout` and `baseline`, while another chapter 5 run of that profile and seed is unfinished, where the weights
+    are not here, and where others were tested before.
     """
     if record.name not in ("dropout", "baseline"):
         raise UsageError(f"{record.name} has no final test; the report tests dropout and the baseline alone")
     opened = {o["classifier"]: o for o in find_openings(record.profile) if (o["run"], o["seed"]) == (record.name, record.seed)}
     tested = record.result["sha256"][WEIGHTS]
-    if any(opening["weights"] != tested for opening in opened.values()):
-        raise UsageError(f"the test set was opened for other weights of {record.name} (seed {record.seed}); use another seed")
-    if opened:
+    if opened and not why_again:
+        if any(opening["weights"] != tested for opening in opened.values()):
+            raise UsageError(
+                f"the test set was opened for other weights of {record.name} (seed {record.seed}); use another seed, or say why_again"
+            )
         return opened
     others = [row.name for row in ROWS if row.chapter == 5]
     found = {name: find_record(name, record.profile, record.seed) for name in others}
@@ -169,10 +172,11 @@ def final_test(record: Record) -> dict[str, dict]:
             name, _, part = key.partition(".")
             states.setdefault(name, {})[part] = tensor
         predictions = {name: np.stack([labels, linear(state)(features)]) for name, state in states.items()}
-    path = runs_dir() / record.profile / "openings.jsonl"
-    for classifier, given in predictions.items():
-        line: dict = {"time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "run": record.name, "classifier": classifier}
-        line |= {"profile": record.profile, "seed": record.seed, "weights": tested}
-        opened[classifier] = rounded(line | {"accuracy": accuracy(given), "macro_accuracy": macro_accuracy(given)})
-        append_line(path, opened[classifier])
-    return opened
+    what = {"time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "run": record.name}
+    whose = {"profile": record.profile, "seed": record.seed, "weights": tested} | ({"why_again": why_again} if why_again else {})
+    lines = {
+        name: rounded(what | {"classifier": name} | whose | {"accuracy": accuracy(given), "macro_accuracy": macro_accuracy(given)})
+        for name, given in predictions.items()
+    }
+    append_line(runs_dir() / record.profile / "openings.jsonl", *lines.values())  # nobody has seen a number before it is logged
+    return lines

@@ -3,10 +3,9 @@
 Every epoch seeds itself from (seed, epoch), so that a run that was cut off goes on as if it had not been.
 """
 
-import os
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import asdict, replace
 from functools import partial
@@ -23,11 +22,12 @@ from myModel import MODELS, initialise, replace_head, set_train_mode, train_only
 from queueFunction import generation, work_off
 from recordFunction import Record, RunFolder, check_identity, digest, find_record, runs_dir, same_identity
 from trainFunction import EarlyStopping, GradientNorms, epoch_batches, evaluate, make_optimizer, probe, train_epoch
-from utilityFunction import Mirror, bar, cast, device, duration, provenance, resolve_precision, seed_everything
+from utilityFunction import Mirror, bar, cast, checkpoint_seconds, device, duration, provenance, resolve_precision, seed_everything
 
 __all__ = ["build", "evaluate", "extract_features", "pipeline", "run", "run_all", "train_epoch"]
 
-KEEP_WEIGHTS = {row.start_from for row in ROWS} | {"baseline", "dropout"}  # others start from them, or the final test needs them
+# Others start from them, or the final test needs them.
+KEEP_WEIGHTS = {row.start_from for row in ROWS if row.start_from} | {"baseline", "dropout"}
 
 
 # ---------------------------------------------------------------- the loop
@@ -45,7 +45,8 @@ def _fit(
         model.to(memory_format=torch.channels_last)
     train_only(model, exp.trainable)
     if checkpoint:
-        model.load_state_dict(checkpoint["model"])
+        with folder.restoring():
+            model.load_state_dict(checkpoint["model"])
     frozen = _frozen_digest(model)
     probed = cast(train.batch(torch.arange(min(256, len(train))))[0], precision) if exp.record_gradients else None
     trained, train, held = _without_frozen_prefix(model, train, held, precision)
@@ -53,15 +54,16 @@ def _fit(
     gradients = GradientNorms(trained) if exp.record_gradients else None
     stopping, best, first = EarlyStopping(exp.patience, exp.min_delta), None, 0
     if checkpoint:
-        optimizer.load_state_dict(checkpoint["optimizer"])
-        stopping, best, first = EarlyStopping(**checkpoint["stopping"]), checkpoint["best"], checkpoint["epoch"] + 1
+        with folder.restoring():
+            optimizer.load_state_dict(checkpoint["optimizer"])
+            stopping, best, first = EarlyStopping(**checkpoint["stopping"]), checkpoint["best"], checkpoint["epoch"] + 1
     record = Record(folder.path)
     mirror = Mirror(record.settings, record.rows) if use_wandb else None
     line = bar(exp.epochs) if line is None else line
     line.reset(total=exp.epochs)
     line.set_description_str(exp.name)
     line.update(max(first - 1, 0))
-    reason, saved, seconds_between = None, time.monotonic(), float(os.environ.get("CHECKPOINT_SECONDS", 30))
+    reason, saved, seconds_between = None, time.monotonic(), checkpoint_seconds()
 
     def save(epoch: int) -> None:
         state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "best": best, "epoch": epoch}
@@ -156,9 +158,8 @@ def pipeline(
     exp = Experiment(name, model=type(model).__name__, dataset="own", profile="own", **{"lr": 1e-3, **options})
     train = as_source(train_set)
     held = as_source(eval_set, train.classes)
-    outputs = min(_outputs(model, source) for source in (train, held))
-    if outputs < len(train.classes):
-        raise UsageError(f"the model gives {outputs} outputs but the train set has {len(train.classes)} classes; change its last layer")
+    train_only(model, exp.trainable)  # an unknown child is refused before anything is moved aside
+    _check_model(model, train, held)
     makeup = asdict(exp) | {"architecture": str(model), "images": [len(train), len(held)], "classes": len(train.classes)}
     makeup = {key: value for key, value in makeup.items() if key not in ("name", "profile", "seed", "family")}
     scratch = None if record else tempfile.TemporaryDirectory()
@@ -171,14 +172,25 @@ def pipeline(
     return made
 
 
+def _check_model(model: nn.Module, train: Source, held: Source) -> None:
+    """Raise UsageError where the model cannot take the images or has fewer outputs than the train set has classes."""
+    outputs = min(_outputs(model, source) for source in (train, held))
+    if outputs < len(train.classes):
+        raise UsageError(f"the model gives {outputs} outputs but the train set has {len(train.classes)} classes; change its last layer")
+
+
 @torch.no_grad()
 def _outputs(model: nn.Module, source: Source) -> int:
     inputs, _ = source.batch(torch.arange(min(2, len(source))))
     try:
-        return model.to(device()).eval()(inputs.float()).shape[1]
+        outputs = model.to(device()).eval()(inputs.float())
     except (RuntimeError, ValueError, IndexError, TypeError, AttributeError) as error:
         reason = str(error).splitlines()[0]
         raise UsageError(f"the model cannot take a batch of shape {tuple(inputs.shape)} from the data set: {reason}") from None
+    if not isinstance(outputs, torch.Tensor) or outputs.ndim != 2 or len(outputs) != len(inputs):
+        given = tuple(outputs.shape) if isinstance(outputs, torch.Tensor) else type(outputs).__name__
+        raise UsageError(f"the model gives {given} for {len(inputs)} images; it must give scores (N, classes), so flatten them first")
+    return outputs.shape[1]
 
 
 # ---------------------------------------------------------------- the table's rows
@@ -226,9 +238,12 @@ def data_identity(exp: Experiment) -> dict:
 def _train(exp: Experiment, line: Any, stop: Callable[[], bool], use_wandb: bool) -> Record:
     split_name = "validation" if exp.dataset == "cifar100" else "test"
     makeup = data_identity(exp)
+    if makeup["steps_per_epoch"] and exp.epochs not in {row.epochs for row in ROWS if row.family == exp.family}:
+        print(f"{exp.name}: epochs={exp.epochs} has no effect in the profile {exp.profile}; its family has {makeup['epochs']} rows there")
     exp = replace(exp, epochs=makeup["epochs"])  # what its profile grants
     train, held = (load_images(exp.dataset, part, exp.profile, makeup["image_size"]).to(device()) for part in ("train", split_name))
     model = build(exp)
+    _check_model(model, train, held)
     with RunFolder(exp, runs_dir()) as folder:
         checkpoint = folder.start(makeup, provenance(resolve_precision(exp.precision)))
         return _fit(
@@ -278,6 +293,8 @@ def run_all(
     if isinstance(executor, ThreadPoolExecutor):
         raise UsageError("threads share torch's random numbers, so no run would be its seed's; give a ProcessPoolExecutor")
     profile = current_profile(profile)
+    if not isinstance(seeds, Iterable):
+        raise UsageError(f"seeds are a sequence of whole numbers, such as (0, 1), not {seeds!r}")
     rows = [experiment(name) if isinstance(name, str) else name for name in names]
     wanted = [replace(row, profile=profile, seed=seed) for seed in seeds for row in rows]
     if beyond := [exp.name for exp in wanted if not has_budget(exp)]:

@@ -72,9 +72,11 @@ class Experiment:
                 raise UsageError(f"{field} must be a whole number of at least {least}, got {value!r}")
         for field in ("lr", "eps", "min_delta", "dropout"):
             value = getattr(self, field)
-            good = isinstance(value, int | float) and 0 <= value < float("inf")
+            good = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < float("inf")
             if not good and (field, value) != ("eps", None):
                 raise UsageError(f"{field} must be a number of at least 0, got {value!r}")
+        if not isinstance(self.record_gradients, bool):
+            raise UsageError(f"record_gradients must be True or False, got {self.record_gradients!r}")
         if self.kind == "training" and self.lr == 0:
             raise UsageError(f"lr must be above 0, got {self.lr!r}")
         if self.dropout >= 1:

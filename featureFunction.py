@@ -210,8 +210,9 @@ def linear(state: dict) -> Callable[[np.ndarray], np.ndarray]:
 def classical_baseline(train: tuple[np.ndarray, np.ndarray], held_out: tuple[np.ndarray, np.ndarray]) -> tuple[list[dict], dict[str, dict]]:
     """Fit a linear SVM and a logistic regression on (features, labels), C chosen on `held_out`.
 
-    Features are standardised. Returns one row for each classifier and C (`classifier`, `C`, `held_out_accuracy`,
-    `converged`), and for each classifier the tensors (see `linear`) of a fit on both parts with its best C, among equals the smallest.
+    Features are standardised. Returns one row for each classifier and C (`classifier`, `C`, `held_out_accuracy`, `converged`), and
+    for each classifier the tensors (see `linear`) of a fit on both parts with its best C, among equals the smallest; that row says
+    by `refit_converged` how the fit on both parts ended.
     """
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
@@ -244,5 +245,5 @@ def classical_baseline(train: tuple[np.ndarray, np.ndarray], held_out: tuple[np.
             accuracy = float((linear(state)(held_out[0]) == held_out[1]).mean())
             rows.append({"classifier": name, "C": c, "held_out_accuracy": accuracy, "converged": converged})
         best = max((row for row in rows if row["classifier"] == name), key=lambda row: row["held_out_accuracy"])
-        states[name], _ = fit(name, best["C"], *everything)
+        states[name], best["refit_converged"] = fit(name, best["C"], *everything)
     return rows, states

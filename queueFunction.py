@@ -19,7 +19,8 @@ def work_off(
 ) -> list[Experiment]:
     """Make the runs of `todo`; returns those that another process held."""
     held, total = [], sum(map(price, todo))
-    print(f"{wanted} runs, {wanted - len(todo)} of them recorded already; the others take about {duration(total)}")
+    recorded = f", {wanted - len(todo)} of them recorded already" if wanted > len(todo) else ""
+    print(f"{wanted} run{'s' * (wanted != 1)}{recorded}; about {duration(total)} to go")
     whole, line = bar(len(todo), "all runs", unit="run"), bar(1)
     attempts = spread(executor, todo, call) if executor else ((exp, partial(call, exp, line=line, stop=stop)) for exp in todo)
     try:
@@ -31,6 +32,7 @@ def work_off(
                 held += [exp] if isinstance(error, Held) else []
             whole.update(1)
             if stop():
+                print("left off as asked; the same call goes on from here")
                 break
     except KeyboardInterrupt:
         print("interrupted; the same call goes on from here")

@@ -224,11 +224,11 @@ def find_openings(profile: str, evidence: bool = True) -> list[dict]:
     return sorted(openings.values(), key=lambda opening: opening["time"])
 
 
-def append_line(path: Path, row: dict) -> None:
-    """Add one JSON line and flush it to the disk."""
+def append_line(path: Path, *rows: dict) -> None:
+    """Add a JSON line a row, all in one write, and flush them to the disk."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with _writing(path), path.open("a") as file:
-        file.write(json.dumps(row, allow_nan=False) + "\n")
+        file.write("".join(json.dumps(row, allow_nan=False) + "\n" for row in rows))
         file.flush()
         os.fsync(file.fileno())
 
@@ -302,7 +302,8 @@ class RunFolder:
         else:
             _write_json(self.path / "settings.json", {"experiment": asdict(self.exp), "identity": identity, "provenance": provenance})
             checkpoint = None
-        kept = checkpoint["epoch"] + 1 if checkpoint else 0  # rows count from epoch 0
+        with self.restoring():
+            kept = checkpoint["epoch"] + 1 if checkpoint else 0  # rows count from epoch 0
         rows = self.path / "rows.jsonl"
         lines = rows.read_text().splitlines(keepends=True)[:kept] if rows.exists() else []
         if len(lines) < kept:
@@ -347,6 +348,15 @@ class RunFolder:
     def _read_checkpoint(self) -> dict | None:
         path = self.path / CHECKPOINT
         return load_tensors(path) if path.exists() else None
+
+    @contextmanager
+    def restoring(self) -> Iterator[None]:
+        """Say in one line that a checkpoint holds what this run cannot go on from. Raises UsageError."""
+        try:
+            yield
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+            raise UsageError(f"{self.path / CHECKPOINT} is no checkpoint of this run ({reason}); remove it to start again") from None
 
     def _move_aside(self) -> None:
         if any(self.path.iterdir()):

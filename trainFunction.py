@@ -91,7 +91,8 @@ def train_epoch(
 ) -> dict:  # fmt: skip
     """One epoch of cross-entropy: (inputs (B, ...), labels (B,)) batches in, the epoch's running means out.
 
-    Returns train_loss, train_accuracy, learning_rate, steps, train_seconds, and the gradient norms where asked for.
+    Returns train_loss, train_accuracy, learning_rate, steps, train_seconds (with the making of the batches and the gradient
+    norms, without evaluation, probe and checkpoint), and the gradient norms where asked for.
     Nothing is read back from the device before the end.
     """
     set_train_mode(model)

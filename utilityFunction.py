@@ -14,7 +14,7 @@ import numpy as np
 import torch
 import torchvision
 
-from experimentTable import PROJECT
+from experimentTable import PROJECT, UsageError
 from recordFunction import RESULTS_VERSION, ROOT, Record, runs_dir
 
 # ---------------------------------------------------------------- seeds
@@ -39,7 +39,10 @@ def seed_everything(*numbers: int) -> torch.Generator:
 def device() -> torch.device:
     """CUDA, else the CPU; `DEVICE` in the environment decides otherwise (not MPS: it lacks the float64 of the gradient norms)."""
     if chosen := os.environ.get("DEVICE"):
-        return torch.device(chosen)
+        try:
+            return torch.zeros((), device=chosen, dtype=torch.float64).device
+        except (RuntimeError, AssertionError, TypeError):
+            raise UsageError(f"DEVICE={chosen} cannot be used here; set cpu or cuda, or unset it") from None
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
@@ -144,6 +147,15 @@ def bar(total: float, description: str = "", **options: Any) -> Any:
             self.handle.update(text)
 
     return Line(ncols=110, **options | {"file": StringIO()})  # the display shows it, nothing is printed
+
+
+def checkpoint_seconds() -> float:
+    """Seconds of training between checkpoints: `CHECKPOINT_SECONDS` in the environment, else 30. Raises UsageError if no number."""
+    text = os.environ.get("CHECKPOINT_SECONDS") or "30"
+    try:
+        return float(text)
+    except ValueError:
+        raise UsageError(f"CHECKPOINT_SECONDS={text} is no number; write seconds, such as 30") from None
 
 
 def duration(seconds: float) -> str:

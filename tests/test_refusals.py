@@ -1,0 +1,72 @@
+"""What a user can put right is said in one line, and nothing that was there is lost."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import TensorDataset
+
+import utilityFunction
+from coreFunction import pipeline, run, run_all
+from experimentTable import EXPERIMENTS, Experiment, UsageError
+from utilityFunction import checkpoint_seconds
+
+IMAGES = TensorDataset(torch.rand(8, 1, 4, 4), torch.arange(8) % 2)
+
+
+def test_a_model_whose_output_is_no_row_of_scores_is_refused(runs_dir):
+    with pytest.raises(UsageError, match=r"gives \(2, 3, 4, 4\) for 2 images.*flatten"):
+        pipeline(nn.Conv2d(1, 3, 1), IMAGES, IMAGES, name="flat", wandb=False)
+
+
+def test_an_unknown_child_is_refused_before_the_old_record_is_moved(runs_dir):
+    model = nn.Sequential(nn.Flatten(), nn.Linear(16, 2))
+    made = pipeline(model, IMAGES, IMAGES, name="mine", epochs=1, wandb=False)
+    with pytest.raises(UsageError, match="unknown child 'fc'"):
+        pipeline(model, IMAGES, IMAGES, name="mine", epochs=1, wandb=False, trainable=("fc",))
+    assert (made.path / "result.json").exists()
+
+
+def test_a_model_that_cannot_take_its_data_set_is_refused(runs_dir):
+    with pytest.raises(UsageError, match=r"cannot take a batch of shape \(2, 3, 28, 28\)"):
+        run(replace(EXPERIMENTS["MLP_4"], name="MLP_on_colour", dataset="cifar10", profile="sample"), wandb=False)
+
+
+@pytest.mark.parametrize(("field", "value"), [("lr", True), ("dropout", False), ("record_gradients", "yes")])
+def test_a_truth_value_is_no_number_and_a_word_no_truth_value(field, value):
+    with pytest.raises(UsageError, match=field):
+        Experiment("x", **{"lr": 0.1, field: value})
+
+
+def test_seeds_are_a_sequence(runs_dir):
+    with pytest.raises(UsageError, match=r"such as \(0, 1\), not 0"):
+        run_all("MLP_4", seeds=0)
+
+
+def test_an_unknown_device_is_refused_with_the_choice(monkeypatch):
+    monkeypatch.setenv("DEVICE", "foo")
+    utilityFunction.device.cache_clear()
+    with pytest.raises(UsageError, match="DEVICE=foo cannot be used here; set cpu or cuda"):
+        utilityFunction.device()
+    utilityFunction.device.cache_clear()
+
+
+def test_an_interval_that_is_no_number_is_refused(monkeypatch):
+    monkeypatch.setenv("CHECKPOINT_SECONDS", "abc")
+    with pytest.raises(UsageError, match="CHECKPOINT_SECONDS=abc is no number"):
+        checkpoint_seconds()
+
+
+def test_a_variant_is_told_that_its_epochs_do_not_count_in_the_sample(runs_dir, tiny, capsys):
+    run(replace(EXPERIMENTS["MLP_4"], name="longer", epochs=7, profile="sample"), wandb=False)
+    assert "longer: epochs=7 has no effect in the profile sample" in capsys.readouterr().out
+
+
+def test_a_checkpoint_of_other_contents_is_refused_and_kept(runs_dir, tiny):
+    exp = replace(EXPERIMENTS["MLP_4"], name="cut", profile="sample")
+    unfinished = run(exp, wandb=False, stop=lambda: True)
+    torch.save({"epoch": 0, "model": {}}, unfinished.path / "checkpoint.pt")
+    with pytest.raises(UsageError, match="is no checkpoint of this run .*remove it to start again"):
+        run(exp, wandb=False)
+    assert (unfinished.path / "checkpoint.pt").exists()
