@@ -6,20 +6,23 @@ report/rules_depth.py and report/rules_tuning.py, what they read in report/measu
 verdict in report/intervals.py. Where the rules leave a choice, the code that makes it says so.
 """
 
-import os
 import textwrap
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from experimentTable import PROFILES, choose
+from experimentTable import choose, current_profile
 from report import rules_depth, rules_tuning
 from report.evidence import Evidence, Rule, Source
-from report.intervals import Part, combine, few_seeds, ranges
+from report.intervals import Part, combine, few_seeds
+from report.text import counted, listed, markdown, ranges
 
-__all__ = ["RULES", "Rule", "Verdict", "check", "ledger", "ledger_markdown"]
+__all__ = ["RULES", "Rule", "Verdict", "check", "ledger", "ledger_markdown", "ledger_short"]
 
 RULES: dict[str, Rule] = dict(sorted((rules_depth.RULES | rules_tuning.RULES).items()))  # by chapter, then the questions
+
+VERDICTS = ("holds", "fails", "undecided", "no evidence", "not judged")
 
 
 @dataclass(frozen=True)
@@ -28,7 +31,7 @@ class Verdict:
 
     id: str
     sentence: str  # what it judges
-    verdict: str  # "holds", "fails", "undecided", "no evidence" or "not judged"
+    verdict: str  # one of VERDICTS
     parts: tuple[Part, ...] = ()
     note: str = ""  # "one seed", "two seeds", or why there is no verdict
     rule: str = ""
@@ -40,6 +43,12 @@ class Verdict:
         """The verdict with its note."""
         return f"{self.verdict} ({self.note})" if self.note else self.verdict
 
+    @property
+    def deciding(self) -> Part | None:
+        """The first part with the claim's own verdict: of a claim that fails, what it fails by."""
+        judged = self.verdict in VERDICTS[:3]
+        return next((part for part in self.parts if judged and part.verdict == self.verdict), None)
+
     def __str__(self) -> str:
         """On one screen: verdict, sentence, rule, then a line a part."""
         wrap = partial(textwrap.fill, width=110, subsequent_indent="      ")
@@ -49,8 +58,16 @@ class Verdict:
     def _repr_markdown_(self) -> str:
         """The same for a notebook."""
         head = f"**{self.id} {self.text}**, profile `{self.profile}`: {self.sentence}\n\n*Rule:* {self.rule}"
-        rows = [(p.text, p.ours, p.span, ranges(p.seeds), p.verdict) for p in self.parts]
-        return f"{head}\n\n{_table(('part', 'ours', 'interval', 'seeds', 'verdict'), rows)}" if rows else head
+        rows = [(p.text, *_found(p)) for p in self.parts]
+        return f"{head}\n\n{markdown(('part', *FOUND), rows)}" if rows else head
+
+
+FOUND = ("ours", "interval", "seeds", "verdict")
+
+
+def _found(part: Part) -> tuple[str, ...]:
+    """A part's cells under `FOUND`, with a dash where there is nothing."""
+    return tuple(cell or "–" for cell in (part.ours, part.span, ranges(part.seeds), part.verdict))
 
 
 def check(
@@ -65,7 +82,7 @@ def check(
     None reads those of the profile, and its openings with them. Raises UsageError for an unknown claim or profile.
     """
     rule = RULES[choose("claim", claim, RULES)]
-    profile = choose("profile", profile or os.environ.get("PROFILE", "sample"), PROFILES)
+    profile = current_profile(profile)
     verdict = partial(Verdict, rule.id, rule.sentence, rule=rule.text, report=rule.report, profile=profile)
     if profile == "sample":
         return verdict("not judged", note="the sample judges nothing")
@@ -78,7 +95,7 @@ def check(
     parts = tuple(rule.parts(evidence))
     outcome, note = combine(parts), few_seeds(parts)
     if outcome == "no evidence":
-        note = f"no record of {', '.join(evidence.missing)}" if evidence.missing else "its runs have no seed in common"
+        note = f"no record of {listed(evidence.missing)}" if evidence.missing else "its runs have no seed in common"
     elif outcome == "not judged":
         note = f"{profile} cannot show it"
     return verdict(outcome, parts, note)
@@ -93,25 +110,31 @@ def ledger(
     return [check(claim, profile, records, openings) for claim in RULES]
 
 
-def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    """A Markdown table, with a dash where there is nothing."""
-    head = tuple(head)
-    lines = (head, ("---",) * len(head), *rows)
-    return "\n".join(f"| {' | '.join(cell or '–' for cell in line)} |" for line in lines)
+def _summary(verdicts: Sequence[Verdict]) -> str:
+    """How many claims there are, since nothing is corrected for their number, and how many have which verdict."""
+    questions = sum(v.id.startswith("q") for v in verdicts)
+    counts = Counter(v.verdict for v in verdicts)
+    each = ", ".join(f"{verdict} {counts[verdict]}" for verdict in VERDICTS if counts[verdict])
+    where = ", ".join(dict.fromkeys(v.profile for v in verdicts))
+    claims = f"{counted(len(verdicts) - questions, 'claim')} and {counted(questions, 'question')}"
+    return f"Profile {where}: {claims}, with no correction for their number ({each})."
 
 
 def ledger_markdown(verdicts: Iterable[Verdict]) -> str:
-    """The verdicts as one table, with their number, since nothing is corrected for it.
+    """The verdicts as one table: a line for the claim, then one for each of its parts that was judged.
 
-    A claim's parts have a line each; what is only printed beside stands in the verdict itself.
+    What is only printed beside stands in the verdict itself (`check`).
     """
-    verdicts, rows = list(verdicts), []
+    verdicts = list(verdicts)
+    rows: list[tuple[str, ...]] = []
     for v in verdicts:
-        parts = [part for part in v.parts if part.seeds and part.verdict != "not judged"]
-        ours = [f"{part.text}: {part.ours} ({part.verdict})" for part in parts]
-        columns = (ours, [part.span or "–" for part in parts], [ranges(part.seeds) for part in parts])
-        rows.append((v.id, v.sentence, v.report, *map("<br>".join, columns), v.text))
-    questions = sum(v.id.startswith("q") for v in verdicts)
-    head = f"{len(verdicts) - questions} claims and {questions} questions, with no correction for their number."
-    table = _table(("id", "sentence", "the report's number", "ours", "interval", "seeds", "verdict"), rows)
-    return f"{head}\n\n{table}\n"
+        rows.append((v.id, f"**{v.sentence}**", v.report, "", "", "", f"**{v.text}**"))
+        rows += [("", p.text, "", *_found(p)) for p in v.parts if p.seeds and p.verdict != "not judged"]
+    return f"{_summary(verdicts)}\n\n{markdown(('id', 'sentence', 'the report', *FOUND), rows)}\n"
+
+
+def ledger_short(verdicts: Iterable[Verdict]) -> str:
+    """The verdicts as a table with a line a claim: what it says, its verdict, and the number that decided it."""
+    verdicts = list(verdicts)
+    rows = [(v.id, v.sentence, v.text, v.deciding.number if v.deciding else "–") for v in verdicts]
+    return f"{_summary(verdicts)}\n\n{markdown(('id', 'sentence', 'verdict', 'the number that decides'), rows)}\n"

@@ -12,6 +12,7 @@ from math import sqrt
 import numpy as np
 
 from experimentTable import UsageError
+from report.text import seeds_of
 
 Interval = tuple[float, float]
 FEW = 2  # up to so many seeds each is judged by itself, and all must agree
@@ -158,6 +159,11 @@ NOT_BELOW = Aim("not below 0", lambda low, high: _decide(high >= 0, high < 0))  
 BESIDE = Aim("printed beside", lambda low, high: "not judged")
 
 
+def _written(value: float) -> str:
+    """Four significant digits; zero for what only rounding left of a difference."""
+    return f"{value:.4g}" if abs(value) > 1e-14 else "0"
+
+
 @dataclass(frozen=True)
 class Part:
     """One judged (or only printed) part of a claim."""
@@ -178,7 +184,7 @@ class Part:
             return f"{self.count} of {len(self.seeds)}"
         if self.effect is None:
             return ""
-        return "; ".join(f"{value:.4g}" for value, _ in self.by_seed) or f"{self.effect:.4g}"
+        return "; ".join(_written(value) for value, _ in self.by_seed) or _written(self.effect)
 
     @property
     def span(self) -> str:
@@ -186,25 +192,17 @@ class Part:
         intervals = [interval for _, interval in self.by_seed] if self.by_seed else [self.interval]
         if all(interval is None for interval in intervals):
             return ""
-        words = ("–" if interval is None else "[{:.4g}, {:.4g}]".format(*interval) for interval in intervals)
+        words = ("–" if interval is None else f"[{', '.join(map(_written, interval))}]" for interval in intervals)
         return f"{'; '.join(words)} ({self.level:.0%})"
+
+    @property
+    def number(self) -> str:
+        """What was measured, with the effect and its interval."""
+        return f"{self.text}: {self.ours} {self.span}".rstrip() if self.seeds else self.text
 
     def __str__(self) -> str:
         """In one line."""
-        seeds = f", seed{'s' * (len(self.seeds) > 1)} {ranges(self.seeds)}"
-        found = f": {self.ours} {self.span}".rstrip() + seeds if self.seeds else ""
-        return f"{self.verdict:<11} {self.text}{found}"
-
-
-def ranges(seeds: Iterable[int]) -> str:
-    """(0, 1, 2, 5) -> "0-2, 5"."""
-    runs: list[list[int]] = []
-    for seed in sorted(seeds):
-        if runs and seed == runs[-1][-1] + 1:
-            runs[-1].append(seed)
-        else:
-            runs.append([seed])
-    return ", ".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else f"{run[0]}" for run in runs)
+        return f"{self.verdict:<11} {self.number}" + (f", {seeds_of({self.text: self.seeds})}" if self.seeds else "")
 
 
 def judge(text: str, numbers: Mapping[int, Number], aim: Aim) -> Part:

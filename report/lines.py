@@ -1,4 +1,4 @@
-"""What is drawn from the rows of trainings: curves with names at their ends, and maps of what happens in each layer."""
+"""What is drawn from the rows of trainings: curves over training, with names at their ends."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from math import log
@@ -9,7 +9,8 @@ from matplotlib.lines import Line2D
 
 from experimentTable import UsageError
 from recordFunction import Record
-from report.plots import GREY, INK, SECOND, TEXT, WIDTH, Sheet, footer, heat_map, legend, looks, sheet, style, whole_numbers
+from report.plots import GREY, SECOND, TEXT, Sheet, footer, legend, looks, sheet, style, whole_numbers
+from report.text import counted
 
 UNITS = {  # what a metric's name ends in -> the label of its axis
     "loss": "cross-entropy (nats)",
@@ -18,8 +19,8 @@ UNITS = {  # what a metric's name ends in -> the label of its axis
     "gradient_norm": "global L2 norm, mean a step",
     "seconds": "time (s)",
 }
-ADAM_EPS = -8  # log10 of its default
 LOGARITHMIC = ("gradient_norm_sum", "gradient_norm", "learning_rate")
+LEAST_SPAN = {"loss": 0.1, "accuracy": 0.05}  # of an axis, so that the noise of a plateau does not look like a change
 
 Groups = Mapping[str, Sequence[Record]]  # name of a run -> its records, one a seed
 
@@ -46,9 +47,11 @@ def series(records: Sequence[Record], metric: str) -> tuple[np.ndarray, np.ndarr
 def lines(ax: Axes, groups: Groups, metrics: Sequence[str], look: Mapping, start: Mapping[str, float] | None = None) -> None:
     """One line a run: the seeds' mean, their range as a band. The first metric is solid, a second one thin and dashed.
 
-    A ring marks the epoch whose weights were restored, where it is not the last. `start`: run -> what its x is moved by.
+    Of a single row the second metric is a cross. A ring marks each seed's epoch whose weights were restored, where it is not
+    the last. `start`: run -> what its x is moved by.
     """
-    dots = max(len(record.rows) for group in groups.values() for record in group) <= 13
+    most = max(len(record.rows) for group in groups.values() for record in group)
+    markers = ("o" if most <= 13 else None, "x" if most <= 2 else None)
     for name, records in groups.items():
         colour, dash = look[name]
         for thin, metric in enumerate(metrics):
@@ -56,20 +59,42 @@ def lines(ax: Axes, groups: Groups, metrics: Sequence[str], look: Mapping, start
             x = x + (start or {}).get(name, 0)
             ax.plot(
                 x, mean, color=colour, linestyle=SECOND if thin else dash, linewidth=1.0 if thin else 1.6,
-                marker="o" if dots and not thin else None, markersize=2.5, label=f"_{name}" if thin else name,
+                marker=markers[thin], markersize=4.0 if thin else 2.5, label=f"_{name}" if thin else name,
             )  # fmt: skip
             if len(records) > 1:
                 ax.fill_between(x, low, high, color=colour, alpha=0.18, linewidth=0)
-        result = records[0].result or {}
-        best = result.get("epoch", 0)
-        if len(records) == 1 and metrics[0] == f"{result.get('split')}_accuracy" and 0 < best < len(records[0].rows) - 1:
-            y = records[0].column(metrics[0], trained_only=True)[best - 1]
-            at = positions(records[0])[0][best - 1] + (start or {}).get(name, 0)
-            ax.plot([at], [y], "o", color=colour, markerfacecolor="white", markersize=5, label="_best")
-    style(ax, _title(metrics), positions(next(iter(groups.values()))[0])[1], _unit(metrics[0]))
+        for record in records:
+            best = record.result.get("epoch", 0)
+            if metrics[0] == f"{record.result.get('split')}_accuracy" and 0 < best < len(record.rows) - 1:
+                y = record.column(metrics[0], trained_only=True)[best - 1]
+                at = positions(record)[0][best - 1] + (start or {}).get(name, 0)
+                ax.plot([at], [y], "o", color=colour, markerfacecolor="white", markersize=5, label="_best")
+    style(ax, _title(metrics, "cross" if markers[1] else "dashed"), positions(next(iter(groups.values()))[0])[1], _unit(metrics[0]))
     ax.xaxis.set_major_locator(whole_numbers(5))
     if metrics[0] in LOGARITHMIC:
         ax.set_yscale("log")
+    _least_span(ax, metrics[0])
+
+
+def _least_span(ax: Axes, metric: str) -> None:
+    """Have a panel of lines show at least so much of a loss or an accuracy, or a decade of what is drawn on a logarithmic axis.
+
+    The span counts as data, so that a line drawn later is not cut off.
+    """
+    low, high = ax.dataLim.intervaly
+    span = next((span for end, span in LEAST_SPAN.items() if metric.endswith(end)), 0.0)
+    if low > high:  # nothing that could be drawn
+        return
+    if span:
+        bottom = np.clip((low + high - span) / 2, 0, 1 - span if metric.endswith("accuracy") else np.inf)
+        ends = bottom, bottom + span
+    elif metric in LOGARITHMIC and ax.dataLim.minposy <= high:
+        middle = np.sqrt(ax.dataLim.minposy * high)
+        ends = middle / np.sqrt(10), middle * np.sqrt(10)
+    else:
+        return
+    ax.update_datalim([(_extent(ax)[0], end) for end in ends])
+    ax.autoscale_view()
 
 
 def reference(ax: Axes, value: float, label: str, colour: str = GREY) -> None:
@@ -81,9 +106,9 @@ def _unit(metric: str) -> str:
     return next((unit for end, unit in UNITS.items() if metric.endswith(end)), metric.replace("_", " "))
 
 
-def _title(metrics: Sequence[str]) -> str:
+def _title(metrics: Sequence[str], second: str) -> str:
     first = metrics[0].replace("_", " ").capitalize()
-    return f"{first} (dashed: {metrics[1].replace('_', ' ')})" if len(metrics) > 1 else first
+    return f"{first} ({second}: {metrics[1].replace('_', ' ')})" if len(metrics) > 1 else first
 
 
 def label_lines(*axes: Axes, legend_at: int = -1) -> None:
@@ -197,62 +222,6 @@ def curves(records: Record | Iterable[Record] | Groups, metrics: str | Sequence[
     return figure
 
 
-# ---------------------------------------------------------------- layer by layer
-
-
-def layers(records: Sequence[Record], metric: str) -> np.ndarray:
-    """A metric with one value a weight layer, as (rows, layers), mean over the seeds; NaN where a row lacks it."""
-    width = max(len(row.get(metric) or ()) for record in records for row in record.rows)
-    values = [[row.get(metric) or [None] * width for row in record.rows] for record in records]
-    shortest = min(map(len, values))
-    seen = np.ma.masked_invalid(np.array([rows[:shortest] for rows in values], dtype=float))
-    return np.ma.filled(seen.mean(axis=0), np.nan)
-
-
-def depth(records: Groups) -> Sheet:
-    """3.3b, 3.6b, 4.2b: each layer's gradient over training, and how what tells samples apart shrinks with depth.
-
-    Theory (Schoenholz et al. 2017; He et al. 2015): torch's default weights have variance 1 / (3 fan-in), and a ReLU
-    halves, so in a plain chain the variance across samples falls to 1/6 a layer; He's 2 / fan-in keeps it.
-    """
-    figure, look = Sheet(figsize=(WIDTH, 5.6), dpi=100, layout="constrained"), looks(records)
-    upper, lower = figure.subfigures(2, 1, squeeze=False).flat
-    maps = {name: layers(runs, "gradient_log10_rms")[1:] for name, runs in records.items()}
-    low, high = min(map(np.nanmin, maps.values())), max(map(np.nanmax, maps.values()))
-    above = upper.subplots(1, len(maps), squeeze=False)[0]
-    for ax, (name, values) in zip(above, maps.items(), strict=True):
-        x, label = positions(records[name][0])
-        mesh = heat_map(ax, x[: len(values)], values, low, high)
-        style(ax, name, label, "weight layer (1: at the input)" if ax is above[0] else "", grid=None)
-    bar = upper.colorbar(mesh, ax=list(above), pad=0.01, aspect=16)
-    bar.set_label("gradient's RMS (log10)", fontsize=TEXT, color=INK)
-    bar.ax.tick_params(labelsize=TEXT, length=2.5, color=GREY)
-    if low < ADAM_EPS < high:
-        bar.set_label("gradient's RMS (log10; white: Adam's eps)")
-        bar.ax.axhline(ADAM_EPS, color="white", linewidth=2)
-    spreads = {name: layers(runs, "probe_variance") for name, runs in records.items()}
-    panels = lower.subplots(1, 2, sharey=True)
-    for ax, row, when in zip(panels, (0, -1), ("Before training", "After training"), strict=True):
-        for name, spread in spreads.items():
-            above_zero = np.where(spread[row] > 0, spread[row], np.nan)  # the axis is logarithmic
-            ax.plot(1 + np.arange(len(above_zero)), above_zero, color=look[name][0], linewidth=1.1, label=name)
-        style(ax, when, "weight layer (1: at the input)", "variance across samples" if row == 0 else "")
-        ax.set_yscale("log")
-        ax.xaxis.set_major_locator(whole_numbers(6))
-        _theory(ax, [spread[0] for spread in spreads.values()])
-    label_lines(*panels)
-    return figure
-
-
-def _theory(ax: Axes, spreads: Sequence[np.ndarray]) -> None:
-    """A decay to 1/6 a layer, and none, from the untrained first layers' mean variance down to the least that was measured."""
-    first, least = np.mean([spread[0] for spread in spreads]), min(spread[spread > 0].min() for spread in spreads)
-    layer = np.arange(max(map(len, spreads)))
-    falling = np.where((decay := first / 6.0**layer) >= least / 6, decay, np.nan)
-    ax.plot(1 + layer, falling, color=GREY, linestyle="--", linewidth=1.2, label="theory: 1/6 a layer")
-    ax.plot(1 + layer, np.full(len(layer), first), color=GREY, linestyle=":", linewidth=1.2, label="theory, He: constant")
-
-
 # ---------------------------------------------------------------- the report's curves
 
 TUNING = ("train_loss", ("validation_accuracy", "train_accuracy"))
@@ -262,7 +231,7 @@ OPENINGS = "openings"  # the log of chapter 5's test set, among a figure's recor
 
 def mean_result(records: Sequence[Record], key: str) -> float:
     """A number of the results, mean over the seeds."""
-    return float(np.mean([(record.result or {})[key] for record in records]))
+    return float(np.mean([record.result[key] for record in records]))
 
 
 def training(
@@ -290,9 +259,9 @@ def training(
 
 
 def fine_tuning(records: Groups) -> Sheet:
-    """5.1, 5.2: runs that go on from one another, beside the classical baseline's validation accuracy."""
+    """5.1, 5.2: runs that go on from one another, beside the classical baseline's validation accuracy where there is one."""
     tuned = {name: runs for name, runs in records.items() if name != "baseline"}
-    baseline = {"baseline": mean_result(records["baseline"], "accuracy")}
+    baseline = {name: mean_result(runs, "accuracy") for name, runs in records.items() if name == "baseline"}
     return training(tuned, metrics=TUNING, references={"validation_accuracy": baseline}, chained=True)
 
 
@@ -304,30 +273,31 @@ def dropout(records: Mapping[str, list]) -> Sheet:
 
 
 def norms(records: Groups, *, parts: Sequence[Sequence[str]]) -> Sheet:
-    """3.3, 3.6: the report's sum of gradient norms, a panel for each part of the runs."""
-    figure, axes = sheet(1, len(parts))
-    for ax, part, letter in zip(axes, parts, "ab", strict=False):
-        shown = {name: records[name] for name in part if name in records}
-        lines(ax, shown, ["gradient_norm_sum"], looks(records))
-        steps = {f"{record.rows[-1].get('steps')}": None for runs in shown.values() for record in runs}
-        mark = f"({letter}) " if len(parts) > 1 else ""
-        ax.set_title(f"{mark}Sum of gradient norms, a point: {', '.join(steps)} steps", fontsize=TEXT, loc="left")
+    """3.3, 3.6: the report's sum of gradient norms, a panel for each part of the runs that has records."""
+    letters = [f"({letter}) " if len(parts) > 1 else "" for letter in "ab"]
+    panels = [(mark, there) for mark, part in zip(letters, parts, strict=False) if (there := [name for name in part if name in records])]
+    figure, axes = sheet(1, len(panels))
+    for ax, (mark, names) in zip(axes, panels, strict=True):
+        lines(ax, {name: records[name] for name in names}, ["gradient_norm_sum"], looks(records))
+        *rest, last = dict.fromkeys(record.rows[-1]["steps"] for name in names for record in records[name])
+        steps = " or ".join([*map(str, rest), counted(last, "step")])
+        ax.set_title(f"{mark}Sum of gradient norms, a point: {steps}", fontsize=TEXT, loc="left")
     label_lines(*axes)
     return figure
 
 
 def controls(records: Groups) -> Sheet:
     """3.7, 4.5: Adam's eps at 1e-16 beside the default, and He initialisation: train loss above, test accuracy below."""
-    figure, axes = sheet(2, 2, height=5.2, sharex=True, sharey="row")
-    look = looks(records)
+    eps = {name: runs for name, runs in records.items() if not name.endswith("_he")}
     he = {name: runs for name, runs in records.items() if name.endswith("_he")}
-    eps = {name: runs for name, runs in records.items() if name not in he}
-    for i, (ax, metric) in enumerate(zip(axes, ["train_loss"] * 2 + ["test_accuracy"] * 2, strict=True)):
-        lines(ax, he if i % 2 else eps, [metric], look)
+    columns = {what: runs for what, runs in (("Adam, eps 1e-16 (dashed), 1e-8", eps), ("He initialisation", he)) if runs}
+    figure, axes = sheet(2, len(columns), height=5.2, sharex=True, sharey="row")
+    panels = [(metric, what, runs) for metric in GUESSING for what, runs in columns.items()]
+    for ax, (metric, what, runs) in zip(axes, panels, strict=True):
+        lines(ax, runs, [metric], looks(records))
         for label, value in GUESSING[metric].items():
             reference(ax, value, label)
-        what = "He initialisation" if i % 2 else "Adam, eps 1e-16 (dashed), 1e-8"
         ax.set_title(f"{what}: {metric.replace('_', ' ')}", fontsize=TEXT, loc="left")
         ax.label_outer()
-    label_lines(*axes, legend_at=1)
+    label_lines(*axes, legend_at=len(columns) - 1)
     return figure

@@ -15,9 +15,15 @@ class Record(Protocol):
 
     name: str
     seed: int
-    settings: dict
-    rows: list[dict]
-    result: dict
+
+    @property
+    def settings(self) -> dict: ...
+
+    @property
+    def rows(self) -> list[dict]: ...
+
+    @property
+    def result(self) -> dict: ...
 
     def column(self, metric: str, trained_only: bool = False) -> np.ndarray: ...
 
@@ -141,10 +147,17 @@ def oscillates(record: Record) -> bool:
     return int(np.count_nonzero(np.diff(moves[moves != 0]))) >= 2
 
 
+def step_ratios(records: Iterable[Record]) -> dict[tuple[str, str], list[float]]:
+    """(plain, residual) -> seconds a step, residual to plain, of each alternating block."""
+    ratios: dict[tuple[str, str], list[float]] = {}
+    for row in (row for record in records for row in record.rows):
+        ratios.setdefault((row["plain"], row["residual"]), []).append(row["residual_seconds"] / row["plain_seconds"])
+    return ratios
+
+
 def step_ratio(record: Record, plain: str, residual: str) -> Number:
     """Seconds a step, residual to plain: mean of the alternating blocks' ratios, with a t interval over the blocks."""
-    blocks = [row for row in record.rows if (row["plain"], row["residual"]) == (plain, residual)]
-    ratios = [row["residual_seconds"] / row["plain_seconds"] for row in blocks]
+    ratios = step_ratios([record]).get((plain, residual), [])
     return Number(float(np.mean(ratios)), partial(t_interval, ratios))
 
 

@@ -20,6 +20,7 @@ from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
 from recordFunction import Record
+from report.text import DATA, seeds_of
 
 WIDTH = 7.0  # inches: a column of text
 TEXT, SMALL = 8.0, 7.0  # points; the footer alone is small
@@ -54,11 +55,12 @@ class Sheet(Figure):
     def png(self) -> bytes:
         """Twice the figure's pixels, sharp on any screen, in 256 colours: a third of the bytes in a notebook.
 
-        Pillow's maximum coverage keeps the lines' colours as they are (median cut does not).
+        Pillow's maximum coverage, with the means of its clusters, keeps the colours of lines and of the grid beneath
+        bands nearly as they are (median cut does not).
         """
         drawn, small = BytesIO(), BytesIO()
         self.savefig(drawn, format="png", dpi=2 * self.dpi)
-        image = Image.open(drawn).convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+        image = Image.open(drawn).convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE, kmeans=1, dither=Image.Dither.NONE)
         image.save(small, "png", optimize=True)
         return small.getvalue()
 
@@ -90,7 +92,7 @@ def style(ax: Axes, title: str = "", x: str = "", y: str = "", grid: Literal["x"
 
 def whole_numbers(at_most: int) -> MaxNLocator:
     """Ticks at whole numbers, multiples of 1, 2 or 5."""
-    return MaxNLocator(at_most, integer=True, steps=[1, 2, 5, 10])
+    return MaxNLocator(at_most, integer=True, steps=[1, 2, 5, 10], min_n_ticks=1)
 
 
 def looks(names: Iterable[str]) -> dict[str, tuple[str, object]]:
@@ -179,12 +181,10 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], bold: Iterable[t
 
 # ---------------------------------------------------------------- title and footer
 
-DATA = {"mnist": "MNIST", "cifar10": "CIFAR-10", "cifar100": "CIFAR-100"}
-
 
 def title(figure: Figure, text: str) -> None:
     """The figure's number and caption above it, to the left."""
-    figure.suptitle(textwrap.fill(text, 108), x=0.012, ha="left", fontsize=TEXT + 1, color=INK, fontweight="bold")
+    figure.suptitle(textwrap.fill(text, 92), x=0.012, ha="left", fontsize=TEXT + 1, color=INK, fontweight="bold")
 
 
 def footer(figure: Figure, records: Iterable[Record], note: str = "") -> None:
@@ -192,16 +192,18 @@ def footer(figure: Figure, records: Iterable[Record], note: str = "") -> None:
     records = list(records)
     parts = []
     if records:
-        seeds = sorted({record.seed for record in records})
+        seeds: dict[str, list[int]] = {}
+        for record in records:
+            seeds.setdefault(record.name, []).append(record.seed)
         sets = dict.fromkeys(name for record in records for name in _data(record))
         parts = [
             "profile " + ", ".join(dict.fromkeys(record.profile for record in records)),
-            f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}",
+            seeds_of(seeds),
             "data " + ", ".join(DATA.get(name, name) for name in sets),
             "records at " + ", ".join(dict.fromkeys(_commit(record) for record in records)),
         ]
     text = " · ".join([*(part for part in parts if part != "data "), *([note] if note else [])])
-    figure.supxlabel(textwrap.fill(text, 150), x=0.012, ha="left", fontsize=SMALL, color=GREY)
+    figure.supxlabel(textwrap.fill(text, 118), x=0.012, ha="left", fontsize=SMALL, color=GREY)
 
 
 def _data(record: Record) -> list[str]:

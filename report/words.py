@@ -1,18 +1,22 @@
 """What was seen, in a sentence, with every number taken from the records."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from math import log
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from coreFunction import current_profile
-from experimentTable import experiment
+from experimentTable import current_profile, experiment
 from recordFunction import Record, find_openings, find_records
+from report.figures import found
+from report.measures import best_of, final_loss, setting, step_ratios
+from report.sweep import SWEEP
+from report.text import DATA, counted, markdown, seeds_of
 
 if TYPE_CHECKING:
     from IPython.display import Markdown
 
-SETS = {"mnist": "MNIST", "cifar10": "CIFAR-10", "cifar100": "CIFAR-100"}
+EDGE = 0.05  # a share of a searched range, on its own scale
 
 
 def _mean(values: Sequence[float]) -> str:
@@ -21,81 +25,134 @@ def _mean(values: Sequence[float]) -> str:
     return f"{np.mean(values):.3g}{spread}"
 
 
+def _row(profile: str) -> str:
+    """What a row of metrics is: in the sample a set number of steps."""
+    return "row" if profile == "sample" else "epoch"
+
+
 def _training(name: str, records: list[Record]) -> str:
     split = records[0].result["split"]
-    finals = [next(row for row in record.rows if row["epoch"] == record.result["epoch"]) for record in records]
-    loss, score = _mean([row["train_loss"] for row in finals]), _mean([record.result["accuracy"] for record in records])
-    text = f"{name} train loss {loss}, {split} accuracy {score}"
-    early = [record.result["last_epoch"] for record in records if record.result["stopped_early"]]
-    return text + (f", stopped after row {early[0]}" if early else "")
+    loss, score = (_mean([measure(record) for record in records]) for measure in (final_loss, lambda record: record.result["accuracy"]))
+    early = [f"{record.result['last_epoch']}" for record in records if record.result["stopped_early"]]
+    stopped = f", stopped early after {_row(records[0].profile)} {', '.join(early)}" if early else ""
+    some = f" ({len(early)} of {counted(len(records), 'seed')})" if 0 < len(early) < len(records) else ""
+    return f"{name} train loss {loss}, {split} accuracy {score}{stopped}{some}"
 
 
 def _distribution(name: str, records: list[Record]) -> str:
-    parts = []
-    for data, counts in records[0].result["counts"].items():
-        equal = min(counts) == max(counts)
-        parts.append(
-            f"{SETS[data]} has " + (f"{counts[0]} images in every class" if equal else f"{min(counts)} to {max(counts)} images a class")
-        )
-    return ", ".join(parts)
+    spans = {DATA[data]: (min(counts), max(counts)) for data, counts in records[0].result["counts"].items()}
+    said = (f"{low:,} images in every class" if low == high else f"{low:,} to {high:,} images a class" for low, high in spans.values())
+    return ", ".join(f"{data} has {span}" for data, span in zip(spans, said, strict=True))
 
 
 def _tsne(name: str, records: list[Record]) -> str:
-    skill = _mean([record.result["knn_skill"] for record in records])
-    data = SETS[experiment(name).dataset]
-    return f"in the plane, the 5 nearest neighbours tell {data}'s classes apart with skill {skill} (0 chance, 1 always)"
+    skill, classes = _mean([record.result["knn_skill"] for record in records]), records[0].result["classes"]
+    data = DATA[experiment(name).dataset]
+    return f"in the plane, the 5 nearest neighbours tell {data}'s {classes} classes apart with skill {skill} (0 chance, 1 always)"
 
 
 def _timing(name: str, records: list[Record]) -> str:
-    rows = records[0].rows
-    pairs = {row["pair"]: [r["residual_seconds"] / r["plain_seconds"] for r in rows if r["pair"] == row["pair"]] for row in rows}
-    return "a residual step takes " + ", ".join(f"{np.mean(ratios):.2f} times the plain one ({pair})" for pair, ratios in pairs.items())
+    pairs = step_ratios(records)
+    blocks = counted(max(map(len, pairs.values())), "block")
+    said = (f"{np.mean(r):.2f} ({min(r):.2f} to {max(r):.2f}) for {plain} / {residual}" for (plain, residual), r in pairs.items())
+    steps = counted(records[0].settings["identity"]["steps"], "step")
+    return f"over {blocks} of {steps}, a residual step takes the plain one's time times {', '.join(said)}"
 
 
 def _baseline(name: str, records: list[Record]) -> str:
-    result = records[0].result
-    parts = [f"{key.replace('_', ' ')} {scores['validation_accuracy']:.3g}" for key, scores in result["classifiers"].items()]
-    return f"validation accuracy of the {' and of the '.join(parts)}; held-out train images chose the {result['chosen'].replace('_', ' ')}"
+    chosen = [record.result["chosen"].replace("_", " ") for record in records]
+    scores = {
+        key.replace("_", " "): _mean([record.result["classifiers"][key]["validation_accuracy"] for record in records])
+        for key in records[0].result["classifiers"]
+    }
+    parts = " and of the ".join(f"{key} {score}" for key, score in scores.items())
+    return f"validation accuracy of the {parts}; held-out train images chose the {', the '.join(dict.fromkeys(chosen))}"
 
 
 _SENTENCES = {"training": _training, "distribution": _distribution, "tsne": _tsne, "timing": _timing, "baseline": _baseline}
 
 
+def _gradients(name: str, records: list[Record]) -> str:
+    trained = [[row for row in record.rows if "gradient_norm" in row] for record in records]
+    if not all(trained):
+        return f"{name} has no gradients recorded"
+    first, last = ([rows[at] for rows in trained] for at in (0, -1))
+    rms = [f"10^{_mean([row['gradient_log10_rms'][0] for row in rows])}" for rows in (first, last)]
+    norm = [_mean([row["gradient_norm"] for row in rows]) for rows in (first, last)]
+    return f"{name} first layer's RMS {rms[0]} at first and {rms[1]} at the end, global norm {norm[0]} and {norm[1]}"
+
+
+def _said(names: Sequence[str], profile: str | None, sentence: Callable[[str, list[Record]], str], what: str = "") -> str:
+    """`sentence` of each run that has records, and the names of those that have none."""
+    profile = current_profile(profile)
+    records = {name: runs for name in names if (runs := find_records(name, profile))}
+    missing = [name for name in names if name not in records]
+    absent = [f"no finished record of {', '.join(missing)}"] if missing else []
+    if not records:
+        return f"Nothing seen in {profile} yet: {absent[0]}."
+    seeds = seeds_of({name: [record.seed for record in runs] for name, runs in records.items()})
+    return f"Seen in {profile}, {seeds}{what}: {'; '.join([*(sentence(*item) for item in records.items()), *absent])}."
+
+
 def seen(*names: str, profile: str | None = None) -> str:
     """One sentence on these experiments in one profile: final train loss and accuracy of trainings, the finding of the others."""
-    profile = current_profile(profile)
-    parts, missing = [], []
-    for name in names:
-        records = find_records(name, profile)
-        if records:
-            parts.append(_SENTENCES[experiment(name).kind](name, records))
-        else:
-            missing.append(name)
-    text = "; ".join(parts)
-    if missing:
-        text += ("; " if text else "") + f"no record of {', '.join(missing)} in {profile}"
-    return f"Seen in {profile}: {text}."
+    return _said(names, profile, lambda name, records: _SENTENCES[experiment(name).kind](name, records))
+
+
+def seen_gradients(*names: str, profile: str | None = None) -> str:
+    """One sentence on these trainings' gradients, each a mean over the steps of the first and of the last row of training."""
+    row = _row(current_profile(profile))
+    return _said(names, profile, _gradients, f", gradients averaged over the first {row} and over the last")
+
+
+def _place(spec: Mapping, value: float) -> str:
+    """Where a value lies in the range or among the values that a search's configuration gives a parameter."""
+    low, high = (spec["min"], spec["max"]) if "min" in spec else (min(spec["values"]), max(spec["values"]))
+    scale = log if spec.get("distribution") == "log_uniform_values" else float
+    share = (scale(value) - scale(low)) / (scale(high) - scale(low)) if high > low else 0.5
+    edge = "at the lower edge of" if share <= EDGE else "at the upper edge of" if share >= 1 - EDGE else "inside"
+    return f"{edge} {low:g} to {high:g}"
+
+
+def seen_search(config: Mapping, name: str = "search", profile: str | None = None) -> str:
+    """One sentence on a search's best trial beside the report's: its rate and batch size, and whether they lie at an edge of `config`.
+
+    An edge is the outermost 5 % of a range, on its own scale, or the least or the greatest of listed values.
+    """
+    profile, parameters = current_profile(profile), config["parameters"]
+    trials = [record for runs in found(f"{name}_*", profile).values() for record in runs]
+
+    def point(accuracy: float, lr: float, batch_size: float) -> str:
+        places = _place(parameters["lr"], lr), _place(parameters["batch_size"], batch_size)
+        return f"validation accuracy {accuracy:.4g}, learning rate {lr:.3g} ({places[0]}), batch size {batch_size:g} ({places[1]})"
+
+    best = max(SWEEP, key=lambda k: SWEEP[k][0])
+    row = experiment(f"sweep_{best}")
+    report = f"the report's best had {point(SWEEP[best][0], row.lr, row.batch_size)}"
+    if not trials:
+        return f"Nothing seen in {profile} yet: no finished trial of {name}; {report}."
+    first, *others = best_of(trials, 1)
+    equals = f" (as good: {', '.join(record.name for record in others)})" if others else ""
+    seeds = seeds_of({name: {record.seed for record in trials}})
+    ours = point(first.result["best_accuracy"], setting("lr", first), setting("batch_size", first))
+    return f"Seen in {profile}, {seeds}: of {counted(len(trials), 'trial')} {first.name} is best{equals}, {ours}; {report}."
 
 
 def openings(profile: str | None = None) -> str:
     """How often chapter 5's test set was opened in this profile, and what was found."""
-    lines = find_openings(current_profile(profile))
-    found = ", ".join(
-        f"{line['run']} ({line['classifier'].replace('_', ' ')}, seed {line['seed']}) {line['accuracy']:.4g}" for line in lines
-    )
-    return (
-        f"The test set has been opened for {len({(o['run'], o['seed']) for o in lines})} runs: test accuracy {found or 'not measured yet'}."
-    )
+    profile = current_profile(profile)
+    lines = find_openings(profile)
+    if not lines:
+        return f"The test set has not been opened in {profile} yet."
+    runs = counted(len({(line["run"], line["seed"]) for line in lines}), "run")
+    said = (f"{line['run']} ({line['classifier'].replace('_', ' ')}, seed {line['seed']}) {line['accuracy']:.4g}" for line in lines)
+    return f"The test set has been opened for {runs} in {profile}: test accuracy {', '.join(said)}."
 
 
 def table(rows: Sequence[dict]) -> "Markdown":
     """Dicts with the same keys as a table for a notebook; whole numbers grouped by thousands."""
     from IPython.display import Markdown
 
-    def cell(value: object) -> str:
-        return f"{value:,}" if isinstance(value, int) else str(value)
-
-    keys = list(rows[0])
-    lines = [[key.replace("_", " ") for key in keys], ["---" if isinstance(rows[0][key], str) else "---:" for key in keys]]
-    lines += [[cell(row[key]) for key in keys] for row in rows]
-    return Markdown("\n".join(f"| {' | '.join(line)} |" for line in lines))
+    head = {key: key.replace("_", " ") for key in rows[0]}
+    cells = [[f"{value:,}" if isinstance(value, int) else str(value) for value in row.values()] for row in rows]
+    return Markdown(markdown([*head.values()], cells, right={head[key] for key, value in rows[0].items() if not isinstance(value, str)}))

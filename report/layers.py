@@ -1,0 +1,85 @@
+"""What happens in each layer of a model: its gradient over training, and how the signal fares with depth."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+
+from experimentTable import experiment
+from recordFunction import Record
+from report.lines import Groups, label_lines, positions
+from report.plots import GREY, INK, TEXT, WIDTH, Sheet, heat_map, looks, style, whole_numbers
+
+ADAM_EPS = -8  # log10 of its default
+
+
+def layers(records: Sequence[Record], metric: str) -> np.ndarray:
+    """A metric with one value a weight layer, as (rows, layers), mean over the seeds; NaN where a row lacks it."""
+    width = max(len(row.get(metric) or ()) for record in records for row in record.rows)
+    values = [[row.get(metric) or [None] * width for row in record.rows] for record in records]
+    shortest = min(map(len, values))
+    seen = np.ma.masked_invalid(np.array([rows[:shortest] for rows in values], dtype=float))
+    return np.ma.filled(seen.mean(axis=0), np.nan)
+
+
+def block_starts(model: str) -> np.ndarray:
+    """The numbers, from 0, of a model's weight layers that begin a residual block or what follows the blocks; all of a plain model."""
+    import torch
+
+    from myModel import MODELS, weight_layers
+
+    with torch.device("meta"):
+        names = [name for name, _ in weight_layers(MODELS[model]())]
+    residual = any(".body." in name for name in names)
+    return np.array([i for i, name in enumerate(names) if not residual or name.endswith((".body.0", "last.0"))])
+
+
+def depth(records: Groups) -> Sheet:
+    """3.3b, 3.6b, 4.2b: each layer's gradient over training, and how what tells samples apart shrinks with depth.
+
+    Of a residual net only the layers that read a sum are in the lower panels: inside a block the variance falls and is lifted
+    again by the shortcut, so that the line through all layers would be a saw.
+
+    Theory (Schoenholz et al. 2017; He et al. 2015): torch's default weights have variance 1 / (3 fan-in), and a ReLU
+    halves, so in a plain chain the variance across samples falls to 1/6 a layer; He's 2 / fan-in keeps it.
+    """
+    figure, look = Sheet(figsize=(WIDTH, 5.6), dpi=100, layout="constrained"), looks(records)
+    upper, lower = figure.subfigures(2, 1, squeeze=False).flat
+    maps = {name: layers(runs, "gradient_log10_rms")[1:] for name, runs in records.items()}
+    low, high = min(map(np.nanmin, maps.values())), max(map(np.nanmax, maps.values()))
+    above = upper.subplots(1, len(maps), squeeze=False)[0]
+    for ax, (name, values) in zip(above, maps.items(), strict=True):
+        x, label = positions(records[name][0])
+        mesh = heat_map(ax, x[: len(values)], values, low, high)
+        style(ax, name, label, "weight layer (1: at the input)" if ax is above[0] else "", grid=None)
+    bar = upper.colorbar(mesh, ax=list(above), pad=0.01, aspect=16)
+    bar.set_label("log10 of gradient's RMS", fontsize=TEXT, color=INK)
+    bar.ax.tick_params(labelsize=TEXT, length=2.5, color=GREY)
+    if low < ADAM_EPS < high:
+        bar.set_label("log10 of gradient's RMS (white: eps)")
+        bar.ax.axhline(ADAM_EPS, color="white", linewidth=2)
+    spreads = {name: layers(runs, "probe_variance") for name, runs in records.items()}
+    shown = {name: block_starts(experiment(name).model) for name in records}
+    plain = all(len(shown[name]) == spread.shape[1] for name, spread in spreads.items())
+    panels = lower.subplots(1, 2, sharey=True)
+    for ax, row, when in zip(panels, (0, -1), ("Before training", "After training"), strict=True):
+        for name, spread in spreads.items():
+            above_zero = np.where(spread[row] > 0, spread[row], np.nan)[shown[name]]  # the axis is logarithmic
+            on_top = 2 + 1 / len(above_zero)  # the shallower, which the deeper would hide where they agree
+            ax.plot(1 + shown[name], above_zero, color=look[name][0], linewidth=1.1, marker="o", markersize=2, label=name, zorder=on_top)
+        style(ax, when, "weight layer (1: at the input)", "variance across samples" if row == 0 else "")
+        ax.set_yscale("log")
+        ax.xaxis.set_major_locator(whole_numbers(6))
+        if plain:
+            _theory(ax, [spread[0] for spread in spreads.values()])
+    label_lines(*panels)
+    return figure
+
+
+def _theory(ax: Axes, spreads: Sequence[np.ndarray]) -> None:
+    """A decay to 1/6 a layer, and none, from the untrained first layers' mean variance down to the least that was measured."""
+    first, least = np.mean([spread[0] for spread in spreads]), min(spread[spread > 0].min() for spread in spreads)
+    layer = np.arange(max(map(len, spreads)))
+    falling = np.where((decay := first / 6.0**layer) >= least / 6, decay, np.nan)
+    ax.plot(1 + layer, falling, color=GREY, linestyle="--", linewidth=1.2, label="theory: 1/6 a layer")
+    ax.plot(1 + layer, np.full(len(layer), first), color=GREY, linestyle=":", linewidth=1.2, label="theory, He: constant")

@@ -1,0 +1,69 @@
+"""Figures 5.6 and 5.9: the points of the report's search and of ours."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from matplotlib.lines import Line2D
+
+from experimentTable import EXPERIMENTS
+from report.lines import Groups, mean_result, positions
+from report.measures import final_loss, setting
+from report.plots import BLUE, GREY, INK, VERMILLION, Sheet, legend, sheet, style, table
+
+SWEEP = {  # the report's figure 5.6: run -> (validation accuracy, train loss); batch size and rate are in the table of experiments
+    1: (0.48273, 0.16231), 2: (0.48748, 0.14808), 3: (0.35782, 2.5581), 4: (0.49561, 0.16794), 5: (0.48185, 0.32046),
+    6: (0.50697, 0.12357), 7: (0.33478, 2.58771), 8: (0.35205, 2.5624), 9: (0.44755, 1.3166), 10: (0.4959, 0.13731),
+    11: (0.47513, 0.10202), 12: (0.18825, 3.52845),
+}  # fmt: skip
+SWEEP_RUNS = tuple(f"sweep_{k}" for k in SWEEP)
+
+
+def sweep_table(records: Groups) -> Sheet:
+    """5.6: the report's twelve points, its numbers beside ours (mean over the seeds, of the restored epoch); in bold the three best."""
+
+    def ours(k: int, measure: Callable) -> float:
+        runs = records.get(f"sweep_{k}", ())
+        return float(np.mean([measure(record) for record in runs])) if runs else np.nan
+
+    accuracies, cells = [ours(k, lambda record: record.result["accuracy"]) for k in SWEEP], []
+    for (k, (accuracy, loss)), own in zip(SWEEP.items(), accuracies, strict=True):
+        row, length = EXPERIMENTS[f"sweep_{k}"], ours(k, lambda record: positions(record)[0][-1])
+        numbers = (f"{accuracy:.4f}", f"{own:.4f}", f"{loss:.3f}", f"{ours(k, final_loss):.3f}", f"{length:.3g}")
+        cells.append((f"{k}", f"{row.batch_size}", f"{row.lr:.7f}", *(number.replace("nan", "–") for number in numbers)))
+    unit = next("steps" if record.profile == "sample" else "epochs" for runs in records.values() for record in runs)
+    pairs = (f"{what},\n{whose}" for what in ("val. accuracy", "train loss") for whose in ("report", "ours"))
+    header = ("\nrun", "batch\nsize", "learning\nrate", *pairs, f"{unit},\nours")
+    columns = {3: [accuracy for accuracy, _ in SWEEP.values()], 4: accuracies}
+    return table(header, cells, bold=[(row, column) for column, values in columns.items() for row in three_best(values)])
+
+
+def three_best(values: Sequence[float]) -> list[int]:
+    """Where the three best stand, and all that share the third place; none while a value is missing (NaN)."""
+    third = np.nan if np.isnan(values).any() else np.sort(values)[-3]
+    return [i for i, value in enumerate(values) if value >= third]
+
+
+def searched_space(records: Groups) -> Sheet:
+    """5.9: learning rate against validation accuracy, batch size as marker: the report's points, ours there, our search."""
+    markers = dict(zip((16, 32, 64, 128, 256), "oPs^D", strict=True))
+    groups = {"report": (GREY, "none", 3), "report's points, trained by us": (BLUE, BLUE, 2), "our search": (VERMILLION, VERMILLION, 2)}
+    figure, (ax,) = sheet(height=3.3)
+    table_rows = [(EXPERIMENTS[f"sweep_{k}"], accuracy) for k, (accuracy, _) in SWEEP.items()]
+    points = [("report", row.lr, row.batch_size, accuracy) for row, accuracy in table_rows]
+    for name, runs in records.items():
+        if name in SWEEP_RUNS:
+            row = EXPERIMENTS[name]
+            points.append(("report's points, trained by us", row.lr, row.batch_size, mean_result(runs, "accuracy")))
+        else:  # each seed's search draws points of its own
+            points += [("our search", setting("lr", run), int(setting("batch_size", run)), run.result["accuracy"]) for run in runs]
+    for group, lr, batch, accuracy in points:
+        edge, face, order = groups[group]
+        ax.plot([lr], [accuracy], markers.get(batch, "X"), mec=edge, mfc=face, markersize=6, label=f"_{group}", zorder=order)
+    ax.set_xscale("log")
+    style(ax, "Validation accuracy of the restored epoch", "learning rate", "validation accuracy (share of images)", grid="both")
+    ax.set(xlim=(7e-7, 1.5e-2), ylim=(-0.02, None))
+    shown = {group for group, *_ in points}
+    handles = [Line2D([], [], ls="", marker="o", mec=e, mfc=f, label=group) for group, (e, f, _) in groups.items() if group in shown]
+    handles += [Line2D([], [], ls="", marker=m, mec=INK, mfc="none", label=f"batch size {batch}") for batch, m in markers.items()]
+    legend(ax, handles, handlelength=1)
+    return figure
