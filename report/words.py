@@ -144,9 +144,9 @@ def openings(profile: str | None = None) -> str:
     lines = find_openings(profile)
     if not lines:
         return f"The test set has not been opened in {profile} yet."
-    runs = counted(len({(line["run"], line["seed"]) for line in lines}), "run")
+    times = counted(len({(line["run"], line["seed"], line["time"]) for line in lines}), "time")
     said = (f"{line['run']} ({line['classifier'].replace('_', ' ')}, seed {line['seed']}) {line['accuracy']:.4g}" for line in lines)
-    return f"The test set has been opened for {runs} in {profile}: test accuracy {', '.join(said)}."
+    return f"The test set has been opened {times} in {profile}: test accuracy {', '.join(said)}."
 
 
 def table(rows: Sequence[dict]) -> "Markdown":

@@ -658,9 +658,9 @@ def test_openings_of_the_test_set_are_counted(runs_dir):
     log.parent.mkdir(parents=True)
     line = {"time": "2025-01-01", "run": "dropout", "seed": 0, "classifier": "resnet18", "accuracy": 0.5034}
     log.write_text(json.dumps(line) + "\n")
-    assert openings("cpu") == "The test set has been opened for 1 run in cpu: test accuracy dropout (resnet18, seed 0) 0.5034."
+    assert openings("cpu") == "The test set has been opened 1 time in cpu: test accuracy dropout (resnet18, seed 0) 0.5034."
     log.write_text(json.dumps(line) + "\n" + json.dumps(line | {"seed": 1}) + "\n")
-    assert "opened for 2 runs in cpu" in openings("cpu")
+    assert "opened 2 times in cpu" in openings("cpu")
 
 
 def test_nothing_is_judged_in_the_sample(records):
