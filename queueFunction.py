@@ -1,11 +1,19 @@
 """Many runs in one call: their order, one estimate, one bar, and an executor that runs independent ones side by side."""
 
+import os
+import socket
+import tempfile
+import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, ProcessPoolExecutor, wait
 from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+
+import torch
 
 from experimentTable import Experiment, Held, UsageError, experiment, price
-from recordFunction import Record
+from recordFunction import Record, runs_dir
 from utilityFunction import bar, duration
 
 
@@ -44,17 +52,61 @@ def work_off(
 
 
 def spread(executor: Executor, todo: list[Experiment], call: Callable[..., Record]) -> Iterator[tuple[Experiment, Callable[[], Record]]]:
-    """Each experiment and the call that gives its record, as they end; one begins when no parent of it is waiting or running."""
+    """Each experiment and the call that gives its record, as they end; one begins when no parent of it is waiting or running.
+
+    What has not begun is cancelled when the caller stops asking.
+    """
     waiting = list(todo)
     running: dict[Future, Experiment] = {}
+    folder = runs_dir().resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=folder, prefix=".caller-") as mark:
+        try:
+            while waiting or running:
+                held_up = {(exp.name, exp.seed) for exp in (*waiting, *running.values())}
+                for exp in [exp for exp in waiting if (exp.start_from, exp.seed) not in held_up]:
+                    waiting.remove(exp)
+                    running[executor.submit(_at_worker, call, exp, mark.name)] = exp
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    if isinstance(error := future.exception(), BrokenExecutor):
+                        raise error
+                    yield running.pop(future), future.result
+        except BrokenExecutor:
+            raise UsageError("a worker process died (out of memory?) and its pool with it; the same call goes on from here") from None
+        finally:
+            for future in running:
+                future.cancel()
+
+
+_one_at_a_time = threading.Lock()  # a worker's threads share torch's random numbers
+
+
+def _at_worker(call: Callable[..., Record], exp: Experiment, mark: str) -> Record:
+    """`call(exp)` in a worker, into the caller's records. Raises UsageError where the worker does not see the caller's mark there."""
+    if not Path(mark).exists():
+        raise UsageError(
+            f"{exp.name}: the worker on {socket.gethostname()} cannot see {Path(mark).parent}; set RUNS_DIR to a folder that all share"
+        )
+    with _one_at_a_time:
+        os.environ["RUNS_DIR"] = str(Path(mark).parent)
+        return call(exp)
+
+
+def process_pool(workers: int) -> ProcessPoolExecutor:
+    """A pool of `workers` processes that share the cores: threads x workers <= cores. Raises UsageError for fewer than one."""
+    if workers < 1:
+        raise UsageError(f"workers must be at least 1, got {workers}")
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return ProcessPoolExecutor(workers, get_context("spawn"), torch.set_num_threads, (max(1, cores // workers),))
+
+
+def dask_executor(address: str) -> Executor:
+    """The workers of the Dask scheduler at `address`. Raises UsageError where there is none."""
     try:
-        while waiting or running:
-            held_up = {(exp.name, exp.seed) for exp in (*waiting, *running.values())}
-            for exp in [exp for exp in waiting if (exp.start_from, exp.seed) not in held_up]:
-                waiting.remove(exp)
-                running[executor.submit(call, exp)] = exp
-            for future in wait(running, return_when=FIRST_COMPLETED).done:
-                yield running.pop(future), future.result
-    finally:
-        for future in running:
-            future.cancel()
+        from dask.distributed import Client
+    except ImportError:
+        raise UsageError("--dask needs Dask: pip install distributed") from None
+    try:
+        return Client(address, timeout=10).get_executor()
+    except (OSError, ValueError) as error:
+        raise UsageError(f"no Dask scheduler at {address}: {error}") from None

@@ -10,6 +10,7 @@ import math
 import os
 import shutil
 import time
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -51,6 +52,9 @@ def digest(state: dict) -> str:
 def load_tensors(path: Path) -> dict:
     """Read a file of tensors and primitives; nothing else is unpickled. UsageError for a damaged or hostile file."""
     try:
+        with zipfile.ZipFile(path) as archive:  # torch does not look at the checksums that it writes
+            if (damaged := archive.testzip()) is not None:
+                raise ValueError(f"{damaged} has another checksum")
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for such files
         reason = (str(error) or type(error).__name__).splitlines()[0]
@@ -62,8 +66,11 @@ def _writing(path: Path) -> Iterator[None]:
     """Say in one line what a full or read-only disk refuses. Raises UsageError."""
     try:
         yield
-    except OSError as error:
-        reason = error.strerror or error
+    except (OSError, RuntimeError) as error:
+        cause = error if isinstance(error, OSError) else error.__context__  # torch.save covers a full disk's error with its own
+        if not isinstance(cause, OSError):
+            raise
+        reason = cause.strerror or cause
         raise UsageError(f"cannot write records to {path} ({reason}); make room, or set RUNS_DIR to a folder you can write to") from None
 
 
@@ -289,6 +296,8 @@ class RunFolder:
         """
         if fresh:
             self._move_aside()
+        for part in self.path.glob(".*.part"):  # of a process that was killed as it wrote
+            part.unlink()
         if (self.path / "settings.json").exists():
             old = Record(self.path)
             check_identity(old, identity)

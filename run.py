@@ -1,9 +1,11 @@
-"""The command line: list the experiments, train them, show a record, publish records as evidence."""
+"""The command line: list the experiments, train them, show a record, publish records as evidence, verify those that are."""
 
 import argparse
 import json
 import sys
 import time
+from contextlib import redirect_stdout
+from dataclasses import asdict
 from typing import Any
 
 from experimentTable import PROFILES, ROWS, UsageError, experiment, has_budget, identity
@@ -121,6 +123,24 @@ def publish(arguments: argparse.Namespace) -> bool:
     return True
 
 
+def verify(arguments: argparse.Namespace) -> bool:
+    """Train committed records again and say what differs; with --json standard output holds that alone."""
+    from verifyFunction import verify as verify_record
+
+    names, seeds = chosen_names(arguments), parse_seeds(arguments.seeds)
+    found = []
+    for name, seed in ((name, seed) for name in names for seed in seeds):
+        try:
+            with redirect_stdout(sys.stderr if arguments.json else sys.stdout):
+                found.append(verify_record(name, arguments.profile, seed, arguments.epochs))
+                print(found[-1], flush=True)
+        except UsageError as error:
+            print(f"run.py: {error}", file=sys.stderr)
+    if arguments.json:
+        print(json.dumps([asdict(difference) for difference in found], indent=1))
+    return len(found) == len(names) * len(seeds) and all(difference.agreed for difference in found)
+
+
 def parser() -> argparse.ArgumentParser:
     """The commands and their options."""
     top = argparse.ArgumentParser(prog="run.py", description=__doc__)
@@ -130,6 +150,7 @@ def parser() -> argparse.ArgumentParser:
         (train, "train", "train experiments, or go on with interrupted ones"),
         (show, "show", "a run's settings, rows and result"),
         (publish, "publish", "copy finished records to report/records, as evidence"),
+        (verify, "verify", "train committed records again, apart from all others, and say what differs"),
     ):
         command = commands.add_parser(name, help=text, description=text)
         command.set_defaults(function=function)
@@ -137,13 +158,15 @@ def parser() -> argparse.ArgumentParser:
         if name != "list":
             command.add_argument("names", nargs="*", metavar="NAME", help="an experiment's name, as `list` shows it")
             command.add_argument("--chapter", type=int, help="all experiments of this chapter")
-        if name in ("train", "show"):
+        if name in ("train", "show", "verify"):
             command.add_argument("--seeds", default="0", help="3, 0,2 or 0-4 (default 0)")
-        if name in ("list", "show"):
+        if name in ("list", "show", "verify"):
             command.add_argument("--json", action="store_true", help="for programs")
         if name == "train":
             command.add_argument("--minutes", type=float, help="leave off cleanly between epochs after this time")
             command.add_argument("--fresh", action="store_true", help="leave the committed records aside")
+        if name == "verify":
+            command.add_argument("--epochs", type=int, help="train and compare the first epochs alone")
     return top
 
 
@@ -155,7 +178,8 @@ def main() -> int:
     except UsageError as error:
         print(f"run.py: {error}", file=sys.stderr)
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on from here", file=sys.stderr)
+        goes_on = "begins again" if arguments.function is verify else "goes on from here"
+        print(f"interrupted; the same command {goes_on}", file=sys.stderr)
     return 1
 
 

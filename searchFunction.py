@@ -1,19 +1,28 @@
 """The report's Bayesian search: one W&B sweep configuration; without a W&B server, Optuna draws from it.
 
-Every trial is an ordinary run, named `<name>_<number>`: recorded, resumable, early-stopped, cached.
+Every trial is an ordinary run, named `<name>_<number>`: recorded, resumable, early-stopped, cached. Optuna's database says which
+process is at which trial: one that has been silent for GRACE seconds is dead, and its trial is tried again under its old number.
+
+wandb's own `sweep-scheduler` can let Optuna suggest a sweep's runs too. It is not used: it asks W&B's server for the sweep and for
+every run, so it does nothing offline, its study must not outlive its process, and only one process may drive a sweep.
 """
 
 import json
+import math
+import os
+import time
 import warnings
 from dataclasses import replace
+from datetime import datetime, timedelta
 from itertools import product
 from typing import Any
 
 import numpy as np
 
 from coreFunction import run
-from experimentTable import Experiment, UsageError, choose, current_profile, experiment
+from experimentTable import Experiment, Held, UsageError, choose, current_profile, experiment, price
 from recordFunction import Record, runs_dir
+from utilityFunction import bar, duration, mixed
 
 # Section 5.5; its text lists batches from 32 on, its table has 16 too.
 REPORT_SWEEP = {
@@ -24,6 +33,7 @@ REPORT_SWEEP = {
         "batch_size": {"values": [16, 32, 64, 128, 256]},
     },
 }
+HEARTBEAT, GRACE = 5, 30  # seconds
 START_UP = 4  # random trials first; GPSampler's default of 10 would leave a search of 12 with two Bayesian ones
 
 
@@ -63,61 +73,190 @@ def space(config: dict) -> dict[str, Any]:
     return {name: _distribution(name, spec) for name, spec in config["parameters"].items()}
 
 
-def search(config: dict, count: int, *, base: str = "sweep_1", name: str = "search", profile: str = "", seed: int = 0) -> list[Record]:
+def search(
+    config: dict, count: int, *, base: str = "sweep_1", name: str = "search", profile: str = "", seed: int = 0, storage: str = ""
+) -> list[Record]:
     """Run `count` trials of the table's row `base` with values drawn from `config`; returns the finished ones' records, best first.
 
-    Method `bayes` is a Gaussian process, `random` draws at random, `grid` takes every combination. The study is a database in the
-    records folder: called again, a finished search trains nothing, and one that was cut off goes on, the unfinished trial first.
+    Method `bayes` is a Gaussian process, `random` draws at random, `grid` takes every combination. The study is a database: SQLite
+    in the records folder, or the server at the URL `storage`. Called again, a finished search trains nothing, a larger `count` adds
+    trials, and a search that was cut off goes on, the unfinished trial first. Other processes may `join` it meanwhile.
+    Raises UsageError for a configuration that cannot be drawn from, or another than the search was begun with.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # in a notebook, tqdm's that a widget is missing, which nothing here draws
-        import optuna
-    from optuna.samplers import GPSampler, RandomSampler
-    from optuna.trial import TrialState
-
     profile = current_profile(profile)
-    row, distributions = experiment(base, profile, seed), space(config)
-    method = choose("method", config["method"], ("bayes", "random", "grid"))
-    sampler = GPSampler(seed=seed, n_startup_trials=START_UP) if method == "bayes" else RandomSampler(seed=seed)
-    metric, goal = config["metric"].get("name"), choose("goal", config["metric"].get("goal"), ("maximize", "minimize"))
-    if method == "grid" and (free := [key for key, drawn in distributions.items() if not hasattr(drawn, "choices")]):
-        raise UsageError(f"a grid needs 'values' or 'value' for {free[0]!r}; list them, or use method bayes or random")
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    folder = runs_dir() / profile
-    folder.mkdir(parents=True, exist_ok=True)
-    study = optuna.create_study(
-        storage=f"sqlite:///{folder / f'{name}.sqlite'}", study_name=f"{name}-seed{seed}", load_if_exists=True,
-        sampler=sampler, direction="maximize" if goal == "maximize" else "minimize",
-    )  # fmt: skip
-    asked = json.loads(json.dumps(config | {"base": base}))
+    distributions = space(config)
+    choose("goal", config["metric"].get("goal"), ("maximize", "minimize"))
+    if choose("method", config["method"], ("bayes", "random", "grid")) == "grid":
+        if free := [key for key, drawn in distributions.items() if not hasattr(drawn, "choices")]:
+            raise UsageError(f"a grid needs 'values' or 'value' for {free[0]!r}; list them, or use method bayes or random")
+        grid = list(product(*(drawn.choices for drawn in distributions.values())))
+        count = min(count, len(grid))
+    experiment(base, profile)
+    study = _study(name, profile, seed, storage, config["metric"]["goal"])
+    asked = json.loads(json.dumps({"config": config, "base": base}))
     if study.user_attrs.get("asked", asked) != asked:
         raise UsageError(f"the search {name!r} was begun with another configuration; give this one another name")
     study.set_user_attr("asked", asked)
-    if method == "grid":  # Optuna's own grid cannot be asked for one trial at a time
-        grid = list(product(*(drawn.choices for drawn in distributions.values())))
-        count = min(count, len(grid))
+    study.set_user_attr("count", max(count, study.user_attrs.get("count", 0)))
+    if config["method"] == "grid":  # Optuna's own grid sampler does not know trials that are tried again
         for values in grid:
             study.enqueue_trial(dict(zip(distributions, values, strict=True)), skip_if_exists=True)
+    _wait_for_the_silent(study)
+    return _work(study, name, profile, seed, count, worker=0)
 
-    def result(trial: Any) -> Record:
-        return run(replace(row, name=f"{name}_{trial.number + 1}", **trial.params))
 
-    def train(trial: Any) -> None:
-        record = result(trial)
-        if record.finished:
-            choose("metric", metric, [key for key, value in record.rows[-1].items() if isinstance(value, float)])
-            scores = record.column(metric, trained_only=True)
-            study.tell(trial.number, float(np.nanmax(scores) if goal == "maximize" else np.nanmin(scores)))
-        else:
-            study.tell(trial.number, state=TrialState.FAIL)
+def join(name: str = "search", *, profile: str = "", seed: int = 0, storage: str = "") -> list[Record]:
+    """Work on a search that another process has begun, until it has its trials; returns the finished ones' records, best first.
 
-    def trials(*states: Any) -> list:
-        return study.get_trials(deepcopy=False, states=states)
+    Raises UsageError where no search of that name has been begun.
+    """
+    profile = current_profile(profile)
+    study = _study(name, profile, seed, storage)
+    return _work(study, name, profile, seed, study.user_attrs["count"], worker=os.getpid())
 
-    ended = TrialState.COMPLETE, TrialState.FAIL
-    for trial in trials(TrialState.RUNNING)[:count]:
-        train(trial)
-    while len(trials(*ended)) < count:
-        train(study.ask(distributions))
-    best_first = sorted(trials(TrialState.COMPLETE)[:count], key=lambda trial: trial.value, reverse=goal == "maximize")
-    return [result(trial) for trial in best_first]
+
+# ---------------------------------------------------------------- the study
+
+
+def _study(name: str, profile: str, seed: int, storage: str, goal: Any = None) -> Any:
+    """The database's study of this search, begun where a `goal` is given."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # in a notebook, tqdm's that a widget is missing, which nothing here draws
+        import optuna
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    folder, title = runs_dir() / profile, f"{name}-{profile}-seed{seed}"
+    folder.mkdir(parents=True, exist_ok=True)
+    url = storage or f"sqlite:///{folder / f'{name}.sqlite'}"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # heartbeats are called so since 2020
+        try:
+            database = optuna.storages.RDBStorage(url, heartbeat_interval=HEARTBEAT, grace_period=GRACE)
+        except Exception as error:  # of SQLAlchemy, of the driver or of a missing driver
+            raise UsageError(f"the search's database {url} cannot be opened: {str(error).splitlines()[0]}") from None
+    if goal:
+        return optuna.create_study(storage=database, study_name=title, load_if_exists=True, direction=goal)
+    try:
+        return optuna.load_study(storage=database, study_name=title)
+    except KeyError:
+        raise UsageError(f"no search {name!r} (profile {profile}, seed {seed}) in {url}; begin it with search(...)") from None
+
+
+def _attempts(study: Any) -> list[list]:
+    """Each trial's attempts, both in the order in which they were begun. Surplus trials are left out."""
+    from optuna.trial import TrialState
+
+    found: dict[int, list] = {}
+    for trial in study.get_trials(deepcopy=False):
+        if trial.state != TrialState.PRUNED:
+            found.setdefault(trial.system_attrs.get("failed_trial", trial.number), []).append(trial)
+    return list(found.values())
+
+
+def _rank(study: Any, trial: Any) -> int:
+    """How many trials were begun before this one's first attempt; it names the run."""
+    return next(rank for rank, tried in enumerate(_attempts(study)) if trial.number in [attempt.number for attempt in tried])
+
+
+def _ended(attempts: list) -> bool:
+    return any("ended" in trial.user_attrs and trial.state.is_finished() for trial in attempts)
+
+
+def _take_over(study: Any) -> None:
+    """Put the trials of dead processes back into the queue."""
+    from optuna.storages import RetryHeartbeatStaleTrialCallback, fail_stale_trials
+    from optuna.trial import TrialState
+
+    long_ago = datetime.now() - timedelta(seconds=GRACE)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # experimental since 2021
+        fail_stale_trials(study)
+        for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            if "begun" not in trial.user_attrs and trial.datetime_start < long_ago:  # killed before its first heartbeat
+                study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
+        for attempts in _attempts(study):
+            if all(trial.state.is_finished() for trial in attempts) and not _ended(attempts):
+                RetryHeartbeatStaleTrialCallback()(study, attempts[-1])
+
+
+def _wait_for_the_silent(study: Any) -> None:
+    """Wait until each running trial is known to be at work or dead, so that a search that was cut off goes on where it stood."""
+    from optuna.trial import TrialState
+
+    end = time.monotonic() + GRACE + HEARTBEAT
+    if study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        print(f"a trial was begun and has not ended; waiting up to {GRACE + HEARTBEAT} s for a sign of its process")
+    while study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)) and time.monotonic() < end:
+        _take_over(study)
+        time.sleep(GRACE / 30)
+
+
+# ---------------------------------------------------------------- the trials
+
+
+def _work(study: Any, name: str, profile: str, seed: int, count: int, worker: int) -> list[Record]:
+    """Run trials until `count` of them have ended, here or elsewhere."""
+    from optuna.exceptions import TrialPruned
+    from optuna.samplers import GPSampler, RandomSampler
+    from optuna.trial import TrialState
+
+    config = study.user_attrs["asked"]["config"]
+    row, distributions = experiment(study.user_attrs["asked"]["base"], profile, seed), space(config)
+    todo = count - sum(map(_ended, _attempts(study)))
+    if todo > 0:
+        print(f"{count} trials, {count - todo} of them ended already; about {duration(todo * price(row))} to go")
+    whole, line = bar(count, f"{name}: trials", unit="trial"), bar(1)
+
+    def result(trial: Any, params: dict) -> Record:
+        return run(replace(row, name=f"{name}_{_rank(study, trial) + 1}", **params), line=line)
+
+    def objective(trial: Any) -> float:
+        trial.set_user_attr("begun", worker)
+        params = {key: _draw(trial, key, drawn) for key, drawn in distributions.items()}
+        if _rank(study, trial) >= count:  # two processes began the last one at once
+            raise TrialPruned
+        record = result(trial, params)
+        score = _score(record, config["metric"]) if record.finished else math.nan  # a failed trial to Optuna
+        trial.set_user_attr("ended", record.result["status"])
+        return score
+
+    while True:
+        _take_over(study)
+        attempts = _attempts(study)
+        ended = sum(map(_ended, attempts))
+        whole.update(ended - whole.n)
+        if ended >= count:
+            break
+        waiting = [trial for tried in attempts for trial in tried if trial.state == TrialState.WAITING]
+        if waiting or len(attempts) < count:
+            following = _rank(study, waiting[0]) if waiting else len(attempts)
+            own = mixed(seed, worker, following) % 2**32  # so that a draw does not depend on how often the search was cut off
+            study.sampler = GPSampler(seed=own, n_startup_trials=START_UP) if config["method"] == "bayes" else RandomSampler(seed=own)
+            try:
+                study.optimize(objective, n_trials=1)
+            except Held:  # its process is slow, not dead; the next attempt will find the record
+                time.sleep(HEARTBEAT)
+            except ValueError as error:
+                if "Cannot tell" not in str(error):  # else it was us who were slow: another process has this trial now
+                    raise
+        else:  # other processes are at the last ones
+            time.sleep(GRACE / 30)
+    for display in (whole, line):
+        display.close()
+    counted = [trial for tried in attempts[:count] for trial in tried if trial.state == TrialState.COMPLETE]
+    best_first = sorted(counted, key=lambda trial: trial.value, reverse=config["metric"]["goal"] == "maximize")
+    return [result(trial, trial.params) for trial in best_first]
+
+
+def _draw(trial: Any, name: str, drawn: Any) -> Any:
+    if hasattr(drawn, "choices"):
+        return trial.suggest_categorical(name, drawn.choices)
+    if isinstance(drawn.low, int):
+        return trial.suggest_int(name, drawn.low, drawn.high)
+    return trial.suggest_float(name, drawn.low, drawn.high, log=drawn.log)
+
+
+def _score(record: Record, metric: dict) -> float:
+    """The trial's best value of the metric over its epochs. Raises UsageError for a metric that its rows do not have."""
+    choose("metric", metric["name"], [key for key, value in record.rows[-1].items() if isinstance(value, float)])
+    values = record.column(metric["name"], trained_only=True)
+    return float(np.nanmax(values) if metric["goal"] == "maximize" else np.nanmin(values))

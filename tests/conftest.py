@@ -1,6 +1,7 @@
-"""What holds for every test: its own runs folder, no W&B, one thread, one cache of decoded sets for the whole session."""
+"""What holds for every test (its own runs folder, no W&B, one thread, one cache of decoded sets), and what several files share."""
 
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,9 +16,9 @@ torch.set_num_threads(1)
 
 @pytest.fixture(scope="session", autouse=True)
 def surroundings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Nothing of the user's is read or written, in fixtures of any scope either; `DATA_DIR` alone is let through."""
+    """Nothing of the user's is read or written, in fixtures of any scope either; a test sets DATA_DIR itself."""
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("EVIDENCE", "PROFILE", "CHECKPOINT_SECONDS", "WANDB_API_KEY"):
+        for name in ("EVIDENCE", "PROFILE", "CHECKPOINT_SECONDS", "WANDB_API_KEY", "DATA_DIR"):
             patch.delenv(name, raising=False)
         patch.setenv("WANDB_MODE", "disabled")
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
@@ -33,6 +34,9 @@ def runs_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return path
 
 
+# ---------------------------------------------------------------- runs of the table's rows
+
+
 @pytest.fixture
 def tiny() -> Iterator[None]:
     """Runs of the sample profile take two steps."""
@@ -40,3 +44,64 @@ def tiny() -> Iterator[None]:
 
     with tiny_sample():
         yield
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Runs of every kind, made once by one call that names children before parents: the folder they lie in; not to be changed."""
+    from helpers import ANALYSES, TRAININGS, tiny_sample
+
+    from coreFunction import run_all
+
+    folder = tmp_path_factory.mktemp("made")
+    with pytest.MonkeyPatch.context() as patch, tiny_sample():
+        patch.setenv("RUNS_DIR", str(folder))
+        names = [*reversed(TRAININGS), *ANALYSES]
+        assert [record.name for record in run_all(*names)] == names
+    return folder
+
+
+# ---------------------------------------------------------------- copies of the sets
+
+
+@pytest.fixture(scope="session")
+def few() -> dict[str, dict]:
+    """Set -> part -> a few hundred of its rows, in canonical order."""
+    from copies import COUNTS, sample_rows
+
+    return {
+        name: {part: sample_rows(name, part, n) for part, n in zip(("train", "test"), counts, strict=True)}
+        for name, counts in COUNTS.items()
+    }
+
+
+@pytest.fixture(scope="session")
+def written(few: dict, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a good copy of all three sets; not to be changed."""
+    from copies import write_copy
+
+    folder = tmp_path_factory.mktemp("written")
+    for name, parts in few.items():
+        write_copy(folder / name, name, parts)
+    return folder
+
+
+@pytest.fixture
+def published(few: dict, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[dict]:
+    """The sets as if no more than these few images had ever been published, and an empty cache."""
+    import dataFunction
+
+    for name, parts in few.items():
+        known = {part: (len(rows), dataFunction.fingerprint(rows)) for part, rows in parts.items()}
+        monkeypatch.setitem(dataFunction.FINGERPRINTS, (name, "complete"), known)
+    monkeypatch.setitem(dataFunction.VALIDATION, "complete", 100)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    yield few
+    dataFunction._tensors.cache_clear()
+
+
+@pytest.fixture
+def data_dir(published: dict, written: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """DATA_DIR with a good copy of all three sets, to be damaged."""
+    monkeypatch.setenv("DATA_DIR", str(tmp_path / "data"))
+    return shutil.copytree(written, tmp_path / "data")

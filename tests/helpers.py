@@ -1,6 +1,8 @@
-"""What several test files build on: small real data, small models, and how a refusal is asserted."""
+"""What several test files build on: small real data, small models, small runs of the table's rows, and how a refusal is asserted."""
 
 import functools
+import multiprocessing
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -13,14 +15,24 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
-from torch.utils.data import TensorDataset
+from torch.utils.data import Dataset, TensorDataset
 
 import analysisFunction
 import coreFunction
 from dataFunction import load_images, open_vault
 from experimentTable import PROFILES, UsageError
+from recordFunction import Record
 
 ROOT = Path(__file__).resolve().parent.parent
+QUICK = {"lr": 1e-2, "epochs": 3, "batch_size": 32}  # of a `pipeline`
+TRAININGS = ["MLP_4", "MLP_res_5", "CNN_10", "CNN_res_16", "train_resnet", "fine_tune_1", "fine_tune_2", "early_stopping", "dropout"]
+ANALYSES = ["distribution", "tsne_mnist", "tsne_cifar100", "timing_3", "baseline"]
+needs_fork = pytest.mark.skipif(
+    "fork" not in multiprocessing.get_all_start_methods() or torch.cuda.is_available(), reason="CUDA cannot be used after a fork"
+)
+
+
+# ---------------------------------------------------------------- data and models
 
 
 @functools.cache
@@ -38,6 +50,19 @@ def digits(first: int = 0, last: int = 200, label: Callable[[Tensor], Tensor] = 
 def held() -> TensorDataset:
     """100 digits that `digits()` leaves out."""
     return digits(300, 400)
+
+
+class Listed(Dataset):
+    """Any list of (image, label) pairs as a data set."""
+
+    def __init__(self, items: list) -> None:
+        self.items = items
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, index: int) -> Any:
+        return self.items[index]
 
 
 def mlp(seed: int = 0, outputs: int = 10) -> nn.Sequential:
@@ -63,23 +88,43 @@ def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
 
 
+# ---------------------------------------------------------------- runs
+
+
 def untimed(rows: list[dict]) -> list[dict]:
     """Rows without what differs from run to run."""
     return [{key: value for key, value in row.items() if key != "train_seconds"} for row in rows]
 
 
+def interrupt(*_: object) -> None:
+    """In place of any function: Ctrl-C."""
+    raise KeyboardInterrupt
+
+
 @contextmanager
-def tiny_sample(images: int = 64) -> Iterator[None]:
-    """The sample profile cut down: a run is two rows of one step each, on the first images of each part."""
+def tiny_sample(images: int = 16) -> Iterator[None]:
+    """The sample profile cut down: a run is two rows of one step each, on the first images of each part; the analyses get 50."""
     sample = PROFILES["sample"]
     budgets = {family: (2, 2) if steps else (0, 0) for family, (steps, _) in sample.budgets.items()}
     few = lambda *arguments: load_images(*arguments).subset(range(images))  # noqa: E731
+    fifty = lambda load: lambda *arguments: load(*arguments).subset(range(50))  # noqa: E731  which t-SNE's 50 dimensions need
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(PROFILES, "sample", replace(sample, budgets=budgets, tsne_images=60, timing_blocks=(2, 1)))
+        patch.setitem(PROFILES, "sample", replace(sample, budgets=budgets, tsne_images=50, timing_blocks=(2, 1), search_trials=2))
         patch.setattr(coreFunction, "load_images", few)
-        patch.setattr(analysisFunction, "load_images", few)
-        patch.setattr(analysisFunction, "open_vault", lambda *arguments: open_vault(*arguments).subset(range(images)))
+        patch.setattr(analysisFunction, "load_images", fifty(load_images))
+        patch.setattr(analysisFunction, "open_vault", fifty(open_vault))
         yield
+
+
+def found(made: Path, name: str) -> Record:
+    """The record of a run among those that the fixture `made` holds."""
+    return Record(made / "sample" / name / "seed-0")
+
+
+def lend(made: Path, runs_dir: Path, *names: str) -> None:
+    """Copy made records to the test's own folder."""
+    for name in names:
+        shutil.copytree(made / "sample" / name, runs_dir / "sample" / name)
 
 
 def refused(action: Callable[[], object], *words: str) -> str:

@@ -1,7 +1,8 @@
 """The notebook, top to bottom and twice, in the sample profile with its budgets cut to a step and its sets to a few images."""
 
+import os
+import re
 import shutil
-from pathlib import Path
 
 import nbformat
 import pytest
@@ -11,26 +12,22 @@ from nbclient import NotebookClient
 from report.figures import FIGURES
 
 SMALL = """
-import os, pathlib, torch
-import analysisFunction, coreFunction, experimentTable, report.figures, searchFunction
-torch.set_num_threads(1)
+import os, pathlib, report.figures
+from helpers import tiny_sample
 report.figures.FOLDER = pathlib.Path(os.environ["RUNS_DIR"]) / "figures"
-sample = experimentTable.PROFILES["sample"]
-for family, (steps, rows) in sample.budgets.items():
-    sample.budgets[family] = (min(steps, 2), min(rows, 2))
-for field, value in {"tsne_images": 100, "timing_blocks": (2, 1), "search_trials": 2}.items():
-    object.__setattr__(sample, field, value)
-def few(*arguments, load=coreFunction.load_images):
-    images = load(*arguments)
-    return images.subset(torch.arange(0, len(images), max(1, len(images) // 200)))
-coreFunction.load_images = analysisFunction.load_images = few
+small = tiny_sample()
+small.__enter__()
 """
 
 
-def executed(folder: Path) -> nbformat.NotebookNode:
+def executed(figures: bool = True) -> nbformat.NotebookNode:
+    """The notebook after its execution; without the lines that show a figure where `figures` is False."""
     notebook = nbformat.read(ROOT / "main.ipynb", as_version=4)
+    if not figures:
+        for cell in notebook.cells:
+            cell.source = re.sub(r"^show\(.*\n?", "", cell.source, flags=re.MULTILINE)
     notebook.cells.insert(0, nbformat.v4.new_code_cell(SMALL))
-    NotebookClient(notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": str(folder)}}).execute()
+    NotebookClient(notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": str(ROOT)}}).execute()
     return notebook
 
 
@@ -45,11 +42,12 @@ def twice(tmp_path_factory: pytest.TempPathFactory) -> tuple[nbformat.NotebookNo
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RUNS_DIR", str(runs))
         patch.setenv("PROFILE", "sample")
-        patch.setenv("PYTHONPATH", str(ROOT))
-        first = executed(ROOT)
+        patch.setenv("CHECKPOINT_SECONDS", "3600")  # a slow machine writes no gigabytes that nobody goes on from
+        patch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), str(ROOT / "tests")]))
+        first = executed()
         written = {path: path.stat().st_mtime_ns for path in runs.rglob("result.json")}
         openings = (runs / "sample" / "openings.jsonl").read_bytes()
-        second = executed(ROOT)
+        second = executed(figures=False)  # the first has drawn them
         assert (runs / "sample" / "openings.jsonl").read_bytes() == openings
         again = {path: path.stat().st_mtime_ns for path in runs.rglob("result.json") if "/own/" not in str(path)}
         yield first, written, second, again

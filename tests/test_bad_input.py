@@ -1,0 +1,111 @@
+"""What `pipeline` cannot train is refused in one line, before anything is written."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from helpers import QUICK, Listed, digits, held, mlp, refused
+from torch import nn
+from torch.utils.data import ConcatDataset, DataLoader, TensorDataset
+
+from coreFunction import pipeline
+from recordFunction import Record
+
+BAD_OPTIONS = [
+    ({"learning_rate": 1e-3}, "unknown option 'learning_rate'", "batch_size"),
+    ({"dropout": 0.5}, "unknown option 'dropout'", "patience"),  # the model is the reader's: nothing would obey it
+    ({"initialisation": "he"}, "unknown option 'initialisation'", "lr"),
+    ({"profile": "cpu"}, "unknown option 'profile'", "epochs"),
+    ({"optimizer": "GSD"}, "unknown optimizer 'GSD'", "choose Adam, AdamW, RMSprop or SGD"),
+    ({"precision": "fp16"}, "unknown precision 'fp16'", "auto, fp32 or fp64"),
+    ({"lr": -1e-3}, "lr must be a number of at least 0", "-0.001"),
+    ({"lr": 0}, "lr must be above 0", "got 0"),
+    ({"lr": float("nan")}, "lr must be a number", "nan"),
+    ({"lr": float("inf")}, "lr must be a number", "inf"),
+    ({"min_delta": None}, "min_delta must be a number", "None"),
+    ({"lr": "fast"}, "lr must be", "'fast'"),
+    ({"batch_size": 0}, "batch_size must be a whole number of at least 1", "0"),
+    ({"batch_size": 2.5}, "batch_size must be a whole number of at least 1", "2.5"),
+    ({"batch_size": True}, "batch_size must be a whole number", "True"),
+    ({"epochs": 0}, "epochs must be a whole number of at least 1", "0"),
+    ({"epochs": None}, "epochs must be a whole number of at least 1", "None"),
+    ({"patience": 0}, "patience must be a whole number of at least 1", "0"),
+    ({"seed": -1}, "seed must be a whole number of at least 0", "-1"),
+    ({"seed": "one"}, "seed must be a whole number", "'one'"),
+    ({"eps": -1.0}, "eps must be", "-1.0"),
+    ({"eps": 1e-16, "optimizer": "SGD"}, "SGD has no eps", "another optimizer"),
+    ({"trainable": ("fc",)}, "unknown child 'fc'", "choose 1 or 3"),
+    ({"trainable": ()}, "nothing", "trainable"),
+    ({"name": "a/b"}, "name 'a/b' cannot name a folder", "letters"),
+    ({"name": ".."}, "name '..' cannot name a folder", "letters"),
+]
+
+
+@pytest.mark.parametrize(("options", "what", "remedy"), BAD_OPTIONS, ids=[str(case[0]) for case in BAD_OPTIONS])
+def test_bad_options_are_refused(runs_dir, options, what, remedy):
+    refused(lambda: pipeline(mlp(), digits(), held(), **{"name": "bad", **options}), what, remedy)
+    assert not list(runs_dir.rglob("result.json"))
+
+
+def empty():
+    return TensorDataset(torch.zeros(0, 1, 8, 8), torch.zeros(0))
+
+
+def mixed_sizes():
+    return ConcatDataset([digits(0, 10), TensorDataset(torch.zeros(10, 1, 9, 9), torch.arange(10))])
+
+
+BAD_DATA = [
+    ("empty", empty, held, "the data set is empty", "give one with"),
+    ("empty evaluation", digits, empty, "the data set is empty", "give one with"),
+    ("sizes differ", mixed_sizes, held, "images differ in size ((1, 8, 8), (1, 9, 9))", "resize them"),
+    ("sizes differ in evaluation", digits, mixed_sizes, "images differ in size ((1, 8, 8), (1, 9, 9))", "resize them"),
+    ("arrays", lambda: Listed([(np.zeros((1, 8, 8)), 0)]), held, "(tensor, label) pairs", "ToTensor"),
+    ("no labels", lambda: Listed([torch.zeros(1, 8, 8)]), held, "(tensor, label) pairs", "wrap it"),
+    ("a loader", lambda: DataLoader(digits()), held, "DataLoader", "(tensor, label) pairs"),
+    ("one-hot", lambda: Listed([(torch.zeros(1, 8, 8), torch.eye(10)[0])]), held, "label", "one number or word"),
+    ("mixed labels", lambda: Listed([(torch.zeros(1, 8, 8), "a"), (torch.zeros(1, 8, 8), 1)]), held, "labels", "one kind"),
+    ("unknown label", lambda: digits(label=lambda y: y % 5), held, "is in the evaluation set but not in the train set", "leave it out"),
+]
+
+
+@pytest.mark.parametrize(("train", "evaluation", "what", "remedy"), [case[1:] for case in BAD_DATA], ids=[case[0] for case in BAD_DATA])
+def test_bad_data_are_refused(runs_dir, train, evaluation, what, remedy):
+    refused(lambda: pipeline(mlp(), train(), evaluation(), name="bad", **QUICK), what, remedy)
+    assert not list(runs_dir.rglob("result.json"))
+
+
+class Pair(nn.Module):
+    def forward(self, x):
+        return x, x
+
+
+BAD_MODELS = [
+    ("too few outputs", lambda: mlp(outputs=9), "the model gives 9 outputs but the train set has 10 classes", "last layer"),
+    ("another size", lambda: nn.Sequential(nn.Flatten(), nn.Linear(65, 10)), "cannot take a batch of shape (2, 1, 8, 8)", "64"),
+    ("other channels", lambda: nn.Sequential(nn.Conv2d(3, 10, 8), nn.Flatten()), "cannot take a batch of shape (2, 1, 8, 8)", "channels"),
+    ("other dimensions", lambda: nn.Sequential(nn.BatchNorm1d(1), *mlp()), "cannot take a batch of shape (2, 1, 8, 8)", "2D or 3D"),
+    ("two outputs", Pair, "the model gives tuple for 2 images", "scores (N, classes)"),
+    ("nothing to learn", lambda: nn.Flatten(), "nothing", "train"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("model", "what", "remedy"), [case[1:] for case in BAD_MODELS], ids=[case[0] for case in BAD_MODELS])
+def test_a_model_that_does_not_fit_is_refused(runs_dir, model, what, remedy):
+    refused(lambda: pipeline(model(), digits(), held(), name="bad", **QUICK), what, remedy)
+    assert not list(runs_dir.rglob("result.json"))
+
+
+def test_evaluation_images_that_the_model_cannot_take_are_refused(runs_dir):
+    other = TensorDataset(torch.zeros(10, 1, 9, 9), torch.arange(10))
+    refused(lambda: pipeline(mlp(), digits(), other, name="bad", **QUICK), "cannot take a batch of shape (2, 1, 9, 9)")
+    assert not list(runs_dir.rglob("rows.jsonl"))
+
+
+def test_a_refusal_loses_no_earlier_record():
+    record = pipeline(mlp(), digits(), held(), name="dear", **QUICK)
+    refused(lambda: pipeline(mlp(outputs=3), digits(), held(), name="dear", **QUICK), "3 outputs")
+    again = Record(Path(record.path))
+    assert again.finished
+    assert again.rows == record.rows

@@ -1,0 +1,177 @@
+"""run.py: what each command prints, and the status and the one line that a bad call ends in."""
+
+import json
+import shutil
+import sys
+
+import pytest
+from helpers import found, interrupt, lend, untimed
+
+import coreFunction
+import recordFunction
+import run as command_line
+from experimentTable import PROFILES, ROWS
+from recordFunction import find_record, publish
+
+
+@pytest.fixture
+def call(monkeypatch, capsys):
+    """`call("list", "--json")` gives exit status, standard output and standard error of run.py."""
+
+    def call(*arguments):
+        capsys.readouterr()
+        monkeypatch.setattr(sys, "argv", ["run.py", *arguments])
+        try:
+            status = command_line.main()
+        except SystemExit as end:  # argparse's own
+            status = end.code
+        return status, *capsys.readouterr()
+
+    return call
+
+
+def test_list_shows_every_row_with_its_state_and_price(made, runs_dir, tiny, call):
+    lend(made, runs_dir, "MLP_4", "CNN_10", "MLP_res_5")
+    (runs_dir / "sample" / "CNN_10" / "seed-0" / "result.json").unlink()
+    result = runs_dir / "sample" / "MLP_res_5" / "seed-0" / "result.json"
+    result.write_text(result.read_text().replace('"finished"', '"failed"'))
+    status, out, err = call("list", "--json")
+    table = {row["name"]: row for row in json.loads(out)}
+    assert (status, err) == (0, "")
+    assert list(table) == [row.name for row in ROWS]
+    states = {"MLP_4": "finished", "CNN_10": "unfinished", "MLP_res_5": "failed", "MLP_13": "-", "MLP_23_eps": "no budget here"}
+    assert {name: table[name]["state"] for name in states} == states
+    assert table["MLP_4"]["seconds"] == PROFILES["sample"].seconds["mlp"]
+    assert (table["sgd"]["optimizer"], table["sgd"]["lr"], table["sgd"]["model"]) == ("SGD", 5e-4, "resnet18")
+    status, out, _ = call("list")
+    lines = out.splitlines()
+    assert status == 0
+    assert len(lines) == 2 + len(ROWS)
+    assert next(line for line in lines if line.startswith("MLP_4 ")).endswith("finished")
+    assert call("list", "--profile", "paper")[1].startswith("profile paper, seed 0")
+
+
+def test_train_then_show(made, tiny, call, runs_dir):
+    status, out, _ = call("train", "MLP_4", "MLP_res_5", "--seeds", "0,1")
+    assert status == 0
+    assert out.count("<Record") == 4
+    assert sorted(path.name for path in (runs_dir / "sample" / "MLP_4").glob("seed-?")) == ["seed-0", "seed-1"]
+    status, out, _ = call("show", "MLP_4", "--seeds", "0-1", "--json")
+    shown = [json.loads(line) for line in out.splitlines()]
+    assert status == 0
+    assert [record["settings"]["experiment"]["seed"] for record in shown] == [0, 1]
+    assert untimed(shown[0]["rows"]) == untimed(found(made, "MLP_4").rows)
+    assert shown[0]["result"]["status"] == "finished"
+    status, out, _ = call("show", "MLP_4")
+    assert status == 0
+    assert str(runs_dir / "sample" / "MLP_4" / "seed-0") in out
+    assert "lr 0.0001" in out
+    assert out.count("test_accuracy") == 3
+
+
+def test_minutes_leave_off_between_epochs_and_the_next_call_goes_on(made, tiny, call):
+    status, _, _ = call("train", "MLP_4", "MLP_res_5", "--minutes", "0.0000001")
+    assert status == 1
+    assert len(find_record("MLP_4", "sample").rows) == 1
+    assert (find_record("MLP_4", "sample").path / "checkpoint.pt").exists()
+    assert find_record("MLP_res_5", "sample") is None
+    status, _, _ = call("train", "MLP_4", "MLP_res_5", "--minutes", "10")
+    assert status == 0
+    assert untimed(find_record("MLP_4", "sample").rows) == untimed(found(made, "MLP_4").rows)
+
+
+def test_fresh_leaves_the_evidence_aside_and_what_is_here_in_place(made, monkeypatch, tmp_path, runs_dir, tiny, call):
+    monkeypatch.setattr(recordFunction, "EVIDENCE", tmp_path / "evidence")
+    shutil.copytree(made / "sample" / "MLP_4", tmp_path / "evidence" / "sample" / "MLP_4")
+    assert call("train", "MLP_4")[0] == 0
+    assert not (runs_dir / "sample" / "MLP_4").exists()
+    assert call("train", "MLP_4", "--fresh")[0] == 0
+    assert (runs_dir / "sample" / "MLP_4" / "seed-0" / "result.json").exists()
+    monkeypatch.setattr(coreFunction, "train_epoch", lambda *_: pytest.fail("an epoch was trained"))
+    assert call("train", "MLP_4", "--fresh")[0] == 0
+
+
+def test_publish_copies_what_is_finished(made, monkeypatch, tmp_path, runs_dir, tiny, call):
+    monkeypatch.setattr(recordFunction, "EVIDENCE", tmp_path / "evidence")
+    lend(made, runs_dir, "MLP_4")
+    path = runs_dir / "sample" / "MLP_4" / "seed-0" / "settings.json"
+    settings = json.loads(path.read_text())
+    settings["provenance"] |= {"dirty": True}
+    path.write_text(json.dumps(settings))
+    status, _, err = call("publish", "MLP_4")
+    assert status == 1
+    assert "made from uncommitted code" in err
+    settings["provenance"] |= {"dirty": False, "commit": "c" * 40}
+    path.write_text(json.dumps(settings))
+    assert call("publish", "MLP_4")[0] == 0
+    assert (tmp_path / "evidence" / "sample" / "MLP_4" / "seed-0" / "result.json").exists()
+    assert publish(find_record("MLP_4", "sample")).is_relative_to(tmp_path / "evidence")  # again, over itself
+    status, _, err = call("publish", "MLP_13")
+    assert status == 1
+    assert "MLP_13 has no finished record in sample; train it first" in err
+
+
+BAD_CALLS = [
+    (("train", "MLP_5"), "unknown experiment 'MLP_5'"),
+    (("train",), "name an experiment or a chapter"),
+    (("train", "--chapter", "9"), "chapters 2 to 5, not 9"),
+    (("train", "MLP_4", "--profile", "gpu"), "unknown profile 'gpu'; choose sample, cpu or paper"),
+    (("list", "--profile", "gpu"), "unknown profile 'gpu'"),
+    (("train", "MLP_4", "--seeds", "one"), "seeds 'one' are no numbers; write 3, 0,2 or 0-4"),
+    (("train", "MLP_4", "--seeds", "0-"), "seeds '0-' are no numbers"),
+    (("train", "MLP_4", "--seeds", "0,,1"), "are no numbers"),
+    (("train", "MLP_4", "--seeds", "1.5"), "are no numbers"),
+    (("train", "MLP_4", "--seeds", "²"), "are no numbers"),
+    (("train", "MLP_4", "--seeds", "4-0"), "seeds '4-0'"),
+    (("show", "MLP_5"), "unknown experiment 'MLP_5'"),
+    (("show", "MLP_4"), "MLP_4 (seed 0) has no record in sample; `python run.py train MLP_4 --profile sample`"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "message"), BAD_CALLS, ids=[" ".join(case[0]) for case in BAD_CALLS])
+def test_bad_calls_end_in_one_line_and_status_1(call, arguments, message, runs_dir, tiny):
+    status, out, err = call(*arguments)
+    assert status == 1
+    assert message in err
+    assert err.count("\n") == 1
+    assert out == ""
+    assert not runs_dir.exists()
+
+
+@pytest.mark.parametrize("arguments", [(), ("tarin",), ("train", "MLP_4", "--minutes", "long"), ("train", "MLP_4", "--no-such")])
+def test_what_the_parser_does_not_know_ends_in_its_usage_and_status_2(call, arguments):
+    status, _, err = call(*arguments)
+    assert status == 2
+    assert err.startswith("usage: run.py")
+
+
+@pytest.mark.parametrize("arguments", [(), ("list",), ("train",), ("show",), ("publish",)])
+def test_help_is_there_for_every_command(call, arguments):
+    status, out, _ = call(*arguments, "--help")
+    assert status == 0
+    assert "usage: run.py" in out
+
+
+def test_status_1_where_not_everything_that_was_named_is_done(made, runs_dir, tiny, call):
+    lend(made, runs_dir, "MLP_4")
+    status, out, _ = call("train", "MLP_4", "MLP_23_eps")
+    assert status == 1
+    assert "no budget in the profile sample for MLP_23_eps" in out
+    assert call("train", "MLP_4")[0] == 0
+
+
+def test_an_interrupt_ends_in_one_line(call, monkeypatch, tiny):
+    monkeypatch.setattr(coreFunction, "train_epoch", interrupt)
+    status, out, err = call("train", "MLP_4")
+    assert status == 1
+    assert err == "interrupted; the same command goes on from here\n"
+    assert "Traceback" not in out
+
+
+def test_a_full_records_folder_ends_in_one_line(call, tiny, runs_dir, tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("RUNS_DIR", str(tmp_path / "file"))
+    status, out, _ = call("train", "MLP_4", "distribution")
+    assert status == 1
+    assert out.count("cannot write records to") == 2
+    assert "set RUNS_DIR" in out

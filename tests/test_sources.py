@@ -1,0 +1,142 @@
+"""The same images from every source: parquet in any shape, torchvision's folders, the network."""
+
+import os
+import socket
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from copies import assert_published, each_set, encode, no_reading, write_copy, write_torchvision
+from helpers import refused
+from torchvision import datasets
+
+import dataFunction
+import sourceFunction
+from dataFunction import load_images
+from sourceFunction import SETS, decode
+
+# ---------------------------------------------------------------- folders
+
+
+@each_set
+def test_parquet_in_any_order_and_number_of_shards(name, data_dir, published):
+    assert_published(name, published)
+
+
+@pytest.mark.parametrize("nested", ["data", "plain_text", "mnist", "snapshots/0123abc/plain_text"])
+def test_parquet_in_nested_folders(nested, published, tmp_path, monkeypatch):
+    write_copy(tmp_path / "data" / "mnist" / nested, "mnist", published["mnist"], shards=1)
+    monkeypatch.setenv("DATA_DIR", str(tmp_path / "data"))
+    assert_published("mnist", published)
+
+
+def test_webp_grey_palette_and_opaque_alpha_decode_to_the_same(published, tmp_path, monkeypatch):
+    encodings = [{"kind": "WEBP", "lossless": True}, {"mode": "L"}, {"mode": "P"}, {"mode": "RGBA"}, {"mode": "LA"}]
+    for i, encoding in enumerate(encodings):
+        write_copy(tmp_path / str(i) / "mnist", "mnist", published["mnist"], **encoding)
+        monkeypatch.setenv("DATA_DIR", str(tmp_path / str(i)))
+        assert_published("mnist", published)
+
+
+def test_grey_image_of_a_colour_set_becomes_three_equal_channels():
+    grey = np.arange(1024, dtype=np.uint16).astype(np.uint8).reshape(1, 32, 32)
+    for mode in ("L", "LA", "P"):
+        assert (decode(encode(grey, mode), (3, 32, 32), "here") == grey).all()
+
+
+def test_odd_names_links_and_read_only_folders(published, tmp_path, monkeypatch):
+    real = tmp_path / "Données d'été  (α)"
+    copy = write_copy(real / "mnist", "mnist", published["mnist"])
+    link = tmp_path / "a link"
+    link.symlink_to(real)
+    monkeypatch.setenv("DATA_DIR", str(link))
+    before = sorted(real.rglob("*"))
+    copy.chmod(0o555)
+    real.chmod(0o555)
+    try:
+        assert_published("mnist", published)
+        assert sorted(real.rglob("*")) == before
+    finally:
+        real.chmod(0o755)
+        copy.chmod(0o755)
+
+
+def test_relative_data_dir_with_a_linked_set(published, tmp_path, monkeypatch):
+    write_copy(tmp_path / "elsewhere", "mnist", published["mnist"])
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "mnist").symlink_to(tmp_path / "elsewhere")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DATA_DIR", "data")
+    assert_published("mnist", published)
+
+
+@each_set
+@pytest.mark.parametrize("within", ["", "sub"])
+def test_torchvisions_own_folder(name, within, published, tmp_path, monkeypatch):
+    write_torchvision(tmp_path / "data" / (name if within else ""), name, published[name], monkeypatch)
+    monkeypatch.setenv("DATA_DIR", str(tmp_path / "data"))
+    assert_published(name, published)
+
+
+# ---------------------------------------------------------------- the network
+@each_set
+def test_offline_with_nothing_cached_ends_in_one_line_within_seconds(name, published, monkeypatch):
+    def unreachable(*_: object, **__: object) -> None:
+        raise socket.gaierror("Temporary failure in name resolution")
+
+    monkeypatch.setattr(socket, "getaddrinfo", unreachable)
+    monkeypatch.setenv("HF_HOME", os.environ["XDG_CACHE_HOME"])
+    start = time.monotonic()
+    refused(lambda: load_images(name, "train", "cpu"), f"{name} is neither cached nor to be had", "does not answer",
+            f"into a folder {name}/ and set DATA_DIR to the folder above it", "sample profile")  # fmt: skip
+    assert time.monotonic() - start < 10
+
+
+def test_a_name_server_that_never_answers_is_not_waited_for(monkeypatch):
+    def silent(*_: object, **__: object) -> None:
+        time.sleep(1)
+        raise socket.gaierror("Temporary failure in name resolution")
+
+    monkeypatch.setattr(sourceFunction, "SECONDS", 0.1)
+    monkeypatch.setattr(socket, "getaddrinfo", silent)
+    start = time.monotonic()
+    assert not sourceFunction.answers("https://example.org")
+    assert time.monotonic() - start < 0.8
+
+
+@each_set
+def test_hub_is_asked_first_and_its_copy_is_kept(name, published, tmp_path, monkeypatch):
+    hub = pytest.importorskip("huggingface_hub")
+    asked = []
+
+    def snapshot(repository: str, **options: object) -> str:
+        asked.append((repository, options["repo_type"], options["local_files_only"]))
+        return str(tmp_path / "snapshot")
+
+    write_copy(tmp_path / "snapshot" / "plain_text", name, published[name], shards=1)
+    monkeypatch.setattr(hub, "snapshot_download", snapshot)
+    monkeypatch.setattr(sourceFunction, "answers", lambda url: True)
+    assert_published(name, published)
+    assert set(asked) == {(SETS[name].hub, "dataset", False)}
+    monkeypatch.setattr(dataFunction, "fetch", no_reading)
+    assert_published(name, published)
+
+
+def test_torchvision_is_the_fallback(published, tmp_path, monkeypatch):
+    class Downloads(datasets.MNIST):
+        def __init__(self, root: str, train: bool = True, download: bool = False) -> None:
+            if download:
+                write_torchvision(Path(root), "mnist", published["mnist"], monkeypatch)
+                assert socket.getdefaulttimeout() == sourceFunction.STALL
+            super().__init__(root, train=train)
+
+        raw_folder = property(lambda self: os.path.join(self.root, "MNIST", "raw"))
+
+    monkeypatch.setattr(datasets, "MNIST", Downloads)
+    monkeypatch.setattr(sourceFunction, "answers", lambda url: "huggingface" not in url)
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    dataFunction._tensors.cache_clear()
+    train = load_images("mnist", "train", "cpu")
+    assert (train.images.flatten(1).numpy() == published["mnist"]["train"][:, 1:]).all()
+    assert socket.getdefaulttimeout() is None

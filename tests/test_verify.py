@@ -1,0 +1,347 @@
+"""Committed records made again: what is demanded where, what is found to differ, and that nothing else is touched."""
+
+import json
+import os
+import shutil
+import sys
+
+import numpy as np
+import pytest
+import torch
+from helpers import interrupt, lend, refused, tiny_sample
+from scipy import stats
+
+import coreFunction
+import recordFunction
+import run as command_line
+import verifyFunction
+from coreFunction import run_all
+from recordFunction import Record, sha256
+from report.intervals import wilson_interval
+from trainFunction import OPTIMIZERS
+from verifyFunction import compare, verify
+
+OTHER = {"processor": "another"}  # a condition under which bits need not be equal
+
+
+@pytest.fixture(scope="module")
+def more_seeds(tmp_path_factory):
+    """MLP_4 with the seeds that `made` leaves out; the folder they lie in."""
+    folder = tmp_path_factory.mktemp("more_seeds")
+    with pytest.MonkeyPatch.context() as patch, tiny_sample():
+        patch.setenv("RUNS_DIR", str(folder))
+        run_all("MLP_4", seeds=(1, 2))
+    return folder
+
+
+@pytest.fixture
+def evidence(made, more_seeds, tmp_path, monkeypatch, tiny):
+    """Runs of every kind as committed records, in a folder that the test may change; MLP_4 has three seeds."""
+    folder = tmp_path / "evidence"
+    for root in (made, more_seeds):
+        shutil.copytree(root / "sample", folder / "sample", ignore=shutil.ignore_patterns("*.pt", ".*"), dirs_exist_ok=True)
+    monkeypatch.setattr(recordFunction, "EVIDENCE", folder)
+    return folder / "sample"
+
+
+@pytest.fixture
+def slower(monkeypatch):
+    """Training takes half the learning rate that the experiment says."""
+    maker = OPTIMIZERS["Adam"]
+    monkeypatch.setitem(OPTIMIZERS, "Adam", lambda parameters, lr, **more: maker(parameters, lr=lr / 2, **more))
+
+
+@pytest.fixture
+def trained(monkeypatch):
+    """Counts the epochs that are trained."""
+    epochs, train_epoch = [], coreFunction.train_epoch
+    monkeypatch.setattr(coreFunction, "train_epoch", lambda *a: epochs.append(a) or train_epoch(*a))
+    return epochs
+
+
+def edit(folder, file, part=None, **values):
+    """Change values of a record's settings or result."""
+    path = folder / file
+    content = json.loads(path.read_text())
+    (content if part is None else content[part]).update(values)
+    path.write_text(json.dumps(content))
+
+
+def other_row(folder, number, **values):
+    """Change values of one row, and the digest that vouches for the rows."""
+    path = folder / "rows.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    rows[number] |= values
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    edit(folder, "result.json", "sha256", **{"rows.jsonl": sha256(path)})
+
+
+def two(evidence, tmp_path, there, here=0.5, **provenance):
+    """Evidence whose seeds have the accuracies `there`, and a second run of seed 0 with the accuracy `here` and this provenance."""
+    again = tmp_path / "again" / "sample" / "MLP_4" / "seed-0"
+    shutil.copytree(evidence / "MLP_4" / "seed-0", again)
+    edit(again, "settings.json", "provenance", **provenance)
+    edit(again, "result.json", accuracy=here)
+    for seed, accuracy in enumerate(there):
+        edit(evidence / "MLP_4" / f"seed-{seed}", "result.json", accuracy=accuracy)
+    records = [Record(evidence / "MLP_4" / f"seed-{seed}") for seed in range(len(there))]
+    return records[0], Record(again), records
+
+
+# ---------------------------------------------------------------- on the same machine
+
+
+@pytest.mark.parametrize(("name", "verdict"), [("MLP_4", "bit-equal"), ("distribution", "equal"), ("tsne_mnist", "equal")])
+def test_a_run_made_again_is_equal_and_touches_nothing(evidence, runs_dir, monkeypatch, capsys, name, verdict):
+    monkeypatch.setattr(coreFunction, "Mirror", lambda *_: pytest.fail("W&B was told"))
+    monkeypatch.setenv("EVIDENCE", "0")  # which is for others
+    before = dict(os.environ), {path: path.stat().st_mtime_ns for path in evidence.rglob("*")}
+    difference = verify(name)
+    assert (difference.verdict, difference.agreed) == (verdict, True)
+    assert (difference.changes, difference.conditions, difference.notes) == ((), {}, ())
+    assert str(difference) == f"{name} (sample, seed 0): {verdict}"
+    assert (dict(os.environ), {path: path.stat().st_mtime_ns for path in evidence.rglob("*")}) == before
+    assert not runs_dir.exists()
+    assert f"{name} (seed 0) is trained again; " in capsys.readouterr().out
+
+
+def test_what_runs_dir_holds_is_neither_loaded_nor_gone_on_with(evidence, made, runs_dir, trained):
+    lend(made, runs_dir, "MLP_4")
+    assert verify("MLP_4").verdict == "bit-equal"
+    assert len(trained) == 2
+
+
+def test_every_seed_has_a_record_of_its_own(evidence):
+    assert verify("MLP_4", seed=2).verdict == "bit-equal"
+
+
+def test_another_training_is_found_out_where_it_parts(evidence, slower):
+    difference = verify("MLP_4")
+    assert (difference.verdict, difference.agreed) == ("not agreed", False)
+    first = next(change for change in difference.changes if change.row is not None)
+    assert first.row == 1
+    assert not {"train_loss", "epoch", "steps", "train_seconds"} & {c.metric for c in difference.changes if c.row == 1}  # before the step
+    there = Record(evidence / "MLP_4" / "seed-0").rows
+    loss = next(change for change in difference.changes if (change.row, change.metric) == (1, "test_loss"))
+    assert loss.there == there[1]["test_loss"] != loss.here
+    assert {"weights.pt", "loss"} <= {change.metric for change in difference.changes if change.row is None}
+    text = str(difference).splitlines()
+    assert text[0] == "MLP_4 (sample, seed 0): not agreed"
+    assert "equality was demanded" in text[1]
+    assert any(line.startswith("  epoch 1: ") and f"test_loss {loss.there} there, {loss.here} here" in line for line in text)
+    assert "gradient_log10_rms in " in str(difference)
+    assert not any(line.startswith("  epoch 0") for line in text)
+
+
+def test_the_first_epochs_alone(evidence, trained):
+    difference = verify("MLP_4", epochs=1)
+    assert (difference.verdict, difference.epochs, len(trained)) == ("equal", 1, 1)  # the weights are not those of the end
+    assert str(difference) == "MLP_4 (sample, seed 0): equal, rows 0 to 1 alone"
+
+
+def test_a_difference_after_the_epochs_compared_is_none_before_it(evidence):
+    other_row(evidence / "MLP_4" / "seed-0", 2, test_loss=9.0)
+    assert verify("MLP_4", epochs=1).agreed
+    difference = verify("MLP_4", epochs=2)  # as many as it has: the whole run
+    assert (difference.epochs, difference.agreed) == (None, False)
+    assert [(change.row, change.metric, change.there) for change in difference.changes] == [(2, "test_loss", 9.0)]
+
+
+def test_the_embedding_is_compared_by_its_neighbours_and_its_points(evidence):
+    edit(evidence / "tsne_mnist" / "seed-0", "result.json", knn_accuracy=0.1234)
+    edit(evidence / "tsne_mnist" / "seed-0", "result.json", "sha256", **{"points.npz": "0" * 64})
+    assert {change.metric for change in verify("tsne_mnist").changes} == {"knn_accuracy", "points.npz"}
+
+
+def test_the_number_of_threads_is_the_record_s_while_it_runs(evidence, monkeypatch):
+    monkeypatch.setitem(sys.modules, "threadpoolctl", None)  # as where scikit-learn is not installed
+    torch.set_num_threads(2)
+    try:
+        difference = verify("MLP_4")
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(1)
+    assert (difference.verdict, difference.conditions) == ("bit-equal", {})
+
+
+def test_the_threads_of_the_analyses_libraries_are_the_record_s_too():
+    from threadpoolctl import threadpool_info
+
+    with verifyFunction._threads(2):
+        assert {library["num_threads"] for library in threadpool_info()} == {2}
+        assert torch.get_num_threads() == 2
+    assert torch.get_num_threads() == 1
+
+
+# ---------------------------------------------------------------- parents
+
+
+def test_a_parent_is_taken_from_runs_dir_where_its_weights_are_the_evidence_s(evidence, made, runs_dir, trained, capsys):
+    lend(made, runs_dir, "train_resnet")
+    assert verify("fine_tune_1").verdict == "bit-equal"
+    assert len(trained) == 2  # epochs of its own
+    assert verify("baseline").verdict == "bit-equal"
+    assert "first" not in capsys.readouterr().out
+
+
+def test_a_parent_with_other_weights_is_trained_again_and_it_is_said(evidence, made, runs_dir, trained, capsys):
+    lend(made, runs_dir, "train_resnet")
+    edit(evidence / "train_resnet" / "seed-0", "result.json", "sha256", **{"weights.pt": "0" * 64})
+    difference = verify("fine_tune_1", epochs=1)
+    assert difference.verdict == "equal"
+    assert difference.notes == ("its parent train_resnet, trained again too, has other weights than its record",)
+    assert len(trained) == 2 + 1
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[0].startswith("train_resnet (seed 0) is trained again first, its weights are not here; its training took ")
+    assert printed[1].startswith("fine_tune_1 (seed 0) is trained again; its training took ")
+    assert sorted(path.name for path in (runs_dir / "sample").iterdir()) == ["train_resnet"]
+
+
+# ---------------------------------------------------------------- elsewhere
+
+
+def test_elsewhere_the_accuracy_must_lie_in_the_prediction_interval_of_the_seeds(evidence, tmp_path):
+    there = [0.5, 0.52, 0.53]
+    half = stats.t.ppf(0.975, 2) * np.std(there, ddof=1) * np.sqrt(1 + 1 / 3)
+    low, high = np.mean(there) - half, np.mean(there) + half
+    record, again, seeds = two(evidence, tmp_path, there=there, here=round(high - 0.001, 4), **OTHER)
+    difference = compare(record, again, seeds)
+    assert (difference.verdict, difference.agreed) == ("within the seeds' spread (95%, 3 seeds)", True)
+    assert difference.expected == pytest.approx((low, high))
+    assert difference.conditions == {"processor": (record.settings["provenance"]["processor"], "another")}
+    assert f"accuracy 0.5 there, {round(high - 0.001, 4)} here; expected from {low:.4g} to {high:.4g}" in str(difference)
+    for outside in (low - 0.001, high + 0.001):
+        edit(again.path, "result.json", accuracy=outside)
+        assert compare(record, Record(again.path), seeds).verdict == "not agreed"
+
+
+@pytest.mark.parametrize("there", [[0.5], [0.5, 0.5, 0.5]])
+def test_where_no_spread_is_known_it_must_lie_within_the_sampling_error(evidence, tmp_path, there):
+    images = Record(evidence / "MLP_4" / "seed-0").predictions().shape[1]
+    low, high = wilson_interval(0.5, images, 0.95)
+    record, again, seeds = two(evidence, tmp_path, there=there, here=high - 0.001, **OTHER)
+    difference = compare(record, again, seeds)
+    assert difference.agreed
+    assert difference.verdict == f"within the sampling error of {images} images (95%; the seeds' spread is not known)"
+    assert difference.expected == pytest.approx((low, high))
+    edit(again.path, "result.json", accuracy=low - 0.001)
+    assert not compare(record, Record(again.path), seeds).agreed
+
+
+def test_on_the_same_machine_near_is_not_enough(evidence, tmp_path):
+    difference = compare(*two(evidence, tmp_path, there=[0.5, 0.6, 0.7], here=0.51))
+    assert (difference.verdict, difference.expected) == ("not agreed", None)
+
+
+@pytest.mark.parametrize("condition", verifyFunction.CONDITIONS)
+def test_each_condition_lifts_the_demand(evidence, tmp_path, condition):
+    difference = compare(*two(evidence, tmp_path, there=[0.5, 0.6, 0.7], here=0.51, **{condition: "another"}))
+    assert difference.agreed
+    assert difference.conditions.keys() == {condition}
+
+
+def test_what_is_equal_to_the_bit_needs_no_condition(evidence, tmp_path):
+    difference = compare(*two(evidence, tmp_path, there=[0.5], here=0.5, **OTHER))
+    assert (difference.verdict, difference.expected) == ("bit-equal", None)
+
+
+def test_a_failed_run_does_not_agree_with_a_finished_one(evidence, tmp_path):
+    record, again, seeds = two(evidence, tmp_path, there=[0.5, 0.6, 0.7], here=0.51, **OTHER)
+    edit(again.path, "result.json", status="failed")
+    assert not compare(record, Record(again.path), seeds).agreed
+
+
+def test_of_a_run_left_off_the_seeds_are_compared_at_its_last_epoch(evidence, tmp_path):
+    for seed, accuracy in enumerate([0.4, 0.5, 0.6]):
+        other_row(evidence / "MLP_4" / f"seed-{seed}", 1, test_accuracy=accuracy)
+    record, again, seeds = two(evidence, tmp_path, there=[0.1, 0.1, 0.1], **OTHER)
+    other_row(again.path, 1, test_accuracy=0.8)
+    (again.path / "result.json").unlink()
+    rows = again.path / "rows.jsonl"
+    rows.write_text("".join(rows.read_text().splitlines(keepends=True)[:2]))
+    difference = compare(record, Record(again.path), seeds)
+    assert (difference.epochs, difference.accuracy, difference.agreed) == (1, (0.4, 0.8), True)
+    assert sum(difference.expected) / 2 == pytest.approx(0.5)
+    assert [(change.row, change.metric, change.here) for change in difference.changes] == [(1, "test_accuracy", 0.8)]
+
+
+def test_a_run_made_again_elsewhere_says_beforehand_what_is_expected(evidence, slower, capsys):
+    for seed in range(3):
+        edit(evidence / "MLP_4" / f"seed-{seed}", "settings.json", "provenance", **OTHER)
+    difference = verify("MLP_4")
+    assert difference.ground == "the seeds' spread (95%, 3 seeds)"
+    assert difference.conditions.keys() == {"processor"}
+    assert "its accuracy must lie within the seeds' spread (95%, 3 seeds)" in capsys.readouterr().out
+
+
+def test_analyses_need_the_same_scikit_learn(evidence, monkeypatch):
+    for name in ("tsne_mnist", "MLP_4"):
+        edit(evidence / name / "seed-0", "settings.json", "provenance", **{"scikit-learn": "0.1"})
+    assert "scikit-learn" in verify("tsne_mnist").conditions
+    assert verify("MLP_4").conditions == {}
+
+
+# ---------------------------------------------------------------- refusals, the command line
+
+
+def test_what_cannot_be_verified_is_refused(evidence, runs_dir, trained):
+    refused(lambda: verify("timing_3"), "timing_3 holds times", "cannot be verified")
+    refused(lambda: verify("MLP_13"), "MLP_13 (seed 0) has no committed record in sample")
+    refused(lambda: verify("MLP_4", seed=7), "MLP_4 (seed 7) has no committed record in sample")
+    refused(lambda: verify("MLP_4", profile="gpu"), "unknown profile 'gpu'")
+    refused(lambda: verify("MLP_5"), "unknown experiment 'MLP_5'")
+    refused(lambda: verify("MLP_4", epochs=0), "epochs must be a whole number of at least 1, got 0")
+    edit(evidence / "MLP_4" / "seed-0", "settings.json", "identity", lr=3e-4)
+    refused(lambda: verify("MLP_4"), "lr 0.0003 there, 0.0001 here")
+    assert trained == []
+    assert not runs_dir.exists()
+
+
+@pytest.fixture
+def call(monkeypatch, capsys):
+    """`call("verify", "MLP_4")` gives exit status, standard output and standard error of run.py."""
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["run.py", *arguments])
+        return command_line.main(), *capsys.readouterr()
+
+    return call
+
+
+def test_status_0_only_where_all_agree(evidence, call):
+    status, out, err = call("verify", "MLP_4", "distribution", "--seeds", "0")
+    assert (status, err) == (0, "")
+    assert [line for line in out.splitlines() if "again" not in line] == [
+        "MLP_4 (sample, seed 0): bit-equal", "distribution (sample, seed 0): equal"
+    ]  # fmt: skip
+    edit(evidence / "MLP_4" / "seed-1", "result.json", accuracy=2.0)
+    status, out, _ = call("verify", "MLP_4", "--seeds", "1,0")
+    assert status == 1
+    assert "MLP_4 (sample, seed 1): not agreed" in out
+    assert "MLP_4 (sample, seed 0): bit-equal" in out
+
+
+def test_one_that_cannot_be_verified_leaves_the_others_going(evidence, call):
+    status, out, err = call("verify", "MLP_13", "MLP_4")
+    assert status == 1
+    assert err.startswith("run.py: MLP_13 (seed 0) has no committed record")
+    assert "MLP_4 (sample, seed 0): bit-equal" in out
+
+
+def test_json_is_all_that_standard_output_holds(evidence, call):
+    other_row(evidence / "MLP_4" / "seed-1", 2, test_loss=9.0)
+    status, out, err = call("verify", "MLP_4", "--seeds", "0-1", "--json")
+    found = json.loads(out)
+    assert status == 1
+    assert [(entry["seed"], entry["verdict"], entry["agreed"]) for entry in found] == [(0, "bit-equal", True), (1, "not agreed", False)]
+    assert found[1]["changes"][0] | {"here": None} == {"row": 2, "metric": "test_loss", "there": 9.0, "here": None}
+    assert "is trained again" in err
+    status, out, _ = call("verify", "MLP_4", "--epochs", "1", "--json")
+    assert [(entry["epochs"], entry["verdict"]) for entry in json.loads(out)] == [(1, "equal")]
+    assert status == 0
+
+
+def test_an_interrupt_says_that_it_begins_again(evidence, call, monkeypatch):
+    monkeypatch.setattr(coreFunction, "train_epoch", interrupt)
+    status, _, err = call("verify", "MLP_4")
+    assert (status, err) == (1, "interrupted; the same command begins again\n")
