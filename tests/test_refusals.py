@@ -67,6 +67,6 @@ def test_a_checkpoint_of_other_contents_is_refused_and_kept(runs_dir, tiny):
     exp = replace(EXPERIMENTS["MLP_4"], name="cut", profile="sample")
     unfinished = run(exp, wandb=False, stop=lambda: True)
     torch.save({"epoch": 0, "model": {}}, unfinished.path / "checkpoint.pt")
-    with pytest.raises(UsageError, match="is no checkpoint of this run .*remove it to start again"):
+    with pytest.raises(UsageError, match=r"is no checkpoint of this run .*remove it to start again"):
         run(exp, wandb=False)
     assert (unfinished.path / "checkpoint.pt").exists()
