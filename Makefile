@@ -6,13 +6,15 @@ PYTHON ?= python3.11 python3.12 python3 python
 INSTALLED := .venv/.installed
 RUN := .venv/bin/python -m
 
-.PHONY: help notebook test check clean
+.PHONY: help notebook test faults benchmark check clean
 .DEFAULT_GOAL := help
 
 help:
 	@printf '%s\n' \
 	  'make notebook [PROFILE=sample]  execute main.ipynb into report/notebook-<profile>.ipynb and .html' \
 	  'make test                       run all tests' \
+	  'make faults                     200 kills and what came of them, into tests/faults-summary.md' \
+	  'make benchmark                  this package against the plain recipe, into benchmarks/results' \
 	  'make check                      ruff (lint, format) and mypy' \
 	  'make clean                      remove .venv and caches; runs/ and report/ stay' \
 	  '' \
@@ -32,6 +34,12 @@ notebook: $(INSTALLED)
 
 test: $(INSTALLED)
 	$(RUN) pytest
+
+faults: $(INSTALLED)
+	KILLS=200 $(RUN) pytest tests/test_faults.py -k killed_anywhere
+
+benchmark: $(INSTALLED)
+	.venv/bin/python benchmarks/benchmark.py
 
 check: $(INSTALLED)
 	$(RUN) ruff check

@@ -172,10 +172,10 @@ def final_test(record: Record, why_again: str = "") -> dict[str, dict]:
             name, _, part = key.partition(".")
             states.setdefault(name, {})[part] = tensor
         predictions = {name: np.stack([labels, linear(state)(features)]) for name, state in states.items()}
-    what = {"time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "run": record.name}
-    whose = {"profile": record.profile, "seed": record.seed, "weights": tested} | ({"why_again": why_again} if why_again else {})
+    line = {"time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "run": record.name, "profile": record.profile, "seed": record.seed}
+    line |= {"weights": tested} | ({"why_again": why_again} if why_again else {})
     lines = {
-        name: rounded(what | {"classifier": name} | whose | {"accuracy": accuracy(given), "macro_accuracy": macro_accuracy(given)})
+        name: rounded(line | {"classifier": name, "accuracy": accuracy(given), "macro_accuracy": macro_accuracy(given)})
         for name, given in predictions.items()
     }
     append_line(runs_dir() / record.profile / "openings.jsonl", *lines.values())  # nobody has seen a number before it is logged

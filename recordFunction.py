@@ -62,7 +62,7 @@ def load_tensors(path: Path) -> dict:
 
 
 @contextmanager
-def _writing(path: Path) -> Iterator[None]:
+def writing(path: Path) -> Iterator[None]:
     """Say in one line what a full or read-only disk refuses. Raises UsageError."""
     try:
         yield
@@ -79,7 +79,7 @@ def atomic(path: Path) -> Iterator[Path]:
     """Give a path to write to beside `path`; flush it to the disk and rename it once the block has ended well."""
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        with _writing(path):
+        with writing(path):
             yield part
             with part.open("rb") as file:
                 os.fsync(file.fileno())
@@ -234,7 +234,7 @@ def find_openings(profile: str, evidence: bool = True) -> list[dict]:
 def append_line(path: Path, *rows: dict) -> None:
     """Add a JSON line a row, all in one write, and flush them to the disk."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with _writing(path), path.open("a") as file:
+    with writing(path), path.open("a") as file:
         file.write("".join(json.dumps(row, allow_nan=False) + "\n" for row in rows))
         file.flush()
         os.fsync(file.fileno())
@@ -277,7 +277,7 @@ class RunFolder:
     def __enter__(self) -> "RunFolder":
         from filelock import FileLock, Timeout
 
-        with _writing(self.path):
+        with writing(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock = FileLock(self.path.with_name(f".{self.path.name}.lock"), timeout=0)
             try:

@@ -12,6 +12,8 @@ import math
 import os
 import time
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime, timedelta
 from itertools import product
@@ -21,7 +23,7 @@ import numpy as np
 
 from coreFunction import run
 from experimentTable import Experiment, Held, UsageError, choose, current_profile, experiment, price
-from recordFunction import Record, runs_dir
+from recordFunction import Record, runs_dir, writing
 from utilityFunction import bar, duration, mixed
 
 # Section 5.5; its text lists batches from 32 on, its table has 16 too.
@@ -92,17 +94,20 @@ def search(
         grid = list(product(*(drawn.choices for drawn in distributions.values())))
         count = min(count, len(grid))
     experiment(base, profile)
-    study = _study(name, profile, seed, storage, config["metric"]["goal"])
-    asked = json.loads(json.dumps({"config": config, "base": base}))
-    if study.user_attrs.get("asked", asked) != asked:
-        raise UsageError(f"the search {name!r} was begun with another configuration; give this one another name")
-    study.set_user_attr("asked", asked)
-    study.set_user_attr("count", max(count, study.user_attrs.get("count", 0)))
-    if config["method"] == "grid":  # Optuna's own grid sampler does not know trials that are tried again
-        for values in grid:
-            study.enqueue_trial(dict(zip(distributions, values, strict=True)), skip_if_exists=True)
-    _wait_for_the_silent(study)
-    return _work(study, name, profile, seed, count, worker=0)
+    with _study(name, profile, seed, storage, config["metric"]["goal"]) as study:
+        asked = json.loads(json.dumps({"config": config, "base": base}))
+        if study.user_attrs.get("asked", asked) != asked:
+            raise UsageError(f"the search {name!r} was begun with another configuration; give this one another name")
+        study.set_user_attr("asked", asked)
+        study.set_user_attr("count", max(count, study.user_attrs.get("count", 0)))
+        if config["method"] == "grid":  # Optuna's own grid sampler does not know trials that are tried again
+            there = [trial.params for trial in study.get_trials(deepcopy=False)]
+            points = (dict(zip(distributions, values, strict=True)) for values in grid)
+            for point in points:
+                if point not in there:
+                    _queue(study, point, distributions)
+        _wait_for_the_silent(study)
+        return _work(study, name, profile, seed, count, worker=0)
 
 
 def join(name: str = "search", *, profile: str = "", seed: int = 0, storage: str = "") -> list[Record]:
@@ -111,34 +116,50 @@ def join(name: str = "search", *, profile: str = "", seed: int = 0, storage: str
     Raises UsageError where no search of that name has been begun.
     """
     profile = current_profile(profile)
-    study = _study(name, profile, seed, storage)
-    return _work(study, name, profile, seed, study.user_attrs["count"], worker=os.getpid())
+    with _study(name, profile, seed, storage) as study:
+        return _work(study, name, profile, seed, study.user_attrs["count"], worker=os.getpid())
 
 
 # ---------------------------------------------------------------- the study
 
 
-def _study(name: str, profile: str, seed: int, storage: str, goal: Any = None) -> Any:
-    """The database's study of this search, begun where a `goal` is given."""
+@contextmanager
+def _study(name: str, profile: str, seed: int, storage: str, goal: Any = None) -> Iterator[Any]:
+    """The database's study of this search, begun where a `goal` is given.
+
+    Raises UsageError where the database cannot be opened or, then or later, not be read or written.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # in a notebook, tqdm's that a widget is missing, which nothing here draws
         import optuna
+    from sqlalchemy.exc import SQLAlchemyError
+
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     folder, title = runs_dir() / profile, f"{name}-{profile}-seed{seed}"
-    folder.mkdir(parents=True, exist_ok=True)
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     url = storage or f"sqlite:///{folder / f'{name}.sqlite'}"
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # heartbeats are called so since 2020
-        try:
-            database = optuna.storages.RDBStorage(url, heartbeat_interval=HEARTBEAT, grace_period=GRACE)
-        except Exception as error:  # of SQLAlchemy, of the driver or of a missing driver
-            raise UsageError(f"the search's database {url} cannot be opened: {str(error).splitlines()[0]}") from None
-    if goal:
-        return optuna.create_study(storage=database, study_name=title, load_if_exists=True, direction=goal)
     try:
-        return optuna.load_study(storage=database, study_name=title)
-    except KeyError:
-        raise UsageError(f"no search {name!r} (profile {profile}, seed {seed}) in {url}; begin it with search(...)") from None
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # heartbeats are called so since 2020
+            database = optuna.storages.RDBStorage(url, heartbeat_interval=HEARTBEAT, grace_period=GRACE)
+        sampler = optuna.samplers.RandomSampler()  # asked for nothing: trials are queued with their values
+        if goal:
+            yield optuna.create_study(storage=database, study_name=title, load_if_exists=True, direction=goal, sampler=sampler)
+        elif title in optuna.get_all_study_names(database):
+            yield optuna.load_study(storage=database, study_name=title, sampler=sampler)
+        else:
+            raise UsageError(f"no search {name!r} (profile {profile}, seed {seed}) in {url}; begin it with search(...)")
+    except (ImportError, SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
+        reason = str(error.__cause__ or error).splitlines()[0]
+        raise UsageError(f"the search's database {url} cannot be opened or written ({reason}); make room, or name another") from None
+
+
+def _queue(study: Any, point: dict, distributions: dict) -> None:
+    """Add a trial that waits to be run. It has all its values or is not there at all, so that a kill cannot part them."""
+    from optuna.trial import TrialState, create_trial
+
+    study.add_trial(create_trial(state=TrialState.WAITING, params=point, distributions=distributions))
 
 
 def _attempts(study: Any) -> list[list]:
@@ -152,9 +173,9 @@ def _attempts(study: Any) -> list[list]:
     return list(found.values())
 
 
-def _rank(study: Any, trial: Any) -> int:
+def _rank(attempts: list[list], trial: Any) -> int:
     """How many trials were begun before this one's first attempt; it names the run."""
-    return next(rank for rank, tried in enumerate(_attempts(study)) if trial.number in [attempt.number for attempt in tried])
+    return next(rank for rank, tried in enumerate(attempts) if trial.number in [attempt.number for attempt in tried])
 
 
 def _ended(attempts: list) -> bool:
@@ -196,7 +217,6 @@ def _wait_for_the_silent(study: Any) -> None:
 def _work(study: Any, name: str, profile: str, seed: int, count: int, worker: int) -> list[Record]:
     """Run trials until `count` of them have ended, here or elsewhere."""
     from optuna.exceptions import TrialPruned
-    from optuna.samplers import GPSampler, RandomSampler
     from optuna.trial import TrialState
 
     config = study.user_attrs["asked"]["config"]
@@ -206,15 +226,14 @@ def _work(study: Any, name: str, profile: str, seed: int, count: int, worker: in
         print(f"{count} trials, {count - todo} of them ended already; about {duration(todo * price(row))} to go")
     whole, line = bar(count, f"{name}: trials", unit="trial"), bar(1)
 
-    def result(trial: Any, params: dict) -> Record:
-        return run(replace(row, name=f"{name}_{_rank(study, trial) + 1}", **params), line=line)
+    def result(rank: int, params: dict) -> Record:
+        return run(replace(row, name=f"{name}_{rank + 1}", **params), line=line)
 
     def objective(trial: Any) -> float:
         trial.set_user_attr("begun", worker)
-        params = {key: _draw(trial, key, drawn) for key, drawn in distributions.items()}
-        if _rank(study, trial) >= count:  # two processes began the last one at once
+        if (rank := _rank(_attempts(study), trial)) >= count:  # two processes began the last one at once
             raise TrialPruned
-        record = result(trial, params)
+        record = result(rank, trial.params)
         score = _score(record, config["metric"]) if record.finished else math.nan  # a failed trial to Optuna
         trial.set_user_attr("ended", record.result["status"])
         return score
@@ -226,11 +245,11 @@ def _work(study: Any, name: str, profile: str, seed: int, count: int, worker: in
         whole.update(ended - whole.n)
         if ended >= count:
             break
-        waiting = [trial for tried in attempts for trial in tried if trial.state == TrialState.WAITING]
-        if waiting or len(attempts) < count:
-            following = _rank(study, waiting[0]) if waiting else len(attempts)
-            own = mixed(seed, worker, following) % 2**32  # so that a draw does not depend on how often the search was cut off
-            study.sampler = GPSampler(seed=own, n_startup_trials=START_UP) if config["method"] == "bayes" else RandomSampler(seed=own)
+        waiting = any(trial.state == TrialState.WAITING for tried in attempts for trial in tried)
+        if not waiting and len(attempts) < count:
+            _queue(study, _draw(study, config["method"], distributions, mixed(seed, worker, len(attempts)) % 2**32), distributions)
+            waiting = True
+        if waiting:
             try:
                 study.optimize(objective, n_trials=1)
             except Held:  # its process is slow, not dead; the next attempt will find the record
@@ -242,17 +261,21 @@ def _work(study: Any, name: str, profile: str, seed: int, count: int, worker: in
             time.sleep(GRACE / 30)
     for display in (whole, line):
         display.close()
-    counted = [trial for tried in attempts[:count] for trial in tried if trial.state == TrialState.COMPLETE]
-    best_first = sorted(counted, key=lambda trial: trial.value, reverse=config["metric"]["goal"] == "maximize")
-    return [result(trial, trial.params) for trial in best_first]
+    ranked = enumerate(attempts[:count])
+    counted = [(trial.value, rank, trial.params) for rank, tried in ranked for trial in tried if trial.state == TrialState.COMPLETE]
+    counted.sort(key=lambda trial: trial[0], reverse=config["metric"]["goal"] == "maximize")
+    return [result(rank, params) for _, rank, params in counted]
 
 
-def _draw(trial: Any, name: str, drawn: Any) -> Any:
-    if hasattr(drawn, "choices"):
-        return trial.suggest_categorical(name, drawn.choices)
-    if isinstance(drawn.low, int):
-        return trial.suggest_int(name, drawn.low, drawn.high)
-    return trial.suggest_float(name, drawn.low, drawn.high, log=drawn.log)
+def _draw(study: Any, method: str, distributions: dict, seed: int) -> dict:
+    """The next trial's values: from the finished trials and the seed alone, however often the search was cut off."""
+    import optuna
+    from optuna.samplers import GPSampler, RandomSampler
+
+    sampler = GPSampler(seed=seed, n_startup_trials=START_UP) if method == "bayes" else RandomSampler(seed=seed)
+    drawing = optuna.create_study(sampler=sampler, direction=study.direction)
+    drawing.add_trials(study.get_trials(states=(optuna.trial.TrialState.COMPLETE,)))
+    return drawing.ask(distributions).params
 
 
 def _score(record: Record, metric: dict) -> float:

@@ -1,13 +1,8 @@
 """The search: what a sweep configuration means, and that a search goes on where it was cut off."""
 
-import os
-import signal
-import subprocess
-import sys
-
 import optuna
 import pytest
-from helpers import ROOT, refused, tiny_sample, untimed
+from helpers import refused, untimed
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 import coreFunction
@@ -193,61 +188,6 @@ def test_a_trial_whose_loss_is_not_finite_is_left_out_and_the_search_goes_on(tin
 
 def test_the_report_s_number_of_random_trials_comes_first():
     assert searchFunction.START_UP < 12
-
-
-# ---------------------------------------------------------------- several processes
-
-
-def worker(action: str, storage: str = "", cut: str = "") -> subprocess.Popen:
-    """A process of its own at the search of 6 trials; `cut` is run first."""
-    code = f"""
-import searchFunction, coreFunction
-from helpers import tiny_sample
-from test_search import SMALL
-searchFunction.HEARTBEAT, searchFunction.GRACE = 1, 3
-{cut}
-with tiny_sample():
-    {action}
-"""
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")]), "STORAGE": storage}
-    return subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-
-
-BEGIN = "searchFunction.search(SMALL, 6, base='MLP_4', storage=__import__('os').environ['STORAGE'])"
-JOIN = "searchFunction.join(storage=__import__('os').environ['STORAGE'])"
-DIE_IN_THE_SECOND_TRIAL = """
-import os, signal
-evaluate, calls = coreFunction.evaluate, iter(range(99))
-coreFunction.evaluate = lambda *a: os.kill(os.getpid(), signal.SIGKILL) if next(calls) == 4 else evaluate(*a)
-"""
-
-
-def all_trained_once(runs_dir, trials: int) -> None:
-    """Each trial's record is there, whole, and no two drew the same point."""
-    records = [find_record(f"search_{number}", "sample") for number in range(1, trials + 1)]
-    assert all(record and record.finished and [row["epoch"] for row in record.rows] == [0, 1, 2] for record in records)
-    assert len({record.settings["identity"]["lr"] for record in records}) == trials
-    assert not find_record(f"search_{trials + 1}", "sample")
-
-
-def three_processes(runs_dir, storage: str) -> optuna.Study:
-    """Three processes at one search; the second is killed in its second trial. Returns the study."""
-    with tiny_sample():
-        search(SMALL, 1, base="MLP_4", storage=storage)  # so that there is something to join
-    study = optuna.load_study(study_name="search-sample-seed0", storage=storage or f"sqlite:///{runs_dir / 'sample' / 'search.sqlite'}")
-    study.set_user_attr("count", 6)
-    workers = [worker(JOIN, storage), worker(JOIN, storage, DIE_IN_THE_SECOND_TRIAL), worker(BEGIN, storage)]
-    said = [process.communicate(timeout=200)[0] for process in workers]
-    assert [process.returncode for process in workers] == [0, -signal.SIGKILL, 0], said
-    all_trained_once(runs_dir, 6)
-    return study
-
-
-def test_three_processes_one_of_them_killed_share_the_trials_of_one_search(runs_dir):
-    study = three_processes(runs_dir, "")
-    complete = [trial for trial in study.trials if trial.state.name == "COMPLETE"]
-    assert len(complete) == len(searchFunction._attempts(study)) == 6
-    assert sum(trial.state.name == "FAIL" for trial in study.trials) >= 1  # the killed one's attempt
 
 
 def test_a_search_that_nobody_has_begun_cannot_be_joined(runs_dir):

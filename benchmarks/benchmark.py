@@ -1,0 +1,330 @@
+"""Training speed: the plain recipe and this package's, in turn, in one run, on the same work.
+
+What is timed is whole training steps, from the data set to the optimizer's step, with batch size, image size, learning rate,
+optimizer and gradient norms of a row of the experiment table. No evaluation, no start of workers.
+
+Plain, as one writes it by hand: PIL images through torchvision's transforms one by one, a DataLoader with workers, fp32, contiguous
+memory, the optimizer as torch has it, `loss.item()` each step, `grad.norm().item()` for each parameter where norms are recorded,
+and every layer in each forward pass, frozen or not.
+Ours: the functions that a run goes through (`coreFunction._fit`). Where layers are frozen, a step's time includes its share of the
+cache: a run computes it once for all its epochs, so an image costs prefix / epochs + a training step / batch.
+"""
+
+import argparse
+import json
+import os
+import re
+import statistics
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from torch.utils.data import DataLoader, Dataset
+from torch.utils.flop_counter import FlopCounterMode
+from torchvision.transforms import Compose, Normalize, Resize, ToTensor
+
+from coreFunction import build
+from dataFunction import NORMALISATION, ImageSet, load_images
+from experimentTable import PROFILES, Experiment, experiment, identity
+from featureFunction import CHUNK, MemorySet, forward_all, split
+from myModel import train_only
+from trainFunction import GradientNorms, epoch_batches, make_optimizer, train_epoch
+from utilityFunction import device, has_bfloat16, provenance, resolve_precision
+
+RESULTS = Path(__file__).resolve().parent / "results"
+ROWS = {  # the experiment that each row times
+    "MLP_4": "MLP_4", "MLP_33": "MLP_33", "MLP_res_55": "MLP_res_55",
+    "CNN_10": "CNN_10", "CNN_13": "CNN_13", "CNN_30": "CNN_30", "CNN_res_56": "CNN_res_56",
+    "resnet18": "train_resnet", "head": "fine_tune_1", "layer4+head": "fine_tune_2", "layer3+layer4+head": "fine_tune_3_lr",
+}  # fmt: skip
+PRECISIONS = ("fp32", "bf16")  # of ours; plain is fp32
+WORKERS = min(8, os.cpu_count() or 1)
+MOST_STEPS = 500  # of a block
+PEAK_WIDTH = {"cpu": 2048, "cuda": 8192}  # of the square matrices whose product is the machine's peak
+
+
+# ---------------------------------------------------------------- the plain recipe
+
+
+class PlainSet(Dataset):
+    """Images as torchvision's own data sets hand them out: a PIL image, transformed when it is asked for."""
+
+    def __init__(self, data: ImageSet) -> None:
+        self.images = data.images.permute(0, 2, 3, 1).squeeze(-1).contiguous().numpy()
+        self.labels = data.labels.tolist()
+        self.transform = Compose([Resize((data.size, data.size)), ToTensor(), Normalize(*NORMALISATION[data.name])])
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return self.transform(Image.fromarray(self.images[index])), self.labels[index]
+
+
+class Plain:
+    """The plain recipe of an experiment, from its initial weights on."""
+
+    def __init__(self, exp: Experiment, data: ImageSet, workers: int = WORKERS) -> None:
+        self.exp, self.source, self.workers = exp, PlainSet(data), workers
+        self.model = _initial_model(exp).to(device())
+        train_only(self.model, exp.trainable)
+        self.optimizer = getattr(torch.optim, exp.optimizer)(self.model.parameters(), lr=exp.lr)
+        self.ahead = 2 * workers  # batches that workers have ready before they are asked for
+
+    def batches(self, order: list[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+        """Inputs and labels of each batch of indices."""
+        return iter(DataLoader(self.source, batch_sampler=[indices.tolist() for indices in order], num_workers=self.workers))
+
+    def train(self, batches: Iterable[tuple[Tensor, Tensor]]) -> dict:
+        """Train on the batches; the mean loss and, where recorded, the report's gradient norm."""
+        self.model.train()
+        loss_sum = norm_sum = 0.0
+        images = 0
+        for inputs, labels in batches:
+            inputs, labels = inputs.to(device()), labels.to(device())
+            self.optimizer.zero_grad()
+            loss = cross_entropy(self.model(inputs), labels)
+            loss.backward()
+            if self.exp.record_gradients:
+                for parameter in self.model.parameters():
+                    if parameter.grad is not None:
+                        norm_sum += parameter.grad.norm().item()
+            self.optimizer.step()
+            loss_sum += loss.item() * len(labels)
+            images += len(labels)
+        return {"train_loss": loss_sum / images} | ({"gradient_norm_sum": norm_sum} if self.exp.record_gradients else {})
+
+
+# ---------------------------------------------------------------- ours
+
+
+class Ours:
+    """What a run does with the experiment, from the same initial weights on."""
+
+    ahead = 0
+
+    def __init__(self, exp: Experiment, data: ImageSet, precision: str = "fp32") -> None:
+        self.exp, self.precision = exp, precision
+        self.source: Any = data.to(device())
+        self.model = _initial_model(exp).to(device())
+        if any(isinstance(module, nn.Conv2d) for module in self.model.modules()):
+            self.model.to(memory_format=torch.channels_last)
+        train_only(self.model, exp.trainable)
+        self.prefix: Any = None
+        if parts := split(self.model, self.source.batch(torch.arange(4))[0]):
+            self.prefix, self.model = parts
+            # The first batches of one chunk stand for the whole set: how long a step takes does not depend on the images.
+            few = min(len(data), CHUNK) // exp.batch_size * exp.batch_size
+            self.uncached = self.source.subset(range(few))
+            self.source = MemorySet(self.make_cache(), self.uncached.labels, self.uncached.classes)
+        self.optimizer = make_optimizer(exp, self.model)
+        self.gradients = GradientNorms(self.model) if exp.record_gradients else None
+
+    def make_cache(self) -> Tensor:
+        """The frozen prefix's outputs for one chunk of images."""
+        outputs: Any = forward_all(self.prefix, self.uncached, self.precision)
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        return outputs
+
+    def batches(self, order: list[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+        """Inputs and labels of each batch of indices."""
+        return map(self.source.batch, order)
+
+    def train(self, batches: Iterable[tuple[Tensor, Tensor]]) -> dict:
+        """Train on the batches; train_epoch's row."""
+        return train_epoch(self.model, batches, self.optimizer, self.precision, self.gradients)
+
+    def operations(self) -> float:
+        """Floating-point operations of training an image, two a multiply-add, as torch counts those that it runs.
+
+        Three times the forward pass, but no gradient of the images or of a cache; and the prefix's share. Products with
+        padding are counted, though a convolution may leave them out.
+        """
+        step = operations(self.model, *self.source.batch(torch.arange(2)))
+        return step + (operations(self.prefix, *self.uncached.batch(torch.arange(2))) / self.exp.epochs if self.prefix else 0)
+
+
+def _initial_model(exp: Experiment) -> nn.Module:
+    """The experiment's model with its seed's weights; also in place of a parent's, which would train no faster or slower."""
+    return build(replace(exp, start_from=None))
+
+
+# ---------------------------------------------------------------- measuring
+
+
+def operations(model: nn.Module, inputs: Tensor, labels: Tensor) -> float:
+    """Floating-point operations an image: of the forward pass and, where anything learns, of the backward pass."""
+    with FlopCounterMode(display=False) as counter:
+        outputs = model(inputs)
+        if outputs.requires_grad:
+            cross_entropy(outputs, labels).backward()
+    return counter.get_total_flops() / len(inputs)
+
+
+def peak(precision: str) -> float:
+    """Floating-point operations a second of a product of two large matrices; of several measurements the best is the machine's."""
+    width, kind = PEAK_WIDTH[device().type], {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
+    one, other = (torch.randn(width, width, device=device(), dtype=kind) for _ in range(2))
+    (one @ other)[0, 0].item()  # warm-up
+    start = time.perf_counter()
+    (one @ other)[0, 0].item()
+    return 2 * width**3 / (time.perf_counter() - start)
+
+
+def step_seconds(recipe: Plain | Ours, steps: int) -> float:
+    """Seconds a step, in the steady state: what workers have made ahead is thrown away, and a step goes before those timed."""
+    needed = recipe.ahead + 1 + steps + recipe.ahead  # workers go on making batches to the end
+    generator = torch.Generator().manual_seed(0)
+    batches = recipe.batches(epoch_batches(len(recipe.source), recipe.exp.batch_size, generator, needed))
+    for _ in islice(batches, recipe.ahead):
+        pass
+    recipe.train(islice(batches, 1))
+    start = time.perf_counter()
+    recipe.train(islice(batches, steps))
+    return (time.perf_counter() - start) / steps
+
+
+def cache_seconds(recipe: Plain | Ours) -> float:
+    """Seconds an image that the frozen prefix takes, once a run; 0 where nothing is cached."""
+    if not (isinstance(recipe, Ours) and recipe.prefix):
+        return 0.0
+    start = time.perf_counter()
+    images = len(recipe.make_cache())
+    return (time.perf_counter() - start) / images
+
+
+def speed(step: float, cache: float, exp: Experiment) -> float:
+    """Images a second of a run, from seconds a step and the seconds an image that its cache takes."""
+    return 1 / (cache / exp.epochs + step / exp.batch_size)
+
+
+def measure(name: str, profile: str, repeats: int, seconds: float, batch_size: int | None = None) -> dict:
+    """One row of the table: the recipes in turn, `repeats` blocks of about `seconds` each; None: the experiment's own batch size."""
+    exp = experiment(ROWS[name], profile)
+    exp = replace(exp, batch_size=batch_size or exp.batch_size)
+    data = load_images(exp.dataset, "train", "sample", identity(exp)["image_size"])
+    data = data.subset(range(len(data) // exp.batch_size * exp.batch_size))  # all batches are full
+    precisions = ["fp32", *(["bf16"] if has_bfloat16() else [])]
+    ours = {precision: Ours(exp, data, precision) for precision in precisions}
+    recipes: dict[str, Plain | Ours] = {"plain": Plain(exp, data), **ours}
+    steps = {kind: min(max(round(seconds / step_seconds(recipe, 1)), 1), MOST_STEPS) for kind, recipe in recipes.items()}
+    speeds: dict[str, list[float]] = {kind: [] for kind in recipes}
+    peaks: dict[str, list[float]] = {precision: [] for precision in precisions}
+    for _ in range(repeats):
+        for kind, recipe in recipes.items():
+            speeds[kind].append(speed(step_seconds(recipe, steps[kind]), cache_seconds(recipe), exp))
+        for precision in precisions:
+            peaks[precision].append(peak(precision))
+    return row(name, exp, speeds, {precision: max(measured) for precision, measured in peaks.items()}, ours["fp32"].operations())
+
+
+def row(name: str, exp: Experiment, speeds: dict[str, list[float]], peaks: dict[str, float], flops: float) -> dict:
+    """What is kept of a row. `speeds`: recipe -> images a second of each repeat; plain, fp32, bf16 are their medians, None without any.
+
+    default: those of the precision that the experiment uses here. ratio: default / plain, its range that of the repeats' own ratios.
+    """
+    precision = resolve_precision(exp.precision)
+    medians: dict[str, Any] = {kind: statistics.median(speeds[kind]) if kind in speeds else None for kind in ("plain", *PRECISIONS)}
+    default, ratios = medians[precision], repeated_ratios(speeds, precision)
+    return {
+        "name": name, "experiment": exp.name, "image_size": identity(exp)["image_size"], "batch_size": exp.batch_size,
+        "gradient_norms": exp.record_gradients, **medians, "default": default, "precision": precision,
+        "ratio": default / medians["plain"], "ratio_range": [min(ratios), max(ratios)],
+        "share_of_peak": default * flops / peaks[precision], "flops_per_image": flops, "peak_flops": peaks, "repeats": speeds,
+    }  # fmt: skip
+
+
+def repeated_ratios(speeds: dict[str, list[float]], precision: str) -> list[float]:
+    """Ours to plain in each repeat."""
+    return [ours / plain for ours, plain in zip(speeds[precision], speeds["plain"], strict=True)]
+
+
+# ---------------------------------------------------------------- the table
+
+HEADER = (
+    "| | pixels | plain | ours, fp32 | ours, bf16 | fp32 / plain | bf16 / plain | used | of the peak |\n"
+    "|---|---:|---:|---:|---:|---:|---:|---|---:|"
+)
+
+
+def line(entry: dict) -> str:
+    """A row of the table, in Markdown."""
+    speeds = (f"{entry[kind]:,.0f}" if entry[kind] else "–" for kind in ("plain", *PRECISIONS))
+    ratios = (_ratio(entry, precision) for precision in PRECISIONS)
+    cells = [entry["name"], entry["image_size"], *speeds, *ratios, entry["precision"], f"{entry['share_of_peak']:.0%}"]
+    return f"| {' | '.join(map(str, cells))} |"
+
+
+def _ratio(entry: dict, precision: str) -> str:
+    if not entry[precision]:
+        return "–"
+    ratios = repeated_ratios(entry["repeats"], precision)
+    return f"{entry[precision] / entry['plain']:.2f} ({min(ratios):.2f}–{max(ratios):.2f})"
+
+
+def markdown(result: dict) -> str:
+    """The table of a result, and what it was measured on."""
+    made, rows = result["provenance"], result["rows"]
+    caption = (
+        f"Training images a second on {result['machine']}, threads {made['threads']}, workers of the plain recipe {made['workers']}, "
+        f"batch {rows[0]['batch_size']}, torch {made['torch']}, commit {str(made['commit'])[:7]}, {made['date']}; "
+        f"medians of {made['repeats']} alternating repeats, and the ratios' range."
+    )
+    return "\n".join([HEADER, *map(line, rows), "", caption])
+
+
+# ---------------------------------------------------------------- the command line
+
+
+def machine() -> str:
+    """The name of the processor, or of the GPU, and the number of cores, in letters, digits and dashes."""
+    made = provenance("fp32")
+    name = made["device"] if device().type == "cuda" else made["processor"]
+    return re.sub(r"[^a-z0-9]+", "-", f"{name} {os.cpu_count()} cores".lower())
+
+
+def run(profile: str, repeats: int, seconds: float, batch_size: int | None = None) -> dict:
+    """Measure all rows, each printed when it is there."""
+    made = provenance(resolve_precision("auto")) | {"date": time.strftime("%Y-%m-%d"), "workers": WORKERS, "repeats": repeats}
+    print(HEADER)
+    rows = []
+    for name in ROWS:
+        rows.append(measure(name, profile, repeats, seconds, batch_size))
+        print(line(rows[-1]), flush=True)
+    return {"machine": machine(), "profile": profile, "rows": rows, "provenance": made}
+
+
+def main() -> None:
+    """Measure, or show what was measured."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--profile", choices=PROFILES, help="whose image sizes: paper has the report's own (default: cpu, on a GPU paper)")
+    parser.add_argument("--quick", action="store_true", help="a look: the sample's image sizes, batch 32, one repeat; nothing is written")
+    parser.add_argument("--markdown", metavar="FILE", type=Path, help="measure nothing; the table of a results file")
+    arguments = parser.parse_args()
+    if arguments.markdown:
+        if not arguments.markdown.is_file():
+            parser.error(f"{arguments.markdown} does not exist; the benchmark writes such files to {RESULTS}")
+        print(markdown(json.loads(arguments.markdown.read_text())))
+    elif arguments.quick:
+        run("sample", repeats=1, seconds=0.5, batch_size=32)
+    else:
+        result = run(arguments.profile or ("paper" if device().type == "cuda" else "cpu"), repeats=3, seconds=5)
+        path = RESULTS / f"{result['machine']}.json"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps(result, indent=1) + "\n")
+        print(f"\nWritten to {path}")
+
+
+if __name__ == "__main__":
+    main()

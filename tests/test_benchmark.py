@@ -1,0 +1,156 @@
+"""The benchmark compares like with like, and says what it measured. Nothing here depends on how fast anything is."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+from benchmarks.benchmark import ROWS, Ours, Plain, line, markdown, measure, peak, row, speed
+from dataFunction import load_images
+from experimentTable import Experiment, experiment, identity
+from myModel import model_table
+from trainFunction import epoch_batches
+
+TOLERANCE = 1e-4  # relative: ours rounds otherwise, in channels_last memory and fused optimizer
+
+
+def prepared(name, profile="sample", batch_size=8):
+    """The experiment of a row and four batches of its images."""
+    exp = replace(experiment(ROWS[name], profile), batch_size=batch_size)
+    return exp, load_images(exp.dataset, "train", "sample", identity(exp)["image_size"]).subset(range(4 * batch_size))
+
+
+# ---------------------------------------------------------------- like with like
+
+
+@pytest.mark.parametrize(
+    ("name", "profile", "optimizer"),
+    # Adam divides by a gradient's size, and those of weights before a normalisation are in part rounding alone: SGD for ResNet-18.
+    [("MLP_4", "sample", "Adam"), ("CNN_10", "paper", "Adam"), ("resnet18", "sample", "SGD")],
+)
+def test_plain_and_ours_give_the_same_losses_from_the_same_weights(name, profile, optimizer):
+    exp, data = prepared(name, profile)
+    exp = replace(exp, optimizer=optimizer)
+    plain, ours = Plain(exp, data, workers=0), Ours(exp, data)
+    order = epoch_batches(len(data), exp.batch_size, torch.Generator().manual_seed(1))
+    losses = []
+    for indices in order:
+        rows = [recipe.train(recipe.batches([indices])) for recipe in (plain, ours)]
+        for key in ("train_loss", *(["gradient_norm_sum"] if exp.record_gradients else [])):
+            assert rows[0][key] == pytest.approx(rows[1][key], rel=TOLERANCE)
+        losses.append(rows[0]["train_loss"])
+    assert len(losses) == 4
+    assert max(losses) - min(losses) > 10 * TOLERANCE * max(losses)  # they do move
+
+
+def test_plain_and_ours_get_the_same_batches_with_workers_too():
+    exp, data = prepared("CNN_10", "paper")
+    order = epoch_batches(len(data), exp.batch_size, torch.Generator().manual_seed(1))
+    plain, ours = (list(recipe.batches(order)) for recipe in (Plain(exp, data, workers=1), Ours(exp, data)))
+    assert len(plain) == len(ours) == 4
+    for one, other in zip(plain, ours, strict=True):
+        assert one[0].shape == (8, 3, 128, 128)
+        torch.testing.assert_close(one[0], other[0], rtol=0, atol=0.02)  # a grey level is 0.016 at most
+        assert one[1].equal(other[1])
+
+
+@pytest.mark.parametrize(("name", "children"), [("head", 9), ("layer4+head", 7), ("layer3+layer4+head", 6)])
+def test_what_is_frozen_is_run_each_step_in_plain_and_cached_in_ours(name, children):
+    exp, data = prepared(name)
+    plain, ours = Plain(exp, data, workers=0), Ours(exp, data)
+    assert len(ours.prefix) == children
+    learned = [sum(p.numel() for p in recipe.model.parameters() if p.requires_grad) for recipe in (plain, ours)]
+    assert learned[0] == learned[1] > 0
+    ran = []
+    plain.model.conv1.register_forward_hook(lambda *_: ran.append("plain"))
+    ours.prefix[0].register_forward_hook(lambda *_: ran.append("ours"))
+    order = epoch_batches(len(data), exp.batch_size, torch.Generator(), 2)
+    for recipe in (plain, ours):
+        recipe.train(recipe.batches(order))
+    assert ran == ["plain", "plain"]
+
+
+# ---------------------------------------------------------------- what is counted
+
+
+@pytest.mark.parametrize("name", ["MLP_33", "CNN_13", "resnet18"])
+def test_a_step_is_three_forward_passes_but_for_the_gradient_of_the_images(name):
+    exp, data = prepared(name)
+    ours, size = Ours(exp, data), data.size
+    forward = model_table([exp.model], size)[0]["multiply_adds"]
+    weight = next(ours.model.parameters())
+    positions = {"MLP_33": 1, "CNN_13": size**2, "resnet18": (size // 2) ** 2}[name]  # of the first layer's output
+    assert ours.operations() == pytest.approx(2 * (3 * forward - weight.numel() * positions))
+
+
+def test_a_cache_counts_once_a_run():
+    exp, data = prepared("head")
+    features, classes = 512, 100
+    prefix = 2 * (model_table(["resnet18"], data.size)[0]["multiply_adds"] - features * 10)
+    assert Ours(exp, data).operations() == pytest.approx(prefix / 20 + 2 * 2 * features * classes)
+    assert speed(step=0.5, cache=0.0, exp=exp) == 16  # 8 images in half a second
+    images = 1000
+    assert speed(step=0.5, cache=0.25, exp=exp) == pytest.approx(20 * images / (0.25 * images + 20 * images / 8 * 0.5))
+
+
+# ---------------------------------------------------------------- what is kept and shown
+
+
+@pytest.fixture
+def with_bfloat16(monkeypatch):
+    monkeypatch.setattr("utilityFunction.has_bfloat16", lambda: True)
+
+
+SPEEDS = {"plain": [10.0, 40.0, 20.0], "fp32": [50.0, 60.0, 70.0]}
+PEAKS = {"fp32": 1e6, "bf16": 4e6}
+
+
+def check_schema(entry):
+    assert set(entry) >= {"name", "plain", "fp32", "bf16", "default", "ratio", "share_of_peak", "image_size", "batch_size"}
+    assert entry["ratio"] == entry["default"] / entry["plain"]
+    assert entry["default"] == entry[entry["precision"]] > 0
+    assert entry["ratio_range"][0] <= entry["ratio"] <= entry["ratio_range"][1]
+    assert entry["name"] in ROWS
+    assert json.loads(json.dumps(entry)) == entry
+
+
+def test_a_row_holds_medians_the_ratio_and_its_range():
+    entry = row("CNN_30", experiment("CNN_30", "paper"), SPEEDS, PEAKS, flops=1e4)
+    check_schema(entry)
+    assert (entry["plain"], entry["fp32"], entry["bf16"], entry["image_size"]) == (20.0, 60.0, None, 128)
+    assert (entry["ratio"], entry["ratio_range"], entry["share_of_peak"]) == (3.0, [1.5, 5.0], 0.6)
+    assert line(entry) == "| CNN_30 | 128 | 20 | 60 | – | 3.00 (1.50–5.00) | – | fp32 | 60% |"
+
+
+@pytest.mark.parametrize(("experiment_name", "precision", "default"), [("CNN_10", "bf16", 80.0), ("CNN_30", "fp32", 60.0)])
+def test_default_is_the_precision_that_the_experiment_uses(with_bfloat16, experiment_name, precision, default):
+    entry = row(experiment_name, experiment(experiment_name, "paper"), SPEEDS | {"bf16": [80.0, 80.0, 80.0]}, PEAKS, flops=1e4)
+    check_schema(entry)
+    assert (entry["precision"], entry["default"], entry["bf16"]) == (precision, default, 80.0)
+    assert entry["share_of_peak"] == default * 1e4 / PEAKS[precision]
+
+
+def test_rows_are_the_experiments_they_are_named_after():
+    for name, experiment_name in ROWS.items():
+        exp = experiment(experiment_name)
+        assert isinstance(exp, Experiment)
+        assert (exp.batch_size, exp.optimizer, exp.epochs) == (128, "Adam", 20)
+        if exp.trainable:
+            assert name == "+".join(child.replace("fc", "head") for child in exp.trainable)
+        else:
+            assert name == exp.model
+
+
+def test_a_measured_row_has_the_schema_and_becomes_a_line_of_the_table(monkeypatch):
+    monkeypatch.setattr("benchmarks.benchmark.PEAK_WIDTH", {"cpu": 64, "cuda": 64})
+    assert peak("fp32") > 0
+    entry = measure("head", "sample", repeats=1, seconds=0, batch_size=8)
+    check_schema(entry)
+    assert (entry["experiment"], entry["batch_size"], entry["image_size"]) == ("fine_tune_1", 8, 32)
+    assert len(entry["repeats"]["plain"]) == len(entry["repeats"]["fp32"]) == 1
+    made = {"threads": 1, "workers": 2, "torch": "2", "commit": None, "date": "2025-01-01", "repeats": 2}
+    table = markdown({"machine": "a-machine", "rows": [entry], "provenance": made})
+    assert line(entry) in table.splitlines()
+    assert len({text.count("|") for text in table.splitlines() if text.startswith("|")}) == 1
+    assert "a-machine" in table

@@ -1,0 +1,282 @@
+"""Whatever stops a run, the same call goes on, and it ends as if nothing had happened: to the bit, no row lost or doubled.
+
+`make faults` is the long form: with KILLS=200 in the environment as many kills are made, and faults-summary.md says what they did.
+"""
+
+import os
+import platform
+import random
+import shutil
+import signal
+import subprocess
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import date
+from functools import partial
+from pathlib import Path
+
+import faults
+import optuna
+import pytest
+import torch
+from faults import ANYWHERE, PLACES, Reference, Tally, die_at, finish, kill, leap, log_of, series, start
+from helpers import ROOT, needs_fork
+from test_records import Hostile
+
+import searchFunction
+from utilityFunction import provenance
+
+pytestmark = needs_fork
+KILLS = int(os.environ.get("KILLS", 0))  # of the long form
+SHARES = {"early stopping": 0.4, "unfreezing": 0.4, "search": 0.2}
+SHORT = {"early stopping": 18, "unfreezing": 12, "search": 5}
+CHECKPOINT = "recordFunction:RunFolder.checkpoint"
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Reference]:
+    """Each job as it is when nothing disturbs it, made once."""
+    folder, made = tmp_path_factory.mktemp("references"), {}
+
+    def make(job: str) -> Reference:
+        if job not in made:
+            begin = folder / "pretraining" if job == "unfreezing" else None
+            if begin:
+                finish("pretraining", begin)
+            made[job] = Reference(job, folder / job, begin)
+        return made[job]
+
+    return make
+
+
+# ---------------------------------------------------------------- killed
+
+
+@pytest.fixture(scope="module")
+def tallies() -> Iterator[dict[str, Tally]]:
+    """What the kills of each job have done; the long form writes it down."""
+    made: dict[str, Tally] = {}
+    begun = time.monotonic()
+    yield made
+    if KILLS:
+        (ROOT / "tests" / "faults-summary.md").write_text(summary(made, time.monotonic() - begun))
+
+
+@pytest.mark.parametrize("job", PLACES)
+def test_a_job_that_is_killed_anywhere_ends_as_if_it_had_not_been(reference, tallies, tmp_path, job):
+    kills = round(KILLS * SHARES[job]) or SHORT[job]
+    tallies[job] = series(reference(job), tmp_path, kills, random.Random(f"{job} {kills}"))
+    assert tallies[job].kills.total() >= kills
+    assert set(tallies[job].kills) > {ANYWHERE}
+    assert not tallies[job].harm
+
+
+def test_three_processes_at_one_search_one_of_them_killed_lose_and_double_no_trial(reference, tmp_path):
+    runs, patient = tmp_path / "runs", partial(vars(searchFunction).update, GRACE=6)
+    assert kill("search", runs, partial(die_at, CHECKPOINT, "after", 1))  # so that there is something to join
+    dying = partial(die_at, "torch:Tensor.backward", "after", 1)
+    processes = [start("joining", runs, patient), start("joining", runs, patient, dying), start("search", runs, patient)]
+    for process in processes:
+        process.join(faults.AT_MOST)
+    assert [process.exitcode for process in processes] == [0, -signal.SIGKILL, 0]
+    study = optuna.load_study(study_name="search-sample-seed0", storage=f"sqlite:///{runs / 'sample' / 'search.sqlite'}")
+    states = [trial.state.name for trial in study.trials]
+    assert (states.count("COMPLETE"), states.count("FAIL")) == (5, 2)  # both killed ones' attempts failed
+    made = faults.records(runs)
+    assert [record.name for record in made] == [f"search_{number}" for number in range(1, 6)]
+    assert all(record.finished and [row["epoch"] for row in record.rows] == [0, 1, 2] for record in made)
+    assert len({record.settings["identity"]["lr"] for record in made}) == 5
+
+
+def summary(tallies: dict[str, Tally], seconds: float) -> str:
+    """The long form's outcome as Markdown."""
+    made = provenance("auto")
+    kills = sum((tally.kills for tally in tallies.values()), Counter())
+    harm = sum((tally.harm for tally in tallies.values()), Counter())
+    kinds = ("rows lost", "rows doubled", "rows changed", "records lost", "records too many", "weights changed", "predictions changed")
+    kinds += ("results changed", "answers changed", "files left")
+    lines = [
+        "# Killed and run again\n",
+        f"`make faults` on {date.today()}, commit {(made['commit'] or 'unknown')[:7]}{' (and changes)' if made['dirty'] else ''}:",
+        f"{made['processor']},",
+        f"{made['threads']} thread, Python {made['python']}, torch {made['torch']}, {platform.system()}; {seconds:.0f} s.\n",
+        f"{kills.total()} kills (SIGKILL) of {sum(tally.runs for tally in tallies.values())} jobs, each run again until it ended;",
+        f"{sum(tally.records for tally in tallies.values())} records compared with those of jobs that nothing disturbed.\n",
+        "| what differs | " + " | ".join(tallies) + " |",
+        "|---|" + "---:|" * len(tallies),
+        *(f"| {kind} | " + " | ".join(str(tally.harm[kind]) for tally in tallies.values()) + " |" for kind in kinds),
+        "\n| killed | " + " | ".join(tallies) + " |",
+        "|---|" + "---:|" * len(tallies),
+        *(f"| {place} | " + " | ".join(str(tally.kills[place] or "") for tally in tallies.values()) + " |" for place in sorted(kills)),
+    ]
+    assert not set(harm) - set(kinds)
+    return "\n".join(lines) + "\n"
+
+
+# ---------------------------------------------------------------- a disk that is full, or read-only
+
+
+WAY_ON = "make room, or set RUNS_DIR to a folder you can write to"
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """A records folder that is a disk of its own."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", folder], capture_output=True).returncode:
+        pytest.skip("only root can mount a disk")
+    yield folder
+    subprocess.run(["umount", folder], check=True)
+
+
+@contextmanager
+def full(disk: Path, room: int = 0) -> Iterator[None]:
+    """No more than `room` bytes are free."""
+    filler = disk / "filler"
+    filler.write_bytes(bytes(shutil.disk_usage(disk).free - room))
+    yield
+    filler.unlink()
+
+
+@contextmanager
+def read_only(disk: Path) -> Iterator[None]:
+    """Nothing can be written."""
+    subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
+    yield
+    subprocess.run(["mount", "-o", "remount,rw", disk], check=True)
+
+
+def refused(runs: Path, *words: str) -> None:
+    """Assert that the run in `runs` ends in one line of these words, and with no record."""
+    *_, message, records = finish("early stopping", runs).splitlines()
+    assert records == "[]"
+    assert message.startswith(words[0])
+    assert message.endswith(words[1])
+
+
+def goes_on(reference: Callable[[str], Reference], job: str, runs: Path) -> None:
+    """Assert that the same call, made again, ends as if nothing had happened."""
+    finish(job, runs)
+    assert not reference(job).harm(runs)
+
+
+@pytest.mark.parametrize(("room", "file"), [(0, "settings.json"), (100_000, "checkpoint.pt"), (800_000, "checkpoint.pt")])
+def test_a_disk_that_is_full_is_said_and_with_room_the_run_goes_on(reference, disk, room, file):
+    """No room for anything, for no checkpoint, and for one beside which the next does not fit."""
+    with full(disk, room):
+        refused(disk, "cannot write records to ", f"{file} (No space left on device); {WAY_ON}")
+    goes_on(reference, "early stopping", disk)
+
+
+def test_a_disk_that_has_turned_read_only_is_said_and_once_it_is_not_the_run_goes_on(reference, disk):
+    assert kill("early stopping", disk, partial(die_at, CHECKPOINT, "after", 3))
+    with read_only(disk):
+        refused(disk, f"cannot write records to {disk}", f"(Read-only file system); {WAY_ON}")
+    goes_on(reference, "early stopping", disk)
+
+
+@pytest.mark.parametrize("hindered", [full, read_only])
+def test_a_search_whose_disk_cannot_be_written_says_so_and_goes_on_when_it_can(reference, disk, hindered):
+    assert kill("search", disk, partial(die_at, CHECKPOINT, "after", 3))
+    with hindered(disk):
+        said = finish("search", disk).splitlines()
+    assert str(disk) in said[-1]
+    assert not any("Traceback" in line for line in said)
+    goes_on(reference, "search", disk)
+
+
+# ---------------------------------------------------------------- a checkpoint that is none
+
+
+def flipped(path: Path, mark: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+DAMAGE = {
+    "cut off": lambda path, mark: os.truncate(path, path.stat().st_size // 2),
+    "one bit": flipped,
+    "garbage": lambda path, mark: path.write_bytes(random.Random(0).randbytes(path.stat().st_size)),
+    "hostile": lambda path, mark: torch.save({"epoch": 1, "model": Hostile(mark)}, path),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
+def test_a_damaged_checkpoint_is_refused_and_without_it_the_run_starts_again(reference, tmp_path, damage):
+    runs, mark = tmp_path / "runs", tmp_path / "executed"
+    assert kill("early stopping", runs, partial(die_at, CHECKPOINT, "after", 3))
+    (checkpoint,) = runs.rglob("checkpoint.pt")
+    damage(checkpoint, mark)
+    refused(runs, f"{checkpoint} cannot be read (", "); remove it to start this run again")
+    assert not mark.exists()
+    checkpoint.unlink()
+    goes_on(reference, "early stopping", runs)
+
+
+# ---------------------------------------------------------------- clocks
+
+
+def test_clocks_that_leap_change_nothing(reference, tmp_path):
+    """An hour on or back at each reading: checkpoints come sooner or later than after 30 s, and so the kill finds one."""
+    runs = tmp_path / "runs"
+    assert kill("early stopping", runs, partial(leap, 1), partial(die_at, CHECKPOINT, "after", 1), seconds=30)
+    assert list(runs.rglob("checkpoint.pt"))
+    finish("early stopping", runs, partial(leap, 2), seconds=30)
+    assert not reference("early stopping").harm(runs)
+
+
+# ---------------------------------------------------------------- Ctrl-C in a notebook
+
+
+SETUP = "import faults; from coreFunction import run_all; from faults import STOPPING; faults.cut_down()"
+CELL = "print([record.name for record in run_all(STOPPING, evidence=False)])"
+
+
+def test_a_cell_that_is_interrupted_ends_at_once_and_run_again_goes_on(reference, runs_dir, monkeypatch):
+    from jupyter_client.manager import start_new_kernel
+
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), str(ROOT / "tests")]))
+    monkeypatch.setenv("CHECKPOINT_SECONDS", "0")
+    manager, client = start_new_kernel(kernel_name="python3")
+    try:
+        assert client.execute_interactive(SETUP, timeout=120)["content"]["status"] == "ok"
+        cell = client.execute(CELL)
+        while not any(rows.read_text().count("\n") >= 2 for rows in runs_dir.rglob("rows.jsonl")):
+            time.sleep(0.005)
+        manager.interrupt_kernel()
+        interrupted = time.monotonic()
+        reply, printed = ended(client, cell)
+        assert time.monotonic() - interrupted < 10
+        assert (reply["status"], reply["ename"]) == ("error", "KeyboardInterrupt")
+        assert printed.endswith("interrupted; the same call goes on from here\n")
+        (unfinished,) = faults.records(runs_dir)
+        assert not unfinished.result
+        assert (unfinished.path / "checkpoint.pt").exists()
+        reply, printed = ended(client, client.execute(CELL))
+        assert reply["status"] == "ok"
+        log_of(runs_dir).write_text(printed)
+    finally:
+        client.stop_channels()
+        manager.shutdown_kernel(now=True)
+    assert not reference("early stopping").harm(runs_dir)
+
+
+def ended(client, cell: str) -> tuple[dict, str]:
+    """The reply to a cell, and what it printed."""
+    printed = ""
+    while True:
+        message = client.get_iopub_msg(timeout=60)
+        if message["parent_header"].get("msg_id") != cell:
+            continue
+        if message["msg_type"] == "stream":
+            printed += message["content"]["text"]
+        if message["content"].get("execution_state") == "idle":
+            break
+    while True:
+        reply = client.get_shell_msg(timeout=60)
+        if reply["parent_header"].get("msg_id") == cell:
+            return reply["content"], printed
