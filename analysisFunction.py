@@ -11,8 +11,9 @@ from coreFunction import build, data_identity
 from dataFunction import load_images, open_vault
 from experimentTable import ROWS, Experiment, UsageError, experiment
 from featureFunction import classical_baseline, extract_features, linear
+from fileFunction import append_line, rounded
 from myModel import MODELS
-from recordFunction import WEIGHTS, Record, RunFolder, append_line, find_openings, find_record, rounded, runs_dir
+from recordFunction import WEIGHTS, Record, RunFolder, find_openings, find_record, runs_dir
 from trainFunction import accuracy, evaluate, macro_accuracy, make_optimizer, train_epoch
 from utilityFunction import device, mixed, provenance, resolve_precision, seed_everything
 

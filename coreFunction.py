@@ -18,9 +18,10 @@ from torch import nn
 from dataFunction import known_fingerprint, load_images
 from experimentTable import CLASSES, ROWS, Experiment, UsageError, choose, current_profile, experiment, has_budget, identity, price
 from featureFunction import Source, as_source, cached, extract_features, split
+from fileFunction import digest
 from myModel import MODELS, initialise, replace_head, set_train_mode, train_only
 from queueFunction import generation, work_off
-from recordFunction import Record, RunFolder, check_identity, digest, find_record, runs_dir, same_identity
+from recordFunction import Record, RunFolder, check_identity, find_record, runs_dir, same_identity
 from trainFunction import EarlyStopping, GradientNorms, epoch_batches, evaluate, make_optimizer, probe, train_epoch
 from utilityFunction import Mirror, bar, cast, checkpoint_seconds, device, duration, provenance, resolve_precision, seed_everything
 

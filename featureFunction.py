@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from experimentTable import UsageError
+from fileFunction import digest
 from myModel import set_train_mode
-from recordFunction import digest
 from utilityFunction import autocast, cast, device
 
 CHUNK = 500  # images a forward pass without gradients takes; fixed, so that a cache made again is the same to the bit

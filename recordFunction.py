@@ -4,13 +4,11 @@ A run is a folder `<root>/<profile>/<name>/seed-<n>/`. There are two roots: `RUN
 file), where runs are written, and `report/records`, the committed evidence: the same tree without weights.
 """
 
-import hashlib
 import json
 import math
 import os
 import shutil
 import time
-import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -22,6 +20,7 @@ import numpy as np
 import torch
 
 from experimentTable import Experiment, Held, UsageError
+from fileFunction import append_line, atomic, digest, load_tensors, read_json, read_lines, rounded, sha256, write_json, writing
 
 ROOT = Path(__file__).resolve().parent
 EVIDENCE = ROOT / "report" / "records"
@@ -32,99 +31,6 @@ WEIGHTS, CHECKPOINT, PREDICTIONS = "weights.pt", "checkpoint.pt", "predictions.n
 def runs_dir() -> Path:
     """The folder that runs are written to."""
     return Path(os.environ.get("RUNS_DIR") or ROOT / "runs")
-
-
-def sha256(path: Path) -> str:
-    """Hex digest of a file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def digest(state: dict) -> str:
-    """sha256 of a state dict's names and bytes, whatever file holds it (a saved file's bytes depend on its own name)."""
-    total = hashlib.sha256()
-    for name, tensor in state.items():
-        total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        total.update(tensor.detach().cpu().numpy().tobytes())
-    return total.hexdigest()
-
-
-def load_tensors(path: Path) -> dict:
-    """Read a file of tensors and primitives; nothing else is unpickled. UsageError for a damaged or hostile file."""
-    try:
-        with zipfile.ZipFile(path) as archive:  # torch does not look at the checksums that it writes
-            if (damaged := archive.testzip()) is not None:
-                raise ValueError(f"{damaged} has another checksum")
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds for such files
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise UsageError(f"{path} cannot be read ({reason}); remove it to start this run again") from None
-
-
-@contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Say in one line what a full or read-only disk refuses. Raises UsageError."""
-    try:
-        yield
-    except (OSError, RuntimeError) as error:
-        cause = error if isinstance(error, OSError) else error.__context__  # torch.save covers a full disk's error with its own
-        if not isinstance(cause, OSError):
-            raise
-        reason = cause.strerror or cause
-        raise UsageError(f"cannot write records to {path} ({reason}); make room, or set RUNS_DIR to a folder you can write to") from None
-
-
-@contextmanager
-def atomic(path: Path) -> Iterator[Path]:
-    """Give a path to write to beside `path`; flush it to the disk and rename it once the block has ended well."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with writing(path):
-            yield part
-            with part.open("rb") as file:
-                os.fsync(file.fileno())
-            part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
-
-
-def rounded(value: Any) -> Any:
-    """Floats to four significant digits, NaN and infinity to None (JSON knows neither), lists and dicts through."""
-    if isinstance(value, dict):
-        return {k: rounded(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [rounded(v) for v in value]
-    if isinstance(value, float):
-        return float(f"{value:.4g}") if math.isfinite(value) else None
-    return value
-
-
-def _write_json(path: Path, value: dict) -> None:
-    with atomic(path) as part:
-        part.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n")
-
-
-def _read_json(path: Path) -> dict:
-    try:
-        value = json.loads(path.read_text())
-        if not isinstance(value, dict):
-            raise ValueError("not an object")
-        return value
-    except ValueError as error:
-        raise _damaged(path, error) from None
-
-
-def _read_lines(path: Path) -> list[dict]:
-    """The JSON lines of a file, if it is there; a torn last one is left out."""
-    try:
-        lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-        return [json.loads(line) for line in lines if line.endswith("\n")]
-    except ValueError as error:
-        raise _damaged(path, error) from None
-
-
-def _damaged(path: Path, error: ValueError) -> UsageError:
-    return UsageError(f"{path} is damaged ({error}); remove the folder {path.parent} to run it again")
 
 
 class Record:
@@ -151,13 +57,13 @@ class Record:
     @cached_property
     def settings(self) -> dict:
         """`experiment`, `identity` and `provenance`, as they were when the run began."""
-        return _read_json(self.path / "settings.json")
+        return read_json(self.path / "settings.json")
 
     @cached_property
     def result(self) -> dict:
         """How the run ended; empty while it has not."""
         path = self.path / "result.json"
-        return _read_json(path) if path.exists() else {}
+        return read_json(path) if path.exists() else {}
 
     @property
     def finished(self) -> bool:
@@ -167,7 +73,7 @@ class Record:
     @cached_property
     def rows(self) -> list[dict]:
         """One dict of metrics an epoch; a torn last line of an unfinished run is left out."""
-        return _read_lines(self._checked("rows.jsonl"))
+        return read_lines(self._checked("rows.jsonl"))
 
     def column(self, metric: str, trained_only: bool = False) -> np.ndarray:
         """One metric over the rows, NaN where a row lacks it; `trained_only` leaves row 0 (the untrained model) out."""
@@ -227,17 +133,8 @@ def find_records(name: str, profile: str, evidence: bool = True) -> list[Record]
 def find_openings(profile: str, evidence: bool = True) -> list[dict]:
     """Every opening of chapter 5's test set in this profile, oldest first."""
     files = [root / profile / "openings.jsonl" for root in roots(evidence)]
-    openings = {json.dumps(opening): opening for file in files for opening in _read_lines(file)}
+    openings = {json.dumps(opening): opening for file in files for opening in read_lines(file)}
     return sorted(openings.values(), key=lambda opening: opening["time"])
-
-
-def append_line(path: Path, *rows: dict) -> None:
-    """Add a JSON line a row, all in one write, and flush them to the disk."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with writing(path), path.open("a") as file:
-        file.write("".join(json.dumps(row, allow_nan=False) + "\n" for row in rows))
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def _plain(value: Any) -> Any:
@@ -309,7 +206,7 @@ class RunFolder:
                     )
             checkpoint = self._read_checkpoint()
         else:
-            _write_json(self.path / "settings.json", {"experiment": asdict(self.exp), "identity": identity, "provenance": provenance})
+            write_json(self.path / "settings.json", {"experiment": asdict(self.exp), "identity": identity, "provenance": provenance})
             checkpoint = None
         with self.restoring():
             kept = checkpoint["epoch"] + 1 if checkpoint else 0  # rows count from epoch 0
@@ -350,7 +247,7 @@ class RunFolder:
         digests = {f: sha256(self.path / f) for f in ("rows.jsonl", PREDICTIONS, "points.npz") if (self.path / f).exists()}
         if weights:
             digests[WEIGHTS] = digest(weights)
-        _write_json(self.path / "result.json", {**rounded(result), "sha256": digests})
+        write_json(self.path / "result.json", {**rounded(result), "sha256": digests})
         (self.path / CHECKPOINT).unlink(missing_ok=True)
         return Record(self.path)
 
@@ -391,6 +288,6 @@ def publish(record: Record) -> Path:
     shutil.copytree(record.path, target, dirs_exist_ok=True, ignore=shutil.ignore_patterns("*.pt", ".*"))
     logged = EVIDENCE / record.profile / "openings.jsonl"
     for opening in find_openings(record.profile, evidence=False):
-        if (opening["run"], opening["seed"]) == (record.name, record.seed) and opening not in _read_lines(logged):
+        if (opening["run"], opening["seed"]) == (record.name, record.seed) and opening not in read_lines(logged):
             append_line(logged, opening)
     return target

@@ -23,7 +23,8 @@ import numpy as np
 
 from coreFunction import run
 from experimentTable import Experiment, Held, UsageError, choose, current_profile, experiment, price
-from recordFunction import Record, runs_dir, writing
+from fileFunction import writing
+from recordFunction import Record, runs_dir
 from utilityFunction import bar, duration, mixed
 
 # Section 5.5; its text lists batches from 32 on, its table has 16 too.

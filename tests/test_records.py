@@ -15,20 +15,8 @@ from hypothesis import strategies as st
 
 import recordFunction
 from experimentTable import Experiment
-from recordFunction import (
-    Record,
-    RunFolder,
-    append_line,
-    atomic,
-    check_identity,
-    digest,
-    find_openings,
-    find_record,
-    find_records,
-    load_tensors,
-    publish,
-    rounded,
-)
+from fileFunction import append_line, atomic, digest, load_tensors, rounded
+from recordFunction import Record, RunFolder, check_identity, find_openings, find_record, find_records, publish
 
 EXPERIMENT = Experiment("x", lr=0.1, profile="sample")
 PROVENANCE = {"commit": "c" * 40, "dirty": False, "results_version": 1, "precision": "fp32"}

@@ -10,7 +10,8 @@ from helpers import digits, held, mlp, refused, same, state, untimed
 import recordFunction
 from coreFunction import pipeline
 from experimentTable import UsageError
-from recordFunction import Record, RunFolder, atomic, find_record
+from fileFunction import atomic
+from recordFunction import Record, RunFolder, find_record
 
 
 def test_a_run_that_another_process_holds_is_said_in_one_line(runs_dir):

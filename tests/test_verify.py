@@ -16,7 +16,8 @@ import recordFunction
 import run as command_line
 import verifyFunction
 from coreFunction import run_all
-from recordFunction import Record, sha256
+from fileFunction import sha256
+from recordFunction import Record
 from report.intervals import wilson_interval
 from trainFunction import OPTIMIZERS
 from verifyFunction import compare, verify

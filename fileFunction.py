@@ -1,0 +1,119 @@
+"""Files that survive: written whole or not at all, read with care, and refused in one line when they are not what they should be."""
+
+import hashlib
+import json
+import math
+import os
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from experimentTable import UsageError
+
+
+def sha256(path: Path) -> str:
+    """Hex digest of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def digest(state: dict) -> str:
+    """sha256 of a state dict's names and bytes, whatever file holds it (a saved file's bytes depend on its own name)."""
+    total = hashlib.sha256()
+    for name, tensor in state.items():
+        total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        total.update(tensor.detach().cpu().numpy().tobytes())
+    return total.hexdigest()
+
+
+def load_tensors(path: Path) -> dict:
+    """Read a file of tensors and primitives; nothing else is unpickled. UsageError for a damaged or hostile file."""
+    try:
+        with zipfile.ZipFile(path) as archive:  # torch does not look at the checksums that it writes
+            if (damaged := archive.testzip()) is not None:
+                raise ValueError(f"{damaged} has another checksum")
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many kinds for such files
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise UsageError(f"{path} cannot be read ({reason}); remove it to start this run again") from None
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Say in one line what a full or read-only disk refuses. Raises UsageError."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        cause = error if isinstance(error, OSError) else error.__context__  # torch.save covers a full disk's error with its own
+        if not isinstance(cause, OSError):
+            raise
+        reason = cause.strerror or cause
+        raise UsageError(f"cannot write records to {path} ({reason}); make room, or set RUNS_DIR to a folder you can write to") from None
+
+
+@contextmanager
+def atomic(path: Path) -> Iterator[Path]:
+    """Give a path to write to beside `path`; flush it to the disk and rename it once the block has ended well."""
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with writing(path):
+            yield part
+            with part.open("rb") as file:
+                os.fsync(file.fileno())
+            part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def rounded(value: Any) -> Any:
+    """Floats to four significant digits, NaN and infinity to None (JSON knows neither), lists and dicts through."""
+    if isinstance(value, dict):
+        return {k: rounded(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [rounded(v) for v in value]
+    if isinstance(value, float):
+        return float(f"{value:.4g}") if math.isfinite(value) else None
+    return value
+
+
+def write_json(path: Path, value: dict) -> None:
+    """Replace the file by one JSON object. Raises UsageError where it cannot be written."""
+    with atomic(path) as part:
+        part.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> dict:
+    """The file's JSON object. Raises UsageError for a damaged one."""
+    try:
+        value = json.loads(path.read_text())
+        if not isinstance(value, dict):
+            raise ValueError("not an object")
+        return value
+    except ValueError as error:
+        raise _damaged(path, error) from None
+
+
+def read_lines(path: Path) -> list[dict]:
+    """The JSON lines of a file, if it is there; a torn last one is left out. Raises UsageError for a damaged one."""
+    try:
+        lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+        return [json.loads(line) for line in lines if line.endswith("\n")]
+    except ValueError as error:
+        raise _damaged(path, error) from None
+
+
+def _damaged(path: Path, error: ValueError) -> UsageError:
+    return UsageError(f"{path} is damaged ({error}); remove the folder {path.parent} to run it again")
+
+
+def append_line(path: Path, *rows: dict) -> None:
+    """Add a JSON line a row, all in one write, and flush them to the disk."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with writing(path), path.open("a") as file:
+        file.write("".join(json.dumps(row, allow_nan=False) + "\n" for row in rows))
+        file.flush()
+        os.fsync(file.fileno())

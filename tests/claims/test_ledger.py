@@ -1,0 +1,92 @@
+"""How verdicts and the ledger are written."""
+
+import pytest
+from made_up_records import seeds_of, world
+from test_rules import CASES, F, H, U, chapter_5
+
+from experimentTable import EXPERIMENTS
+from report import intervals as st
+from report.claims import RULES, check, ledger, ledger_markdown, ledger_short
+from report.rules_tuning import CHAPTER_5
+
+
+def test_the_rules_are_complete_and_in_order():
+    chapters = {"2": "ab", "3": "abcdefg", "4": "abcd", "5": "abcdefghijk", "q": "123456"}
+    assert list(RULES) == [chapter + letter for chapter, letters in chapters.items() for letter in letters]
+    assert all(rule.sentence and rule.holds_if for rule in RULES.values())
+
+
+def test_chapter_5_are_the_reports_runs():
+    assert len(CHAPTER_5) == 29 and set(CHAPTER_5) <= set(EXPERIMENTS)
+    assert {"train_resnet", "baseline", "dropout", "sweep_12", "rmsprop_2"} <= set(CHAPTER_5)
+
+
+def test_a_difference_of_nothing_but_rounding_is_written_as_zero():
+    part = st.judge("x", seeds_of(0.1 + 0.2 - 0.3), st.above(0))
+    assert part.ours == "0" and st.judge("x", seeds_of(-1e-17), st.above(0)).ours == "0"
+    even = st.judge("x", seeds_of(0.3, 0.1 + 0.2, 0.3), st.above(0))
+    assert (even.ours, even.span) == ("0.3", "[0.3, 0.3] (95%)")
+
+
+def test_a_verdict_prints_its_parts():
+    verdict = check("4a", "paper", world(**CASES[[case[0] for case in CASES].index("4a")][2]))
+    lines = str(verdict).splitlines()
+    assert lines[0] == "4a holds, profile paper" and lines[1] == f"says: {RULES['4a'].sentence}"
+    assert lines[-1] == "  holds       test accuracy, CNN_13 less CNN_10, above 0: 0.1 [0.1, 0.1] (95%), seeds 0-2"
+    markdown = verdict._repr_markdown_()
+    assert "| train loss, CNN_10 less CNN_13, above 0 | 0.1 | [0.1, 0.1] (95%) | 0-2 | holds |" in markdown
+
+
+@pytest.mark.parametrize("claim", RULES)
+def test_a_verdict_fits_on_a_screen(claim):
+    assert len(str(check(claim, "paper", world(**chapter_5()))).splitlines()) <= 24
+
+
+def some():
+    """A claim that holds, one that fails, one undecided, one that lacks runs."""
+    holds = next(runs for claim, verdict, runs in CASES if (claim, verdict) == ("4a", H))
+    fails = next(runs for claim, verdict, runs in CASES if (claim, verdict) == ("3a", F))
+    undecided = next(runs for claim, verdict, runs in CASES if (claim, verdict) == ("5c", U))
+    return ledger("cpu", world(**holds, **fails, **undecided))
+
+
+def table_of(text):
+    """The cells of a Markdown table, and the line above it."""
+    head, _, *lines = text.strip().split("\n")
+    assert len({line.count("|") for line in lines}) == 1  # no cell is missing anywhere
+    return head, [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+
+
+def test_ledger():
+    verdicts = some()
+    assert [verdict.id for verdict in verdicts] == list(RULES)
+    head, rows = table_of(ledger_markdown(verdicts))
+    assert head == (
+        "Profile cpu: 24 claims and 6 questions, with no correction for their number "
+        "(holds 1, fails 2, undecided 1, no evidence 25, not judged 1)."
+    )
+    assert rows[0] == ["id", "sentence", "the report", "ours", "interval", "seeds", "verdict"]
+    at = next(i for i, row in enumerate(rows) if row[0] == "4a")
+    assert rows[at] == ["4a", f"**{RULES['4a'].sentence}**", "", "", "", "", "**holds**"]
+    assert rows[at + 1] == ["", "train loss, CNN_10 less CNN_13, above 0", "", "0.1", "[0.1, 0.1] (95%)", "0-2", "holds"]
+    assert rows[at + 3][0] == "4b"
+    fails = next(i for i, row in enumerate(rows) if row[0] == "3a")
+    assert [row[-1] for row in rows[fails : fails + 5]] == ["**fails**", "holds", "holds", "fails", "holds"]
+    assert next(row for row in rows if row[0] == "5b")[2] == "0.29"
+
+
+def test_the_short_ledger_has_a_line_a_claim_with_the_number_that_decides():
+    verdicts = some()
+    head, rows = table_of(ledger_short(verdicts))
+    assert head == ledger_markdown(verdicts).split("\n")[0]
+    assert rows[0] == ["id", "sentence", "verdict", "the number that decides"]
+    lines = {row[0]: row[1:] for row in rows[2:]}
+    assert list(lines) == list(RULES)
+    assert lines["4a"] == [RULES["4a"].sentence, "holds", "train loss, CNN_10 less CNN_13, above 0: 0.1 [0.1, 0.1] (95%)"]
+    assert lines["3a"][1:] == ["fails", "train loss, MLP_23 less MLP_13, above 0: -0.1 [-0.1, -0.1] (95%)"]
+    assert lines["5c"][1] == "undecided" and lines["5c"][2].startswith("last train loss of fine_tune_2, at most 0.1: ")
+    assert lines["4b"][1:] == ["no evidence (no record of CNN_30)", "–"]
+
+
+def test_many_missing_runs_are_counted_not_listed():
+    assert check("5h", "cpu", world()).text == "no evidence (no record of search_1, search_2, search_3 and 9 more)"

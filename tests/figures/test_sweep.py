@@ -1,0 +1,58 @@
+"""The search as table and picture."""
+
+import math
+import shutil
+
+import pytest
+from made_up_runs import texts, write_record
+
+from experimentTable import EXPERIMENTS
+from recordFunction import find_record
+from report.figures import draw
+from report.sweep import SWEEP, three_best
+
+
+def test_the_sweeps_table_has_the_reports_numbers_and_ours_of_one_epoch(records):
+    assert max(SWEEP, key=lambda k: SWEEP[k][0]) == 6
+    cells, restored = texts(draw("5.6", "cpu").get_axes()[0]), []
+    for k, (accuracy, loss) in SWEEP.items():
+        record = find_record(f"sweep_{k}", "cpu")
+        own, best, last = record.column("train_loss"), record.result["epoch"], record.result["last_epoch"]
+        exp = EXPERIMENTS[f"sweep_{k}"]
+        numbers = [f"{accuracy:.4f}", f"{record.result['accuracy']:.4f}", f"{loss:.3f}", f"{own[best]:.3f}", f"{last}"]
+        assert cells[8 * k : 8 * k + 8] == [f"{k}", f"{exp.batch_size}", f"{exp.lr:.7f}", *numbers]
+        restored.append(f"{own[best]:.3f}" != f"{own[last]:.3f}")
+    assert any(restored)
+
+
+def test_the_sweeps_table_has_a_dash_for_a_run_without_record_and_then_marks_none_of_ours(made, runs_dir):
+    (runs_dir / "cpu").mkdir(parents=True)
+    for k in range(1, 12):
+        (runs_dir / "cpu" / f"sweep_{k}").symlink_to(made / "cpu" / f"sweep_{k}")
+    (ax,) = draw("5.6", "cpu").get_axes()
+    assert texts(ax)[-8:] == ["12", "128", "0.0000024", f"{SWEEP[12][0]:.4f}", "–", f"{SWEEP[12][1]:.3f}", "–", "–"]
+    strong = [text.get_text() for text in ax.texts[8:] if text.get_fontweight() == "bold"]
+    assert strong == ["0.4956", "0.5070", "0.4959"]
+
+
+@pytest.mark.parametrize(
+    ("values", "best"),
+    [([0.1, 0.4, 0.3, 0.2], [1, 2, 3]), ([0.3, 0.1, 0.5, 0.3, 0.3, 0.2], [0, 2, 3, 4]), ([0.5, 0.4, 0.3, math.nan], [])],
+)
+def test_all_that_share_the_third_place_are_among_the_best(values, best):
+    assert three_best(values) == best
+
+
+def test_trials_of_a_search_are_points_of_the_searched_space(records, made):
+    def drawn():
+        return [line for line in draw("5.9", "cpu").get_axes()[0].get_lines() if line.get_label() == "_our search"]
+
+    assert drawn() == []
+    trial = {"dataset": "cifar100", "batch_size": 32}
+    write_record(made, "search_1", [], {"accuracy": 0.4}, **trial, lr=2e-3)
+    write_record(made, "search_1", [], {"accuracy": 0.3}, **trial, lr=1e-5, seed=1)  # another search, which drew another point
+    try:
+        points = [(point.get_xdata()[0], point.get_ydata()[0], point.get_marker()) for point in drawn()]
+        assert points == [(2e-3, 0.4, "P"), (1e-5, 0.3, "P")]
+    finally:
+        shutil.rmtree(made / "cpu" / "search_1")
