@@ -6,6 +6,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, ProcessPoolExecutor, wait
+from contextlib import contextmanager
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -100,13 +101,16 @@ def process_pool(workers: int) -> ProcessPoolExecutor:
     return ProcessPoolExecutor(workers, get_context("spawn"), torch.set_num_threads, (max(1, cores // workers),))
 
 
-def dask_executor(address: str) -> Executor:
-    """The workers of the Dask scheduler at `address`. Raises UsageError where there is none."""
+@contextmanager
+def dask_executor(address: str) -> Iterator[Executor]:
+    """The workers of the Dask scheduler at `address`, as a context. Raises UsageError where there is none."""
     try:
         from dask.distributed import Client
     except ImportError:
         raise UsageError("--dask needs Dask: pip install distributed") from None
     try:
-        return Client(address, timeout=10).get_executor()
+        client = Client(address, timeout=10)
     except (OSError, ValueError) as error:
         raise UsageError(f"no Dask scheduler at {address}: {error}") from None
+    with client:
+        yield client.get_executor()

@@ -1,14 +1,14 @@
-"""The command line: list the experiments, train them, show a record, publish records as evidence, verify those that are."""
+"""The command line: list the experiments, train them, search, show a record, publish records as evidence, verify those that are."""
 
 import argparse
 import json
 import sys
 import time
-from contextlib import redirect_stdout
+from contextlib import nullcontext, redirect_stdout
 from dataclasses import asdict
 from typing import Any
 
-from experimentTable import PROFILES, ROWS, UsageError, experiment, has_budget, identity
+from experimentTable import PROFILES, ROWS, UsageError, current_profile, experiment, has_budget, identity, price
 
 
 def parse_seeds(text: str) -> list[int]:
@@ -24,8 +24,6 @@ def parse_seeds(text: str) -> list[int]:
 
 def chosen_names(arguments: argparse.Namespace) -> list[str]:
     """The experiments named, or all of a chapter that the profile has a budget for."""
-    from coreFunction import current_profile
-
     profile = current_profile(arguments.profile)
     for name in arguments.names:
         experiment(name)
@@ -40,7 +38,6 @@ def chosen_names(arguments: argparse.Namespace) -> list[str]:
 
 def list_runs(arguments: argparse.Namespace) -> bool:
     """Every experiment: what it is, its state per seed and its price."""
-    from coreFunction import current_profile, price
     from recordFunction import find_record
     from utilityFunction import duration
 
@@ -68,20 +65,46 @@ def list_runs(arguments: argparse.Namespace) -> bool:
 
 
 def train(arguments: argparse.Namespace) -> bool:
-    """Train what is named; with --minutes leave off between epochs when the time is up."""
+    """Train what is named; with --minutes leave off between epochs when the time is up, with workers between runs."""
     from coreFunction import run_all
+    from queueFunction import dask_executor, process_pool
 
     end = time.monotonic() + 60 * arguments.minutes if arguments.minutes is not None else float("inf")
     names, seeds = chosen_names(arguments), parse_seeds(arguments.seeds)
-    records = run_all(*names, profile=arguments.profile, seeds=seeds, evidence=not arguments.fresh, stop=lambda: time.monotonic() > end)
+    workers = (
+        dask_executor(arguments.dask)
+        if arguments.dask
+        else process_pool(arguments.workers)
+        if arguments.workers is not None
+        else nullcontext()
+    )
+    with workers as executor:
+        records = run_all(
+            *names, profile=arguments.profile, seeds=seeds, evidence=not arguments.fresh, executor=executor,
+            stop=lambda: time.monotonic() > end,
+        )  # fmt: skip
     for record in records:
         print(record)
     return len(records) == len(names) * len(seeds)
 
 
+def search(arguments: argparse.Namespace) -> bool:
+    """The report's search, or with --join work on one that another process has begun; its finished trials, best first."""
+    import searchFunction
+    from report.words import seen_search
+
+    name = arguments.join or arguments.name
+    where: dict[str, Any] = {"profile": arguments.profile, "seed": arguments.seed, "storage": arguments.storage}
+    config = searchFunction.REPORT_SWEEP
+    records = searchFunction.join(name, **where) if arguments.join else searchFunction.search(config, arguments.count, name=name, **where)
+    for record in records:
+        print(record)
+    print(seen_search(config, name, arguments.profile))
+    return bool(records)
+
+
 def show(arguments: argparse.Namespace) -> bool:
     """One run's settings and rows."""
-    from coreFunction import current_profile
     from recordFunction import find_record
 
     profile, found = current_profile(arguments.profile), True
@@ -110,7 +133,6 @@ def _print_record(record: Any) -> None:
 
 def publish(arguments: argparse.Namespace) -> bool:
     """Copy finished records, weights left out, to report/records."""
-    from coreFunction import current_profile
     from recordFunction import find_records
     from recordFunction import publish as publish_record
 
@@ -148,6 +170,7 @@ def parser() -> argparse.ArgumentParser:
     for function, name, text in (
         (list_runs, "list", "every experiment with its state and price"),
         (train, "train", "train experiments, or go on with interrupted ones"),
+        (search, "search", "the report's hyperparameter search, by one process or several"),
         (show, "show", "a run's settings, rows and result"),
         (publish, "publish", "copy finished records to report/records, as evidence"),
         (verify, "verify", "train committed records again, apart from all others, and say what differs"),
@@ -155,7 +178,7 @@ def parser() -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=text, description=text)
         command.set_defaults(function=function)
         command.add_argument("--profile", default="", help=f"{', '.join(PROFILES)} (default: $PROFILE, else sample)")
-        if name != "list":
+        if name not in ("list", "search"):
             command.add_argument("names", nargs="*", metavar="NAME", help="an experiment's name, as `list` shows it")
             command.add_argument("--chapter", type=int, help="all experiments of this chapter")
         if name in ("train", "show", "verify"):
@@ -165,6 +188,15 @@ def parser() -> argparse.ArgumentParser:
         if name == "train":
             command.add_argument("--minutes", type=float, help="leave off cleanly between epochs after this time")
             command.add_argument("--fresh", action="store_true", help="leave the committed records aside")
+            several = command.add_mutually_exclusive_group()
+            several.add_argument("--workers", type=int, help="so many processes side by side, which share the cores")
+            several.add_argument("--dask", metavar="ADDRESS", help="on the workers of this Dask scheduler, as tcp://host:8786")
+        if name == "search":
+            command.add_argument("--count", type=int, default=12, help="trials in all (default 12)")
+            command.add_argument("--name", default="search", help="its trials are NAME_1, NAME_2, ... (default search)")
+            command.add_argument("--join", metavar="NAME", help="work on the search of this name, which another process has begun")
+            command.add_argument("--seed", type=int, default=0, help="default 0")
+            command.add_argument("--storage", default="", help="a database server's URL (default: SQLite in the records folder)")
         if name == "verify":
             command.add_argument("--epochs", type=int, help="train and compare the first epochs alone")
     return top

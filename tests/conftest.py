@@ -2,7 +2,8 @@
 
 import os
 import shutil
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -105,3 +106,20 @@ def data_dir(published: dict, written: Path, tmp_path: Path, monkeypatch: pytest
     """DATA_DIR with a good copy of all three sets, to be damaged."""
     monkeypatch.setenv("DATA_DIR", str(tmp_path / "data"))
     return shutil.copytree(written, tmp_path / "data")
+
+
+@pytest.fixture
+def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> Callable[..., tuple[int, str, str]]:
+    """`call("list", "--json")` gives exit status, standard output and standard error of run.py."""
+    import run
+
+    def call(*arguments: str) -> tuple[int, str, str]:
+        capsys.readouterr()
+        monkeypatch.setattr(sys, "argv", ["run.py", *arguments])
+        try:
+            status = run.main()
+        except SystemExit as end:  # argparse's own
+            status = end.code
+        return status, *capsys.readouterr()
+
+    return call

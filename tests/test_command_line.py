@@ -2,32 +2,14 @@
 
 import json
 import shutil
-import sys
 
 import pytest
 from helpers import found, interrupt, lend, untimed
 
 import coreFunction
 import recordFunction
-import run as command_line
 from experimentTable import PROFILES, ROWS
 from recordFunction import find_record, publish
-
-
-@pytest.fixture
-def call(monkeypatch, capsys):
-    """`call("list", "--json")` gives exit status, standard output and standard error of run.py."""
-
-    def call(*arguments):
-        capsys.readouterr()
-        monkeypatch.setattr(sys, "argv", ["run.py", *arguments])
-        try:
-            status = command_line.main()
-        except SystemExit as end:  # argparse's own
-            status = end.code
-        return status, *capsys.readouterr()
-
-    return call
 
 
 def test_list_shows_every_row_with_its_state_and_price(made, runs_dir, tiny, call):
@@ -175,3 +157,22 @@ def test_a_full_records_folder_ends_in_one_line(call, tiny, runs_dir, tmp_path, 
     assert status == 1
     assert out.count("cannot write records to") == 2
     assert "set RUNS_DIR" in out
+
+
+def test_search_and_another_that_joins_it(made, tiny, call, runs_dir, monkeypatch):
+    lend(made, runs_dir, "train_resnet")
+    status, _, err = call("search", "--join", "none")
+    assert status == 1
+    assert err.startswith("run.py: no search 'none' (profile sample, seed 0) in sqlite:")
+    for arguments in (("--count", "2"), ("--join", "search")):
+        status, out, err = call("search", *arguments)
+        assert (status, err) == (0, "")
+        assert [f"<Record search_{number} " in out for number in (1, 2, 3)] == [True, True, False]
+        assert "of 2 trials search_" in out
+
+
+def test_workers_are_processes_and_not_asked_for_beside_a_scheduler(tiny, call, runs_dir):
+    status, out, _ = call("train", "distribution", "--workers", "1")
+    assert (status, "<Record distribution" in out) == (0, True)
+    assert call("train", "distribution", "--workers", "0")[0::2] == (1, "run.py: workers must be at least 1, got 0\n")
+    assert call("train", "distribution", "--workers", "2", "--dask", "tcp://127.0.0.1:9")[0] == 2

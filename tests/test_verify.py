@@ -13,7 +13,6 @@ from scipy import stats
 
 import coreFunction
 import recordFunction
-import run as command_line
 import verifyFunction
 from coreFunction import run_all
 from fileFunction import sha256
@@ -296,17 +295,6 @@ def test_what_cannot_be_verified_is_refused(evidence, runs_dir, trained):
     refused(lambda: verify("MLP_4"), "lr 0.0003 there, 0.0001 here")
     assert trained == []
     assert not runs_dir.exists()
-
-
-@pytest.fixture
-def call(monkeypatch, capsys):
-    """`call("verify", "MLP_4")` gives exit status, standard output and standard error of run.py."""
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["run.py", *arguments])
-        return command_line.main(), *capsys.readouterr()
-
-    return call
 
 
 def test_status_0_only_where_all_agree(evidence, call):

@@ -1,0 +1,102 @@
+"""Runs on workers that other machines could be: a real Dask scheduler on loopback, a pool of processes."""
+
+import os
+import shutil
+import signal
+import threading
+import time
+
+import pytest
+from helpers import ROOT, refused, untimed
+
+import queueFunction
+from coreFunction import run_all
+from queueFunction import dask_executor, process_pool
+from recordFunction import find_record
+
+distributed = pytest.importorskip("distributed", reason="Dask is not installed")
+NAMES = ("MLP_4", "MLP_res_5", "CNN_10", "train_resnet", "fine_tune_1")
+
+
+@pytest.fixture
+def cluster(runs_dir, monkeypatch):
+    """A scheduler and two worker processes, each restarted by its nanny when it dies."""
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), str(ROOT / "tests")]))
+    with distributed.LocalCluster(
+        n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None, preload=[str(ROOT / "tests" / "dask_preload.py")]
+    ) as started:
+        yield started
+
+
+def kill_a_worker_at(path, client):
+    """SIGKILL the worker that has just written its first row to `path`."""
+    holders = client.run(os.getpid)
+    while not path.exists():
+        time.sleep(0.02)
+    busy = [address for address, tasks in client.processing().items() if tasks]
+    os.kill(holders[busy[0]], signal.SIGKILL)
+
+
+def test_a_worker_killed_in_the_middle_loses_nothing(cluster, runs_dir, tiny, tmp_path, monkeypatch):
+    with distributed.Client(cluster) as client:
+        rows = runs_dir / "sample" / "MLP_4" / "seed-0" / "rows.jsonl"
+        killer = threading.Thread(target=kill_a_worker_at, args=(rows, client))
+        killer.start()
+        with dask_executor(cluster.scheduler_address) as executor:
+            records = run_all(*NAMES, wandb=False, executor=executor)
+        killer.join()
+    assert [record.name for record in records] == list(NAMES)
+    monkeypatch.setenv("RUNS_DIR", str(tmp_path / "alone"))
+    for record, alone in zip(records, run_all(*NAMES, wandb=False), strict=True):
+        assert untimed(record.rows) == untimed(alone.rows)
+        assert record.result["sha256"].get("weights.pt") == alone.result["sha256"].get("weights.pt")
+
+
+def test_no_scheduler_is_said_in_one_line():
+    refused(lambda: dask_executor("tcp://127.0.0.1:9").__enter__(), "no Dask scheduler at tcp://127.0.0.1:9")
+
+
+def test_a_worker_that_cannot_see_the_records_refuses(tmp_path, runs_dir):
+    from experimentTable import experiment
+
+    mark = tmp_path / "elsewhere" / ".caller-x"
+    refused(
+        lambda: queueFunction._at_worker(lambda exp: None, experiment("MLP_4", "sample"), str(mark)),
+        "MLP_4: the worker on", f"cannot see {tmp_path / 'elsewhere'}", "set RUNS_DIR",
+    )  # fmt: skip
+
+
+def test_a_worker_writes_to_the_caller_s_folder(tmp_path, runs_dir, monkeypatch):
+    mark = tmp_path / ".caller-x"
+    mark.touch()
+    assert queueFunction._at_worker(lambda exp: os.environ["RUNS_DIR"], None, str(mark)) == str(tmp_path)
+
+
+def test_the_command_line_trains_on_the_workers_of_a_scheduler(cluster, runs_dir, tiny, call):
+    assert call("train", "MLP_4", "distribution", "--dask", cluster.scheduler_address)[0] == 0
+    assert find_record("MLP_4", "sample").finished
+
+
+def test_a_pool_shares_the_cores_among_its_workers():
+    import torch
+
+    cores = len(os.sched_getaffinity(0))
+    with process_pool(2) as pool:
+        assert pool.submit(torch.get_num_threads).result() == max(1, cores // 2)
+    refused(lambda: process_pool(0), "workers must be at least 1, got 0")
+
+
+def die(exp):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_pool_whose_worker_dies_is_said_in_one_line_and_the_next_call_goes_on(runs_dir, tiny):
+    from experimentTable import experiment
+
+    with process_pool(1) as pool:
+        refused(
+            lambda: list(queueFunction.spread(pool, [experiment("MLP_4", "sample")], die)), "a worker process died", "goes on from here"
+        )
+    assert not list(runs_dir.glob(".caller-*"))
+    shutil.rmtree(runs_dir)
+    assert run_all("MLP_4", wandb=False) and find_record("MLP_4", "sample").finished
