@@ -159,8 +159,8 @@ def pipeline(
     exp = Experiment(name, model=type(model).__name__, dataset="own", profile="own", **{"lr": 1e-3, **options})
     train = as_source(train_set)
     held = as_source(eval_set, train.classes)
-    train_only(model, exp.trainable)  # an unknown child is refused before anything is moved aside
     _check_model(model, train, held)
+    train_only(model, exp.trainable)  # an unknown child is refused before anything is moved aside
     makeup = asdict(exp) | {"architecture": str(model), "images": [len(train), len(held)], "classes": len(train.classes)}
     makeup = {key: value for key, value in makeup.items() if key not in ("name", "profile", "seed", "family")}
     scratch = None if record else tempfile.TemporaryDirectory()

@@ -40,20 +40,27 @@ HEARTBEAT, GRACE = 5, 30  # seconds
 START_UP = 4  # random trials first; GPSampler's default of 10 would leave a search of 12 with two Bayesian ones
 
 
-def _distribution(name: str, spec: dict) -> Any:
-    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+def _optuna() -> Any:
+    """Optuna, imported without tqdm's warning that a notebook lacks a widget, which nothing here draws."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import optuna
+    return optuna
 
+
+def _distribution(name: str, spec: dict) -> Any:
+    kinds = _optuna().distributions
     if not isinstance(spec, dict):
         raise UsageError(f"parameter {name!r} is {spec!r}; write {{'value': {spec!r}}}")
     if unknown := sorted(set(spec) - {"distribution", "min", "max", "values", "value"}):
         raise UsageError(f"parameter {name!r}: unknown key {unknown[0]!r}; use distribution, min, max, values or value")
     kind = spec.get("distribution", "categorical" if "values" in spec else "constant" if "value" in spec else "uniform")
     makers = {
-        "log_uniform_values": lambda: FloatDistribution(spec["min"], spec["max"], log=True),
-        "uniform": lambda: FloatDistribution(spec["min"], spec["max"]),
-        "int_uniform": lambda: IntDistribution(spec["min"], spec["max"]),
-        "categorical": lambda: CategoricalDistribution(spec["values"]),
-        "constant": lambda: CategoricalDistribution([spec["value"]]),
+        "log_uniform_values": lambda: kinds.FloatDistribution(spec["min"], spec["max"], log=True),
+        "uniform": lambda: kinds.FloatDistribution(spec["min"], spec["max"]),
+        "int_uniform": lambda: kinds.IntDistribution(spec["min"], spec["max"]),
+        "categorical": lambda: kinds.CategoricalDistribution(spec["values"]),
+        "constant": lambda: kinds.CategoricalDistribution([spec["value"]]),
     }
     make = makers[choose(f"distribution of {name}", kind, makers)]
     try:
@@ -130,11 +137,9 @@ def _study(name: str, profile: str, seed: int, storage: str, goal: Any = None) -
 
     Raises UsageError where the database cannot be opened or, then or later, not be read or written.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # in a notebook, tqdm's that a widget is missing, which nothing here draws
-        import optuna
     from sqlalchemy.exc import SQLAlchemyError
 
+    optuna = _optuna()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     folder, title = runs_dir() / profile, f"{name}-{profile}-seed{seed}"
     with writing(folder):
@@ -180,7 +185,10 @@ def _rank(attempts: list[list], trial: Any) -> int:
 
 
 def _ended(attempts: list) -> bool:
-    return any("ended" in trial.user_attrs and trial.state.is_finished() for trial in attempts)
+    """Whether one of a trial's attempts has a score, or its run a result without one. Optuna's FAIL alone may be a killed process's."""
+    from optuna.trial import TrialState
+
+    return any(trial.state == TrialState.COMPLETE or (trial.state.is_finished() and "failed" in trial.user_attrs) for trial in attempts)
 
 
 def _take_over(study: Any) -> None:
@@ -235,9 +243,10 @@ def _work(study: Any, name: str, profile: str, seed: int, count: int, worker: in
         if (rank := _rank(_attempts(study), trial)) >= count:  # two processes began the last one at once
             raise TrialPruned
         record = result(rank, trial.params)
-        score = _score(record, config["metric"]) if record.finished else math.nan  # a failed trial to Optuna
-        trial.set_user_attr("ended", record.result["status"])
-        return score
+        if not record.finished:
+            trial.set_user_attr("failed", record.result["reason"])
+            return math.nan  # a failed trial to Optuna
+        return _score(record, config["metric"])
 
     while True:
         _take_over(study)
