@@ -128,13 +128,14 @@ def in_notebook() -> bool:
 def bar(total: float, description: str = "", **options: Any) -> Any:
     """A tqdm bar. In a notebook it is one plain line that is redrawn in place, and stays readable in the saved page.
 
-    Tqdm's own notebook bar is a widget, which a saved page shows as nothing. Where nobody watches (a log) none is drawn.
+    Tqdm's own notebook bar is a widget, which a saved page shows as nothing. Where nobody watches (a log) none is drawn, nor
+    one that nothing has moved and that is closed within half a second.
     """
     try:
         from tqdm import tqdm
     except ImportError:
         return _Silent()
-    options = {"total": total, "desc": description, "file": sys.stdout, "mininterval": 0.5} | options
+    options = {"total": total, "desc": description, "file": sys.stdout, "mininterval": 0.5, "delay": 0.5} | options
     if not in_notebook():
         return tqdm(disable=not sys.stdout.isatty(), **options)
     from IPython.display import Pretty, display
