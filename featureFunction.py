@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from experimentTable import UsageError
 from fileFunction import digest
 from myModel import set_train_mode
-from utilityFunction import autocast, cast, device
+from utilityFunction import arithmetic, cast, device
 
 CHUNK = 500  # images a forward pass without gradients takes; fixed, so that a cache made again is the same to the bit
 MOST_BYTES = 6 * 2**30  # a larger cache is not made; the whole model runs instead
@@ -140,7 +140,7 @@ def forward_all(model: nn.Module, data: Source, precision: str = "fp32", most_by
     outputs = None
     for indices in torch.arange(len(data)).split(CHUNK):
         inputs, _ = data.batch(indices)
-        with autocast(precision):
+        with arithmetic(precision):
             chunk = model(cast(inputs, precision))
         if outputs is None:
             if chunk[0].numel() * chunk.element_size() * len(data) > most_bytes:

@@ -14,7 +14,7 @@ from torch.nn.functional import cross_entropy
 from experimentTable import Experiment, UsageError
 from featureFunction import CHUNK, Source
 from myModel import set_train_mode, weight_layers
-from utilityFunction import autocast, cast, device
+from utilityFunction import arithmetic, cast, device
 
 # Fused: one kernel a step. torch has no fused RMSprop; foreach is its next best.
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
@@ -102,7 +102,7 @@ def train_epoch(
     images = steps = 0
     start = time.perf_counter()
     for inputs, labels in batches:
-        with autocast(precision):
+        with arithmetic(precision):
             outputs = model(cast(inputs, precision))
             loss = cross_entropy(outputs, labels)
         optimizer.zero_grad()
@@ -125,7 +125,7 @@ def evaluate(model: nn.Module, source: Source, precision: str = "fp32") -> tuple
     losses, given, truth = [], [], []
     for indices in torch.arange(len(source)).split(CHUNK):
         inputs, labels = source.batch(indices)
-        with autocast(precision):
+        with arithmetic(precision):
             outputs = model(cast(inputs, precision))
         losses.append(cross_entropy(outputs.float(), labels, reduction="sum"))
         given.append(outputs.argmax(1))

@@ -15,6 +15,7 @@ import torch
 import torchvision
 
 from experimentTable import PROJECT, UsageError
+from modelBlock import SmallMaps
 from recordFunction import RESULTS_VERSION, ROOT, Record, runs_dir
 
 # ---------------------------------------------------------------- seeds
@@ -63,9 +64,11 @@ def resolve_precision(precision: str) -> str:
     return ("bf16" if has_bfloat16() else "fp32") if precision == "auto" else precision
 
 
-def autocast(precision: str) -> Any:
-    """The context that a forward pass runs in at this resolved precision."""
-    return torch.autocast(device().type, torch.bfloat16) if precision == "bf16" else nullcontext()
+def arithmetic(precision: str) -> Any:
+    """The context that a forward pass runs in at this resolved precision: how its products are computed."""
+    if precision == "bf16":
+        return torch.autocast(device().type, torch.bfloat16)
+    return SmallMaps() if device().type == "cpu" else nullcontext()
 
 
 def cast(inputs: torch.Tensor, precision: str) -> torch.Tensor:

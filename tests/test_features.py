@@ -18,6 +18,7 @@ from coreFunction import pipeline
 from dataFunction import load_images
 from featureFunction import AnySet, as_source, cached, classical_baseline, extract_features, forward_all, linear, split
 from myModel import MODELS, replace_head, set_train_mode, train_only
+from utilityFunction import arithmetic
 
 CUTS = {("fc",): 9, ("layer4", "fc"): 7, ("layer3", "layer4", "fc"): 6}  # children in the frozen prefix
 QUICK = {"lr": 1e-2, "epochs": 3, "batch_size": 32}
@@ -228,7 +229,7 @@ def test_features_are_the_forward_up_to_the_average_pooling():
     features = extract_features(model, data)
     trunk = copy.deepcopy(model).eval()
     trunk.fc = nn.Identity()
-    with torch.no_grad():
+    with torch.no_grad(), arithmetic("fp32"):
         expected = trunk(data.batch(torch.arange(40))[0])
     assert features.shape == (40, 512)
     assert torch.equal(features, expected)
