@@ -5,13 +5,16 @@ from dataclasses import replace
 
 import pytest
 import torch
-from helpers import lend, refused
+from helpers import lend, refused, tiny_sample, untimed
 
 import analysisFunction
+import dataFunction
 from analysisFunction import final_test
-from dataFunction import load_images
-from experimentTable import ROWS, experiment
+from coreFunction import run_all
+from dataFunction import load_images, open_vault
+from experimentTable import PROFILES, ROWS, experiment
 from recordFunction import RunFolder, find_openings, find_record
+from searchFunction import REPORT_SWEEP, search
 
 CHAPTER_5 = [row.name for row in ROWS if row.chapter == 5]
 
@@ -72,3 +75,34 @@ def test_the_final_test_measures_the_weights_that_were_kept(made, runs_dir, tiny
         relabelled = replace(held, labels=given)
         monkeypatch.setattr(analysisFunction, "open_vault", lambda *_, relabelled=relabelled: relabelled)
         assert final_test(record)[classifier]["accuracy"] == 1
+
+
+def test_no_choice_changes_when_the_test_labels_are_scrambled(tmp_path, monkeypatch):
+    """Best epochs, C, the better classifier and the search's winner: the runs are the same to the bit under other test labels."""
+    budgets = {"resnet": (2, 1), "dropout": (6, 3), "sweep": (4, 2)}
+    tensors = dataFunction._tensors
+
+    def scrambled(name, data, published, stamp):
+        parts = tensors(name, data, published, stamp)
+        if (name, published) != ("cifar100", "test"):
+            return parts
+        return {part: (images, labels.flip(0)) for part, (images, labels) in parts.items()}
+
+    def choices(folder):
+        monkeypatch.setenv("RUNS_DIR", str(folder))
+        runs = [*run_all("dropout", "baseline", wandb=False), *search(REPORT_SWEEP, 3, name="found")]
+        return [(record.name, record.predictions().tolist(), untimed(record.rows), measured(record)) for record in runs]
+
+    def measured(record):
+        """The result without the times, and without the hash of the rows, which have times in them."""
+        digests = {file: digest for file, digest in record.result["sha256"].items() if file != "rows.jsonl"}
+        return untimed([record.result | {"sha256": digests}])
+
+    with tiny_sample(), monkeypatch.context() as patch:
+        patch.setitem(PROFILES, "sample", replace(PROFILES["sample"], budgets=PROFILES["sample"].budgets | budgets))
+        labels = open_vault("sample").labels
+        chosen = choices(tmp_path / "plain")
+        patch.setattr(dataFunction, "_tensors", scrambled)
+        assert not torch.equal(open_vault("sample").labels, labels)
+        assert choices(tmp_path / "scrambled") == chosen
+    assert len(chosen) == 5
