@@ -31,15 +31,19 @@ def work_off(
     recorded = f", {wanted - len(todo)} of them recorded already" if wanted > len(todo) else ""
     print(f"{wanted} run{'s' * (wanted != 1)}{recorded}; about {duration(total)} to go")
     whole, line = bar(len(todo), "all runs", unit="run"), bar(1)
+    refused: dict[str, list[str]] = {}
     attempts = spread(executor, todo, call) if executor else ((exp, partial(call, exp, line=line, stop=stop)) for exp in todo)
     try:
         for exp, attempt in attempts:
             try:
                 attempt()
+                whole.update(1)
             except UsageError as error:
-                print(error)
+                names = refused.setdefault(str(error), [])
+                names.append(exp.name)
+                if len(names) == 1:  # the others that it hinders are named together
+                    print(error)
                 held += [exp] if isinstance(error, Held) else []
-            whole.update(1)
             if stop():
                 print("left off as asked; the same call goes on from here")
                 break
@@ -49,6 +53,9 @@ def work_off(
     finally:
         whole.close()
         line.close()
+        for _, *others in refused.values():
+            if others:
+                print(f"the same hinders {', '.join(others)}")
     return held
 
 

@@ -21,6 +21,7 @@ from urllib.request import Request, urlopen
 import numpy as np
 
 from experimentTable import CLASSES, UsageError
+from utilityFunction import import_quietly
 
 SAMPLE = Path(__file__).resolve().parent / "data" / "sample"
 PARTS = ("train", "test")  # the parts that the sets are published in
@@ -128,19 +129,19 @@ def fetch(name: str, cache: Path) -> Source:
 
 def _from_hub(name: str, cache: Path) -> Source:
     """The set from the hub, or with no network from the hub's own cache."""
-    from huggingface_hub import constants, snapshot_download
-
-    offline = not answers(constants.ENDPOINT)
+    hub = import_quietly("huggingface_hub")
+    endpoint = hub.constants.ENDPOINT
+    offline = not answers(endpoint)
     try:
-        folder = snapshot_download(SETS[name].hub, repo_type="dataset", local_files_only=offline,
+        folder = hub.snapshot_download(SETS[name].hub, repo_type="dataset", local_files_only=offline,
                                    allow_patterns=[f"*{part}-*.parquet" for part in PARTS])  # fmt: skip
     except Exception:
         if offline:
-            raise ConnectionError(f"{constants.ENDPOINT} does not answer") from None
+            raise ConnectionError(f"{endpoint} does not answer") from None
         raise
     if source := in_folder(name, Path(folder)):
         return source
-    raise FileNotFoundError(f"{constants.ENDPOINT} has no shards of {SETS[name].hub}")
+    raise FileNotFoundError(f"{endpoint} has no shards of {SETS[name].hub}")
 
 
 def _from_torchvision(name: str, cache: Path) -> Source:

@@ -1,10 +1,12 @@
 """What stands around training: seeds, device, precision, threads, provenance, progress bars, W&B."""
 
 import functools
+import importlib
 import os
 import platform
 import subprocess
 import sys
+import warnings
 from contextlib import nullcontext
 from io import StringIO
 from pathlib import Path
@@ -151,6 +153,13 @@ def bar(total: float, description: str = "", **options: Any) -> Any:
             self.handle.update(text)
 
     return Line(ncols=110, **options | {"file": StringIO()})  # the display shows it, nothing is printed
+
+
+def import_quietly(module: str) -> Any:
+    """A library that draws bars of its own, without tqdm's warning that a notebook lacks the widget for them."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return importlib.import_module(module)
 
 
 def checkpoint_seconds() -> float:

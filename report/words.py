@@ -1,13 +1,15 @@
 """What was seen, in a sentence, with every number taken from the records."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from math import log
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from experimentTable import current_profile, experiment
+from experimentTable import UsageError, current_profile, experiment
 from recordFunction import Record, find_openings, find_records
+from report.claims import ledger, ledger_markdown
 from report.figures import found
 from report.measures import best_of, final_loss, setting, step_ratios
 from report.sweep import SWEEP
@@ -156,3 +158,20 @@ def table(rows: Sequence[dict]) -> "Markdown":
     head = {key: key.replace("_", " ") for key in rows[0]}
     cells = [[f"{value:,}" if isinstance(value, int) else str(value) for value in row.values()] for row in rows]
     return Markdown(markdown([*head.values()], cells, right={head[key] for key, value in rows[0].items() if not isinstance(value, str)}))
+
+
+def verdicts(profile: str | None = None) -> "Markdown":
+    """The claim ledger for a notebook; one line in the sample, which judges nothing."""
+    from IPython.display import Markdown
+
+    judged = ledger(profile)
+    return Markdown(f"No claim is judged: {judged[0].note}." if current_profile(profile) == "sample" else ledger_markdown(judged))
+
+
+@contextmanager
+def or_said() -> Iterator[None]:
+    """What cannot be done here and now is said in one line, as `run_all` does it, and the notebook goes on."""
+    try:
+        yield
+    except UsageError as error:
+        print(error)

@@ -130,7 +130,7 @@ def test_an_epoch_is_the_plain_loop():
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        losses, right = losses + float(loss) * len(y), right + int((outputs.argmax(1) == y).sum())
+        losses, right = losses + loss.item() * len(y), right + int((outputs.argmax(1) == y).sum())
     for one, other in zip(model.parameters(), plain.parameters(), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-7)
     assert row["train_loss"] == pytest.approx(losses / 100, rel=1e-5)

@@ -1,0 +1,111 @@
+"""What is committed and made from the evidence still matches it: the notebook's outputs, figures and ledger, and the README's tables.
+
+`REMAKE=1 python -m pytest tests/test_committed.py` makes them anew. The notebook is replayed as in a clone with no data and no network.
+"""
+
+import base64
+import json
+import os
+import re
+from collections.abc import Callable
+from io import BytesIO
+from itertools import zip_longest
+
+import nbformat
+import numpy as np
+import pytest
+from helpers import ROOT
+from nbclient import NotebookClient
+from PIL import Image
+
+from benchmarks.benchmark import markdown
+from report.claims import ledger, ledger_short
+
+REMAKE = "REMAKE=1 python -m pytest tests/test_committed.py"
+NOTEBOOK, README, FIGURE = ROOT / "main.ipynb", ROOT / "README.md", ROOT / "report" / "figures" / "README.png"
+BENCHMARK = ROOT / "benchmarks" / "results" / "amd-epyc-family-23-model-1-2-cores.json"
+BLOCKS: dict[str, Callable[[], str]] = {
+    "ledger": lambda: ledger_short(ledger("cpu")),
+    "benchmark": lambda: markdown(json.loads(BENCHMARK.read_text())),
+}
+MOST_BYTES = 3_000_000
+GREY_LEVELS = 1  # by which two drawings of one figure may differ in the mean: another machine places a curve a hair's breadth aside
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+def test_the_readme_s_tables_are_those_of_the_records(block):
+    text, table = README.read_text(), BLOCKS[block]().strip()
+    marked = f"<!-- {block} -->\n{table}\n<!-- /{block} -->"
+    if os.environ.get("REMAKE"):
+        text = re.sub(f"<!-- {block} -->.*<!-- /{block} -->", lambda _: marked, text, flags=re.DOTALL)
+        README.write_text(text)
+    assert marked in text, f"the README's {block} is not what the records say; run `{REMAKE}` and read what has changed"
+
+
+@pytest.fixture(scope="module")
+def replay(tmp_path_factory: pytest.TempPathFactory) -> nbformat.NotebookNode:
+    """The notebook in the profile cpu, from the committed records alone."""
+    folder = tmp_path_factory.mktemp("replay")
+    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {"PROFILE": "cpu", "RUNS_DIR": folder / "runs", "XDG_CACHE_HOME": folder / "cache"}.items():
+            patch.setenv(name, str(value))
+        for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
+            patch.setenv(name, "http://127.0.0.1:9")  # where nobody answers
+        NotebookClient(notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": str(ROOT)}}).execute()
+    return notebook
+
+
+def picture(png: bytes) -> np.ndarray:
+    """Grey levels (height, width)."""
+    return np.asarray(Image.open(BytesIO(png)).convert("L"), np.int16)
+
+
+def outputs(cell: nbformat.NotebookNode) -> tuple[str, list[np.ndarray]]:
+    """What a cell has printed and shown as text, without bars, which have times in them; and its pictures."""
+    said, pictures = [], []
+    for output in cell.outputs:
+        data = output.get("data", {})
+        if "image/png" in data:
+            pictures.append(picture(base64.b64decode(data["image/png"])))
+        elif output.output_type != "display_data" or "text/markdown" in data:
+            said.append(output.get("text") or data.get("text/markdown") or data.get("text/plain", ""))
+    return "".join(said), pictures
+
+
+def alike(one: np.ndarray, other: np.ndarray) -> bool:
+    """Whether two drawings show one figure."""
+    return one.shape == other.shape and bool(np.abs(one - other).mean() <= GREY_LEVELS)
+
+
+def evidence(notebook: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:
+    """The code cells before the reader's own experiments, which are trained on the spot."""
+    own = next(i for i, cell in enumerate(notebook.cells) if cell.source.startswith("## Your own experiments"))
+    return [cell for cell in notebook.cells[:own] if cell.cell_type == "code"]
+
+
+def test_the_notebook_s_outputs_are_those_of_the_records(replay):
+    if os.environ.get("REMAKE"):
+        kept = nbformat.from_dict(replay)
+        for cell in kept.cells:
+            cell.metadata.clear()
+        nbformat.write(kept, NOTEBOOK)
+    committed = nbformat.read(NOTEBOOK, as_version=4)
+    for now, kept in zip_longest(evidence(replay), evidence(committed)):
+        (said, drawn), (expected, pictures) = outputs(now), outputs(kept)
+        remedy = f"of the cell {kept.source!r}: run `{REMAKE}` and look at it"
+        assert said == expected, f"other text {remedy}"
+        assert len(drawn) == len(pictures) and all(map(alike, drawn, pictures)), f"another figure {remedy}"
+
+
+def test_the_readme_s_figure_is_that_of_the_records(replay):
+    drawn = (ROOT / "report" / "figures" / "cpu" / "3.3b.png").read_bytes()  # by the notebook
+    if os.environ.get("REMAKE"):
+        FIGURE.write_bytes(drawn)
+    assert alike(picture(drawn), picture(FIGURE.read_bytes())), f"another figure: run `{REMAKE}` and look at it"
+
+
+def test_the_committed_notebook_has_no_error_and_is_small():
+    cells = [cell for cell in nbformat.read(NOTEBOOK, as_version=4).cells if cell.cell_type == "code"]
+    assert [output for cell in cells for output in cell.outputs if output.output_type == "error" or output.get("name") == "stderr"] == []
+    assert NOTEBOOK.stat().st_size < MOST_BYTES
