@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from experimentTable import UsageError, current_profile, experiment
+from experimentTable import ROWS, UsageError, current_profile, experiment
 from recordFunction import Record, find_openings, find_records
 from report.claims import ledger, ledger_markdown
 from report.figures import found
@@ -158,6 +158,31 @@ def table(rows: Sequence[dict]) -> "Markdown":
     head = {key: key.replace("_", " ") for key in rows[0]}
     cells = [[f"{value:,}" if isinstance(value, int) else str(value) for value in row.values()] for row in rows]
     return Markdown(markdown([*head.values()], cells, right={head[key] for key, value in rows[0].items() if not isinstance(value, str)}))
+
+
+def results(profile: str | None = None) -> str:
+    """Train loss and accuracy at the epoch that counts, of every training that has finished: a column a seed.
+
+    The accuracy is that of the test set in chapters 3 and 4, and that of the validation set in chapter 5.
+    """
+    profile = current_profile(profile)
+    runs = {row.name: records for row in ROWS if row.kind == "training" and (records := find_records(row.name, profile))}
+    seeds = sorted({record.seed for records in runs.values() for record in records})
+
+    def cells(records: list[Record], measure: Callable[[Record], float]) -> list[str]:
+        by_seed = {record.seed: f"{measure(record):.4g}" for record in records}
+        return [by_seed.get(seed, "–") for seed in seeds]
+
+    lines = [
+        (name, what, *cells(records, measure))
+        for name, records in runs.items()
+        for what, measure in (
+            ("train loss", final_loss),
+            (f"{records[0].result['split']} accuracy", lambda record: record.result["accuracy"]),
+        )
+    ]
+    head = ["run", "", *(f"seed {seed}" for seed in seeds)]
+    return markdown(head, lines, right=head[2:])
 
 
 def verdicts(profile: str | None = None) -> "Markdown":

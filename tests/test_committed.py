@@ -1,4 +1,4 @@
-"""What is committed and made from the evidence still matches it: the notebook's outputs, figures and ledger, and the README's tables.
+"""What is committed and made from the evidence still matches it: the notebook's outputs, the tables of README and findings.
 
 `REMAKE=1 python -m pytest tests/test_committed.py` makes them anew. The notebook is replayed as in a clone with no data and no network.
 """
@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable
 from io import BytesIO
 from itertools import zip_longest
+from pathlib import Path
 
 import nbformat
 import numpy as np
@@ -19,27 +20,31 @@ from nbclient import NotebookClient
 from PIL import Image
 
 from benchmarks.benchmark import markdown
-from report.claims import ledger, ledger_short
+from report.claims import ledger, ledger_markdown, ledger_short
+from report.words import results
 
 REMAKE = "REMAKE=1 python -m pytest tests/test_committed.py"
 NOTEBOOK, README, FIGURE = ROOT / "main.ipynb", ROOT / "README.md", ROOT / "report" / "figures" / "README.png"
 BENCHMARK = ROOT / "benchmarks" / "results" / "amd-epyc-family-23-model-1-2-cores.json"
-BLOCKS: dict[str, Callable[[], str]] = {
-    "ledger": lambda: ledger_short(ledger("cpu")),
-    "benchmark": lambda: markdown(json.loads(BENCHMARK.read_text())),
+FINDINGS = ROOT / "report" / "findings.md"
+BLOCKS: dict[str, tuple[Path, Callable[[], str]]] = {  # what stands between the marks of that name, and where
+    "ledger": (README, lambda: ledger_short(ledger("cpu"))),
+    "benchmark": (README, lambda: markdown(json.loads(BENCHMARK.read_text()))),
+    "results": (FINDINGS, lambda: results("cpu")),
+    "parts": (FINDINGS, lambda: ledger_markdown(ledger("cpu"))),
 }
 MOST_BYTES = 3_000_000
 GREY_LEVELS = 1  # by which two drawings of one figure may differ in the mean: another machine places a curve a hair's breadth aside
 
 
 @pytest.mark.parametrize("block", BLOCKS)
-def test_the_readme_s_tables_are_those_of_the_records(block):
-    text, table = README.read_text(), BLOCKS[block]().strip()
-    marked = f"<!-- {block} -->\n{table}\n<!-- /{block} -->"
+def test_a_table_is_what_the_records_say(block):
+    file, made = BLOCKS[block]
+    text, marked = file.read_text(), f"<!-- {block} -->\n{made().strip()}\n<!-- /{block} -->"
     if os.environ.get("REMAKE"):
         text = re.sub(f"<!-- {block} -->.*<!-- /{block} -->", lambda _: marked, text, flags=re.DOTALL)
-        README.write_text(text)
-    assert marked in text, f"the README's {block} is not what the records say; run `{REMAKE}` and read what has changed"
+        file.write_text(text)
+    assert marked in text, f"the {block} in {file.name} are not what the records say; run `{REMAKE}` and read what has changed"
 
 
 @pytest.fixture(scope="module")
