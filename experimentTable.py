@@ -170,31 +170,32 @@ class Profile:
 
 
 # What a run of each family gets in the sample (steps, rows: a row, a checkpoint and the patience count
-# `steps / rows` steps), and its price in seconds on two cores: sample, cpu; estimates, rounded, for Zen 1 (AVX2, fp32).
+# `steps / rows` steps), and its price in seconds on two cores: sample, measured, and cpu, from the measured images a second,
+# both on Zen 1 (AVX2, fp32).
 BUDGETS = {
     #                  steps  rows sample    cpu
     "distribution":    (0,     0,    0.1,      5),
     "tsne":            (0,     0,      5,    200),
-    "mlp":             (300,  15,      9,    600),
-    "mlp_res":         (150,  10,      5,    600),
-    "mlp_res_55":      (15,    3,      9,   6000),
-    "mlp_res_96":      (2,     1,     17,  60000),
-    "cnn":             (40,    4,     10,   1000),
-    "cnn_30":          (10,    2,     10,   2400),
-    "cnn_res_16":      (18,    3,     10,   2400),
-    "cnn_res_35":      (8,     2,     10,   2400),
-    "cnn_res_56":      (6,     2,     14,   3600),
-    "control":         (0,     0,      0,   1000),
+    "mlp":             (300,  15,      9,    300),
+    "mlp_res":         (150,  10,      5,    350),
+    "mlp_res_55":      (15,    3,      9,   3500),
+    "mlp_res_96":      (2,     1,     17,  24000),
+    "cnn":             (40,    4,     10,   1300),
+    "cnn_30":          (10,    2,     10,   4500),
+    "cnn_res_16":      (18,    3,     10,   2300),
+    "cnn_res_35":      (8,     2,     10,   4700),
+    "cnn_res_56":      (6,     2,     14,   7600),
+    "control":         (0,     0,      0,   1500),
     "timing":          (0,     0,      5,    600),
-    "resnet":          (36,    4,     21,  20000),
+    "resnet":          (36,    4,     21,  14000),
     "baseline":        (0,     0,     33,    600),
-    "head":            (160,   8,      3,    200),
-    "fine_tune":       (30,    6,      8,   4000),
-    "early_stopping":  (21,    7,      7,   4000),
-    "optimizer":       (15,    3,      5,   4000),
-    "optimizer_slow":  (15,    3,      5,   4000),
-    "sweep":           (8,     2,      3,   4000),
-    "dropout":         (20,    4,      5,   4000),
+    "head":            (160,   8,      3,    300),
+    "fine_tune":       (30,    6,      8,   3000),
+    "early_stopping":  (21,    7,      7,   4500),
+    "optimizer":       (15,    3,      5,   4500),
+    "optimizer_slow":  (15,    3,      5,   4500),
+    "sweep":           (8,     2,      3,   4500),
+    "dropout":         (20,    4,      5,   4500),
 }  # fmt: skip
 
 PROFILES: dict[str, Profile] = {
