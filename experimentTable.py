@@ -113,9 +113,10 @@ ROWS = [
     _mlp_res("MLP_res_55", model="MLP_res_55", family="mlp_res_55"),
     _mlp_res("MLP_res_96", model="MLP_res_96", family="mlp_res_96"),
     Experiment("timing_3", "timing", 3, "timing", dataset="mnist", lr=1e-4, precision="fp32"),
-    # Controls of our own: Adam's eps at 1e-16, He initialisation
+    # Controls of our own: Adam's eps at 1e-16, He initialisation, float64
     *(_mlp_control(f"{m}_eps", model=m, eps=1e-16) for m in ("MLP_23", "MLP_33")),
     *(_mlp_control(f"{m}_he", model=m, initialisation="he") for m in ("MLP_4", "MLP_13", "MLP_23", "MLP_33")),
+    _mlp_control("MLP_33_fp64", model="MLP_33", precision="fp64"),
     # Chapter 4: CNNs on CIFAR-10
     *(_cnn(name, model=name) for name in ("CNN_10", "CNN_13")),
     _cnn("CNN_30", model="CNN_30", family="cnn_30", precision="fp32"),
@@ -123,6 +124,7 @@ ROWS = [
     Experiment("timing_4", "timing", 4, "timing", dataset="cifar10", lr=5e-4, precision="fp32"),
     _cnn_control("CNN_30_eps", model="CNN_30", eps=1e-16),
     *(_cnn_control(f"{m}_he", model=m, initialisation="he") for m in ("CNN_10", "CNN_13", "CNN_30")),
+    _cnn_control("CNN_30_fp64", model="CNN_30", precision="fp64"),
     # Chapter 5: ResNet-18 from CIFAR-10 to CIFAR-100
     _resnet("train_resnet", family="resnet", dataset="cifar10"),
     _resnet("baseline", "baseline", family="baseline", start_from="train_resnet"),

@@ -151,7 +151,7 @@ def macro_accuracy(predictions: np.ndarray) -> float:
 
 @torch.no_grad()
 def probe(model: nn.Module, inputs: Tensor) -> dict:
-    """What depth does to a signal: `inputs` (B, ...) in fp32, and for each weight layer's outputs (before any ReLU)
+    """What depth does to a signal: `inputs` (B, ...) in the model's own precision, and for each weight layer's outputs (before any ReLU)
 
     probe_variance: variance across samples, mean over units; probe_dead: the share of units (channels of a convolution)
     that are at most 0 for every sample; probe_distinct: how many of the B outputs differ.
@@ -159,8 +159,8 @@ def probe(model: nn.Module, inputs: Tensor) -> dict:
     seen: dict[int, tuple[float, float, int]] = {}
 
     def look(number: int, output: Tensor) -> None:
-        units = output.float().transpose(0, 1).flatten(1)  # (units, B * positions)
-        samples = output.float().flatten(1)
+        units = output.transpose(0, 1).flatten(1)  # (units, B * positions)
+        samples = output.flatten(1)
         dead = (units.amax(1) <= 0).float().mean()
         seen[number] = (float(samples.var(0).mean()), float(dead), len({row.tobytes() for row in samples.cpu().numpy()}))
 

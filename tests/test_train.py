@@ -220,6 +220,13 @@ def test_a_channel_is_dead_only_where_it_is_dead_at_every_position():
     assert probe(convolution, inputs)["probe_dead"] == [0.5]
 
 
+def test_a_float64_net_is_probed_in_float64():
+    net, inputs = nn.Linear(1, 1, bias=False).double(), 1 + 1e-12 * torch.arange(5.0, dtype=torch.float64).view(-1, 1)
+    found = probe(net, inputs)
+    assert found["probe_distinct"] == [5]
+    assert found["probe_variance"] == pytest.approx([float(net.weight.square() * inputs.var())], rel=1e-6)
+
+
 def test_the_probe_leaves_no_hook_behind():
     model = mlp()
     probe(model, digits(0, 8).tensors[0])
