@@ -44,9 +44,10 @@ class Mirror:
         """Close the run, with what the record says came of it; `weights`: with the weights too."""
         if not self._run:
             return
-        last = max(self._rows - 1, 0)
-        self._quietly(self._run.log, self._quietly(_evaluated, record) or {}, step=last)
-        self._quietly(self._run.log, {}, step=last, commit=True)  # else the last row would overwrite the summary in the end
+        if self._rows:
+            last = self._rows - 1
+            self._quietly(self._run.log, self._quietly(_evaluated, record) or {}, step=last)
+            self._quietly(self._run.log, {}, step=last, commit=True)  # else the last row would overwrite the summary in the end
         self._quietly(self._run.summary.update, _summary(record))
         if weights:
             self._quietly(_log_weights, self._run, record)
@@ -110,7 +111,7 @@ def _state() -> tuple[str, str]:
     try:
         import wandb
     except ImportError:
-        return "disabled", "the package wandb is missing"
+        return "disabled", "the package wandb is missing (pip install wandb)"
     os.environ.setdefault("WANDB_SILENT", "true")
     mode = os.environ.get("WANDB_MODE")
     if mode in ("offline", "disabled"):
@@ -127,12 +128,12 @@ def wandb_mode() -> Any:
     """ "online", "offline" or "disabled"; says once which, where that may surprise."""
     mode, obstacle = _state()
     if mode == "offline" and obstacle:
-        print(f"W&B: {obstacle}, runs are kept offline; `wandb login`, then `wandb sync`, would upload them.")
+        print(f"W&B: {obstacle}; runs are kept offline; `wandb login`, then `wandb sync`, would upload them.")
     return mode
 
 
 def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
+    return (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
 
 
 @functools.cache
