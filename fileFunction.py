@@ -86,13 +86,10 @@ def write_json(path: Path, value: dict) -> None:
         part.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n")
 
 
-def read_json(path: Path) -> dict:
-    """The file's JSON object. Raises UsageError for a damaged one."""
+def read_json(path: Path, **kinds: type) -> dict:
+    """The file's JSON object, which has these keys with values of these kinds. Raises UsageError for a damaged one."""
     try:
-        value = json.loads(path.read_text())
-        if not isinstance(value, dict):
-            raise ValueError("not an object")
-        return value
+        return _object(path.read_text(), kinds)
     except ValueError as error:
         raise _damaged(path, error) from None
 
@@ -101,9 +98,19 @@ def read_lines(path: Path) -> list[dict]:
     """The JSON lines of a file, if it is there; a torn last one is left out. Raises UsageError for a damaged one."""
     try:
         lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-        return [json.loads(line) for line in lines if line.endswith("\n")]
+        return [_object(line, {}) for line in lines if line.endswith("\n")]
     except ValueError as error:
         raise _damaged(path, error) from None
+
+
+def _object(text: str, kinds: dict[str, type]) -> dict:
+    value = json.loads(text)
+    if not isinstance(value, dict):
+        raise ValueError("not an object")
+    for key, kind in kinds.items():
+        if not isinstance(value.get(key), kind):
+            raise ValueError(f"{key!r} is {value[key]!r}" if key in value else f"no {key!r}")
+    return value
 
 
 def _damaged(path: Path, error: ValueError) -> UsageError:

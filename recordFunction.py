@@ -4,6 +4,7 @@ A run is a folder `<root>/<profile>/<name>/seed-<n>/`. There are two roots: `RUN
 file), where runs are written, and `report/records`, the committed evidence: the same tree without weights.
 """
 
+import hashlib
 import json
 import math
 import os
@@ -56,14 +57,24 @@ class Record:
 
     @cached_property
     def settings(self) -> dict:
-        """`experiment`, `identity` and `provenance`, as they were when the run began."""
-        return read_json(self.path / "settings.json")
+        """`experiment`, `identity` and `provenance`, as they were when the run began. UsageError where they are another run's."""
+        path = self.path / "settings.json"
+        settings = read_json(path, experiment=dict, identity=dict, provenance=dict)
+        if "settings.json" in self.result.get("sha256", {}):  # the first results did not vouch for it
+            self._checked("settings.json")
+        belongs = tuple(settings["experiment"].get(key) for key in ("name", "profile", "seed"))
+        if belongs != (self.name, self.profile, self.seed):
+            raise UsageError(f"{path} belongs to {' '.join(map(str, belongs))}; restore it or remove {self.path}")
+        return settings
 
     @cached_property
     def result(self) -> dict:
         """How the run ended; empty while it has not."""
         path = self.path / "result.json"
-        return read_json(path) if path.exists() else {}
+        if not path.exists():
+            return {}
+        result = read_json(path, status=str, sha256=dict)
+        return result if result["status"] == "finished" else read_json(path, reason=str)
 
     @property
     def finished(self) -> bool:
@@ -104,8 +115,10 @@ class Record:
         return (self.path / WEIGHTS).exists()
 
     def _checked(self, file: str) -> Path:
-        path, expected = self.path / file, self.result.get("sha256", {}).get(file)
-        if expected and not (path.exists() and sha256(path) == expected):
+        """The file's path; of a run with a result, only where the file is what the result vouches for."""
+        path = self.path / file
+        expected, there = self.result.get("sha256", {}).get(file), sha256(path) if path.exists() else None
+        if self.result and there != expected:
             raise UsageError(f"{path} is not the file that its result.json names; restore it or remove {self.path}")
         return path
 
@@ -167,6 +180,10 @@ class RunFolder:
         self.exp = exp
 
     @property
+    def _run(self) -> list:
+        return [self.exp.name, str(self.exp.profile), self.exp.seed]
+
+    @property
     def ended(self) -> bool:
         """Whether a result is there already."""
         return (self.path / "result.json").exists()
@@ -209,11 +226,15 @@ class RunFolder:
             write_json(self.path / "settings.json", {"experiment": asdict(self.exp), "identity": identity, "provenance": provenance})
             checkpoint = None
         with self.restoring():
+            if checkpoint and checkpoint["run"] != self._run:
+                raise ValueError(f"it is that of {' '.join(map(str, checkpoint['run']))}")
             kept = checkpoint["epoch"] + 1 if checkpoint else 0  # rows count from epoch 0
         rows = self.path / "rows.jsonl"
         lines = rows.read_text().splitlines(keepends=True)[:kept] if rows.exists() else []
         if len(lines) < kept:
             raise UsageError(f"{rows} has fewer rows than its checkpoint; remove {self.path} to run it again")
+        if checkpoint and checkpoint["rows"] != hashlib.sha256("".join(lines).encode()).hexdigest():
+            raise UsageError(f"{rows} has other rows than those before its checkpoint; remove {self.path} to run it again")
         with atomic(rows) as part:
             part.write_text("".join(lines))
         return checkpoint
@@ -225,9 +246,10 @@ class RunFolder:
         return row
 
     def checkpoint(self, state: dict) -> None:
-        """Replace the checkpoint (tensors and primitives)."""
+        """Replace the checkpoint (tensors and primitives); with it, whose it is and which rows came before it."""
+        marked = state | {"run": self._run, "rows": sha256(self.path / "rows.jsonl")}
         with atomic(self.path / CHECKPOINT) as part, part.open("wb") as stream:
-            torch.save(state, stream)
+            torch.save(marked, stream)
 
     def save_weights(self, state: dict) -> None:
         """Write the final weights."""
@@ -244,7 +266,8 @@ class RunFolder:
 
     def finish(self, result: dict, weights: dict | None = None) -> Record:
         """Write the result with the digests of what it vouches for, the final `weights` among them; drop the checkpoint."""
-        digests = {f: sha256(self.path / f) for f in ("rows.jsonl", PREDICTIONS, "points.npz") if (self.path / f).exists()}
+        vouched = ("settings.json", "rows.jsonl", PREDICTIONS, "points.npz")
+        digests = {file: sha256(self.path / file) for file in vouched if (self.path / file).exists()}
         if weights:
             digests[WEIGHTS] = digest(weights)
         write_json(self.path / "result.json", {**rounded(result), "sha256": digests})

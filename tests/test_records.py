@@ -3,7 +3,6 @@
 import json
 import math
 import pickle
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,30 +11,11 @@ import torch
 from helpers import refused, same
 from hypothesis import given
 from hypothesis import strategies as st
+from small_records import EXPERIMENT, PROVENANCE, WEIGHTS, written
 
 import recordFunction
-from experimentTable import Experiment
 from fileFunction import append_line, atomic, digest, load_tensors, rounded
 from recordFunction import Record, RunFolder, check_identity, find_openings, find_record, find_records, publish
-
-EXPERIMENT = Experiment("x", lr=0.1, profile="sample")
-PROVENANCE = {"commit": "c" * 40, "dirty": False, "results_version": 1, "precision": "fp32"}
-WEIGHTS = {"w": torch.arange(3.0)}
-
-
-def written(root, *, finished=True, seed=0, accuracy=0.5, status="finished", weights=True, **provenance):
-    """A small record under `root`, made by the writing side."""
-    with RunFolder(replace(EXPERIMENT, seed=seed), root) as folder:
-        folder.start({"lr": 0.1}, PROVENANCE | provenance)
-        folder.append({"epoch": 0, "test_accuracy": 0.1})
-        folder.append({"epoch": 1, "test_accuracy": accuracy, "train_loss": math.nan})
-        folder.checkpoint({"epoch": 1})
-        if finished:
-            folder.save_array("predictions.npy", predictions=np.array([[0, 1], [0, 0]], np.uint8))
-            if weights:
-                folder.save_weights(WEIGHTS)
-            return folder.finish({"status": status, "reason": None, "split": "test", "accuracy": accuracy}, WEIGHTS)
-        return Record(folder.path)
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import math
 import numpy as np
 
 from experimentTable import EXPERIMENTS
+from fileFunction import sha256
 from myModel import MODELS, model_table
 
 EPOCHS = 20
@@ -17,7 +18,7 @@ def write_record(root, name, rows, result=None, profile="cpu", seed=0, dirty=Fal
     """A finished record as a run leaves it."""
     folder = root / profile / name / f"seed-{seed}"
     folder.mkdir(parents=True)
-    table = {"dataset": "mnist", "lr": 1e-4, "batch_size": 128, **experiment}
+    table = {"name": name, "profile": profile, "seed": seed, "dataset": "mnist", "lr": 1e-4, "batch_size": 128, **experiment}
     settings = {
         "experiment": table,
         "identity": identity or {},
@@ -26,6 +27,14 @@ def write_record(root, name, rows, result=None, profile="cpu", seed=0, dirty=Fal
     (folder / "settings.json").write_text(json.dumps(settings))
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (folder / "result.json").write_text(json.dumps({"status": "finished", **(result or {})}))
+    return vouched(folder)
+
+
+def vouched(folder):
+    """The record's folder, its result naming the digests of all other files."""
+    result = json.loads((folder / "result.json").read_text())
+    digests = {path.name: sha256(path) for path in folder.iterdir() if path.name != "result.json"}
+    (folder / "result.json").write_text(json.dumps(result | {"sha256": digests}))
     return folder
 
 
@@ -93,7 +102,7 @@ def write_experiment(root, name, profile="cpu", seed=0, epochs=EPOCHS, noise=0.1
         centres = rng.normal(size=(classes, 2)) * 40
         points = {"xy": (centres[label] + rng.normal(size=(count, 2)) * 6).astype(np.float16), "label": label.astype(np.uint8)}
         np.savez_compressed(folder / "points.npz", **points, **({"coarse": (label // 5).astype(np.uint8)} if classes == 100 else {}))
-        return folder
+        return vouched(folder)
     pairs = [("MLP_4", "MLP_res_5"), ("MLP_13", "MLP_res_15"), ("MLP_33", "MLP_res_35")] if name == "timing_3" else [
         ("CNN_13", "CNN_res_16"), ("CNN_30", "CNN_res_35")
     ]  # fmt: skip
@@ -110,7 +119,7 @@ def predicted(folder, accuracy, classes, images=1000):
     labels = np.arange(images) % classes
     right = np.arange(images) < round(accuracy * images)
     np.save(folder / "predictions.npy", np.stack([labels, np.where(right, labels, (labels + 1) % classes)]).astype(np.uint8))
-    return folder
+    return vouched(folder)
 
 
 def named(ax):

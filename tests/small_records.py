@@ -1,0 +1,31 @@
+"""Small records, made by the writing side."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from experimentTable import Experiment
+from recordFunction import Record, RunFolder
+
+EXPERIMENT = Experiment("x", lr=0.1, profile="sample")
+PROVENANCE = {"commit": "c" * 40, "dirty": False, "results_version": 1, "precision": "fp32"}
+WEIGHTS = {"w": torch.arange(3.0)}
+
+
+def written(root, *, finished=True, seed=0, accuracy=0.5, status="finished", weights=True, **provenance):
+    """A small record under `root`, made by the writing side."""
+    with RunFolder(replace(EXPERIMENT, seed=seed), root) as folder:
+        folder.start({"lr": 0.1}, PROVENANCE | provenance)
+        folder.append({"epoch": 0, "test_accuracy": 0.1})
+        folder.append({"epoch": 1, "test_accuracy": accuracy, "train_loss": math.nan})
+        folder.checkpoint({"epoch": 1})
+        if finished:
+            folder.save_array("predictions.npy", predictions=np.array([[0, 1], [0, 0]], np.uint8))
+            if weights:
+                folder.save_weights(WEIGHTS)
+            return folder.finish(
+                {"status": status, "reason": None if status == "finished" else "stopped", "split": "test", "accuracy": accuracy}, WEIGHTS
+            )
+        return Record(folder.path)
