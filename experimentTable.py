@@ -193,7 +193,7 @@ BUDGETS = {
     "baseline":        (0,     0,     33,    600),
     "head":            (160,   8,      3,    300),
     "fine_tune":       (30,    6,      8,   3000),
-    "early_stopping":  (21,    7,      7,   4500),
+    "early_stopping":  (30,   15,      8,   4500),
     "optimizer":       (15,    3,      5,   4500),
     "optimizer_slow":  (15,    3,      5,   4500),
     "sweep":           (8,     2,      3,   4500),
