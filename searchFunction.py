@@ -10,6 +10,7 @@ every run, so it does nothing offline, its study must not outlive its process, a
 import json
 import math
 import os
+import re
 import time
 import warnings
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime, timedelta
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -137,28 +139,62 @@ def _study(name: str, profile: str, seed: int, storage: str, goal: Any = None) -
 
     Raises UsageError where the database cannot be opened or, then or later, not be read or written.
     """
-    from sqlalchemy.exc import SQLAlchemyError
-
     optuna = _optuna()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     folder, title = runs_dir() / profile, f"{name}-{profile}-seed{seed}"
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
     url = storage or f"sqlite:///{folder / f'{name}.sqlite'}"
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # heartbeats are called so since 2020
-            database = optuna.storages.RDBStorage(url, heartbeat_interval=HEARTBEAT, grace_period=GRACE)
+    with _answering(url, ImportError, ValueError, RuntimeError), warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # heartbeats are called so since 2020
+        template = url.replace("{", "{{").replace("}", "}}")  # Optuna fills it in
+        options = {"pool_pre_ping": True}  # a server may have closed a connection during a trial
+        database = optuna.storages.RDBStorage(template, options, heartbeat_interval=HEARTBEAT, grace_period=GRACE)
+    with _answering(url):
         sampler = optuna.samplers.RandomSampler()  # asked for nothing: trials are queued with their values
         if goal:
-            yield optuna.create_study(storage=database, study_name=title, load_if_exists=True, direction=goal, sampler=sampler)
+            study = optuna.create_study(storage=database, study_name=title, load_if_exists=True, direction=goal, sampler=sampler)
         elif title in optuna.get_all_study_names(database):
-            yield optuna.load_study(storage=database, study_name=title, sampler=sampler)
+            study = optuna.load_study(storage=database, study_name=title, sampler=sampler)
         else:
-            raise UsageError(f"no search {name!r} (profile {profile}, seed {seed}) in {url}; begin it with search(...)")
-    except (ImportError, SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
-        reason = str(error.__cause__ or error).splitlines()[0]
-        raise UsageError(f"the search's database {url} cannot be opened or written ({reason}); make room, or name another") from None
+            raise UsageError(f"no search {name!r} (profile {profile}, seed {seed}) in {_shown(url)}; begin it with search(...)")
+        if storage:
+            _mark(study, folder / f"{title}.begun")
+        yield study
+
+
+def _mark(study: Any, mark: Path) -> None:
+    """Mark the records of a search in a server's database. Raises UsageError where a search that was begun lacks its mark here.
+
+    Elsewhere a process would find none of the others' records, and train their trials again.
+    """
+    if "asked" in study.user_attrs and not mark.exists():
+        raise UsageError(
+            f"{mark.parent} is not where the search {study.study_name} has its records; set RUNS_DIR to a folder that all share"
+        )
+    with writing(mark):
+        mark.touch()
+
+
+@contextmanager
+def _answering(url: str, *errors: type[Exception]) -> Iterator[None]:
+    """Say in one line what the database at `url` refuses, or these other `errors`. Raises UsageError."""
+    from optuna.exceptions import StorageInternalError
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        yield
+    except (SQLAlchemyError, StorageInternalError, *errors) as error:
+        reason = _shown(str(error.__cause__ or error).splitlines()[0])
+        remedy = "make room, or name another" if url.startswith("sqlite") else "see that it runs and lets you in, or name another"
+        if isinstance(error, ImportError):
+            remedy = "install that, or name a driver that is there in the URL, as in postgresql+psycopg2://"
+        raise UsageError(f"the search's database {_shown(url)} cannot be opened or written ({reason}); {remedy}") from None
+
+
+def _shown(text: str) -> str:
+    """A URL, or a message that may quote one, without the user, the password and the options in it."""
+    return re.sub(r"\?.*", "", re.sub(r"^(\w+(\+\w+)?://)?.*@", r"\1***@", text))
 
 
 def _queue(study: Any, point: dict, distributions: dict) -> None:
