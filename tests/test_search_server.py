@@ -144,6 +144,24 @@ def test_a_process_that_does_not_see_the_records_refuses(server, tmp_path, monke
     assert not list(elsewhere.rglob("settings.json"))
 
 
+def test_connections_that_the_server_closes_during_a_trial_do_no_harm(server, monkeypatch, tiny):
+    import psycopg2
+
+    closed, run = [], searchFunction.run
+
+    def run_while_they_are_closed(exp, **options):
+        with psycopg2.connect(server.replace("+psycopg2", "")) as administration, administration.cursor() as cursor:
+            cursor.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'searcher' AND pid <> pg_backend_pid()")
+            closed.append(cursor.rowcount)
+        administration.close()
+        return run(exp, **options)
+
+    monkeypatch.setattr(searchFunction, "run", run_while_they_are_closed)
+    records = searchFunction.search(faults.SWEEP, 2, base="MLP_4", name="closed", storage=server)
+    assert [record.finished for record in records] == [True, True]
+    assert closed[0] > 0
+
+
 @pytest.mark.parametrize(
     ("old", "new", "what"),
     [
