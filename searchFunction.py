@@ -182,9 +182,10 @@ def _answering(url: str, *errors: type[Exception]) -> Iterator[None]:
     from optuna.exceptions import StorageInternalError
     from sqlalchemy.exc import SQLAlchemyError
 
+    errors += (SQLAlchemyError, StorageInternalError)
     try:
         yield
-    except (SQLAlchemyError, StorageInternalError, *errors) as error:
+    except errors as error:
         reason = _shown(str(error.__cause__ or error).splitlines()[0])
         remedy = "make room, or name another" if url.startswith("sqlite") else "see that it runs and lets you in, or name another"
         if isinstance(error, ImportError):
@@ -314,14 +315,25 @@ def _work(study: Any, name: str, profile: str, seed: int, count: int, worker: in
 
 
 def _draw(study: Any, method: str, distributions: dict, seed: int) -> dict:
-    """The next trial's values: from the finished trials and the seed alone, however often the search was cut off."""
+    """The next trial's values: from the trials so far and the seed alone, however often the search was cut off.
+
+    Values that were drawn before would give the same score: others are drawn at random in their place, as long as there are any.
+    """
     import optuna
     from optuna.samplers import GPSampler, RandomSampler
 
-    sampler = GPSampler(seed=seed, n_startup_trials=START_UP) if method == "bayes" else RandomSampler(seed=seed)
+    at_random = RandomSampler(seed=seed)
+    sampler = GPSampler(seed=seed, n_startup_trials=START_UP) if method == "bayes" else at_random
     drawing = optuna.create_study(sampler=sampler, direction=study.direction)
     drawing.add_trials(study.get_trials(states=(optuna.trial.TrialState.COMPLETE,)))
-    return drawing.ask(distributions).params
+    drawn = [trial.params for trial in study.get_trials(deepcopy=False)]
+    point = drawing.ask(distributions).params
+    drawing.sampler = at_random
+    for _ in range(100):
+        if point not in drawn:
+            break
+        point = drawing.ask(distributions).params
+    return point
 
 
 def _score(record: Record, metric: dict) -> float:
