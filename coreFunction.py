@@ -23,7 +23,8 @@ from myModel import MODELS, initialise, replace_head, set_train_mode, train_only
 from queueFunction import generation, work_off
 from recordFunction import Record, RunFolder, check_identity, find_record, runs_dir, same_identity
 from trainFunction import EarlyStopping, GradientNorms, epoch_batches, evaluate, make_optimizer, probe, train_epoch
-from utilityFunction import Mirror, bar, cast, checkpoint_seconds, device, duration, provenance, resolve_precision, seed_everything
+from utilityFunction import bar, cast, checkpoint_seconds, device, duration, provenance, resolve_precision, seed_everything
+from wandbFunction import Mirror, mirror
 
 __all__ = ["build", "evaluate", "extract_features", "pipeline", "run", "run_all", "train_epoch"]
 
@@ -58,8 +59,7 @@ def _fit(
         with folder.restoring():
             optimizer.load_state_dict(checkpoint["optimizer"])
             stopping, best, first = EarlyStopping(**checkpoint["stopping"]), checkpoint["best"], checkpoint["epoch"] + 1
-    record = Record(folder.path)
-    mirror = Mirror(record.settings, record.rows) if use_wandb else None
+    shown = Mirror(Record(folder.path)) if use_wandb else None
     line = bar(exp.epochs) if line is None else line
     line.reset(total=exp.epochs)
     line.set_description_str(exp.name)
@@ -79,8 +79,8 @@ def _fit(
         row |= {f"{split_name}_{metric}": value for metric, value in measured.items()}
         row |= {} if probed is None else probe(model, probed)
         row = folder.append(row)
-        if mirror:
-            mirror.log(row)
+        if shown:
+            shown.log(row)
         line.update(min(epoch, 1))
         line.set_postfix_str(f"train loss {row.get('train_loss')}, {split_name} accuracy {row[f'{split_name}_accuracy']}")
         if epoch and (broken := [part for part in ("train", split_name) if row[f"{part}_loss"] is None]):  # NaN and infinity are None there
@@ -94,9 +94,10 @@ def _fit(
             save(epoch)
             saved = time.monotonic()
             if stopped:
-                if mirror:
-                    mirror.finish(None)
-                return Record(folder.path)
+                record = Record(folder.path)
+                if shown:
+                    shown.finish(record)
+                return record
 
     if best is not None:  # the restored weights' own measure and predictions, not the last epoch's
         model.load_state_dict(best)
@@ -114,8 +115,8 @@ def _fit(
         "train_seconds": sum(row.get("train_seconds", 0.0) for row in Record(folder.path).rows),
     }  # fmt: skip
     record = folder.finish(result, weights)
-    if mirror:
-        mirror.finish(record.result)
+    if shown:
+        shown.finish(record)
     if reason:
         print(f"{exp.name} (seed {exp.seed}) failed: {reason}")
     return record
@@ -278,6 +279,8 @@ def run(
     line.set_description_str(exp.name)
     with RunFolder(exp, runs_dir()) as folder:
         record = analysisFunction.analyse(exp, folder)
+    if wandb:
+        mirror(record)
     line.update(1)
     return record
 

@@ -177,6 +177,15 @@ def load_images(name: str, part: str = "train", profile: str = "sample", size: i
     return _image_set(name, part, profile, size)
 
 
+def at_hand(name: str, part: str, profile: str) -> bool:
+    """Whether this machine has part `part` of set `name`, so that load_images would fetch nothing."""
+    data, published = PROFILES[profile].data, "test" if part == "test" else "train"
+    try:
+        return _local_source(name, data) is not None or _cached(name, data, published).exists()
+    except UsageError:  # DATA_DIR lacks it
+        return False
+
+
 def open_vault(profile: str, size: int | None = None) -> ImageSet:
     """CIFAR-100's test part. analysisFunction.final_test alone calls this, and logs every opening."""
     return _image_set("cifar100", "test", profile, size)
@@ -275,9 +284,13 @@ def cache_folder() -> Path:
     return Path(os.path.expanduser(os.environ.get("XDG_CACHE_HOME") or "~/.cache")) / PROJECT
 
 
+def _cached(name: str, data: str, part: str) -> Path:
+    return cache_folder() / f"{name}-{data}-{part}.npy"
+
+
 def _read_cache(name: str, data: str, part: str, stamp: str | None) -> np.ndarray | None:
     """The decoded rows, or None if they are not there, damaged, or another source must be read."""
-    path = cache_folder() / f"{name}-{data}-{part}.npy"
+    path = _cached(name, data, part)
     try:
         if stamp and not path.with_suffix(f".{stamp}").exists():
             return None
@@ -288,7 +301,7 @@ def _read_cache(name: str, data: str, part: str, stamp: str | None) -> np.ndarra
 
 def _write_cache(rows: np.ndarray, name: str, data: str, part: str, stamp: str | None) -> None:
     """Keep the rows: written beside, then renamed. Where nothing can be written, warn and go on."""
-    path = cache_folder() / f"{name}-{data}-{part}.npy"
+    path = _cached(name, data, part)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         beside = path.with_suffix(f".{uuid4().hex}.tmp.npy")  # another process may be writing the same

@@ -1,4 +1,4 @@
-"""The command line: list the experiments, train them, search, show a record, publish records as evidence, verify those that are."""
+"""The command line: list the experiments, train them, search, show a record, publish and verify the evidence, write all to W&B."""
 
 import argparse
 import json
@@ -163,6 +163,22 @@ def verify(arguments: argparse.Namespace) -> bool:
     return len(found) == len(names) * len(seeds) and all(difference.agreed for difference in found)
 
 
+def sync(arguments: argparse.Namespace) -> bool:
+    """Write finished records (of all seeds, where none is named) and the profile's figures to W&B."""
+    from report.figures import found
+    from wandbFunction import sync as sync_records
+
+    profile = current_profile(arguments.profile)
+    names = chosen_names(arguments) if arguments.names or arguments.chapter is not None else ["*"]
+    seeds = parse_seeds(arguments.seeds) if arguments.seeds else None
+    records = [r for name in names for runs in found(name, profile).values() for r in runs if seeds is None or r.seed in seeds]
+    missing = [name for name in arguments.names if name not in {record.name for record in records}]
+    if missing or not records:
+        raise UsageError(f"no finished record of {', '.join(missing) or 'a run'} in {profile}; `python run.py train` makes one")
+    print(sync_records(records, profile, arguments.weights))
+    return True
+
+
 def parser() -> argparse.ArgumentParser:
     """The commands and their options."""
     top = argparse.ArgumentParser(prog="run.py", description=__doc__)
@@ -174,6 +190,7 @@ def parser() -> argparse.ArgumentParser:
         (show, "show", "a run's settings, rows and result"),
         (publish, "publish", "copy finished records to report/records, as evidence"),
         (verify, "verify", "train committed records again, apart from all others, and say what differs"),
+        (sync, "sync", "write finished records and the figures to Weights & Biases; all of the profile where none is named"),
     ):
         command = commands.add_parser(name, help=text, description=text)
         command.set_defaults(function=function)
@@ -183,6 +200,9 @@ def parser() -> argparse.ArgumentParser:
             command.add_argument("--chapter", type=int, help="all experiments of this chapter")
         if name in ("train", "show", "verify"):
             command.add_argument("--seeds", default="0", help="3, 0,2 or 0-4 (default 0)")
+        if name == "sync":
+            command.add_argument("--seeds", help="3, 0,2 or 0-4 (default all)")
+            command.add_argument("--weights", action="store_true", help="the weights too, as artifacts, where a record has them")
         if name in ("list", "show", "verify"):
             command.add_argument("--json", action="store_true", help="for programs")
         if name == "train":
@@ -212,7 +232,7 @@ def main() -> int:
     except UsageError as error:
         print(f"run.py: {error}", file=sys.stderr)
     except KeyboardInterrupt:
-        goes_on = "begins again" if arguments.function is verify else "goes on from here"
+        goes_on = "begins again" if arguments.function in (verify, sync) else "goes on from here"
         print(f"interrupted; the same command {goes_on}", file=sys.stderr)
     return 1
 

@@ -1,4 +1,4 @@
-"""What stands around training: seeds, device, precision, threads, provenance, progress bars, W&B."""
+"""What stands around training: seeds, device, precision, threads, provenance, progress bars."""
 
 import functools
 import os
@@ -14,9 +14,9 @@ import numpy as np
 import torch
 import torchvision
 
-from experimentTable import PROJECT, UsageError
+from experimentTable import UsageError
 from modelBlock import SmallMaps
-from recordFunction import RESULTS_VERSION, ROOT, Record, runs_dir
+from recordFunction import RESULTS_VERSION, ROOT
 
 # ---------------------------------------------------------------- seeds
 
@@ -167,90 +167,3 @@ def duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
-
-
-# ---------------------------------------------------------------- W&B
-
-
-class Mirror:
-    """Writes a run to W&B, row by row, while it trains or afterwards; the record stays the truth.
-
-    Online where wandb knows a key, else offline in `<runs>/wandb`. Whatever W&B fails at is said once and stops
-    nothing. `WANDB_MODE=disabled` turns it off.
-    """
-
-    reachable = True  # until a run could not be opened: then this process asks no more, each try may wait half a minute
-
-    def __init__(self, settings: dict, rows: list[dict]) -> None:
-        self._run = None
-        if Mirror.reachable and wandb_mode() != "disabled":
-            self._run = _quietly(_init, settings["experiment"], settings)
-            Mirror.reachable = self._run is not None
-        for row in rows:  # of a resumed run: pieces of an offline run do not join, so it is written anew
-            self.log(row)
-
-    def log(self, row: dict) -> None:
-        """One row, on the epoch axis; lists (one entry a layer) become one metric a layer."""
-        if self._run:
-            flat = {k: v for k, v in row.items() if not isinstance(v, list) and v is not None}
-            for key in (k for k, v in row.items() if isinstance(v, list)):
-                flat |= {f"{key}/layer_{i:02d}": v for i, v in enumerate(row[key]) if v is not None}
-            _quietly(self._run.log, flat, step=row["epoch"])
-
-    def finish(self, result: dict | None) -> None:
-        """Close the run; its summary holds the result: the best or the last epoch's, as the experiment has it."""
-        if self._run:
-            _quietly(self._run.summary.update, result or {})
-            _quietly(self._run.finish, 0 if result and result["status"] == "finished" else 1)
-
-
-def mirror(record: Record) -> None:
-    """Write any record to W&B: finished, resumed, or committed evidence."""
-    Mirror(record.settings, record.rows).finish(record.result)
-
-
-@functools.cache
-def wandb_mode() -> Any:
-    """ "online", "offline" or "disabled"; says once which, where that may surprise."""
-    try:
-        import wandb
-    except ImportError:
-        return "disabled"
-    os.environ.setdefault("WANDB_SILENT", "true")
-    if mode := os.environ.get("WANDB_MODE"):
-        return mode
-    known = _quietly(wandb.login, timeout=15, prompt=False)
-    if known:
-        return "online"
-    why = "no account, " if known is False else ""  # None where the login failed, which has been said
-    print(f"W&B: {why}runs are kept offline; `wandb login`, then `wandb sync`, would upload them.")
-    return "offline"
-
-
-def _init(exp: dict, settings: dict) -> Any:
-    import wandb
-
-    folder = runs_dir()
-    folder.mkdir(parents=True, exist_ok=True)
-    return wandb.init(
-        project=PROJECT, name=f"{exp['name']}-seed{exp['seed']}", group=f"chapter {exp['chapter']}", tags=[exp["profile"]],
-        config=settings["identity"] | settings["provenance"] | {"seed": exp["seed"], "profile": exp["profile"]},
-        dir=folder, mode=wandb_mode(), reinit="create_new",
-        settings=wandb.Settings(
-            init_timeout=30, silent=True, console="off", x_disable_stats=True, x_disable_meta=True, disable_git=True, disable_code=True
-        ),
-    )  # fmt: skip
-
-
-def _quietly(call: Any, *args: Any, **kwargs: Any) -> Any:
-    """The call's result, or None after one line on what W&B could not do: training must not depend on it."""
-    try:
-        return call(*args, **kwargs)
-    except Exception as error:
-        _warn_once(str(error).splitlines()[0] if str(error) else type(error).__name__)
-        return None
-
-
-@functools.cache
-def _warn_once(reason: str) -> None:
-    print(f"W&B: {reason}; training goes on, the record is whole.")

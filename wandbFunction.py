@@ -1,0 +1,245 @@
+"""W&B, the mirror of the records: a run's rows as it trains, what came of it when it ends, any record afterwards, the figures."""
+
+import functools
+import os
+from contextlib import suppress
+from io import BytesIO
+from typing import Any
+
+import numpy as np
+
+from dataFunction import CLASS_NAMES, ImageSet, at_hand, known_fingerprint, load_images
+from experimentTable import PROJECT, UsageError
+from recordFunction import PREDICTIONS, WEIGHTS, Record, runs_dir
+from utilityFunction import bar
+
+MISTAKES = 32  # images in the table of misclassified ones
+
+
+class Mirror:
+    """Writes a run to W&B, row by row, while it trains or afterwards; the record stays the truth.
+
+    Online where wandb knows a key, else offline in `<runs>/wandb`. Whatever W&B fails at is said once and stops
+    nothing; `whole` is false then. `WANDB_MODE=disabled` turns it off.
+    """
+
+    reachable = True  # until a run could not be opened: then this process asks no more, each try may wait half a minute
+
+    def __init__(self, record: Record) -> None:
+        self._run, self._rows, self.whole = None, 0, False
+        if Mirror.reachable and wandb_mode() != "disabled":
+            self.whole = True
+            self._run = self._quietly(_open_run, record)
+            Mirror.reachable = self._run is not None
+        for row in record.rows:  # of a resumed run: pieces of an offline run do not join, so it is written anew
+            self.log(row)
+
+    def log(self, row: dict) -> None:
+        """One row, a step of its own; lists (one entry a layer) become one metric a layer."""
+        if self._run:
+            self._quietly(self._run.log, _flat(row), step=self._rows)
+            self._rows += 1
+
+    def finish(self, record: Record, weights: bool = False) -> None:
+        """Close the run, with what the record says came of it; `weights`: with the weights too."""
+        if not self._run:
+            return
+        if self._rows:
+            last = self._rows - 1
+            self._quietly(self._run.log, self._quietly(_evaluated, record) or {}, step=last)
+            self._quietly(self._run.log, {}, step=last, commit=True)  # else the last row would overwrite the summary in the end
+        self._quietly(self._run.summary.update, _summary(record))
+        if weights:
+            self._quietly(_log_weights, self._run, record)
+        self._quietly(self._run.finish, 0 if record.finished else 1)
+
+    def _quietly(self, call: Any, *args: Any, **kwargs: Any) -> Any:
+        """The call's result, or None after one line on what W&B could not do: training must not depend on it."""
+        try:
+            return call(*args, **kwargs)
+        except Exception as error:
+            self.whole = False
+            _say_once(_first_line(error))
+            return None
+
+
+def mirror(record: Record, weights: bool = False) -> bool:
+    """Write any record to W&B, each time as a new run: finished, resumed, or committed evidence. Returns whether all was written.
+
+    `weights`: with its weights, as an artifact of type "model". Raises UsageError where it has none.
+    """
+    if weights:
+        record.weights()
+    opened = Mirror(record)
+    opened.finish(record, weights)
+    return opened.whole
+
+
+def sync(records: list[Record], profile: str, weights: bool = False) -> str:
+    """Mirror `records` (with `weights`, where they have some), then the profile's figures; returns a line on what is where.
+
+    Raises UsageError where nothing can be uploaded, and in the end where something was not.
+    """
+    if obstacle := _state()[1]:
+        raise UsageError(f"nothing was uploaded: {obstacle}; `wandb login` first, or set WANDB_MODE=offline to write runs for later")
+    missed, line = [], bar(len(records) + 1, "to W&B", unit="run")
+    try:
+        for record in records:
+            missed += [] if mirror(record, weights and record.has_weights) else [f"{record.name} (seed {record.seed})"]
+            line.update(1)
+        figures = _log_figures(profile)
+        line.update(1)
+    finally:
+        line.close()
+    missed += [] if figures else ["the figures"]
+    if missed:
+        shown = ", ".join(missed[:3]) + f" and {len(missed) - 3} more" * (len(missed) > 3)
+        raise UsageError(f"not or not wholly written to W&B: {shown}; the same command writes all anew")
+    there = f"in project {PROJECT}"
+    if wandb_mode() == "offline":
+        folder = (runs_dir() / "wandb").resolve()
+        there = f"written to {folder}; `wandb sync {folder}/offline-run-*` uploads them"
+    return f"W&B: {len(records)} runs and {figures} figures {there}"
+
+
+# ---------------------------------------------------------------- online, offline, or not at all
+
+
+@functools.cache
+def _state() -> tuple[str, str]:
+    """ "online", "offline" or "disabled", and what keeps runs from being uploaded, if it was not asked for by WANDB_MODE=offline."""
+    try:
+        import wandb
+    except ImportError:
+        return "disabled", "the package wandb is missing (pip install wandb)"
+    os.environ.setdefault("WANDB_SILENT", "true")
+    mode = os.environ.get("WANDB_MODE")
+    if mode in ("offline", "disabled"):
+        return mode, "WANDB_MODE=disabled" * (mode == "disabled")
+    try:
+        obstacle = "" if wandb.login(timeout=15, prompt=False) else "no account"
+    except Exception as error:
+        obstacle = _first_line(error)
+    return mode or ("offline" if obstacle else "online"), obstacle
+
+
+@functools.cache
+def wandb_mode() -> Any:
+    """ "online", "offline" or "disabled"; says once which, where that may surprise."""
+    mode, obstacle = _state()
+    if mode == "offline" and obstacle:
+        print(f"W&B: {obstacle}; runs are kept offline; `wandb login`, then `wandb sync`, would upload them.")
+    return mode
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
+
+
+@functools.cache
+def _say_once(reason: str) -> None:
+    print(f"W&B: {reason}; the records are whole.")
+
+
+# ---------------------------------------------------------------- what a run holds
+
+
+def _init(name: str, profile: str, **options: Any) -> Any:
+    import wandb
+
+    folder = runs_dir()
+    folder.mkdir(parents=True, exist_ok=True)
+    os.environ.setdefault("WANDB_DATA_DIR", str((folder / "wandb").resolve()))  # the images of offline runs stay with them
+    return wandb.init(
+        project=PROJECT, name=name, tags=[profile], dir=folder, mode=wandb_mode(), reinit="create_new", **options,
+        settings=wandb.Settings(
+            init_timeout=30, silent=True, console="off", x_disable_stats=True, x_disable_meta=True, disable_git=True, disable_code=True
+        ),
+    )  # fmt: skip
+
+
+def _open_run(record: Record) -> Any:
+    """A W&B run under the row's name, with all that it is made of as its config."""
+    exp = record.settings["experiment"]
+    places = {key: exp[key] for key in ("name", "profile", "seed")}
+    group = f"chapter {exp['chapter']}" if exp["chapter"] else None  # a reader's own run is in none
+    config = record.settings["identity"] | record.settings["provenance"] | places
+    run = _init(f"{exp['name']}-seed{exp['seed']}", exp["profile"], group=group, config=config)
+    if exp["kind"] == "training":
+        run.define_metric("epoch")
+        run.define_metric("*", step_metric="epoch")
+    return run
+
+
+def _flat(row: dict) -> dict:
+    """A row without what it lacks, one metric a layer."""
+    lists = {key: value for key, value in row.items() if isinstance(value, list)}
+    layers = {f"{key}/layer_{i:02d}": value for key, values in lists.items() for i, value in enumerate(values)}
+    return {key: value for key, value in (row | layers).items() if key not in lists and value is not None}
+
+
+def _summary(record: Record) -> dict:
+    """The result, and the row of its epoch: the best or the last one, as the experiment has it."""
+    row = next((row for row in record.rows if "epoch" in row and row["epoch"] == record.result.get("epoch")), {})
+    return _flat(row) | record.result
+
+
+def _evaluated(record: Record) -> dict:
+    """The confusion matrix of the record's predictions and, where their images are at hand, the first that are wrong."""
+    import wandb
+
+    if PREDICTIONS not in record.result.get("sha256", {}):
+        return {}
+    label, given = record.predictions().astype(int)
+    classes = max(record.result["classes"], given.max() + 1)  # a reader's model may have more outputs than its data classes
+    names = CLASS_NAMES.get(record.settings["experiment"]["dataset"]) or list(map(str, range(classes)))
+    found: dict[str, Any] = {}
+    if classes**2 <= wandb.Table.MAX_ROWS:  # W&B cuts longer tables off
+        title = f"{record.name}, seed {record.seed}: {record.result['split']} images"
+        found["confusion_matrix"] = wandb.plot.confusion_matrix(
+            y_true=label.tolist(), preds=given.tolist(), class_names=names, title=title
+        )  # fmt: skip
+    wrong = np.flatnonzero(label != given)[:MISTAKES].tolist()
+    if wrong and (held := _evaluated_images(record)):
+        pixels = held.images[wrong].permute(0, 2, 3, 1).numpy()
+        rows = [[i, wandb.Image(image), names[label[i]], names[given[i]]] for i, image in zip(wrong, pixels, strict=True)]
+        found["misclassified"] = wandb.Table(["number", "image", "class", "given"], rows)
+    return found
+
+
+def _evaluated_images(record: Record) -> ImageSet | None:
+    """The images that the record's predictions are of; None for a reader's own, and where they would have to be fetched."""
+    name, part = record.settings["experiment"]["dataset"], record.result["split"]
+    if name not in CLASS_NAMES or record.settings["identity"]["data"] != {name: known_fingerprint(name, record.profile)}:
+        return None
+    return load_images(name, part, record.profile) if at_hand(name, part, record.profile) else None
+
+
+def _log_weights(run: Any, record: Record) -> None:
+    import wandb
+
+    artifact = wandb.Artifact(f"{record.name}-seed{record.seed}-{record.profile}", "model", metadata=record.result["sha256"])
+    artifact.add_file(str(record.path / WEIGHTS))
+    run.log_artifact(artifact)
+
+
+def _log_figures(profile: str) -> int:
+    """Every figure that the profile's records suffice for, as one run named figures-<profile>; how many, 0 where W&B failed."""
+    import wandb
+    from PIL import Image
+
+    from report.figures import FIGURES, draw
+
+    images = {}
+    for number, entry in FIGURES.items():
+        with suppress(UsageError):  # no records for it
+            png = BytesIO(draw(number, profile).png)
+            images[f"figure_{number.replace('.', '_')}"] = wandb.Image(Image.open(png), caption=f"{number}  {entry.caption}")
+    try:
+        run = _init(f"figures-{profile}", profile)
+        run.log(images)
+        run.finish()
+        return len(images)
+    except Exception as error:
+        _say_once(_first_line(error))
+        return 0
