@@ -170,7 +170,7 @@ def _open_run(record: Record, begun: Any = None) -> Any:
     name = f"{exp['name']}-seed{exp['seed']}"
     if begun:
         begun.name = name
-        begun.config.update({key: value for key, value in config.items() if key not in begun.config})
+        begun.config.update(config)  # but for what the sweep has set, which it keeps
     run = begun or _init(name, exp["profile"], group=group, config=config)
     if exp["kind"] == "training":
         run.define_metric("epoch")

@@ -83,11 +83,20 @@ def test_each_trial_is_an_ordinary_run_written_to_the_agent_s_one_w_and_b_run(se
         assert {run.get("sweep_id") for run in opened} == {"sweep123"}
         assert opened[-1]["display_name"] == f"search_{number}-seed0"
         assert (opened[-1]["project"], opened[-1]["run_group"], opened[-1]["tags"]) == ("cnn-and-deep-network", "chapter 3", ["sample"])
+        assert configuration(lines).items() >= (record.settings["identity"] | {"seed": 0, "profile": "sample"}).items()
         assert history(lines) == [flat(row) for row in record.rows]
         assert summary(lines)["test_loss"] == min(record.column("test_loss", trained_only=True))
         assert exit_code(lines) == 0
-    assert "locked" not in out + err  # what the sweep has set is not set again
+    assert "locked" not in out + err  # no warning that what the sweep has set cannot be set again
     assert not {"WANDB_RUN_ID", "WANDB_SWEEP_ID", "WANDB_SWEEP_PARAM_PATH"} & os.environ.keys()
+
+
+def configuration(lines):
+    """What a run's config holds in the end."""
+    values = {}
+    for line in lines:
+        values |= line.get("config", {}).get("update", {}) | line.get("run", {}).get("config", {}).get("update", {})
+    return values
 
 
 def exit_code(lines):
