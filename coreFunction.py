@@ -37,7 +37,7 @@ KEEP_WEIGHTS = {row.start_from for row in ROWS if row.start_from} | {"baseline",
 
 def _fit(
     model: nn.Module, train: Source, held: Source, exp: Experiment, folder: RunFolder, checkpoint: dict | None, *, split_name: str,
-    steps: int | None = None, keep_weights: bool = False, use_wandb: bool = True, line: Any = None, stop: Callable[[], bool] = bool,
+    steps: int | None = None, keep_weights: bool = False, use_wandb: Any = True, line: Any = None, stop: Callable[[], bool] = bool,
 ) -> Record:  # fmt: skip
     """Train `model` in place as `exp` says, on from `checkpoint`; `stop` is asked after each epoch whether to leave off there."""
     precision = resolve_precision(exp.precision)
@@ -59,7 +59,7 @@ def _fit(
         with folder.restoring():
             optimizer.load_state_dict(checkpoint["optimizer"])
             stopping, best, first = EarlyStopping(**checkpoint["stopping"]), checkpoint["best"], checkpoint["epoch"] + 1
-    shown = Mirror(Record(folder.path)) if use_wandb else None
+    shown = Mirror(Record(folder.path), None if use_wandb is True else use_wandb) if use_wandb else None
     line = bar(exp.epochs) if line is None else line
     line.reset(total=exp.epochs)
     line.set_description_str(exp.name)
@@ -237,7 +237,7 @@ def data_identity(exp: Experiment) -> dict:
     return identity(exp) | {"data": {name: known_fingerprint(name, exp.profile) for name in names}}
 
 
-def _train(exp: Experiment, line: Any, stop: Callable[[], bool], use_wandb: bool) -> Record:
+def _train(exp: Experiment, line: Any, stop: Callable[[], bool], use_wandb: Any) -> Record:
     split_name = "validation" if exp.dataset == "cifar100" else "test"
     makeup = data_identity(exp)
     if makeup["steps_per_epoch"] and exp.epochs not in {row.epochs for row in ROWS if row.family == exp.family}:
@@ -255,12 +255,13 @@ def _train(exp: Experiment, line: Any, stop: Callable[[], bool], use_wandb: bool
 
 
 def run(
-    exp: Experiment | str, evidence: bool = True, *, wandb: bool = True, line: Any = None, stop: Callable[[], bool] = lambda: False
+    exp: Experiment | str, evidence: bool = True, *, wandb: Any = True, line: Any = None, stop: Callable[[], bool] = lambda: False
 ) -> Record:
     """One experiment: its finished record is loaded, its interrupted run gone on with, else it is trained.
 
-    `evidence=False` leaves the committed records aside. `stop` is asked after each epoch whether to leave off there.
-    Raises UsageError for an unknown name or profile, for data that are missing, and where another run has that name.
+    `evidence=False` leaves the committed records aside. `wandb` says whether W&B sees the run, or is a W&B run to write it to.
+    `stop` is asked after each epoch whether to leave off there. Raises UsageError for an unknown name or profile, for data that
+    are missing, and where another run has that name.
     """
     exp = experiment(exp) if isinstance(exp, str) else exp
     exp = replace(exp, profile=current_profile(exp.profile))

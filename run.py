@@ -216,7 +216,9 @@ def parser() -> argparse.ArgumentParser:
             command.add_argument("--name", default="search", help="its trials are NAME_1, NAME_2, ... (default search)")
             command.add_argument("--join", metavar="NAME", help="work on the search of this name, which another process has begun")
             command.add_argument("--seed", type=int, default=0, help="default 0")
-            command.add_argument("--storage", default="", help="a database server's URL (default: SQLite in the records folder)")
+            command.add_argument(
+                "--storage", default="", help="a database server's URL, as postgresql+psycopg2://USER@HOST/DATABASE (default: SQLite)"
+            )
         if name == "verify":
             command.add_argument("--epochs", type=int, help="train and compare the first epochs alone")
     return top

@@ -1,86 +1,39 @@
-"""The report's Bayesian search: one W&B sweep configuration; without a W&B server, Optuna draws from it.
+"""The report's Bayesian search: one W&B sweep configuration; W&B's agent draws from it, or without an account Optuna.
 
 Every trial is an ordinary run, named `<name>_<number>`: recorded, resumable, early-stopped, cached. Optuna's database says which
-process is at which trial: one that has been silent for GRACE seconds is dead, and its trial is tried again under its old number.
-
-wandb's own `sweep-scheduler` can let Optuna suggest a sweep's runs too. It is not used: it asks W&B's server for the sweep and for
-every run, so it does nothing offline, its study must not outlive its process, and only one process may drive a sweep.
+process is at which trial, whoever drew it: one that has been silent for GRACE seconds is dead, and its trial is tried again under
+its old number.
 """
 
 import json
 import math
 import os
+import re
 import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime, timedelta
+from functools import partial
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from coreFunction import run
-from experimentTable import Experiment, Held, UsageError, choose, current_profile, experiment, price
+from coreFunction import build, run
+from experimentTable import Held, UsageError, choose, current_profile, experiment, price
 from fileFunction import writing
 from recordFunction import Record, runs_dir
+from sweepFunction import REPORT_SWEEP, begin_sweep, optuna_quietly, space, with_agent
 from utilityFunction import bar, duration, mixed
+from wandbFunction import open_for_sweep, wandb_mode
 
-# Section 5.5; its text lists batches from 32 on, its table has 16 too.
-REPORT_SWEEP = {
-    "method": "bayes",
-    "metric": {"name": "validation_accuracy", "goal": "maximize"},
-    "parameters": {
-        "lr": {"distribution": "log_uniform_values", "min": 1e-6, "max": 1e-2},
-        "batch_size": {"values": [16, 32, 64, 128, 256]},
-    },
-}
+__all__ = ["REPORT_SWEEP", "join", "search", "space"]
+
 HEARTBEAT, GRACE = 5, 30  # seconds
 START_UP = 4  # random trials first; GPSampler's default of 10 would leave a search of 12 with two Bayesian ones
-
-
-def _optuna() -> Any:
-    """Optuna, imported without tqdm's warning that a notebook lacks a widget, which nothing here draws."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        import optuna
-    return optuna
-
-
-def _distribution(name: str, spec: dict) -> Any:
-    kinds = _optuna().distributions
-    if not isinstance(spec, dict):
-        raise UsageError(f"parameter {name!r} is {spec!r}; write {{'value': {spec!r}}}")
-    if unknown := sorted(set(spec) - {"distribution", "min", "max", "values", "value"}):
-        raise UsageError(f"parameter {name!r}: unknown key {unknown[0]!r}; use distribution, min, max, values or value")
-    kind = spec.get("distribution", "categorical" if "values" in spec else "constant" if "value" in spec else "uniform")
-    makers = {
-        "log_uniform_values": lambda: kinds.FloatDistribution(spec["min"], spec["max"], log=True),
-        "uniform": lambda: kinds.FloatDistribution(spec["min"], spec["max"]),
-        "int_uniform": lambda: kinds.IntDistribution(spec["min"], spec["max"]),
-        "categorical": lambda: kinds.CategoricalDistribution(spec["values"]),
-        "constant": lambda: kinds.CategoricalDistribution([spec["value"]]),
-    }
-    make = makers[choose(f"distribution of {name}", kind, makers)]
-    try:
-        return make()
-    except KeyError as error:
-        raise UsageError(f"parameter {name!r} needs {error} for {kind!r}") from None
-    except (TypeError, ValueError) as error:
-        raise UsageError(f"parameter {name!r} cannot be drawn from {spec}: {error}") from None
-
-
-def space(config: dict) -> dict[str, Any]:
-    """The configuration's parameters as Optuna distributions. Raises UsageError, by name, for what is unknown."""
-    if unknown := sorted(set(config) - {"method", "metric", "parameters", "name"}):
-        raise UsageError(f"unknown key {unknown[0]!r} in the sweep configuration; use method, metric, parameters and name")
-    if missing := [key for key in ("method", "metric", "parameters") if not config.get(key)]:
-        raise UsageError(f"the sweep configuration lacks {missing[0]!r}; REPORT_SWEEP is one to start from")
-    fields = set(Experiment.__dataclass_fields__) - {"name", "profile", "seed"}
-    for name in config["parameters"]:
-        choose("parameter", name, sorted(fields))
-    return {name: _distribution(name, spec) for name, spec in config["parameters"].items()}
 
 
 def search(
@@ -88,10 +41,12 @@ def search(
 ) -> list[Record]:
     """Run `count` trials of the table's row `base` with values drawn from `config`; returns the finished ones' records, best first.
 
-    Method `bayes` is a Gaussian process, `random` draws at random, `grid` takes every combination. The study is a database: SQLite
-    in the records folder, or the server at the URL `storage`. Called again, a finished search trains nothing, a larger `count` adds
-    trials, and a search that was cut off goes on, the unfinished trial first. Other processes may `join` it meanwhile.
-    Raises UsageError for a configuration that cannot be drawn from, or another than the search was begun with.
+    Method `bayes` is a Gaussian process, `random` draws at random, `grid` takes every combination: Optuna's, seeded, or with a W&B
+    account those of a W&B sweep, whose agent gives each trial its values and its W&B run (never tried against W&B's servers). The
+    trials are in a database: SQLite in the records folder, or the server at the URL `storage`. Called again, a finished search
+    trains nothing, a larger `count` adds trials, and a search that was cut off goes on, the unfinished trial first. Other
+    processes may `join` it meanwhile. Raises UsageError for a configuration that cannot be drawn from, or another than the search
+    was begun with, and where W&B makes no sweep or gives no trial.
     """
     profile = current_profile(profile)
     distributions = space(config)
@@ -106,9 +61,11 @@ def search(
         asked = json.loads(json.dumps({"config": config, "base": base}))
         if study.user_attrs.get("asked", asked) != asked:
             raise UsageError(f"the search {name!r} was begun with another configuration; give this one another name")
+        if "asked" not in study.user_attrs and wandb_mode() == "online":
+            study.set_user_attr("sweep", begin_sweep(config, name))
         study.set_user_attr("asked", asked)
         study.set_user_attr("count", max(count, study.user_attrs.get("count", 0)))
-        if config["method"] == "grid":  # Optuna's own grid sampler does not know trials that are tried again
+        if config["method"] == "grid" and not _sweep(study):  # Optuna's own grid sampler does not know trials that are tried again
             there = [trial.params for trial in study.get_trials(deepcopy=False)]
             points = (dict(zip(distributions, values, strict=True)) for values in grid)
             for point in points:
@@ -137,35 +94,76 @@ def _study(name: str, profile: str, seed: int, storage: str, goal: Any = None) -
 
     Raises UsageError where the database cannot be opened or, then or later, not be read or written.
     """
-    from sqlalchemy.exc import SQLAlchemyError
-
-    optuna = _optuna()
+    optuna = optuna_quietly()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     folder, title = runs_dir() / profile, f"{name}-{profile}-seed{seed}"
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
     url = storage or f"sqlite:///{folder / f'{name}.sqlite'}"
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # heartbeats are called so since 2020
-            database = optuna.storages.RDBStorage(url, heartbeat_interval=HEARTBEAT, grace_period=GRACE)
+    with _answering(url, ImportError, ValueError, RuntimeError), warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # heartbeats are called so since 2020
+        template = url.replace("{", "{{").replace("}", "}}")  # Optuna fills it in
+        options = {"pool_pre_ping": True}  # a server may have closed a connection during a trial
+        database = optuna.storages.RDBStorage(template, options, heartbeat_interval=HEARTBEAT, grace_period=GRACE)
+    with _answering(url):
         sampler = optuna.samplers.RandomSampler()  # asked for nothing: trials are queued with their values
         if goal:
-            yield optuna.create_study(storage=database, study_name=title, load_if_exists=True, direction=goal, sampler=sampler)
+            study = optuna.create_study(storage=database, study_name=title, load_if_exists=True, direction=goal, sampler=sampler)
         elif title in optuna.get_all_study_names(database):
-            yield optuna.load_study(storage=database, study_name=title, sampler=sampler)
+            study = optuna.load_study(storage=database, study_name=title, sampler=sampler)
         else:
-            raise UsageError(f"no search {name!r} (profile {profile}, seed {seed}) in {url}; begin it with search(...)")
-    except (ImportError, SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
-        reason = str(error.__cause__ or error).splitlines()[0]
-        raise UsageError(f"the search's database {url} cannot be opened or written ({reason}); make room, or name another") from None
+            raise UsageError(f"no search {name!r} (profile {profile}, seed {seed}) in {_shown(url)}; begin it with search(...)")
+        if storage:
+            _mark(study, folder / f"{title}.begun")
+        yield study
 
 
-def _queue(study: Any, point: dict, distributions: dict) -> None:
+def _mark(study: Any, mark: Path) -> None:
+    """Mark the records of a search in a server's database. Raises UsageError where a search that was begun lacks its mark here.
+
+    Elsewhere a process would find none of the others' records, and train their trials again.
+    """
+    if "asked" in study.user_attrs and not mark.exists():
+        raise UsageError(
+            f"{mark.parent} is not where the search {study.study_name} has its records; set RUNS_DIR to a folder that all share"
+        )
+    with writing(mark):
+        mark.touch()
+
+
+@contextmanager
+def _answering(url: str, *errors: type[Exception]) -> Iterator[None]:
+    """Say in one line what the database at `url` refuses, or these other `errors`. Raises UsageError."""
+    from optuna.exceptions import StorageInternalError
+    from sqlalchemy.exc import SQLAlchemyError
+
+    errors += (SQLAlchemyError, StorageInternalError)
+    try:
+        yield
+    except errors as error:
+        reason = _shown(str(error.__cause__ or error).splitlines()[0])
+        remedy = "make room, or name another" if url.startswith("sqlite") else "see that it runs and lets you in, or name another"
+        if isinstance(error, ImportError):
+            remedy = "install that, or name a driver that is there in the URL, as in postgresql+psycopg2://"
+        raise UsageError(f"the search's database {_shown(url)} cannot be opened or written ({reason}); {remedy}") from None
+
+
+def _shown(text: str) -> str:
+    """A URL, or a message that may quote one, without the user, the password and the options in it."""
+    return re.sub(r"\?.*", "", re.sub(r"^(\w+(\+\w+)?://)?.*@", r"\1***@", text))
+
+
+def _sweep(study: Any) -> str | None:
+    """The W&B sweep that draws this search's trials: there is one if W&B could be reached when it was begun, and can be now."""
+    sweep = study.user_attrs.get("sweep")
+    return sweep if sweep and wandb_mode() == "online" else None
+
+
+def _queue(study: Any, point: dict, distributions: dict, **marks: Any) -> None:
     """Add a trial that waits to be run. It has all its values or is not there at all, so that a kill cannot part them."""
     from optuna.trial import TrialState, create_trial
 
-    study.add_trial(create_trial(state=TrialState.WAITING, params=point, distributions=distributions))
+    study.add_trial(create_trial(state=TrialState.WAITING, params=point, distributions=distributions, user_attrs=marks))
 
 
 def _attempts(study: Any) -> list[list]:
@@ -235,19 +233,41 @@ def _work(study: Any, name: str, profile: str, seed: int, count: int, worker: in
         print(f"{count} trials, {count - todo} of them ended already; about {duration(todo * price(row))} to go")
     whole, line = bar(count, f"{name}: trials", unit="trial"), bar(1)
 
-    def result(rank: int, params: dict) -> Record:
-        return run(replace(row, name=f"{name}_{rank + 1}", **params), line=line)
+    def result(rank: int, params: dict, wandb: Any = True) -> Record:
+        return run(replace(row, name=f"{name}_{rank + 1}", **params), line=line, wandb=wandb)
 
-    def objective(trial: Any) -> float:
+    def objective(begun: Any, trial: Any) -> float:
         trial.set_user_attr("begun", worker)
         if (rank := _rank(_attempts(study), trial)) >= count:  # two processes began the last one at once
             raise TrialPruned
-        record = result(rank, trial.params)
+        # W&B knows one run alone within an agent: another trial than the one it is for goes without.
+        its = bool(begun) and begun.id == trial.user_attrs.get("wandb")
+        record = result(rank, trial.params, begun if its else not begun)
         if not record.finished:
             trial.set_user_attr("failed", record.result["reason"])
             return math.nan  # a failed trial to Optuna
-        return _score(record, config["metric"])
+        score = _score(record, config["metric"])
+        if its:
+            begun.summary[config["metric"]["name"]] = score  # what the sweep goes by
+        return score
 
+    def attempt(begun: Any = None) -> None:
+        """Run a waiting trial; `begun` is the W&B run in which an agent has us."""
+        try:
+            study.optimize(partial(objective, begun), n_trials=1)
+        except Held:  # its process is slow, not dead; the next attempt will find the record
+            time.sleep(HEARTBEAT)
+        except ValueError as error:
+            if "Cannot tell" not in str(error):  # else it was us who were slow: another process has this trial now
+                raise
+
+    def agents_trial() -> None:
+        with open_for_sweep(row) as begun:
+            _queue(study, {key: begun.config[key] for key in distributions}, distributions, wandb=begun.id)
+            attempt(begun)
+
+    if todo > 0 and _sweep(study) and row.start_from:
+        build(row)  # trains what the trials start from, if need be: a W&B run that cannot be within an agent
     while True:
         _take_over(study)
         attempts = _attempts(study)
@@ -255,20 +275,14 @@ def _work(study: Any, name: str, profile: str, seed: int, count: int, worker: in
         whole.update(ended - whole.n)
         if ended >= count:
             break
-        waiting = any(trial.state == TrialState.WAITING for tried in attempts for trial in tried)
-        if not waiting and len(attempts) < count:
-            _queue(study, _draw(study, config["method"], distributions, mixed(seed, worker, len(attempts)) % 2**32), distributions)
-            waiting = True
-        if waiting:
-            try:
-                study.optimize(objective, n_trials=1)
-            except Held:  # its process is slow, not dead; the next attempt will find the record
-                time.sleep(HEARTBEAT)
-            except ValueError as error:
-                if "Cannot tell" not in str(error):  # else it was us who were slow: another process has this trial now
-                    raise
-        else:  # other processes are at the last ones
+        if any(trial.state == TrialState.WAITING for tried in attempts for trial in tried):
+            attempt()
+        elif len(attempts) >= count:  # other processes are at the last ones
             time.sleep(GRACE / 30)
+        elif sweep := _sweep(study):
+            with_agent(sweep, agents_trial)
+        else:
+            _queue(study, _draw(study, config["method"], distributions, mixed(seed, worker, len(attempts)) % 2**32), distributions)
     for display in (whole, line):
         display.close()
     ranked = enumerate(attempts[:count])
@@ -278,14 +292,25 @@ def _work(study: Any, name: str, profile: str, seed: int, count: int, worker: in
 
 
 def _draw(study: Any, method: str, distributions: dict, seed: int) -> dict:
-    """The next trial's values: from the finished trials and the seed alone, however often the search was cut off."""
+    """The next trial's values: from the trials so far and the seed alone, however often the search was cut off.
+
+    Values that were drawn before would give the same score: others are drawn at random in their place, as long as there are any.
+    """
     import optuna
     from optuna.samplers import GPSampler, RandomSampler
 
-    sampler = GPSampler(seed=seed, n_startup_trials=START_UP) if method == "bayes" else RandomSampler(seed=seed)
+    at_random = RandomSampler(seed=seed)
+    sampler = GPSampler(seed=seed, n_startup_trials=START_UP) if method == "bayes" else at_random
     drawing = optuna.create_study(sampler=sampler, direction=study.direction)
     drawing.add_trials(study.get_trials(states=(optuna.trial.TrialState.COMPLETE,)))
-    return drawing.ask(distributions).params
+    drawn = [trial.params for trial in study.get_trials(deepcopy=False)]
+    point = drawing.ask(distributions).params
+    drawing.sampler = at_random
+    for _ in range(100):
+        if point not in drawn:
+            break
+        point = drawing.ask(distributions).params
+    return point
 
 
 def _score(record: Record, metric: dict) -> float:

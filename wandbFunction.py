@@ -2,14 +2,15 @@
 
 import functools
 import os
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from io import BytesIO
 from typing import Any
 
 import numpy as np
 
 from dataFunction import CLASS_NAMES, ImageSet, at_hand, known_fingerprint, load_images
-from experimentTable import PROJECT, UsageError
+from experimentTable import PROJECT, Experiment, UsageError
 from recordFunction import PREDICTIONS, WEIGHTS, Record, runs_dir
 from utilityFunction import bar
 
@@ -25,11 +26,12 @@ class Mirror:
 
     reachable = True  # until a run could not be opened: then this process asks no more, each try may wait half a minute
 
-    def __init__(self, record: Record) -> None:
-        self._run, self._rows, self.whole = None, 0, False
+    def __init__(self, record: Record, begun: Any = None) -> None:
+        """`begun`: a W&B run to write to; who has begun it closes it."""
+        self._run, self._rows, self.whole, self._begun = None, 0, False, begun
         if Mirror.reachable and wandb_mode() != "disabled":
             self.whole = True
-            self._run = self._quietly(_open_run, record)
+            self._run = self._quietly(_open_run, record, begun)
             Mirror.reachable = self._run is not None
         for row in record.rows:  # of a resumed run: pieces of an offline run do not join, so it is written anew
             self.log(row)
@@ -51,7 +53,8 @@ class Mirror:
         self._quietly(self._run.summary.update, _summary(record))
         if weights:
             self._quietly(_log_weights, self._run, record)
-        self._quietly(self._run.finish, 0 if record.finished else 1)
+        if not self._begun:
+            self._quietly(self._run.finish, 0 if record.finished else 1)
 
     def _quietly(self, call: Any, *args: Any, **kwargs: Any) -> Any:
         """The call's result, or None after one line on what W&B could not do: training must not depend on it."""
@@ -144,7 +147,7 @@ def _say_once(reason: str) -> None:
 # ---------------------------------------------------------------- what a run holds
 
 
-def _init(name: str, profile: str, **options: Any) -> Any:
+def _init(name: str | None, profile: str, **options: Any) -> Any:
     import wandb
 
     folder = runs_dir()
@@ -158,17 +161,31 @@ def _init(name: str, profile: str, **options: Any) -> Any:
     )  # fmt: skip
 
 
-def _open_run(record: Record) -> Any:
-    """A W&B run under the row's name, with all that it is made of as its config."""
+def _open_run(record: Record, begun: Any = None) -> Any:
+    """A W&B run, or the one that was `begun`, under the row's name, with all that it is made of as its config."""
     exp = record.settings["experiment"]
     places = {key: exp[key] for key in ("name", "profile", "seed")}
     group = f"chapter {exp['chapter']}" if exp["chapter"] else None  # a reader's own run is in none
     config = record.settings["identity"] | record.settings["provenance"] | places
-    run = _init(f"{exp['name']}-seed{exp['seed']}", exp["profile"], group=group, config=config)
+    name = f"{exp['name']}-seed{exp['seed']}"
+    if begun:
+        begun.name = name
+        begun.config.update(config)  # but for what the sweep has set, which it keeps
+    run = begun or _init(name, exp["profile"], group=group, config=config)
     if exp["kind"] == "training":
         run.define_metric("epoch")
         run.define_metric("*", step_metric="epoch")
     return run
+
+
+@contextmanager
+def open_for_sweep(exp: Experiment) -> Iterator[Any]:
+    """The W&B run that a sweep's agent wants begun, with the trial's values in its config; closed as failed if no record finished."""
+    run = _init(None, str(exp.profile), group=f"chapter {exp.chapter}")
+    try:
+        yield run
+    finally:
+        run.finish(0 if run.summary.get("status") == "finished" else 1)
 
 
 def _flat(row: dict) -> dict:

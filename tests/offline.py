@@ -38,7 +38,8 @@ def history(lines: list[dict]) -> list[dict]:
 
 
 def name_of(lines: list[dict]) -> str:
-    return next(line["run"]["display_name"] for line in lines if line["type"] == "run")
+    """The name that a run has in the end."""
+    return next(line["run"]["display_name"] for line in reversed(lines) if line["type"] == "run")
 
 
 def summary(lines: list[dict]) -> dict:

@@ -90,6 +90,22 @@ def test_three_processes_at_one_search_one_of_them_killed_lose_and_double_no_tri
     assert len({record.settings["identity"]["lr"] for record in made}) == 5
 
 
+def test_a_search_of_twelve_trials_that_is_killed_twice_ends_with_twelve(tmp_path, monkeypatch):
+    monkeypatch.setitem(faults.JOBS, "search", lambda: searchFunction.search(faults.SWEEP, 12, base="MLP_res_5"))
+    runs, begun = tmp_path / "runs", {}
+    for nth in (5, 6):  # of two a trial
+        assert kill("search", runs, partial(die_at, CHECKPOINT, "after", nth))
+        (cut_off,) = [record for record in faults.records(runs) if not record.result]
+        begun[cut_off.name] = cut_off.settings["identity"]
+    assert list(begun) == ["search_3", "search_6"]
+    finish("search", runs)
+    made = {record.name: record for record in faults.records(runs)}
+    assert made.keys() == {f"search_{number}" for number in range(1, 13)}
+    assert all(record.finished and [row["epoch"] for row in record.rows] == [0, 1, 2] for record in made.values())
+    assert len({(record.settings["identity"]["lr"], record.settings["identity"]["batch_size"]) for record in made.values()}) == 12
+    assert all(made[name].settings["identity"] == identity for name, identity in begun.items())
+
+
 def summary(tallies: dict[str, Tally], seconds: float) -> str:
     """The long form's outcome as Markdown."""
     made = provenance("auto")

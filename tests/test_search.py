@@ -145,6 +145,17 @@ def test_a_search_that_was_cut_off_goes_on_with_the_trial_it_was_in(tiny, monkey
     assert find_record("search_2", "sample").settings["identity"] == begun.settings["identity"]
 
 
+@pytest.mark.parametrize("method", ["bayes", "random"])
+def test_nothing_is_drawn_twice_as_long_as_there_is_something_else(tiny, method):
+    few = config(method=method, parameters={"batch_size": {"values": [8, 12, 16]}, "optimizer": {"values": ["SGD", "Adam"]}})
+    records = search(few, 7, base="MLP_4", seed=2)
+    drawn = {record.name: [record.settings["identity"][key] for key in ("batch_size", "optimizer")] for record in records}
+    assert len(drawn) == 7
+    last = drawn.pop("search_7")
+    assert sorted(drawn.values()) == [[size, optimizer] for size in (8, 12, 16) for optimizer in ("Adam", "SGD")]
+    assert last in drawn.values()
+
+
 def test_seeds_and_names_are_searches_of_their_own(tiny):
     records = [search(SMALL, 1, base="MLP_4", **which)[0] for which in ({}, {"seed": 1}, {"name": "other"})]
     assert [(record.name, record.seed) for record in records] == [("search_1", 0), ("search_1", 1), ("other_1", 0)]

@@ -1,0 +1,168 @@
+"""A search whose trials W&B draws, as far as it can be had without W&B's server: what the agent calls, called as the agent does.
+
+W&B's own agent code sets up each trial and calls it, in its thread; the values come from here instead of from the server.
+"""
+
+import os
+import threading
+
+import pytest
+from helpers import refused
+from offline import flat, history, name_of, offline_runs, summary
+
+import coreFunction
+import searchFunction
+from recordFunction import find_record
+from searchFunction import REPORT_SWEEP, join, search
+
+wandb = pytest.importorskip("wandb", reason="wandb is not installed")
+pytestmark = pytest.mark.usefixtures("account", "tiny")
+SWEEP = {
+    "method": "bayes",
+    "metric": {"name": "test_loss", "goal": "minimize"},
+    "parameters": {"lr": {"distribution": "log_uniform_values", "min": 1e-4, "max": 1e-1}, "batch_size": {"values": [8, 16]}},
+}
+DRAWN = [{"lr": 0.09, "batch_size": 8}, {"lr": 0.001, "batch_size": 16}, {"lr": 0.02, "batch_size": 8}]
+
+
+class Server:
+    """What is kept here of W&B's server: the sweeps that were made, the values that each trial is to get, the agents that asked."""
+
+    def __init__(self, monkeypatch) -> None:
+        self.sweeps, self.agents, self.values = [], [], list(DRAWN)
+        monkeypatch.setenv("WANDB_MODE", "offline")  # of the runs; the search takes W&B for reachable
+        monkeypatch.setattr(searchFunction, "wandb_mode", lambda: "online")
+        monkeypatch.setattr(wandb, "Api", object)  # would ask the server who we are
+        monkeypatch.setattr(wandb, "sweep", self.sweep)
+        monkeypatch.setattr(wandb, "agent", self.agent)
+
+    def sweep(self, config, project):
+        self.sweeps.append((config, project))
+        return "sweep123"
+
+    def agent(self, sweep, function, project, count):
+        from wandb.agents.pyagent import Agent, Job
+
+        self.agents.append((sweep, project, count))
+        if not self.values:
+            return
+        agent = Agent.__new__(Agent)  # its __init__ asks the server
+        agent._function, agent._sweep_id, agent._api_lock = function, sweep, threading.Lock()
+        agent._init()
+        wandb.env.set_project(project)
+        run_id = f"trial{len(self.agents)}"
+        values = {key: {"value": value} for key, value in self.values.pop(0).items()}
+        agent._run_status[run_id], agent._run_done[run_id] = "RUNNING", threading.Event()
+        thread = threading.Thread(target=agent._run_job, args=(Job({"type": "run", "run_id": run_id, "args": values}),))
+        agent._run_threads[run_id] = thread
+        thread.start()
+        thread.join()
+        assert not agent._exceptions
+
+
+@pytest.fixture
+def server(monkeypatch):
+    return Server(monkeypatch)
+
+
+def test_each_trial_is_an_ordinary_run_written_to_the_agent_s_one_w_and_b_run(server, runs_dir, capfd):
+    records = search(SWEEP, 3, base="MLP_4")
+    out, err = capfd.readouterr()
+    assert server.sweeps == [({"name": "search"} | SWEEP, "cnn-and-deep-network")]
+    assert server.agents == [("sweep123", "cnn-and-deep-network", 1)] * 3
+    losses = [min(record.column("test_loss", trained_only=True)) for record in records]
+    assert losses == sorted(losses)
+    runs = offline_runs(runs_dir)
+    assert len(runs) == 3
+    for number, (values, lines) in enumerate(zip(DRAWN, runs, strict=True), start=1):
+        record = find_record(f"search_{number}", "sample")
+        assert record.finished
+        assert {key: record.settings["identity"][key] for key in values} == values
+        opened = [line["run"] for line in lines if line["type"] == "run"]
+        assert {run["run_id"] for run in opened} == {f"trial{number}"}
+        assert {run.get("sweep_id") for run in opened} == {"sweep123"}
+        assert opened[-1]["display_name"] == f"search_{number}-seed0"
+        assert (opened[-1]["project"], opened[-1]["run_group"], opened[-1]["tags"]) == ("cnn-and-deep-network", "chapter 3", ["sample"])
+        assert configuration(lines).items() >= (record.settings["identity"] | {"seed": 0, "profile": "sample"}).items()
+        assert history(lines) == [flat(row) for row in record.rows]
+        assert summary(lines)["test_loss"] == min(record.column("test_loss", trained_only=True))
+        assert exit_code(lines) == 0
+    assert "locked" not in out + err  # no warning that what the sweep has set cannot be set again
+    assert not {"WANDB_RUN_ID", "WANDB_SWEEP_ID", "WANDB_SWEEP_PARAM_PATH"} & os.environ.keys()
+
+
+def configuration(lines):
+    """What a run's config holds in the end."""
+    values = {}
+    for line in lines:
+        values |= line.get("config", {}).get("update", {}) | line.get("run", {}).get("config", {}).get("update", {})
+    return values
+
+
+def exit_code(lines):
+    return next(line["exit"] for line in lines if line["type"] == "exit").get("exit_code", 0)
+
+
+def test_a_trial_that_was_stopped_is_the_first_of_the_next_call(server, runs_dir, monkeypatch):
+    """As by Ctrl-C, which W&B's agent keeps to itself and answers with an Exception in the trial's thread."""
+
+    def stop(*_):
+        raise Exception
+
+    with monkeypatch.context() as patch:
+        patch.setattr(coreFunction, "evaluate", stop)
+        refused(lambda: search(SWEEP, 2, base="MLP_4"), "W&B's agent was stopped", "the same call goes on")
+    begun = find_record("search_1", "sample")
+    assert not begun.result
+    records = search(SWEEP, 2, base="MLP_4")
+    assert sorted(record.name for record in records) == ["search_1", "search_2"]
+    assert find_record("search_1", "sample").settings["identity"] == begun.settings["identity"]
+    assert [find_record(f"search_{k}", "sample").settings["identity"]["lr"] for k in (1, 2)] == [0.09, 0.001]
+    assert len(server.sweeps) == 1
+    assert len(server.agents) == 2  # one of them for the trial that was stopped, which the second call goes on with by itself
+    stopped, alone, second = offline_runs(runs_dir)
+    assert [exit_code(lines) for lines in (stopped, alone, second)] == [1, 0, 0]
+    assert (history(stopped), name_of(alone)) == ([], "search_1-seed0")
+    assert [len(history(lines)) for lines in (alone, second)] == [3, 3]
+
+
+def test_what_a_trial_is_refused_for_is_said_as_everywhere(server):
+    metric = {"name": "val_acc", "goal": "maximize"}
+    refused(lambda: search(SWEEP | {"metric": metric}, 2, base="MLP_4"), "unknown metric 'val_acc'", "test_accuracy")
+
+
+def test_a_trial_that_fails_is_failed_at_w_and_b_and_the_search_goes_on(server, runs_dir):
+    server.values = [{"lr": 1e38}, {"lr": 1e-3}]
+    grid = SWEEP | {"method": "grid", "parameters": {"lr": {"values": [1e38, 1e-3]}}}
+    assert [record.name for record in search(grid, 9, base="MLP_4")] == ["search_2"]
+    assert [exit_code(lines) for lines in offline_runs(runs_dir)] == [1, 0]
+
+
+def test_a_sweep_that_gives_no_more_trials_is_said_and_offline_the_search_goes_on(server, runs_dir, monkeypatch):
+    refused(lambda: search(SWEEP, 4, base="MLP_4"), "sweep123 gives no more trials")
+    monkeypatch.setattr(searchFunction, "wandb_mode", lambda: "offline")
+    assert len(join()) == 4
+    assert [len(history(lines)) for lines in offline_runs(runs_dir)] == [3] * 4
+
+
+def test_what_the_trials_start_from_is_trained_before_an_agent_is_asked(server, runs_dir):
+    """Within an agent every wandb.init means the trial's run."""
+    server.values = [{"lr": 1e-3, "batch_size": 16}]
+    assert [record.name for record in search(REPORT_SWEEP, 1)] == ["search_1"]
+    parent, trial = offline_runs(runs_dir)
+    assert name_of(parent) == "train_resnet-seed0"
+    assert not [line for line in parent if line.get("run", {}).get("sweep_id")]
+    assert len(history(trial)) == len(find_record("search_1", "sample").rows)
+
+
+def test_w_and_b_s_own_check_takes_the_report_s_configuration_as_it_is():
+    from wandb.apis.public.sweeps import _validate_config_and_fill_distribution
+
+    assert _validate_config_and_fill_distribution({"name": "search"} | REPORT_SWEEP) == {"name": "search"} | REPORT_SWEEP
+
+
+def test_where_w_and_b_makes_no_sweep_that_is_said_in_one_line(monkeypatch, runs_dir):
+    monkeypatch.setattr(searchFunction, "wandb_mode", lambda: "online")
+    monkeypatch.setenv("WANDB_API_KEY", "nonsense")
+    refused(lambda: search(SWEEP, 1, base="MLP_4"), "W&B makes no sweep (", "WANDB_MODE=offline")
+    assert not list(runs_dir.rglob("settings.json"))
