@@ -26,8 +26,8 @@ from coreFunction import build, run
 from experimentTable import Held, UsageError, choose, current_profile, experiment, price
 from fileFunction import writing
 from recordFunction import Record, runs_dir
-from sweepFunction import REPORT_SWEEP, begin_sweep, optuna_quietly, space, with_agent
-from utilityFunction import bar, duration, mixed
+from sweepFunction import REPORT_SWEEP, begin_sweep, space, with_agent
+from utilityFunction import bar, duration, import_quietly, mixed
 from wandbFunction import open_for_sweep, wandb_mode
 
 __all__ = ["REPORT_SWEEP", "join", "search", "space"]
@@ -94,7 +94,7 @@ def _study(name: str, profile: str, seed: int, storage: str, goal: Any = None) -
 
     Raises UsageError where the database cannot be opened or, then or later, not be read or written.
     """
-    optuna = optuna_quietly()
+    optuna = import_quietly("optuna")
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     folder, title = runs_dir() / profile, f"{name}-{profile}-seed{seed}"
     with writing(folder):

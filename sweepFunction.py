@@ -5,12 +5,13 @@ every run, so it does nothing offline, its study must not outlive its process, a
 """
 
 import os
-import warnings
 from collections.abc import Callable
 from typing import Any
 
 from experimentTable import PROJECT, Experiment, UsageError, choose
 from recordFunction import runs_dir
+from utilityFunction import import_quietly
+from wandbFunction import first_line
 
 # Section 5.5; its text lists batches from 32 on, its table has 16 too.
 REPORT_SWEEP = {
@@ -23,16 +24,8 @@ REPORT_SWEEP = {
 }
 
 
-def optuna_quietly() -> Any:
-    """Optuna, imported without tqdm's warning that a notebook lacks a widget, which nothing here draws."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        import optuna
-    return optuna
-
-
 def _distribution(name: str, spec: dict) -> Any:
-    kinds = optuna_quietly().distributions
+    kinds = import_quietly("optuna").distributions
     if not isinstance(spec, dict):
         raise UsageError(f"parameter {name!r} is {spec!r}; write {{'value': {spec!r}}}")
     if unknown := sorted(set(spec) - {"distribution", "min", "max", "values", "value"}):
@@ -76,7 +69,7 @@ def begin_sweep(config: dict, name: str) -> str:
     try:
         return wandb.sweep({"name": name} | config, project=PROJECT)
     except Exception as error:  # of many kinds
-        raise UsageError(f"W&B makes no sweep ({_first_line(error)}); with WANDB_MODE=offline the search needs none") from None
+        raise UsageError(f"W&B makes no sweep ({first_line(error)}); with WANDB_MODE=offline the search needs none") from None
 
 
 def with_agent(sweep: str, trial: Callable[[], None]) -> None:
@@ -103,12 +96,8 @@ def with_agent(sweep: str, trial: Callable[[], None]) -> None:
     except Exception as refused:
         error = refused
     if isinstance(error, wandb.Error):
-        raise UsageError(f"W&B: {_first_line(error)}; the same call goes on, with WANDB_MODE=offline without W&B") from None
+        raise UsageError(f"W&B: {first_line(error)}; the same call goes on, with WANDB_MODE=offline without W&B") from None
     if type(error) is Exception:  # with which the agent stops a trial
         raise UsageError("W&B's agent was stopped; the same call goes on from here") from None
     if error:
         raise error
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0].rstrip(".")

@@ -62,7 +62,7 @@ class Mirror:
             return call(*args, **kwargs)
         except Exception as error:
             self.whole = False
-            _say_once(_first_line(error))
+            _say_once(first_line(error))
             return None
 
 
@@ -122,7 +122,7 @@ def _state() -> tuple[str, str]:
     try:
         obstacle = "" if wandb.login(timeout=15, prompt=False) else "no account"
     except Exception as error:
-        obstacle = _first_line(error)
+        obstacle = first_line(error)
     return mode or ("offline" if obstacle else "online"), obstacle
 
 
@@ -135,7 +135,8 @@ def wandb_mode() -> Any:
     return mode
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """What an error of W&B's says, without its full stop."""
     return (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
 
 
@@ -262,5 +263,5 @@ def _log_figures(profile: str) -> int:
         run.finish()
         return len(images)
     except Exception as error:
-        _say_once(_first_line(error))
+        _say_once(first_line(error))
         return 0
