@@ -33,7 +33,7 @@ notebook: $(INSTALLED)
 	@echo 'Made report/notebook-$(PROFILE).html, the page of it'
 
 test: $(INSTALLED)
-	$(RUN) pytest
+	$(RUN) pytest -n 2 --dist loadfile
 
 faults: $(INSTALLED)
 	KILLS=200 $(RUN) pytest tests/test_faults.py -k killed_anywhere
