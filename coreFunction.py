@@ -49,7 +49,7 @@ def _fit(
     if checkpoint:
         with folder.restoring():
             model.load_state_dict(checkpoint["model"])
-    frozen = _frozen_digest(model)
+    frozen = _frozen_digests(model)
     probed = cast(train.batch(torch.arange(min(256, len(train))))[0], precision) if exp.record_gradients else None
     trained, train, held = _without_frozen_prefix(model, train, held, precision)
     optimizer = make_optimizer(exp, trained)
@@ -99,11 +99,13 @@ def _fit(
                     shown.finish(record)
                 return record
 
+    moved = frozen ^ _frozen_digests(model)  # before the best weights are restored, which would hide what moved after them
     if best is not None:  # the restored weights' own measure and predictions, not the last epoch's
         model.load_state_dict(best)
         measured, predictions = evaluate(trained, held, precision)
-    if _frozen_digest(model) != frozen:
-        raise RuntimeError(f"{exp.name}: frozen weights or statistics moved in training; the run is not recorded as finished")
+    if names := sorted({name for name, _ in moved | (frozen ^ _frozen_digests(model))}):
+        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+        reason = reason or f"frozen weights or statistics moved in training: {names[0]}{more}"
     weights = model.state_dict()
     if keep_weights and reason is None:
         folder.save_weights(weights)
@@ -122,13 +124,13 @@ def _fit(
     return record
 
 
-def _frozen_digest(model: nn.Module) -> str:
-    """sha256 of all parameters and buffers that training must not move; the model is left in training mode as the loop has it."""
+def _frozen_digests(model: nn.Module) -> set[tuple[str, str]]:
+    """Name and sha256 of each parameter and buffer that training must not move; leaves the model in training mode as the loop has it."""
     set_train_mode(model)
     learned = {name for name, p in model.named_parameters(remove_duplicate=False) if p.requires_grad}
     modules = model.named_modules(remove_duplicate=False)
     moving = {name for prefix, m in modules if m.training for name, _ in m.named_buffers(prefix, recurse=False)}
-    return digest({key: value for key, value in model.state_dict().items() if key not in learned | moving})
+    return {(key, digest({key: value})) for key, value in model.state_dict().items() if key not in learned | moving}
 
 
 def _without_frozen_prefix(model: nn.Module, train: Source, held: Source, precision: str) -> tuple[nn.Module, Source, Source]:
