@@ -135,7 +135,7 @@ def find_openings(profile: str, evidence: bool | None = None) -> list[dict]:
 
     Raises UsageError for a damaged log.
     """
-    openings = {}
+    openings: dict[str, dict] = {}
     for root in [runs_dir(), EVIDENCE] if evidence else roots(evidence is None):
         log = root / profile / "openings.jsonl"
         try:
