@@ -23,7 +23,7 @@ from myModel import MODELS, initialise, replace_head, set_train_mode, train_only
 from queueFunction import generation, work_off
 from recordFunction import Record, RunFolder, check_identity, find_record, runs_dir, same_identity
 from trainFunction import EarlyStopping, GradientNorms, epoch_batches, evaluate, make_optimizer, probe, train_epoch
-from utilityFunction import bar, cast, checkpoint_seconds, device, duration, provenance, resolve_precision, seed_everything
+from utilityFunction import about, bar, cast, checkpoint_seconds, device, provenance, resolve_precision, seed_everything
 from wandbFunction import Mirror, mirror
 
 __all__ = ["build", "evaluate", "extract_features", "pipeline", "run", "run_all", "train_epoch"]
@@ -226,7 +226,7 @@ def _headed(model: nn.Module, exp: Experiment) -> nn.Module:
 def _parent_weights(parent: Experiment) -> dict:
     found = find_record(parent.name, parent.profile, parent.seed, evidence=False)
     if not (found and found.finished and found.has_weights):
-        print(f"{parent.name} (seed {parent.seed}) has no weights here; it is trained first, about {duration(price(parent))}")
+        print(f"{parent.name} (seed {parent.seed}) has no weights here; it is trained first, {about(price(parent))}")
         found = run(parent, evidence=False)
     if found.result and not found.finished:
         raise UsageError(f"{parent.name} (seed {parent.seed}) failed ({found.result['reason']}); what starts from it cannot run")
