@@ -3,6 +3,7 @@
 Every epoch seeds itself from (seed, epoch), so that a run that was cut off goes on as if it had not been.
 """
 
+import copy
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -159,10 +160,12 @@ def pipeline(
     """
     if unknown := sorted(set(options) - OPTIONS):
         raise UsageError(f"unknown option {unknown[0]!r}; choose from {', '.join(sorted(OPTIONS))}")
+    if not isinstance(name, str):
+        raise UsageError(f"name must be a word, as 'my_model', got {name!r}")
     exp = Experiment(name, model=type(model).__name__, dataset="own", profile="own", **{"lr": 1e-3, **options})
     train = as_source(train_set)
     held = as_source(eval_set, train.classes)
-    _check_model(model, train, held)
+    _check_model(model, train, held, exp)
     train_only(model, exp.trainable)  # an unknown child is refused before anything is moved aside
     makeup = asdict(exp) | {"architecture": str(model), "images": [len(train), len(held)], "classes": len(train.classes)}
     makeup = {key: value for key, value in makeup.items() if key not in ("name", "profile", "seed", "family")}
@@ -176,11 +179,21 @@ def pipeline(
     return made
 
 
-def _check_model(model: nn.Module, train: Source, held: Source) -> None:
-    """Raise UsageError where the model cannot take the images or has fewer outputs than the train set has classes."""
+def _check_model(model: nn.Module, train: Source, held: Source, exp: Experiment) -> None:
+    """Raise UsageError where the model cannot take the images or has fewer outputs than the train set has classes.
+
+    Or cannot train on batches of one image, where the data or `batch_size` make such.
+    """
     outputs = min(_outputs(model, source) for source in (train, held))
     if outputs < len(train.classes):
         raise UsageError(f"the model gives {outputs} outputs but the train set has {len(train.classes)} classes; change its last layer")
+    if min(len(train), exp.batch_size) == 1:
+        trial = copy.deepcopy(model)
+        train_only(trial, exp.trainable)
+        try:
+            set_train_mode(trial)(train.batch(torch.arange(1))[0].float())
+        except ValueError as error:  # of batch normalisation
+            raise UsageError(f"the model cannot train on a batch of one image ({error}); give more, and a larger batch_size") from None
 
 
 @torch.no_grad()
@@ -247,7 +260,7 @@ def _train(exp: Experiment, line: Any, stop: Callable[[], bool], use_wandb: bool
     exp = replace(exp, epochs=makeup["epochs"])  # what its profile grants
     train, held = (load_images(exp.dataset, part, exp.profile, makeup["image_size"]).to(device()) for part in ("train", split_name))
     model = build(exp)
-    _check_model(model, train, held)
+    _check_model(model, train, held, exp)
     with RunFolder(exp, runs_dir()) as folder:
         checkpoint = folder.start(makeup, provenance(resolve_precision(exp.precision)))
         return _fit(

@@ -89,6 +89,8 @@ def _plain_label(label: Any) -> Any:
     label = label.tolist() if isinstance(label, Tensor | np.ndarray | np.generic) else label
     if not isinstance(label, int | float | str):
         raise UsageError(f"a label must be one number or word, got {label!r:.60}")
+    if label != label:
+        raise UsageError("a label is NaN; give it its class, or leave its image out")
     return label
 
 
