@@ -13,7 +13,7 @@ import torch
 from coreFunction import build, data_identity
 from dataFunction import load_images, open_vault
 from experimentTable import ROWS, Experiment, Held, UsageError, experiment
-from featureFunction import classical_baseline, extract_features, linear
+from featureFunction import CS, classical_baseline, extract_features, linear
 from fileFunction import append_line, rounded, writing
 from myModel import MODELS
 from recordFunction import WEIGHTS, Record, RunFolder, find_openings, find_record, roots, runs_dir
@@ -130,6 +130,7 @@ def _baseline(exp: Experiment, makeup: dict) -> Any:
             best = max((row for row in rows if row["classifier"] == name), key=lambda row: row["held_out_accuracy"])
             scores = {"validation_accuracy": accuracy(given[name]), "validation_macro_accuracy": macro_accuracy(given[name])}
             classifiers[name] = {key: best[key] for key in ("C", "held_out_accuracy", "converged", "refit_converged")} | scores
+            classifiers[name]["C_at_edge"] = best["C"] in (min(CS[name]), max(CS[name]))  # a wider grid might do better
         chosen = chosen_row["classifier"]
         weights = {f"{name}.{key}": tensor for name, state in states.items() for key, tensor in state.items()}
         folder.save_weights(weights)
