@@ -1,6 +1,9 @@
 """Records that are no training: class counts, embeddings, step times, the classical baseline; and the final test."""
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from itertools import cycle
 from typing import Any
 
@@ -9,11 +12,11 @@ import torch
 
 from coreFunction import build, data_identity
 from dataFunction import load_images, open_vault
-from experimentTable import ROWS, Experiment, UsageError, experiment
-from featureFunction import classical_baseline, extract_features, linear
-from fileFunction import append_line, rounded
+from experimentTable import ROWS, Experiment, Held, UsageError, experiment
+from featureFunction import CS, classical_baseline, extract_features, linear
+from fileFunction import append_line, rounded, writing
 from myModel import MODELS
-from recordFunction import WEIGHTS, Record, RunFolder, find_openings, find_record, runs_dir
+from recordFunction import WEIGHTS, Record, RunFolder, find_openings, find_record, roots, runs_dir
 from trainFunction import accuracy, evaluate, macro_accuracy, make_optimizer, train_epoch
 from utilityFunction import device, mixed, provenance, resolve_precision, seed_everything
 
@@ -127,6 +130,7 @@ def _baseline(exp: Experiment, makeup: dict) -> Any:
             best = max((row for row in rows if row["classifier"] == name), key=lambda row: row["held_out_accuracy"])
             scores = {"validation_accuracy": accuracy(given[name]), "validation_macro_accuracy": macro_accuracy(given[name])}
             classifiers[name] = {key: best[key] for key in ("C", "held_out_accuracy", "converged", "refit_converged")} | scores
+            classifiers[name]["C_at_edge"] = best["C"] in (min(CS[name]), max(CS[name]))  # a wider grid might do better
         chosen = chosen_row["classifier"]
         weights = {f"{name}.{key}": tensor for name, state in states.items() for key, tensor in state.items()}
         folder.save_weights(weights)
@@ -140,44 +144,77 @@ def _baseline(exp: Experiment, makeup: dict) -> Any:
 def final_test(record: Record, why_again: str = "") -> dict[str, dict]:
     """The only door to chapter 5's test set: opens it once for this run and seed, logs the opening, returns {classifier: its line}.
 
-    Asked again it returns what was logged; `why_again` opens it once more, and stands in the log. Raises UsageError for a run
-    other than `dropout` and `baseline`, while another chapter 5 run of that profile and seed is unfinished, where the weights
-    are not here, and where others were tested before.
+    Asked again it returns what was logged, here or in the committed evidence; `why_again` opens it once more, and stands in the log.
+    Raises UsageError for a run other than `dropout` and `baseline` or one that has not finished, while another chapter 5 run or
+    search trial of that profile and seed is unfinished, where the weights are not here, where others were tested before, and
+    while another process is at it.
     """
     if record.name not in ("dropout", "baseline"):
         raise UsageError(f"{record.name} has no final test; the report tests dropout and the baseline alone")
-    opened = {o["classifier"]: o for o in find_openings(record.profile) if (o["run"], o["seed"]) == (record.name, record.seed)}
-    tested = record.result["sha256"][WEIGHTS]
-    if opened and not why_again:
-        if any(opening["weights"] != tested for opening in opened.values()):
-            raise UsageError(
-                f"the test set was opened for other weights of {record.name} (seed {record.seed}); use another seed, or say why_again"
-            )
-        return opened
-    others = [row.name for row in ROWS if row.chapter == 5]
-    found = {name: find_record(name, record.profile, record.seed) for name in others}
-    if missing := [name for name, other in found.items() if not (other and other.result)]:
-        raise UsageError(f"the test set opens once, at the end: {', '.join(missing)} (seed {record.seed}) must finish first")
+    if not record.finished:
+        raise UsageError(f"{record.name} (seed {record.seed}) has not finished; the final test needs its final weights")
+    with _alone(record.profile):
+        opened = {o["classifier"]: o for o in find_openings(record.profile, True) if (o["run"], o["seed"]) == (record.name, record.seed)}
+        tested = record.result["sha256"][WEIGHTS]
+        if opened and not why_again:
+            if any(opening["weights"] != tested for opening in opened.values()):
+                raise UsageError(
+                    f"the test set was opened for other weights of {record.name} (seed {record.seed}); use another seed, or say why_again"
+                )
+            return opened
+        if missing := _unfinished(record.profile, record.seed):
+            raise UsageError(f"the test set opens once, at the end: {', '.join(missing)} (seed {record.seed}) must finish first")
+        predictions = _predictions(record)
+        line = {"time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "run": record.name, "profile": record.profile}
+        line |= {"seed": record.seed, "weights": tested} | ({"why_again": why_again} if why_again else {})
+        lines = {
+            name: rounded(line | {"classifier": name, "accuracy": accuracy(given), "macro_accuracy": macro_accuracy(given)})
+            for name, given in predictions.items()
+        }
+        append_line(runs_dir() / record.profile / "openings.jsonl", *lines.values())  # nobody has seen a number before it is logged
+        return lines
+
+
+@contextmanager
+def _alone(profile: str) -> Iterator[None]:
+    """One process at a time is at the profile's test set; the lock ends with its process. Raises Held, a UsageError, for the others."""
+    from filelock import FileLock, Timeout
+
+    folder = runs_dir() / profile
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / ".openings.lock", timeout=0)
+        try:
+            lock.acquire()
+        except Timeout:
+            raise Held(f"another process is at the test set of {profile}; ask again when it has ended") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _unfinished(profile: str, seed: int) -> list[str]:
+    """The table's chapter 5 runs that have no result, and what else of chapter 5 has begun (variants, search trials) and has none."""
+    begun = (Record(path.parent) for root in roots() for path in (root / profile).glob(f"*/seed-{seed}/settings.json"))
+    names = [row.name for row in ROWS if row.chapter == 5]
+    names += sorted({record.name for record in begun if record.settings["experiment"]["chapter"] == 5} - set(names))
+    return [name for name in names if not ((found := find_record(name, profile, seed)) and found.result)]
+
+
+def _predictions(record: Record) -> dict[str, np.ndarray]:
+    """Opens the vault: for each classifier of the record (2, N), the test images' labels and the classes given."""
     weights = record.weights()
     exp = experiment(record.name, record.profile, record.seed)
     test = open_vault(record.profile, data_identity(exp)["image_size"]).to(device())
     precision = resolve_precision(exp.precision)
-    model = build(exp).to(device())
     if record.name == "dropout":
+        model = build(replace(exp, start_from=None)).to(device())  # its weights are all its own by now
         model.load_state_dict(weights)
-        predictions = {"resnet18": evaluate(model, test, precision)[1]}
-    else:
-        features, labels = extract_features(model, test, precision).cpu().numpy(), test.labels.cpu().numpy()
-        states: dict[str, dict] = {}
-        for key, tensor in weights.items():
-            name, _, part = key.partition(".")
-            states.setdefault(name, {})[part] = tensor
-        predictions = {name: np.stack([labels, linear(state)(features)]) for name, state in states.items()}
-    line = {"time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "run": record.name, "profile": record.profile, "seed": record.seed}
-    line |= {"weights": tested} | ({"why_again": why_again} if why_again else {})
-    lines = {
-        name: rounded(line | {"classifier": name, "accuracy": accuracy(given), "macro_accuracy": macro_accuracy(given)})
-        for name, given in predictions.items()
-    }
-    append_line(runs_dir() / record.profile / "openings.jsonl", *lines.values())  # nobody has seen a number before it is logged
-    return lines
+        return {"resnet18": evaluate(model, test, precision)[1]}
+    features, labels = extract_features(build(exp).to(device()), test, precision).cpu().numpy(), test.labels.cpu().numpy()
+    states: dict[str, dict] = {}
+    for key, tensor in weights.items():
+        name, _, part = key.partition(".")
+        states.setdefault(name, {})[part] = tensor
+    return {name: np.stack([labels, linear(state)(features)]) for name, state in states.items()}

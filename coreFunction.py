@@ -3,6 +3,7 @@
 Every epoch seeds itself from (seed, epoch), so that a run that was cut off goes on as if it had not been.
 """
 
+import copy
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -23,7 +24,7 @@ from myModel import MODELS, initialise, replace_head, set_train_mode, train_only
 from queueFunction import generation, work_off
 from recordFunction import Record, RunFolder, check_identity, find_record, runs_dir, same_identity
 from trainFunction import EarlyStopping, GradientNorms, epoch_batches, evaluate, make_optimizer, probe, train_epoch
-from utilityFunction import bar, cast, checkpoint_seconds, device, duration, provenance, resolve_precision, seed_everything
+from utilityFunction import about, bar, cast, checkpoint_seconds, device, provenance, resolve_precision, seed_everything
 from wandbFunction import Mirror, mirror
 
 __all__ = ["build", "evaluate", "extract_features", "pipeline", "run", "run_all", "train_epoch"]
@@ -49,7 +50,7 @@ def _fit(
     if checkpoint:
         with folder.restoring():
             model.load_state_dict(checkpoint["model"])
-    frozen = _frozen_digest(model)
+    frozen = _frozen_digests(model)
     probed = cast(train.batch(torch.arange(min(256, len(train))))[0], precision) if exp.record_gradients else None
     trained, train, held = _without_frozen_prefix(model, train, held, precision)
     optimizer = make_optimizer(exp, trained)
@@ -99,11 +100,13 @@ def _fit(
                     shown.finish(record)
                 return record
 
+    moved = frozen ^ _frozen_digests(model)  # before the best weights are restored, which would hide what moved after them
     if best is not None:  # the restored weights' own measure and predictions, not the last epoch's
         model.load_state_dict(best)
         measured, predictions = evaluate(trained, held, precision)
-    if _frozen_digest(model) != frozen:
-        raise RuntimeError(f"{exp.name}: frozen weights or statistics moved in training; the run is not recorded as finished")
+    if names := sorted({name for name, _ in moved | (frozen ^ _frozen_digests(model))}):
+        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+        reason = reason or f"frozen weights or statistics moved in training: {names[0]}{more}"
     weights = model.state_dict()
     if keep_weights and reason is None:
         folder.save_weights(weights)
@@ -122,13 +125,13 @@ def _fit(
     return record
 
 
-def _frozen_digest(model: nn.Module) -> str:
-    """sha256 of all parameters and buffers that training must not move; the model is left in training mode as the loop has it."""
+def _frozen_digests(model: nn.Module) -> set[tuple[str, str]]:
+    """Name and sha256 of each parameter and buffer that training must not move; leaves the model in training mode as the loop has it."""
     set_train_mode(model)
     learned = {name for name, p in model.named_parameters(remove_duplicate=False) if p.requires_grad}
     modules = model.named_modules(remove_duplicate=False)
     moving = {name for prefix, m in modules if m.training for name, _ in m.named_buffers(prefix, recurse=False)}
-    return digest({key: value for key, value in model.state_dict().items() if key not in learned | moving})
+    return {(key, digest({key: value})) for key, value in model.state_dict().items() if key not in learned | moving}
 
 
 def _without_frozen_prefix(model: nn.Module, train: Source, held: Source, precision: str) -> tuple[nn.Module, Source, Source]:
@@ -157,10 +160,12 @@ def pipeline(
     """
     if unknown := sorted(set(options) - OPTIONS):
         raise UsageError(f"unknown option {unknown[0]!r}; choose from {', '.join(sorted(OPTIONS))}")
+    if not isinstance(name, str):
+        raise UsageError(f"name must be a word, as 'my_model', got {name!r}")
     exp = Experiment(name, model=type(model).__name__, dataset="own", profile="own", **{"lr": 1e-3, **options})
     train = as_source(train_set)
     held = as_source(eval_set, train.classes)
-    _check_model(model, train, held)
+    _check_model(model, train, held, exp)
     train_only(model, exp.trainable)  # an unknown child is refused before anything is moved aside
     makeup = asdict(exp) | {"architecture": str(model), "images": [len(train), len(held)], "classes": len(train.classes)}
     makeup = {key: value for key, value in makeup.items() if key not in ("name", "profile", "seed", "family")}
@@ -174,11 +179,21 @@ def pipeline(
     return made
 
 
-def _check_model(model: nn.Module, train: Source, held: Source) -> None:
-    """Raise UsageError where the model cannot take the images or has fewer outputs than the train set has classes."""
+def _check_model(model: nn.Module, train: Source, held: Source, exp: Experiment) -> None:
+    """Raise UsageError where the model cannot take the images or has fewer outputs than the train set has classes.
+
+    Or cannot train on batches of one image, where the data or `batch_size` make such.
+    """
     outputs = min(_outputs(model, source) for source in (train, held))
     if outputs < len(train.classes):
         raise UsageError(f"the model gives {outputs} outputs but the train set has {len(train.classes)} classes; change its last layer")
+    if min(len(train), exp.batch_size) == 1:
+        trial = copy.deepcopy(model)
+        train_only(trial, exp.trainable)
+        try:
+            set_train_mode(trial)(train.batch(torch.arange(1))[0].float())
+        except ValueError as error:  # of batch normalisation
+            raise UsageError(f"the model cannot train on a batch of one image ({error}); give more, and a larger batch_size") from None
 
 
 @torch.no_grad()
@@ -224,7 +239,7 @@ def _headed(model: nn.Module, exp: Experiment) -> nn.Module:
 def _parent_weights(parent: Experiment) -> dict:
     found = find_record(parent.name, parent.profile, parent.seed, evidence=False)
     if not (found and found.finished and found.has_weights):
-        print(f"{parent.name} (seed {parent.seed}) has no weights here; it is trained first, about {duration(price(parent))}")
+        print(f"{parent.name} (seed {parent.seed}) has no weights here; it is trained first, {about(price(parent))}")
         found = run(parent, evidence=False)
     if found.result and not found.finished:
         raise UsageError(f"{parent.name} (seed {parent.seed}) failed ({found.result['reason']}); what starts from it cannot run")
@@ -245,7 +260,7 @@ def _train(exp: Experiment, line: Any, stop: Callable[[], bool], use_wandb: Any)
     exp = replace(exp, epochs=makeup["epochs"])  # what its profile grants
     train, held = (load_images(exp.dataset, part, exp.profile, makeup["image_size"]).to(device()) for part in ("train", split_name))
     model = build(exp)
-    _check_model(model, train, held)
+    _check_model(model, train, held, exp)
     with RunFolder(exp, runs_dir()) as folder:
         checkpoint = folder.start(makeup, provenance(resolve_precision(exp.precision)))
         return _fit(

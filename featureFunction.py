@@ -89,6 +89,8 @@ def _plain_label(label: Any) -> Any:
     label = label.tolist() if isinstance(label, Tensor | np.ndarray | np.generic) else label
     if not isinstance(label, int | float | str):
         raise UsageError(f"a label must be one number or word, got {label!r:.60}")
+    if label != label:
+        raise UsageError("a label is NaN; give it its class, or leave its image out")
     return label
 
 
@@ -198,7 +200,7 @@ def extract_features(model: nn.Module, data: Any, precision: str = "fp32") -> Te
 
 # ---------------------------------------------------------------- the classical baseline
 
-CS = {"svm": (1e-6, 1e-5, 1e-4), "logistic_regression": (1e-4, 1e-3, 1e-2, 1e-1)}  # the regularisation strengths tried
+CS = {"svm": (1e-5, 1e-4, 1e-3), "logistic_regression": (1e-4, 1e-3, 1e-2, 1e-1)}  # the regularisation strengths tried
 
 
 def linear(state: dict) -> Callable[[np.ndarray], np.ndarray]:

@@ -118,9 +118,16 @@ def _damaged(path: Path, error: ValueError) -> UsageError:
 
 
 def append_line(path: Path, *rows: dict) -> None:
-    """Add a JSON line a row, all in one write, and flush them to the disk."""
+    """Add a JSON line a row, all in one write, and flush them to the disk; what a kill left of a last line is cut off before."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with writing(path), path.open("a") as file:
-        file.write("".join(json.dumps(row, allow_nan=False) + "\n" for row in rows))
+    with writing(path), path.open("a+b") as file:
+        file.seek(0)
+        whole, newline, torn = file.read().rpartition(b"\n")
+        missing = b""
+        try:  # a line that lacks its newline alone is whole
+            missing = b"\n" if torn and json.loads(torn) else b""
+        except ValueError:
+            file.truncate(len(whole + newline))
+        file.write(missing + "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows).encode())
         file.flush()
         os.fsync(file.fileno())

@@ -189,8 +189,10 @@ def train_only(model: nn.Module, children: Iterable[str] | None) -> None:
     """Let only the parameters of these children (as in `model.named_children()`) learn; None: all parameters.
 
     Enter training mode with `set_train_mode`, which keeps what is frozen in evaluation mode.
-    Raises UsageError, naming the choices, for a child that is unknown or has no parameters.
+    Raises UsageError for what is no sequence of names, and, naming the choices, for a child that is unknown or has no parameters.
     """
+    if isinstance(children, str) or not isinstance(children, Iterable | None):
+        raise UsageError(f"trainable must be a sequence of children's names, such as ('fc',), not {children!r}")
     choices = {name: child for name, child in model.named_children() if any(True for _ in child.parameters())}
     chosen = [] if children is None else [choose("child", name, choices) for name in children]
     model.requires_grad_(children is None)

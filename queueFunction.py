@@ -15,7 +15,7 @@ import torch
 
 from experimentTable import Experiment, Held, UsageError, experiment, price
 from recordFunction import Record, runs_dir
-from utilityFunction import bar, duration
+from utilityFunction import about, bar
 
 
 def generation(exp: Experiment) -> int:
@@ -29,7 +29,7 @@ def work_off(
     """Make the runs of `todo`; returns those that another process held."""
     held, total = [], sum(map(price, todo))
     recorded = f", {wanted - len(todo)} of them recorded already" if wanted > len(todo) else ""
-    print(f"{wanted} run{'s' * (wanted != 1)}{recorded}; about {duration(total)} to go")
+    print(f"{wanted} run{'s' * (wanted != 1)}{recorded}; to go: {about(total)}")
     whole, line = bar(len(todo), "all runs", unit="run"), bar(1)
     refused: dict[str, list[str]] = {}
     attempts = spread(executor, todo, call) if executor else ((exp, partial(call, exp, line=line, stop=stop)) for exp in todo)
@@ -47,8 +47,9 @@ def work_off(
             if stop():
                 print("left off as asked; the same call goes on from here")
                 break
-    except KeyboardInterrupt:
-        print("interrupted; the same call goes on from here")
+    except KeyboardInterrupt as interrupt:
+        interrupt.args = ("the same call goes on from here",)  # for whoever catches it: it has been said
+        print(f"interrupted; {interrupt}")
         raise
     finally:
         whole.close()

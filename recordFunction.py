@@ -143,10 +143,18 @@ def find_records(name: str, profile: str, evidence: bool = True) -> list[Record]
     return [record for record in found if record and record.finished]
 
 
-def find_openings(profile: str, evidence: bool = True) -> list[dict]:
-    """Every opening of chapter 5's test set in this profile, oldest first."""
-    files = [root / profile / "openings.jsonl" for root in roots(evidence)]
-    openings = {json.dumps(opening): opening for file in files for opening in read_lines(file)}
+def find_openings(profile: str, evidence: bool | None = None) -> list[dict]:
+    """Every opening of chapter 5's test set in this profile, oldest first; `evidence=True` reads the committed ones despite `EVIDENCE=0`.
+
+    Raises UsageError for a damaged log.
+    """
+    openings: dict[str, dict] = {}
+    for root in [runs_dir(), EVIDENCE] if evidence else roots(evidence is None):
+        log = root / profile / "openings.jsonl"
+        try:
+            openings |= {json.dumps(opening): opening for opening in read_lines(log)}
+        except UsageError:
+            raise UsageError(f"{log} has a damaged line; mend that line by hand and keep the others, they tell what was opened") from None
     return sorted(openings.values(), key=lambda opening: opening["time"])
 
 

@@ -12,32 +12,32 @@ from experimentTable import PROFILES, ROWS, UsageError, current_profile, experim
 
 
 def parse_seeds(text: str) -> list[int]:
-    """`"0-4"`, `"0,2"` or `"1"` as a list. Raises UsageError for what is no number."""
+    """`"0-4"`, `"0,2"` or `"1"` as a list, each once. Raises UsageError for what is no number."""
     seeds: list[int] = []
     for part in text.split(","):
         first, dash, last = part.partition("-")
         if not first.isdecimal() or (dash and not last.isdecimal()) or int(first) > int(last or first):
             raise UsageError(f"seeds {text!r} are no numbers; write 3, 0,2 or 0-4")
         seeds += range(int(first), int(last or first) + 1)
-    return seeds
+    return list(dict.fromkeys(seeds))
 
 
 def chosen_names(arguments: argparse.Namespace) -> list[str]:
-    """The experiments named, or all of a chapter that the profile has a budget for."""
+    """The experiments named, and all of a chapter that the profile has a budget for, each once."""
     profile = current_profile(arguments.profile)
     for name in arguments.names:
         experiment(name)
     if arguments.chapter not in (None, *(row.chapter for row in ROWS)):
         raise UsageError(f"the report's experiments are in chapters 2 to 5, not {arguments.chapter}")
     chapter = [row.name for row in ROWS if row.chapter == arguments.chapter and has_budget(experiment(row.name, profile))]
-    names = [*arguments.names, *chapter]
+    names = list(dict.fromkeys([*arguments.names, *chapter]))
     if not names:
         raise UsageError("name an experiment or a chapter; `python run.py list` shows them all")
     return names
 
 
 def list_runs(arguments: argparse.Namespace) -> bool:
-    """Every experiment: what it is, its state per seed and its price."""
+    """Every experiment: what it is, its state with seed 0 and its price; what is damaged says so in its row, and why beside the list."""
     from recordFunction import find_record
     from utilityFunction import duration
 
@@ -45,10 +45,13 @@ def list_runs(arguments: argparse.Namespace) -> bool:
     table = []
     for row in ROWS:
         exp = experiment(row.name, profile)
-        found = find_record(row.name, profile)
-        state = (
-            found.result["status"] if found and found.result else "unfinished" if found else "-" if has_budget(exp) else "no budget here"
-        )
+        nothing = "-" if has_budget(exp) else "no budget here"
+        try:
+            found = find_record(row.name, profile)
+            state = found.result.get("status", "unfinished") if found else nothing
+        except UsageError as error:
+            state = "damaged"
+            print(f"run.py: {error}", file=sys.stderr)
         what = {key: identity(exp)[key] for key in ("kind", "chapter", "model", "dataset", "lr", "optimizer", "epochs", "batch_size")}
         table.append({"name": row.name, **what, "state": state, "seconds": price(exp)})
     if arguments.json:
@@ -89,18 +92,28 @@ def train(arguments: argparse.Namespace) -> bool:
 
 
 def search(arguments: argparse.Namespace) -> bool:
-    """The report's search, or with --join work on one that another process has begun; its finished trials, best first."""
+    """The report's search, or with --join work on one that another process has begun; its finished trials, best first.
+
+    What was asked is done when all its trials have ended, and not every one of them without a score.
+    """
+    if arguments.count < 1:
+        raise UsageError(f"count must be at least 1, got {arguments.count}")
     import searchFunction
+    from recordFunction import find_record
     from report.words import seen_search
 
-    name = arguments.join or arguments.name
-    where: dict[str, Any] = {"profile": arguments.profile, "seed": arguments.seed, "storage": arguments.storage}
+    name, profile, seed, count = arguments.join or arguments.name, current_profile(arguments.profile), arguments.seed, arguments.count
+    where: dict[str, Any] = {"profile": profile, "seed": seed, "storage": arguments.storage}
     config = searchFunction.REPORT_SWEEP
-    records = searchFunction.join(name, **where) if arguments.join else searchFunction.search(config, arguments.count, name=name, **where)
+    records = searchFunction.join(name, **where) if arguments.join else searchFunction.search(config, count, name=name, **where)
     for record in records:
         print(record)
-    print(seen_search(config, name, arguments.profile))
-    return bool(records)
+    print(seen_search(config, name, profile))
+    if arguments.join:
+        with searchFunction._study(name, **where) as study:
+            count = study.user_attrs["count"]
+    trials = [find_record(f"{name}_{number}", profile, seed) for number in range(1, count + 1)]
+    return bool(records) and all(trial and trial.result for trial in trials)
 
 
 def show(arguments: argparse.Namespace) -> bool:
@@ -231,9 +244,10 @@ def main() -> int:
         return 0 if arguments.function(arguments) else 1
     except UsageError as error:
         print(f"run.py: {error}", file=sys.stderr)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interrupt:
         goes_on = "begins again" if arguments.function in (verify, sync) else "goes on from here"
-        print(f"interrupted; the same command {goes_on}", file=sys.stderr)
+        if not interrupt.args:  # else `run_all` has said it
+            print(f"interrupted; the same command {goes_on}", file=sys.stderr)
     return 1
 
 

@@ -176,3 +176,8 @@ def duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+def about(seconds: float) -> str:
+    """A price for a reader: `75` -> "about 1 min 15 s"; 0, which no run takes, says that none was measured."""
+    return f"about {duration(seconds)}" if seconds else "time not known"

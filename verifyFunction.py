@@ -22,7 +22,7 @@ from coreFunction import data_identity, run
 from experimentTable import Experiment, UsageError, current_profile, experiment, price
 from recordFunction import WEIGHTS, Record, check_identity, runs_dir
 from report.intervals import Interval, t_interval, wilson_interval
-from utilityFunction import duration, provenance, resolve_precision
+from utilityFunction import about, duration, provenance, resolve_precision
 
 # What must be the same for bits to be equal; for the analyses that scikit-learn does, its version too
 CONDITIONS = ("processor", "device", "threads", "precision", "torch", "numpy", "results_version")
@@ -226,7 +226,7 @@ def _takes(exp: Experiment, record: Record | None, epochs: int | None = None) ->
     rows = record.rows[: None if epochs is None else epochs + 1] if record else []
     if seconds := sum(row.get("train_seconds", 0) for row in rows):
         return f"its training took {duration(seconds)} there"
-    return f"about {duration(price(exp))}" if price(exp) else "how long that takes is not known"
+    return about(price(exp))
 
 
 def _lineage(exp: Experiment) -> tuple[list[Experiment], Record | None]:

@@ -37,6 +37,9 @@ BAD_OPTIONS = [
     ({"eps": 1e-16, "optimizer": "SGD"}, "SGD has no eps", "another optimizer"),
     ({"trainable": ("fc",)}, "unknown child 'fc'", "choose 1 or 3"),
     ({"trainable": ()}, "nothing", "trainable"),
+    ({"trainable": "3"}, "trainable must be a sequence", "not '3'"),
+    ({"trainable": 3}, "trainable must be a sequence", "not 3"),
+    ({"name": 3}, "name must be a word", "got 3"),
     ({"name": "a/b"}, "name 'a/b' cannot name a folder", "letters"),
     ({"name": ".."}, "name '..' cannot name a folder", "letters"),
 ]
@@ -66,6 +69,8 @@ BAD_DATA = [
     ("a loader", lambda: DataLoader(digits()), held, "DataLoader", "(tensor, label) pairs"),
     ("one-hot", lambda: Listed([(torch.zeros(1, 8, 8), torch.eye(10)[0])]), held, "label", "one number or word"),
     ("mixed labels", lambda: Listed([(torch.zeros(1, 8, 8), "a"), (torch.zeros(1, 8, 8), 1)]), held, "labels", "one kind"),
+    ("NaN labels", lambda: digits(label=lambda y: y * float("nan")), held, "a label is NaN", "leave its image out"),
+    ("NaN labels in evaluation", digits, lambda: digits(label=lambda y: y * float("nan")), "a label is NaN", "leave its image out"),
     ("unknown label", lambda: digits(label=lambda y: y % 5), held, "is in the evaluation set but not in the train set", "leave it out"),
 ]
 
@@ -74,6 +79,19 @@ BAD_DATA = [
 def test_bad_data_are_refused(runs_dir, train, evaluation, what, remedy):
     refused(lambda: pipeline(mlp(), train(), evaluation(), name="bad", **QUICK), what, remedy)
     assert not list(runs_dir.rglob("result.json"))
+
+
+def batch_normed():
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.BatchNorm1d(8), nn.Linear(8, 10))
+
+
+@pytest.mark.parametrize(("images", "batch_size"), [(200, 1), (1, 32)])
+def test_batches_of_one_image_are_refused_where_batch_normalisation_trains_on_them(runs_dir, images, batch_size):
+    options = {"name": "ones", "epochs": 1, "batch_size": batch_size}
+    one = lambda: digits(0, images)  # noqa: E731
+    refused(lambda: pipeline(batch_normed(), one(), one(), **options), "cannot train on a batch of one image", "larger batch_size")
+    assert not runs_dir.exists()
+    assert pipeline(batch_normed(), one(), one(), trainable=("3",), **options).finished  # its statistics are frozen
 
 
 class Pair(nn.Module):

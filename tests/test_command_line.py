@@ -8,6 +8,8 @@ from helpers import found, interrupt, lend, untimed
 
 import coreFunction
 import recordFunction
+import run
+import searchFunction
 from experimentTable import PROFILES, ROWS
 from recordFunction import find_record, publish
 
@@ -31,6 +33,28 @@ def test_list_shows_every_row_with_its_state_and_price(made, runs_dir, tiny, cal
     assert len(lines) == 2 + len(ROWS)
     assert next(line for line in lines if line.startswith("MLP_4 ")).endswith("finished")
     assert call("list", "--profile", "paper")[1].startswith("profile paper, seed 0")
+
+
+def test_a_damaged_record_is_said_in_its_row_of_the_list_and_the_others_stay(made, runs_dir, tiny, call):
+    lend(made, runs_dir, "MLP_4", "CNN_10")
+    (runs_dir / "sample" / "CNN_10" / "seed-0" / "result.json").write_text("{")
+    status, out, err = call("list", "--json")
+    states = {row["name"]: row["state"] for row in json.loads(out)}
+    assert status == 0
+    assert len(states) == len(ROWS)
+    assert (states["CNN_10"], states["MLP_4"], states["MLP_13"]) == ("damaged", "finished", "-")
+    assert err.startswith("run.py: ")
+    assert "result.json is damaged" in err
+    assert err.count("\n") == 1
+
+
+def test_names_and_seeds_given_twice_are_one(made, tiny, call, runs_dir):
+    lend(made, runs_dir, "distribution", "MLP_4")
+    status, out, _ = call("train", "distribution", "distribution", "MLP_4", "--seeds", "0,0-0")
+    assert (status, out.count("<Record")) == (0, 2)
+    chapter = [row.name for row in ROWS if row.chapter == 2]
+    arguments = run.parser().parse_args(["train", "distribution", "--chapter", "2"])
+    assert run.chosen_names(arguments) == chapter
 
 
 def test_train_then_show(made, tiny, call, runs_dir):
@@ -146,8 +170,13 @@ def test_an_interrupt_ends_in_one_line(call, monkeypatch, tiny):
     monkeypatch.setattr(coreFunction, "train_epoch", interrupt)
     status, out, err = call("train", "MLP_4")
     assert status == 1
-    assert err == "interrupted; the same command goes on from here\n"
-    assert "Traceback" not in out
+    assert out.splitlines()[-1] == "interrupted; the same call goes on from here"
+    assert err == ""  # once is enough
+
+
+def test_an_interrupt_before_the_first_run_ends_in_one_line_too(call, monkeypatch, tiny):
+    monkeypatch.setattr(coreFunction, "has_budget", interrupt)
+    assert call("train", "MLP_4") == (1, "", "interrupted; the same command goes on from here\n")
 
 
 def test_a_full_records_folder_ends_in_one_line(call, tiny, runs_dir, tmp_path, monkeypatch):
@@ -169,6 +198,32 @@ def test_search_and_another_that_joins_it(made, tiny, call, runs_dir, monkeypatc
         assert (status, err) == (0, "")
         assert [f"<Record search_{number} " in out for number in (1, 2, 3)] == [True, True, False]
         assert "of 2 trials search_" in out
+
+
+@pytest.mark.filterwarnings("ignore:Heartbeat of storage")
+def test_a_search_is_not_done_while_one_of_its_trials_is_unfinished(made, tiny, call, runs_dir, monkeypatch):
+    """The first trial is another process's, which is alive; the two after it have a score."""
+    from optuna.trial import TrialState, create_trial
+
+    monkeypatch.setattr(searchFunction, "_wait_for_the_silent", lambda _: None)  # half a minute
+    lend(made, runs_dir, "train_resnet")
+    distributions = searchFunction.space(searchFunction.REPORT_SWEEP)
+    with searchFunction._study("search", "sample", 0, "", "maximize") as study:
+        trial = study.ask(distributions)
+        trial.set_user_attr("begun", 1)
+        study._storage.record_heartbeat(trial._trial_id)
+        for value in (0.1, 0.2):
+            params = {"lr": 1e-3, "batch_size": 64}
+            study.add_trial(create_trial(state=TrialState.COMPLETE, params=params, distributions=distributions, value=value))
+    status, out, _ = call("search", "--count", "2")
+    assert "<Record search_2 " in out
+    assert status == 1
+
+
+@pytest.mark.parametrize("count", ["0", "-2"])
+def test_a_search_of_no_trials_is_refused(call, runs_dir, count):
+    assert call("search", "--count", count) == (1, "", f"run.py: count must be at least 1, got {count}\n")
+    assert not runs_dir.exists()
 
 
 def test_workers_are_processes_and_not_asked_for_beside_a_scheduler(tiny, call, runs_dir):

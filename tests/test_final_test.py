@@ -1,14 +1,18 @@
 """The final test: the vault opens once, at the end, and every opening is logged."""
 
 import re
+import shutil
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
 import torch
-from helpers import lend, refused, tiny_sample, untimed
+from helpers import ROOT, lend, refused, tiny_sample, untimed
 
 import analysisFunction
 import dataFunction
+import recordFunction
 from analysisFunction import final_test
 from coreFunction import run_all
 from dataFunction import load_images, open_vault
@@ -41,9 +45,67 @@ def test_the_test_set_stays_shut_while_a_run_is_unfinished(made, runs_dir, tiny,
     assert find_openings("sample") == []
 
 
-def test_the_test_set_opens_once_and_every_opening_is_logged(made, runs_dir, tiny, monkeypatch):
+@pytest.fixture
+def ready(made, runs_dir, tiny):
+    """All of chapter 5 has finished."""
     lend(made, runs_dir, "dropout", "baseline", "train_resnet")
     pretend(runs_dir, *(set(CHAPTER_5) - {"dropout", "baseline", "train_resnet"}))
+
+
+def test_an_unfinished_search_trial_keeps_the_test_set_shut(ready, runs_dir):
+    """Or a variant: whatever of chapter 5 has begun, of that seed."""
+    for name, row, seed in (("search_2", "sweep_1", 0), ("sgd_slow", "sgd", 0), ("search_3", "sweep_1", 1), ("MLP_4", "MLP_4", 0)):
+        with RunFolder(replace(experiment(row, "sample", seed), name=name), runs_dir) as folder:
+            folder.start({}, {})
+    message = refused(lambda: final_test(find_record("dropout", "sample")), "search_2", "sgd_slow", "must finish first")
+    assert "search_3" not in message
+    assert "MLP_4" not in message
+    assert find_openings("sample") == []
+
+
+@pytest.mark.parametrize("name", ["dropout", "baseline"])
+def test_a_run_that_has_not_finished_has_no_final_test(ready, runs_dir, name):
+    (runs_dir / "sample" / name / "seed-0" / "result.json").unlink()
+    refused(lambda: final_test(find_record(name, "sample")), f"{name} (seed 0) has not finished", "final weights")
+
+
+def test_a_published_opening_counts_where_the_evidence_is_left_aside(ready, runs_dir, tmp_path, monkeypatch):
+    monkeypatch.setattr(recordFunction, "EVIDENCE", tmp_path / "evidence")
+    first = final_test(find_record("dropout", "sample"))
+    (tmp_path / "evidence" / "sample").mkdir(parents=True)
+    (runs_dir / "sample" / "openings.jsonl").rename(tmp_path / "evidence" / "sample" / "openings.jsonl")
+    monkeypatch.setenv("EVIDENCE", "0")
+    monkeypatch.setattr(analysisFunction, "open_vault", lambda *_: pytest.fail("the vault was opened"))
+    assert final_test(find_record("dropout", "sample")) == first
+
+
+def test_dropout_s_test_needs_none_but_its_own_weights(ready, runs_dir, capsys):
+    shutil.rmtree(runs_dir / "sample" / "train_resnet")
+    pretend(runs_dir, "train_resnet")
+    assert final_test(find_record("dropout", "sample")).keys() == {"resnet18"}
+    assert capsys.readouterr().out == ""
+
+
+OPENING = """
+import sys
+import analysisFunction
+from recordFunction import find_record
+analysisFunction.open_vault = lambda *_: (print("open", flush=True), sys.stdin.read())
+analysisFunction.final_test(find_record("dropout", "sample"))
+"""
+
+
+def test_two_processes_cannot_both_open_the_test_set(ready):
+    """The second is refused while the first is at it; the first is killed there, and its lock is gone with it."""
+    with subprocess.Popen([sys.executable, "-c", OPENING], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout.readline() == "open\n"
+        refused(lambda: final_test(find_record("dropout", "sample")), "another process is at the test set of sample", "ask again")
+        other.kill()
+    final_test(find_record("dropout", "sample"))
+    assert len(find_openings("sample")) == 1
+
+
+def test_the_test_set_opens_once_and_every_opening_is_logged(ready, runs_dir, monkeypatch):
     opened = []
     vault = analysisFunction.open_vault
     monkeypatch.setattr(analysisFunction, "open_vault", lambda *a: opened.append(a) or vault(*a))
@@ -64,10 +126,8 @@ def test_the_test_set_opens_once_and_every_opening_is_logged(made, runs_dir, tin
     assert len((runs_dir / "sample" / "openings.jsonl").read_text().splitlines()) == 3
 
 
-def test_the_final_test_measures_the_weights_that_were_kept(made, runs_dir, tiny, monkeypatch):
+def test_the_final_test_measures_the_weights_that_were_kept(ready, monkeypatch):
     """Opened on the validation images under the labels that the record gave them, it is right every time."""
-    lend(made, runs_dir, "dropout", "baseline", "train_resnet")
-    pretend(runs_dir, *(set(CHAPTER_5) - {"dropout", "baseline", "train_resnet"}))
     baseline, dropout = find_record("baseline", "sample"), find_record("dropout", "sample")
     for record, classifier in ((baseline, baseline.result["chosen"]), (dropout, "resnet18")):
         given = torch.from_numpy(record.predictions()[1]).long()

@@ -174,6 +174,33 @@ def test_batch_statistics_that_are_not_frozen_move():
     assert torch.equal(before["0.weight"], model[0].weight)
 
 
+class Leaking(nn.Module):
+    """Moves a weight of its frozen first layer by a hair in its second training step."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.last, self.steps = nn.Linear(64, 16), nn.Linear(16, 10), 0
+
+    def forward(self, x):
+        self.steps += self.training
+        if self.training and self.steps == 2:
+            self.first.weight.data[0, 0] += 1e-6
+        return self.last(torch.relu(self.first(x.flatten(1))))
+
+
+@pytest.mark.parametrize("patience", [None, 2])
+def test_a_frozen_weight_that_moves_fails_the_run_even_after_the_best_epoch(patience, capsys):
+    """A step an epoch, so small that no accuracy changes: the best epoch is the first, whose weights had not moved yet."""
+    torch.manual_seed(0)
+    options = {"lr": 1e-12, "epochs": 5, "batch_size": 200, "trainable": ("last",), "patience": patience}
+    record = pipeline(Leaking(), digits(), held(), name="leaking", keep_weights=True, **options)
+    assert record.result["best_epoch"] == 1
+    assert record.result["status"] == "failed"
+    assert record.result["reason"] == "frozen weights or statistics moved in training: first.weight"
+    assert "leaking (seed 0) failed: frozen weights" in capsys.readouterr().out
+    assert not record.has_weights
+
+
 @pytest.mark.parametrize("keep", [False, True])
 def test_weights_are_kept_where_asked_and_vouched_for_in_any_case(keep):
     record = pipeline(mlp(), digits(), held(), name="kept", keep_weights=keep, **QUICK)

@@ -171,6 +171,36 @@ def test_openings_of_both_places_come_once_each_oldest_first(runs_dir, evidence)
     assert find_openings("sample") == [one, two]
 
 
+@pytest.mark.parametrize("torn", [b"", b'{"time": "2", "accu', b"{", b"\xc3"])
+def test_a_line_that_a_kill_tore_is_cut_off_before_the_next_one(tmp_path, torn):
+    path = tmp_path / "rows.jsonl"
+    append_line(path, {"time": "1"})
+    path.write_bytes(path.read_bytes() + torn)
+    append_line(path, {"time": "3"}, {"time": "4"})
+    assert path.read_text() == '{"time": "1"}\n{"time": "3"}\n{"time": "4"}\n'
+
+
+def test_a_line_that_lacks_its_newline_alone_is_kept(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"time": "1"}\n{"time": "2"}')
+    append_line(path, {"time": "3"})
+    assert path.read_text() == '{"time": "1"}\n{"time": "2"}\n{"time": "3"}\n'
+
+
+def test_a_damaged_log_of_openings_has_a_remedy_that_costs_no_record(runs_dir):
+    log = runs_dir / "sample" / "openings.jsonl"
+    log.parent.mkdir(parents=True)
+    log.write_text('{"time": "1"}\n{"time": "2", \n')
+    message = refused(lambda: find_openings("sample"), str(log), "mend that line by hand", "keep the others")
+    assert "remove" not in message
+
+
+def test_openings_are_read_from_both_places_where_that_is_asked_for(runs_dir, evidence, monkeypatch):
+    append_line(evidence / "sample" / "openings.jsonl", {"time": "1"})
+    monkeypatch.setenv("EVIDENCE", "0")
+    assert find_openings("sample", evidence=True) == [{"time": "1"}]
+
+
 # ---------------------------------------------------------------- changed, damaged, hostile
 
 

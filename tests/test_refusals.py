@@ -7,10 +7,17 @@ import torch
 from torch import nn
 from torch.utils.data import TensorDataset
 
+import coreFunction
 import utilityFunction
 from coreFunction import pipeline, run, run_all
 from experimentTable import EXPERIMENTS, Experiment, UsageError
 from utilityFunction import checkpoint_seconds
+
+
+def refuse(*_, **__):
+    """In place of a run: no data."""
+    raise UsageError("no data")
+
 
 IMAGES = TensorDataset(torch.rand(8, 1, 4, 4), torch.arange(8) % 2)
 
@@ -70,3 +77,10 @@ def test_a_checkpoint_of_other_contents_is_refused_and_kept(runs_dir, tiny):
     with pytest.raises(UsageError, match=r"is no checkpoint of this run .*remove it to start again"):
         run(exp, wandb=False)
     assert (unfinished.path / "checkpoint.pt").exists()
+
+
+@pytest.mark.parametrize(("profile", "said"), [("sample", "to go: about 9 s"), ("paper", "to go: time not known")])
+def test_a_price_that_nobody_measured_is_not_said_to_be_nothing(runs_dir, capsys, monkeypatch, profile, said):
+    monkeypatch.setattr(coreFunction, "run", refuse)
+    run_all("MLP_4", profile=profile)
+    assert f"1 run; {said}\n" in capsys.readouterr().out

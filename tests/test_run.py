@@ -95,6 +95,8 @@ def test_the_baseline_is_chosen_on_the_held_out_part(made):
     result = record.result
     assert result["chosen"] == best["classifier"]
     assert result["classifiers"][result["chosen"]]["C"] == best["C"]
+    for name, classifier in result["classifiers"].items():
+        assert classifier["C_at_edge"] is (classifier["C"] in (CS[name][0], CS[name][-1]))
     assert result["accuracy"] == result["classifiers"][result["chosen"]]["validation_accuracy"]
     assert accuracy(record.predictions()) == pytest.approx(result["accuracy"], rel=1e-3)
     assert {key.split(".")[0] for key in record.weights()} == {"svm", "logistic_regression"}
