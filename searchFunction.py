@@ -71,8 +71,9 @@ def search(
             for point in points:
                 if point not in there:
                     _queue(study, point, distributions)
-        _wait_for_the_silent(study)
-        return _work(study, name, profile, seed, count, worker=0)
+        lock = _lock(study, profile)
+        _wait_for_the_silent(study, lock)
+        return _work(study, name, profile, seed, count, lock, worker=0)
 
 
 def join(name: str = "search", *, profile: str = "", seed: int = 0, storage: str = "") -> list[Record]:
@@ -82,7 +83,7 @@ def join(name: str = "search", *, profile: str = "", seed: int = 0, storage: str
     """
     profile = current_profile(profile)
     with _study(name, profile, seed, storage) as study:
-        return _work(study, name, profile, seed, study.user_attrs["count"], worker=os.getpid())
+        return _work(study, name, profile, seed, study.user_attrs["count"], _lock(study, profile), worker=os.getpid())
 
 
 # ---------------------------------------------------------------- the study
@@ -206,7 +207,24 @@ def _take_over(study: Any) -> None:
                 RetryHeartbeatStaleTrialCallback()(study, attempts[-1])
 
 
-def _wait_for_the_silent(study: Any) -> None:
+def _lock(study: Any, profile: str) -> Any:
+    from filelock import FileLock
+
+    return FileLock(runs_dir() / profile / f".{study.study_name}.lock")
+
+
+@contextmanager
+def _alone(lock: Any) -> Iterator[None]:
+    """Hold the lock, under which one process at a time looks for a trial and takes it: else two take one, or repeat a dead one twice."""
+    with writing(Path(lock.lock_file)):
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _wait_for_the_silent(study: Any, lock: Any) -> None:
     """Wait until each running trial is known to be at work or dead, so that a search that was cut off goes on where it stood."""
     from optuna.trial import TrialState
 
@@ -214,14 +232,15 @@ def _wait_for_the_silent(study: Any) -> None:
     if study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
         print(f"a trial was begun and has not ended; waiting up to {GRACE + HEARTBEAT} s for a sign of its process")
     while study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)) and time.monotonic() < end:
-        _take_over(study)
+        with _alone(lock):
+            _take_over(study)
         time.sleep(GRACE / 30)
 
 
 # ---------------------------------------------------------------- the trials
 
 
-def _work(study: Any, name: str, profile: str, seed: int, count: int, worker: int) -> list[Record]:
+def _work(study: Any, name: str, profile: str, seed: int, count: int, lock: Any, worker: int) -> list[Record]:
     """Run trials until `count` of them have ended, here or elsewhere."""
     from optuna.exceptions import TrialPruned
     from optuna.trial import TrialState
@@ -238,6 +257,7 @@ def _work(study: Any, name: str, profile: str, seed: int, count: int, worker: in
 
     def objective(begun: Any, trial: Any) -> float:
         trial.set_user_attr("begun", worker)
+        lock.release()
         if (rank := _rank(_attempts(study), trial)) >= count:  # two processes began the last one at once
             raise TrialPruned
         # W&B knows one run alone within an agent: another trial than the one it is for goes without.
@@ -252,37 +272,42 @@ def _work(study: Any, name: str, profile: str, seed: int, count: int, worker: in
         return score
 
     def attempt(begun: Any = None) -> None:
-        """Run a waiting trial; `begun` is the W&B run in which an agent has us."""
+        """Take a waiting trial, with the lock held until it is ours, and run it; `begun` is the W&B run in which an agent has us."""
         try:
             study.optimize(partial(objective, begun), n_trials=1)
         except Held:  # its process is slow, not dead; the next attempt will find the record
             time.sleep(HEARTBEAT)
-        except ValueError as error:
-            if "Cannot tell" not in str(error):  # else it was us who were slow: another process has this trial now
+        except (ValueError, AssertionError) as error:  # the second, which Optuna fails with as it handles the first, covers it
+            if "Cannot tell" not in f"{error} {error.__context__}":  # else it was us who were slow: another process has this trial now
                 raise
 
     def agents_trial() -> None:
-        with open_for_sweep(row) as begun:
-            _queue(study, {key: begun.config[key] for key in distributions}, distributions, wandb=begun.id)
-            attempt(begun)
+        with open_for_sweep(row) as begun, _alone(lock):
+            if len(_attempts(study)) < count:
+                _queue(study, {key: begun.config[key] for key in distributions}, distributions, wandb=begun.id)
+                attempt(begun)
 
     if todo > 0 and _sweep(study) and row.start_from:
         build(row)  # trains what the trials start from, if need be: a W&B run that cannot be within an agent
     while True:
-        _take_over(study)
-        attempts = _attempts(study)
-        ended = sum(map(_ended, attempts))
-        whole.update(ended - whole.n)
-        if ended >= count:
-            break
-        if any(trial.state == TrialState.WAITING for tried in attempts for trial in tried):
-            attempt()
-        elif len(attempts) >= count:  # other processes are at the last ones
-            time.sleep(GRACE / 30)
-        elif sweep := _sweep(study):
+        with _alone(lock):
+            _take_over(study)
+            attempts = _attempts(study)
+            ended = sum(map(_ended, attempts))
+            whole.update(ended - whole.n)
+            if ended >= count:
+                break
+            waiting = any(trial.state == TrialState.WAITING for tried in attempts for trial in tried)
+            sweep = None if waiting or len(attempts) >= count else _sweep(study)
+            if not waiting and len(attempts) < count and not sweep:
+                _queue(study, _draw(study, config["method"], distributions, mixed(seed, worker, len(attempts)) % 2**32), distributions)
+                waiting = True
+            if waiting:
+                attempt()
+        if sweep:
             with_agent(sweep, agents_trial)
-        else:
-            _queue(study, _draw(study, config["method"], distributions, mixed(seed, worker, len(attempts)) % 2**32), distributions)
+        elif not waiting:  # other processes are at the last ones
+            time.sleep(GRACE / 30)
     for display in (whole, line):
         display.close()
     ranked = enumerate(attempts[:count])

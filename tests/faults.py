@@ -144,8 +144,8 @@ def _hook(target: str, before: Callable[..., None] = _nothing, after: Callable[.
     setattr(owner, name, hooked)
 
 
-def _die(*_: object) -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
+def _die(*_: object, by: int = signal.SIGKILL) -> None:
+    os.kill(os.getpid(), by)
 
 
 def _tear(path: Path, row: dict) -> None:
@@ -155,9 +155,9 @@ def _tear(path: Path, row: dict) -> None:
     _die()
 
 
-def die_at(target: str, when: str, nth: int) -> None:
-    """Have this process kill itself at its `nth` call of `target`, before or after it or amid what it writes."""
-    calls, act = itertools.count(1), _tear if when == "amid" else _die
+def die_at(target: str, when: str, nth: int, by: int = signal.SIGKILL) -> None:
+    """Have this process kill itself (or stop, `by` SIGSTOP) at its `nth` call of `target`, before or after it or amid what it writes."""
+    calls, act = itertools.count(1), _tear if when == "amid" else functools.partial(_die, by=by)
     _hook(target, **{"after" if when == "after" else "before": lambda *args: act(*args) if next(calls) == nth else None})
 
 

@@ -90,6 +90,26 @@ def test_three_processes_at_one_search_one_of_them_killed_lose_and_double_no_tri
     assert len({record.settings["identity"]["lr"] for record in made}) == 5
 
 
+def test_a_process_that_is_taken_for_dead_and_is_not_does_no_harm(tmp_path):
+    """It stands still for longer than a search is patient, and goes on: its trial, which nobody else could train, is counted once."""
+    runs = tmp_path / "runs"
+    slow = start("search", runs, partial(die_at, CHECKPOINT, "after", 1, signal.SIGSTOP))
+    while not list(runs.rglob("checkpoint.pt")):
+        time.sleep(0.02)
+    other = start("joining", runs)
+    other.join(10)
+    os.kill(slow.pid, signal.SIGCONT)
+    for process in (slow, other):
+        process.join(faults.AT_MOST)
+    assert [process.exitcode for process in (slow, other)] == [0, 0], log_of(runs).read_text()
+    study = optuna.load_study(study_name="search-sample-seed0", storage=f"sqlite:///{runs / 'sample' / 'search.sqlite'}")
+    assert "FAIL" in [trial.state.name for trial in study.trials]
+    assert [trial.state.name for trial in study.trials].count("COMPLETE") == 5
+    made = faults.records(runs)
+    assert [record.name for record in made] == [f"search_{number}" for number in range(1, 6)]
+    assert all(record.finished and [row["epoch"] for row in record.rows] == [0, 1, 2] for record in made)
+
+
 def test_a_search_of_twelve_trials_that_is_killed_twice_ends_with_twelve(tmp_path, monkeypatch):
     monkeypatch.setitem(faults.JOBS, "search", lambda: searchFunction.search(faults.SWEEP, 12, base="MLP_res_5"))
     runs, begun = tmp_path / "runs", {}
