@@ -27,7 +27,7 @@ from experimentTable import Held, UsageError, choose, current_profile, experimen
 from fileFunction import writing
 from recordFunction import Record, runs_dir
 from sweepFunction import REPORT_SWEEP, begin_sweep, space, with_agent
-from utilityFunction import bar, duration, import_quietly, mixed
+from utilityFunction import about, bar, import_quietly, mixed
 from wandbFunction import open_for_sweep, wandb_mode
 
 __all__ = ["REPORT_SWEEP", "join", "search", "space"]
@@ -249,7 +249,7 @@ def _work(study: Any, name: str, profile: str, seed: int, count: int, lock: Any,
     row, distributions = experiment(study.user_attrs["asked"]["base"], profile, seed), space(config)
     todo = count - sum(map(_ended, _attempts(study)))
     if todo > 0:
-        print(f"{count} trials, {count - todo} of them ended already; about {duration(todo * price(row))} to go")
+        print(f"{count} trials, {count - todo} of them ended already; to go: {about(todo * price(row))}")
     whole, line = bar(count, f"{name}: trials", unit="trial"), bar(1)
 
     def result(rank: int, params: dict, wandb: Any = True) -> Record:
