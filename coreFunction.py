@@ -51,6 +51,9 @@ def _fit(
         with folder.restoring():
             model.load_state_dict(checkpoint["model"])
     frozen = _frozen_digests(model)
+    if checkpoint:  # what moved before it must not go unseen
+        with folder.restoring():
+            frozen = {(name, digest) for name, digest in checkpoint["frozen"]}
     probed = cast(train.batch(torch.arange(min(256, len(train))))[0], precision) if exp.record_gradients else None
     trained, train, held = _without_frozen_prefix(model, train, held, precision)
     optimizer = make_optimizer(exp, trained)
@@ -68,7 +71,7 @@ def _fit(
     reason, saved, seconds_between = None, time.monotonic(), checkpoint_seconds()
 
     def save(epoch: int) -> None:
-        state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "best": best, "epoch": epoch}
+        state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "best": best, "epoch": epoch, "frozen": sorted(frozen)}
         folder.checkpoint(state | {"stopping": asdict(stopping)})
 
     for epoch in range(first, exp.epochs + 1):

@@ -109,9 +109,7 @@ def search(arguments: argparse.Namespace) -> bool:
     for record in records:
         print(record)
     print(seen_search(config, name, profile))
-    if arguments.join:
-        with searchFunction._study(name, **where) as study:
-            count = study.user_attrs["count"]
+    count = searchFunction.asked_trials(name, **where) if arguments.join else count
     trials = [find_record(f"{name}_{number}", profile, seed) for number in range(1, count + 1)]
     return bool(records) and all(trial and trial.result for trial in trials)
 

@@ -30,7 +30,7 @@ from sweepFunction import REPORT_SWEEP, begin_sweep, space, with_agent
 from utilityFunction import about, bar, import_quietly, mixed
 from wandbFunction import open_for_sweep, wandb_mode
 
-__all__ = ["REPORT_SWEEP", "join", "search", "space"]
+__all__ = ["REPORT_SWEEP", "asked_trials", "join", "search", "space"]
 
 HEARTBEAT, GRACE = 5, 30  # seconds
 START_UP = 4  # random trials first; GPSampler's default of 10 would leave a search of 12 with two Bayesian ones
@@ -84,6 +84,12 @@ def join(name: str = "search", *, profile: str = "", seed: int = 0, storage: str
     profile = current_profile(profile)
     with _study(name, profile, seed, storage) as study:
         return _work(study, name, profile, seed, study.user_attrs["count"], _lock(study, profile), worker=os.getpid())
+
+
+def asked_trials(name: str = "search", *, profile: str = "", seed: int = 0, storage: str = "") -> int:
+    """How many trials were asked of a search that has been begun."""
+    with _study(name, current_profile(profile), seed, storage) as study:
+        return study.user_attrs["count"]
 
 
 # ---------------------------------------------------------------- the study

@@ -1,6 +1,7 @@
 """What several test files build on: small real data, small models, small runs of the table's rows, and how a refusal is asserted."""
 
 import functools
+import json
 import multiprocessing
 import shutil
 import subprocess
@@ -21,6 +22,7 @@ import analysisFunction
 import coreFunction
 from dataFunction import load_images, open_vault
 from experimentTable import PROFILES, UsageError
+from fileFunction import sha256
 from recordFunction import Record
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -141,3 +143,13 @@ def python(code: str, *arguments: Any, **options: Any) -> subprocess.CompletedPr
     """Run `code` in a Python of its own, started in the project's root with the test's environment."""
     command = [sys.executable, "-c", code, *map(str, arguments)]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, **options)
+
+
+def edit(folder: Path, file: str, part: str = "", **values: object) -> None:
+    """Change values of a record's settings or result, or of a part of them; its result vouches for the settings as they are then."""
+    path = folder / file
+    content = json.loads(path.read_text())
+    (content[part] if part else content).update(values)
+    path.write_text(json.dumps(content))
+    if file == "settings.json":
+        edit(folder, "result.json", "sha256", **{file: sha256(path)})

@@ -4,7 +4,7 @@ import json
 import shutil
 
 import pytest
-from helpers import found, interrupt, lend, untimed
+from helpers import edit, found, interrupt, lend, untimed
 
 import coreFunction
 import recordFunction
@@ -17,8 +17,7 @@ from recordFunction import find_record, publish
 def test_list_shows_every_row_with_its_state_and_price(made, runs_dir, tiny, call):
     lend(made, runs_dir, "MLP_4", "CNN_10", "MLP_res_5")
     (runs_dir / "sample" / "CNN_10" / "seed-0" / "result.json").unlink()
-    result = runs_dir / "sample" / "MLP_res_5" / "seed-0" / "result.json"
-    result.write_text(result.read_text().replace('"finished"', '"failed"'))
+    edit(runs_dir / "sample" / "MLP_res_5" / "seed-0", "result.json", status="failed", reason="stopped")
     status, out, err = call("list", "--json")
     table = {row["name"]: row for row in json.loads(out)}
     assert (status, err) == (0, "")
@@ -100,15 +99,12 @@ def test_fresh_leaves_the_evidence_aside_and_what_is_here_in_place(made, monkeyp
 def test_publish_copies_what_is_finished(made, monkeypatch, tmp_path, runs_dir, tiny, call):
     monkeypatch.setattr(recordFunction, "EVIDENCE", tmp_path / "evidence")
     lend(made, runs_dir, "MLP_4")
-    path = runs_dir / "sample" / "MLP_4" / "seed-0" / "settings.json"
-    settings = json.loads(path.read_text())
-    settings["provenance"] |= {"dirty": True}
-    path.write_text(json.dumps(settings))
+    record = runs_dir / "sample" / "MLP_4" / "seed-0"
+    edit(record, "settings.json", "provenance", dirty=True)
     status, _, err = call("publish", "MLP_4")
     assert status == 1
     assert "made from uncommitted code" in err
-    settings["provenance"] |= {"dirty": False, "commit": "c" * 40}
-    path.write_text(json.dumps(settings))
+    edit(record, "settings.json", "provenance", dirty=False, commit="c" * 40)
     assert call("publish", "MLP_4")[0] == 0
     assert (tmp_path / "evidence" / "sample" / "MLP_4" / "seed-0" / "result.json").exists()
     assert publish(find_record("MLP_4", "sample")).is_relative_to(tmp_path / "evidence")  # again, over itself
@@ -205,7 +201,7 @@ def test_a_search_is_not_done_while_one_of_its_trials_is_unfinished(made, tiny, 
     """The first trial is another process's, which is alive; the two after it have a score."""
     from optuna.trial import TrialState, create_trial
 
-    monkeypatch.setattr(searchFunction, "_wait_for_the_silent", lambda _: None)  # half a minute
+    monkeypatch.setattr(searchFunction, "_wait_for_the_silent", lambda *_: None)  # half a minute
     lend(made, runs_dir, "train_resnet")
     distributions = searchFunction.space(searchFunction.REPORT_SWEEP)
     with searchFunction._study("search", "sample", 0, "", "maximize") as study:

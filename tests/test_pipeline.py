@@ -5,10 +5,11 @@ import json
 import numpy as np
 import pytest
 import torch
-from helpers import QUICK, Listed, digits, held, mlp, normed, refused, same, state, untimed
+from helpers import QUICK, Listed, digits, held, interrupt, mlp, normed, refused, same, state, untimed
 from torch import nn
 from torch.utils.data import TensorDataset
 
+import coreFunction
 from coreFunction import pipeline
 from trainFunction import accuracy
 
@@ -199,6 +200,21 @@ def test_a_frozen_weight_that_moves_fails_the_run_even_after_the_best_epoch(pati
     assert record.result["reason"] == "frozen weights or statistics moved in training: first.weight"
     assert "leaking (seed 0) failed: frozen weights" in capsys.readouterr().out
     assert not record.has_weights
+
+
+def test_a_frozen_weight_that_moved_before_an_interrupt_fails_the_run_that_goes_on(monkeypatch):
+    monkeypatch.setenv("CHECKPOINT_SECONDS", "0")
+    options = {"lr": 1e-12, "epochs": 5, "batch_size": 200, "trainable": ("last",)}
+    torch.manual_seed(0)
+    with monkeypatch.context() as patch:
+        epochs = iter([coreFunction.train_epoch] * 3 + [interrupt])
+        patch.setattr(coreFunction, "train_epoch", lambda *arguments: next(epochs)(*arguments))
+        with pytest.raises(KeyboardInterrupt):
+            pipeline(Leaking(), digits(), held(), name="leaking", **options)
+    later = Leaking()
+    later.steps = 2  # it has moved, and will not again
+    record = pipeline(later, digits(), held(), name="leaking", resume=True, **options)
+    assert record.result["reason"] == "frozen weights or statistics moved in training: first.weight"
 
 
 @pytest.mark.parametrize("keep", [False, True])

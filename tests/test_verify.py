@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from helpers import interrupt, lend, refused, tiny_sample
+from helpers import edit, interrupt, lend, refused, tiny_sample
 from scipy import stats
 
 import coreFunction
@@ -57,14 +57,6 @@ def trained(monkeypatch):
     epochs, train_epoch = [], coreFunction.train_epoch
     monkeypatch.setattr(coreFunction, "train_epoch", lambda *a: epochs.append(a) or train_epoch(*a))
     return epochs
-
-
-def edit(folder, file, part=None, **values):
-    """Change values of a record's settings or result."""
-    path = folder / file
-    content = json.loads(path.read_text())
-    (content if part is None else content[part]).update(values)
-    path.write_text(json.dumps(content))
 
 
 def other_row(folder, number, **values):
@@ -247,7 +239,7 @@ def test_what_is_equal_to_the_bit_needs_no_condition(evidence, tmp_path):
 
 def test_a_failed_run_does_not_agree_with_a_finished_one(evidence, tmp_path):
     record, again, seeds = two(evidence, tmp_path, there=[0.5, 0.6, 0.7], here=0.51, **OTHER)
-    edit(again.path, "result.json", status="failed")
+    edit(again.path, "result.json", status="failed", reason="stopped")
     assert not compare(record, Record(again.path), seeds).agreed
 
 
