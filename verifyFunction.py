@@ -27,6 +27,7 @@ from utilityFunction import about, duration, provenance, resolve_precision
 # What must be the same for bits to be equal; for the analyses that scikit-learn does, its version too
 CONDITIONS = ("processor", "device", "threads", "precision", "torch", "numpy", "results_version")
 LEVEL = 0.95
+OWN = ("settings.json", "rows.jsonl")  # these have commit and times in them; rows are compared one by one
 NOT_COMPARED = {"train_seconds", "sha256"}  # a clock's time; digests are compared one by one
 
 
@@ -135,7 +136,7 @@ def _row_changes(there: list[dict], here: list[dict]) -> list[Change]:
 
 
 def _result_changes(there: dict, here: dict) -> list[Change]:
-    a, b = ({file: value for file, value in result["sha256"].items() if file != "rows.jsonl"} for result in (there, here))
+    a, b = ({file: value for file, value in result["sha256"].items() if file not in OWN} for result in (there, here))
     return _changes(None, there, here) + _changes(None, a, b)
 
 
