@@ -262,6 +262,7 @@ def _work(study: Any, name: str, profile: str, seed: int, count: int, lock: Any,
         return run(replace(row, name=f"{name}_{rank + 1}", **params), line=line, wandb=wandb)
 
     def objective(begun: Any, trial: Any) -> float:
+        study._storage.record_heartbeat(trial._trial_id)  # Optuna's own thread may come to it after a kill, and nobody would miss us
         trial.set_user_attr("begun", worker)
         lock.release()
         if (rank := _rank(_attempts(study), trial)) >= count:  # two processes began the last one at once

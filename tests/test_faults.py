@@ -73,6 +73,18 @@ def test_a_job_that_is_killed_anywhere_ends_as_if_it_had_not_been(reference, tal
     assert not tallies[job].harm
 
 
+def no_heart() -> None:
+    """Optuna's heartbeats come too late."""
+    optuna.storages._heartbeat.HeartbeatThread._record_heartbeat = staticmethod(lambda *_: None)
+
+
+def test_a_trial_whose_process_dies_before_optuna_s_first_heartbeat_is_taken_over(reference, tmp_path):
+    runs = tmp_path / "runs"
+    assert kill("search", runs, no_heart, partial(die_at, "optuna.trial:Trial.set_user_attr", "after", 1))
+    faults.finish("search", runs)
+    assert not reference("search").harm(runs)
+
+
 def test_three_processes_at_one_search_one_of_them_killed_lose_and_double_no_trial(reference, tmp_path):
     runs, patient = tmp_path / "runs", partial(vars(searchFunction).update, GRACE=6)
     assert kill("search", runs, partial(die_at, CHECKPOINT, "after", 1))  # so that there is something to join
