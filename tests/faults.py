@@ -31,6 +31,7 @@ from torch import nn
 from torchvision.models.resnet import BasicBlock, ResNet
 
 import searchFunction
+import trialFunction
 from coreFunction import run_all
 from dataFunction import SPLITS, load_images
 from experimentTable import EXPERIMENTS, PROFILES, UsageError
@@ -121,7 +122,7 @@ def cut_down() -> None:
     MODELS["MLP_4"] = lambda image_size: MLP([784, 64, 32, 16, 10])
     MODELS["MLP_res_5"] = lambda image_size: MLP([784, 64, 32, 16, 10], residual=True)
     MODELS["resnet18"] = lambda image_size: Narrow()
-    vars(searchFunction).update(HEARTBEAT=1, GRACE=2)
+    vars(trialFunction).update(HEARTBEAT=1, GRACE=2)
 
 
 def _nothing(*_: object) -> None:

@@ -10,6 +10,7 @@ import coreFunction
 import recordFunction
 import run
 import searchFunction
+import trialFunction
 from experimentTable import PROFILES, ROWS
 from recordFunction import find_record, publish
 
@@ -201,10 +202,10 @@ def test_a_search_is_not_done_while_one_of_its_trials_is_unfinished(made, tiny, 
     """The first trial is another process's, which is alive; the two after it have a score."""
     from optuna.trial import TrialState, create_trial
 
-    monkeypatch.setattr(searchFunction, "_wait_for_the_silent", lambda *_: None)  # half a minute
+    monkeypatch.setattr(searchFunction, "wait_for_the_silent", lambda *_: None)  # half a minute
     lend(made, runs_dir, "train_resnet")
     distributions = searchFunction.space(searchFunction.REPORT_SWEEP)
-    with searchFunction._study("search", "sample", 0, "", "maximize") as study:
+    with trialFunction.open_study("search", "sample", 0, "", "maximize") as study:
         trial = study.ask(distributions)
         trial.set_user_attr("begun", 1)
         study._storage.record_heartbeat(trial._trial_id)

@@ -26,6 +26,7 @@ from helpers import ROOT, needs_fork
 from test_records import Hostile
 
 import searchFunction
+import trialFunction
 from utilityFunction import provenance
 
 pytestmark = needs_fork
@@ -73,6 +74,11 @@ def test_a_job_that_is_killed_anywhere_ends_as_if_it_had_not_been(reference, tal
     assert not tallies[job].harm
 
 
+def study_of(runs: Path) -> optuna.Study:
+    """The search's trials."""
+    return optuna.load_study(study_name="search-sample-seed0", storage=f"sqlite:///{runs / 'sample' / 'search.sqlite'}")
+
+
 def no_heart() -> None:
     """Optuna's heartbeats come too late."""
     optuna.storages._heartbeat.HeartbeatThread._record_heartbeat = staticmethod(lambda *_: None)
@@ -86,14 +92,14 @@ def test_a_trial_whose_process_dies_before_optuna_s_first_heartbeat_is_taken_ove
 
 
 def test_three_processes_at_one_search_one_of_them_killed_lose_and_double_no_trial(reference, tmp_path):
-    runs, patient = tmp_path / "runs", partial(vars(searchFunction).update, GRACE=6)
+    runs, patient = tmp_path / "runs", partial(vars(trialFunction).update, GRACE=6)
     assert kill("search", runs, partial(die_at, CHECKPOINT, "after", 1))  # so that there is something to join
     dying = partial(die_at, "torch:Tensor.backward", "after", 1)
     processes = [start("joining", runs, patient), start("joining", runs, patient, dying), start("search", runs, patient)]
     for process in processes:
         process.join(faults.AT_MOST)
     assert [process.exitcode for process in processes] == [0, -signal.SIGKILL, 0]
-    study = optuna.load_study(study_name="search-sample-seed0", storage=f"sqlite:///{runs / 'sample' / 'search.sqlite'}")
+    study = study_of(runs)
     states = [trial.state.name for trial in study.trials]
     assert (states.count("COMPLETE"), states.count("FAIL")) == (5, 2)  # both killed ones' attempts failed
     made = faults.records(runs)
@@ -114,7 +120,7 @@ def test_a_process_that_is_taken_for_dead_and_is_not_does_no_harm(tmp_path):
     for process in (slow, other):
         process.join(faults.AT_MOST)
     assert [process.exitcode for process in (slow, other)] == [0, 0], log_of(runs).read_text()
-    study = optuna.load_study(study_name="search-sample-seed0", storage=f"sqlite:///{runs / 'sample' / 'search.sqlite'}")
+    study = study_of(runs)
     assert "FAIL" in [trial.state.name for trial in study.trials]
     assert [trial.state.name for trial in study.trials].count("COMPLETE") == 5
     made = faults.records(runs)
