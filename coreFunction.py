@@ -19,7 +19,7 @@ from torch import nn
 from dataFunction import known_fingerprint, load_images
 from experimentTable import CLASSES, ROWS, Experiment, UsageError, choose, current_profile, experiment, has_budget, identity, price
 from featureFunction import Source, as_source, cached, extract_features, split
-from fileFunction import digest
+from fileFunction import digest, first_line
 from myModel import MODELS, initialise, replace_head, set_train_mode, train_only
 from queueFunction import generation, work_off
 from recordFunction import Record, RunFolder, check_identity, find_record, runs_dir, same_identity
@@ -50,10 +50,11 @@ def _fit(
     if checkpoint:
         with folder.restoring():
             model.load_state_dict(checkpoint["model"])
-    frozen = _frozen_digests(model)
     if checkpoint:  # what moved before it must not go unseen
         with folder.restoring():
             frozen = {(name, digest) for name, digest in checkpoint["frozen"]}
+    else:
+        frozen = _frozen_digests(model)
     probed = cast(train.batch(torch.arange(min(256, len(train))))[0], precision) if exp.record_gradients else None
     trained, train, held = _without_frozen_prefix(model, train, held, precision)
     optimizer = make_optimizer(exp, trained)
@@ -107,7 +108,8 @@ def _fit(
     if best is not None:  # the restored weights' own measure and predictions, not the last epoch's
         model.load_state_dict(best)
         measured, predictions = evaluate(trained, held, precision)
-    if names := sorted({name for name, _ in moved | (frozen ^ _frozen_digests(model))}):
+        moved |= frozen ^ _frozen_digests(model)
+    if names := sorted({name for name, _ in moved}):
         more = f" and {len(names) - 1} more" if len(names) > 1 else ""
         reason = reason or f"frozen weights or statistics moved in training: {names[0]}{more}"
     weights = model.state_dict()
@@ -205,8 +207,8 @@ def _outputs(model: nn.Module, source: Source) -> int:
     try:
         outputs = model.to(device()).eval()(inputs.float())
     except (RuntimeError, ValueError, IndexError, TypeError, AttributeError) as error:
-        reason = str(error).splitlines()[0]
-        raise UsageError(f"the model cannot take a batch of shape {tuple(inputs.shape)} from the data set: {reason}") from None
+        shape = tuple(inputs.shape)
+        raise UsageError(f"the model cannot take a batch of shape {shape} from the data set: {first_line(error)}") from None
     if not isinstance(outputs, torch.Tensor) or outputs.ndim != 2 or len(outputs) != len(inputs):
         given = tuple(outputs.shape) if isinstance(outputs, torch.Tensor) else type(outputs).__name__
         raise UsageError(f"the model gives {given} for {len(inputs)} images; it must give scores (N, classes), so flatten them first")

@@ -179,9 +179,9 @@ def load_images(name: str, part: str = "train", profile: str = "sample", size: i
 
 def at_hand(name: str, part: str, profile: str) -> bool:
     """Whether this machine has part `part` of set `name`, so that load_images would fetch nothing."""
-    data, published = PROFILES[profile].data, "test" if part == "test" else "train"
+    data = PROFILES[profile].data
     try:
-        return _local_source(name, data) is not None or _cached(name, data, published).exists()
+        return _local_source(name, data) is not None or _cached(name, data, _published(part)).exists()
     except UsageError:  # DATA_DIR lacks it
         return False
 
@@ -189,6 +189,11 @@ def at_hand(name: str, part: str, profile: str) -> bool:
 def open_vault(profile: str, size: int | None = None) -> ImageSet:
     """CIFAR-100's test part. analysisFunction.final_test alone calls this, and logs every opening."""
     return _image_set("cifar100", "test", profile, size)
+
+
+def _published(part: str) -> str:
+    """Which of a set's two published parts a part is cut from."""
+    return "test" if part == "test" else "train"
 
 
 def known_fingerprint(name: str, profile: str) -> str:
@@ -201,7 +206,7 @@ def _image_set(name: str, part: str, profile: str, size: int | None) -> ImageSet
     data = PROFILES[choose("profile", profile, PROFILES)].data
     if size is not None and (isinstance(size, bool) or not isinstance(size, int) or size < 1):
         raise UsageError(f"size must be a whole number of pixels, at least 1, got {size!r}")
-    published = "test" if part == "test" else "train"
+    published = _published(part)
     source = _local_source(name, data)
     images, labels = _tensors(name, data, published, source.stamp(published) if source else None)[part]
     coarse = torch.tensor(COARSE_OF)[labels] if name == "cifar100" else None

@@ -15,6 +15,11 @@ import torch
 from experimentTable import UsageError
 
 
+def first_line(error: BaseException) -> str:
+    """What an error says, in one line; its kind where it says nothing."""
+    return (str(error) or type(error).__name__).splitlines()[0]
+
+
 def sha256(path: Path) -> str:
     """Hex digest of a file's bytes."""
     with path.open("rb") as file:
@@ -38,8 +43,7 @@ def load_tensors(path: Path) -> dict:
                 raise ValueError(f"{damaged} has another checksum")
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for such files
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise UsageError(f"{path} cannot be read ({reason}); remove it to start this run again") from None
+        raise UsageError(f"{path} cannot be read ({first_line(error)}); remove it to start this run again") from None
 
 
 @contextmanager

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from experimentTable import Experiment, Held, UsageError
-from fileFunction import append_line, atomic, digest, load_tensors, read_json, read_lines, rounded, sha256, write_json, writing
+from fileFunction import append_line, atomic, digest, first_line, load_tensors, read_json, read_lines, rounded, sha256, write_json, writing
 
 ROOT = Path(__file__).resolve().parent
 EVIDENCE = ROOT / "report" / "records"
@@ -292,8 +292,9 @@ class RunFolder:
         try:
             yield
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            reason = (str(error) or type(error).__name__).splitlines()[0]
-            raise UsageError(f"{self.path / CHECKPOINT} is no checkpoint of this run ({reason}); remove it to start again") from None
+            raise UsageError(
+                f"{self.path / CHECKPOINT} is no checkpoint of this run ({first_line(error)}); remove it to start again"
+            ) from None
 
     def _move_aside(self) -> None:
         if any(self.path.iterdir()):

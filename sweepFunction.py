@@ -11,7 +11,7 @@ from typing import Any
 from experimentTable import PROJECT, Experiment, UsageError, choose
 from recordFunction import runs_dir
 from utilityFunction import import_quietly
-from wandbFunction import first_line
+from wandbFunction import complaint
 
 # Section 5.5; its text lists batches from 32 on, its table has 16 too.
 REPORT_SWEEP = {
@@ -69,7 +69,7 @@ def begin_sweep(config: dict, name: str) -> str:
     try:
         return wandb.sweep({"name": name} | config, project=PROJECT)
     except Exception as error:  # of many kinds
-        raise UsageError(f"W&B makes no sweep ({first_line(error)}); with WANDB_MODE=offline the search needs none") from None
+        raise UsageError(f"W&B makes no sweep ({complaint(error)}); with WANDB_MODE=offline the search needs none") from None
 
 
 def with_agent(sweep: str, trial: Callable[[], None]) -> None:
@@ -96,7 +96,7 @@ def with_agent(sweep: str, trial: Callable[[], None]) -> None:
     except Exception as refused:
         error = refused
     if isinstance(error, wandb.Error):
-        raise UsageError(f"W&B: {first_line(error)}; the same call goes on, with WANDB_MODE=offline without W&B") from None
+        raise UsageError(f"W&B: {complaint(error)}; the same call goes on, with WANDB_MODE=offline without W&B") from None
     if type(error) is Exception:  # with which the agent stops a trial
         raise UsageError("W&B's agent was stopped; the same call goes on from here") from None
     if error:

@@ -11,6 +11,7 @@ import numpy as np
 
 from dataFunction import CLASS_NAMES, ImageSet, at_hand, known_fingerprint, load_images
 from experimentTable import PROJECT, Experiment, UsageError
+from fileFunction import first_line
 from recordFunction import PREDICTIONS, WEIGHTS, Record, runs_dir
 from utilityFunction import bar
 
@@ -62,7 +63,7 @@ class Mirror:
             return call(*args, **kwargs)
         except Exception as error:
             self.whole = False
-            _say_once(first_line(error))
+            _say_once(complaint(error))
             return None
 
 
@@ -122,7 +123,7 @@ def _state() -> tuple[str, str]:
     try:
         obstacle = "" if wandb.login(timeout=15, prompt=False) else "no account"
     except Exception as error:
-        obstacle = first_line(error)
+        obstacle = complaint(error)
     return mode or ("offline" if obstacle else "online"), obstacle
 
 
@@ -135,9 +136,9 @@ def wandb_mode() -> Any:
     return mode
 
 
-def first_line(error: Exception) -> str:
+def complaint(error: Exception) -> str:
     """What an error of W&B's says, without its full stop."""
-    return (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
+    return first_line(error).rstrip(".")
 
 
 @functools.cache
@@ -263,5 +264,5 @@ def _log_figures(profile: str) -> int:
         run.finish()
         return len(images)
     except Exception as error:
-        _say_once(first_line(error))
+        _say_once(complaint(error))
         return 0

@@ -13,6 +13,7 @@ from dataFunction import load_images
 from recordFunction import Record
 
 WANDB = Path(sys.executable).with_name("wandb")
+QUICK = {"lr": 1e-2, "epochs": 2, "batch_size": 32, "record_gradients": True}  # of a `pipeline`
 
 
 def forget() -> None:

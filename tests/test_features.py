@@ -5,7 +5,7 @@ import copy
 import numpy as np
 import pytest
 import torch
-from helpers import digits, held, mlp, normed, refused, same, state
+from helpers import QUICK, digits, held, mlp, normed, refused, same, state
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
@@ -21,7 +21,6 @@ from myModel import MODELS, replace_head, set_train_mode, train_only
 from utilityFunction import arithmetic
 
 CUTS = {("fc",): 9, ("layer4", "fc"): 7, ("layer3", "layer4", "fc"): 6}  # children in the frozen prefix
-QUICK = {"lr": 1e-2, "epochs": 3, "batch_size": 32}
 
 
 def resnet(trainable, dropout=0.0):

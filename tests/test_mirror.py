@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import digits, found, held, lend, mlp, refused
-from offline import artifacts, check_tables, flat, history, name_of, offline_runs, summary, table
+from offline import QUICK, artifacts, check_tables, flat, history, name_of, offline_runs, summary, table
 from PIL import Image
 
 import dataFunction
@@ -17,7 +17,6 @@ from report.figures import draw
 from wandbFunction import mirror
 
 pytestmark = pytest.mark.usefixtures("account")
-QUICK = {"lr": 1e-2, "epochs": 2, "batch_size": 32, "record_gradients": True}
 
 
 def test_the_summary_is_of_the_epoch_that_was_restored_and_not_of_the_last(runs_dir):

@@ -5,14 +5,13 @@ import sys
 
 import pytest
 from helpers import digits, held, mlp, untimed
-from offline import flat, forget, history, offline_runs, summary
+from offline import QUICK, flat, forget, history, offline_runs, summary
 
 from coreFunction import pipeline
 from recordFunction import Record
 from wandbFunction import mirror
 
 pytestmark = pytest.mark.usefixtures("account")
-QUICK = {"lr": 1e-2, "epochs": 2, "batch_size": 32, "record_gradients": True}
 
 
 def test_an_offline_run_holds_the_record_s_rows_settings_and_result(runs_dir, capfd):
