@@ -298,6 +298,7 @@ def run(
     line = bar(1) if line is None else line
     line.reset(total=1)
     line.set_description_str(exp.name)
+    line.set_postfix_str("")  # a training before it has left its loss there
     with RunFolder(exp, runs_dir()) as folder:
         record = analysisFunction.analyse(exp, folder)
     if wandb:

@@ -129,8 +129,7 @@ def fetch(name: str, cache: Path) -> Source:
 
 def _from_hub(name: str, cache: Path) -> Source:
     """The set from the hub, or with no network from the hub's own cache."""
-    hub = import_quietly("huggingface_hub")
-    endpoint = hub.constants.ENDPOINT
+    hub, endpoint = import_quietly("huggingface_hub"), import_quietly("huggingface_hub.constants").ENDPOINT
     offline = not answers(endpoint)
     try:
         folder = hub.snapshot_download(SETS[name].hub, repo_type="dataset", local_files_only=offline,

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from copies import assert_published, each_set, encode, no_reading, write_copy, write_torchvision
-from helpers import refused
+from helpers import python, refused
 from torchvision import datasets
 
 import dataFunction
@@ -103,6 +103,18 @@ def test_a_name_server_that_never_answers_is_not_waited_for(monkeypatch):
     start = time.monotonic()
     assert not sourceFunction.answers("https://example.org")
     assert time.monotonic() - start < 0.8
+
+
+def test_a_process_that_has_imported_nothing_yet_asks_the_hub(tmp_path):
+    """Its modules come when they are asked for, so only a process of its own shows what was imported for it."""
+    done = python(
+        "import sourceFunction; from pathlib import Path; sourceFunction.answers = lambda url: print(url)\n"
+        "try: sourceFunction.fetch('mnist', Path('none'))\n"
+        "except sourceFunction.UsageError as error: print(error)"
+    )
+    hub, torchvision, said = done.stdout.splitlines()
+    assert hub == "https://huggingface.co", done.stderr
+    assert f"({hub} does not answer; {torchvision} does not answer)" in said
 
 
 @each_set
