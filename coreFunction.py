@@ -55,7 +55,7 @@ def _fit(
             frozen = {(name, digest) for name, digest in checkpoint["frozen"]}
     else:
         frozen = _frozen_digests(model)
-    probed = cast(train.batch(torch.arange(min(256, len(train))))[0], precision) if exp.record_gradients else None
+    probed = train.batch(torch.arange(min(256, len(train))))[0] if exp.record_gradients else None
     trained, train, held = _without_frozen_prefix(model, train, held, precision)
     optimizer = make_optimizer(exp, trained)
     gradients = GradientNorms(trained) if exp.record_gradients else None
@@ -82,7 +82,7 @@ def _fit(
             row |= train_epoch(trained, map(train.batch, order), optimizer, precision, gradients)
         measured, predictions = evaluate(trained, held, precision)
         row |= {f"{split_name}_{metric}": value for metric, value in measured.items()}
-        row |= {} if probed is None else probe(model, probed)
+        row |= {} if probed is None else probe(model, probed, precision)
         row = folder.append(row)
         if shown:
             shown.log(row)

@@ -13,6 +13,7 @@ from functools import partial
 PROJECT = "cnn-and-deep-network"  # the W&B project and the cache folder
 OPTIMIZERS = ("Adam", "AdamW", "RMSprop", "SGD")
 KINDS = ("training", "baseline", "distribution", "tsne", "timing")
+BOTH_PRECISIONS = ("CNN_10", "CNN_13", "CNN_res_16", "CNN_res_56", "resnet18")  # models with a run in fp32 and one in bf16
 CLASSES = {"mnist": 10, "cifar10": 10, "cifar100": 100}
 
 
@@ -55,7 +56,7 @@ class Experiment:
     record_gradients: bool = False
     initialisation: str = "default"  # or "he": normal, fan-in, biases 0
     eps: float | None = None  # None: the optimizer's default
-    precision: str = "auto"  # "fp32", "fp64" or "auto": bf16 where the hardware has it
+    precision: str = "auto"  # "fp32", "bf16", "fp64" or "auto": bf16 where the hardware has it
     profile: str = ""  # "": the current one, of the environment
     seed: int = 0
 
@@ -64,7 +65,7 @@ class Experiment:
         if not re.fullmatch(r"\w[\w.-]*", self.name):
             raise UsageError(f"name {self.name!r} cannot name a folder; use letters, digits, '_', '-' and '.'")
         choose("optimizer", self.optimizer, OPTIMIZERS)
-        choose("precision", self.precision, ("auto", "fp32", "fp64"))
+        choose("precision", self.precision, ("auto", "fp32", "bf16", "fp64"))
         choose("initialisation", self.initialisation, ("default", "he"))
         for field, least in (("epochs", 1), ("batch_size", 1), ("patience", 1), ("seed", 0)):
             value = getattr(self, field)
@@ -92,7 +93,8 @@ _mlp_res = partial(_mlp, family="mlp_res")
 _cnn = partial(Experiment, chapter=4, family="cnn", dataset="cifar10", lr=5e-4, record_gradients=True)
 _control = partial(Experiment, family="control", record_gradients=True, precision="fp32")
 _mlp_control = partial(_control, chapter=3, dataset="mnist", lr=1e-4)
-_cnn_control = partial(_control, chapter=4, dataset="cifar10", lr=5e-4)
+_cnn_control = partial(_control, chapter=4, family="control_cnn", dataset="cifar10", lr=5e-4)
+_precision = partial(_cnn_control, family="control_precision", epochs=5)
 _resnet = partial(Experiment, chapter=5, model="resnet18", dataset="cifar100", lr=5e-4)
 _tune = partial(_resnet, family="fine_tune", trainable=("layer4", "fc"))
 # From early_stopping on: afresh from train_resnet's weights, layer3, layer4 and the last layer train.
@@ -125,6 +127,10 @@ ROWS = [
     _cnn_control("CNN_30_eps", model="CNN_30", eps=1e-16),
     *(_cnn_control(f"{m}_he", model=m, initialisation="he") for m in ("CNN_10", "CNN_13", "CNN_30")),
     _cnn_control("CNN_30_fp64", model="CNN_30", precision="fp64"),
+    *(  # does bf16 change what comes out? Each pair from the same weights, in the same order
+        _precision(f"{model}_{precision}", model=model, precision=precision)
+        for model in BOTH_PRECISIONS for precision in ("fp32", "bf16")
+    ),
     # Chapter 5: ResNet-18 from CIFAR-10 to CIFAR-100
     _resnet("train_resnet", family="resnet", dataset="cifar10"),
     _resnet("baseline", "baseline", family="baseline", start_from="train_resnet"),
@@ -187,7 +193,9 @@ BUDGETS = {
     "cnn_res_16":      (18,    3,     10,   2300),
     "cnn_res_35":      (8,     2,     10,   4700),
     "cnn_res_56":      (6,     2,     14,   7600),
-    "control":         (0,     0,      0,   1500),
+    "control":         (0,     0,      0,    600),
+    "control_cnn":     (0,     0,      0,   3600),
+    "control_precision": (0,   0,      0,   1200),
     "timing":          (0,     0,      5,    600),
     "resnet":          (36,    4,     21,  14000),
     "baseline":        (0,     0,     33,    600),
@@ -236,7 +244,7 @@ def price(exp: Experiment) -> float:
 
 def has_budget(exp: Experiment) -> bool:
     """Whether the experiment's profile can run it (the sample has no budget for the controls)."""
-    return not (exp.profile == "sample" and exp.family == "control")
+    return not (exp.profile == "sample" and exp.family.startswith("control"))
 
 
 def identity(exp: Experiment) -> dict:

@@ -21,7 +21,7 @@ from urllib.request import Request, urlopen
 import numpy as np
 
 from experimentTable import CLASSES, UsageError
-from utilityFunction import import_quietly
+from utilityFunction import quiet_imports
 
 SAMPLE = Path(__file__).resolve().parent / "data" / "sample"
 PARTS = ("train", "test")  # the parts that the sets are published in
@@ -129,18 +129,20 @@ def fetch(name: str, cache: Path) -> Source:
 
 def _from_hub(name: str, cache: Path) -> Source:
     """The set from the hub, or with no network from the hub's own cache."""
-    hub, endpoint = import_quietly("huggingface_hub"), import_quietly("huggingface_hub.constants").ENDPOINT
-    offline = not answers(endpoint)
+    with quiet_imports():
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.constants import ENDPOINT
+    offline = not answers(ENDPOINT)
     try:
-        folder = hub.snapshot_download(SETS[name].hub, repo_type="dataset", local_files_only=offline,
-                                   allow_patterns=[f"*{part}-*.parquet" for part in PARTS])  # fmt: skip
+        folder = snapshot_download(SETS[name].hub, repo_type="dataset", local_files_only=offline,
+                               allow_patterns=[f"*{part}-*.parquet" for part in PARTS])  # fmt: skip
     except Exception:
         if offline:
-            raise ConnectionError(f"{endpoint} does not answer") from None
+            raise ConnectionError(f"{ENDPOINT} does not answer") from None
         raise
     if source := in_folder(name, Path(folder)):
         return source
-    raise FileNotFoundError(f"{endpoint} has no shards of {SETS[name].hub}")
+    raise FileNotFoundError(f"{ENDPOINT} has no shards of {SETS[name].hub}")
 
 
 def _from_torchvision(name: str, cache: Path) -> Source:

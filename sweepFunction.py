@@ -10,7 +10,7 @@ from typing import Any
 
 from experimentTable import PROJECT, Experiment, UsageError, choose
 from recordFunction import runs_dir
-from utilityFunction import import_quietly
+from utilityFunction import quiet_imports
 from wandbFunction import complaint
 
 # Section 5.5; its text lists batches from 32 on, its table has 16 too.
@@ -25,7 +25,8 @@ REPORT_SWEEP = {
 
 
 def _distribution(name: str, spec: dict) -> Any:
-    kinds = import_quietly("optuna").distributions
+    with quiet_imports():
+        from optuna import distributions as kinds
     if not isinstance(spec, dict):
         raise UsageError(f"parameter {name!r} is {spec!r}; write {{'value': {spec!r}}}")
     if unknown := sorted(set(spec) - {"distribution", "min", "max", "values", "value"}):

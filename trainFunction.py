@@ -150,8 +150,8 @@ def macro_accuracy(predictions: np.ndarray) -> float:
 
 
 @torch.no_grad()
-def probe(model: nn.Module, inputs: Tensor) -> dict:
-    """What depth does to a signal: `inputs` (B, ...) in the model's own precision, and for each weight layer's outputs (before any ReLU)
+def probe(model: nn.Module, inputs: Tensor, precision: str = "fp32") -> dict:
+    """What depth does to a signal: `inputs` (B, ...) as training computes them, and of each weight layer's outputs (before any ReLU)
 
     probe_variance: variance across samples, mean over units; probe_dead: the share of units (channels of a convolution)
     that are at most 0 for every sample; probe_distinct: how many of the B outputs differ.
@@ -159,6 +159,7 @@ def probe(model: nn.Module, inputs: Tensor) -> dict:
     seen: dict[int, tuple[float, float, int]] = {}
 
     def look(number: int, output: Tensor) -> None:
+        output = output.float() if precision == "bf16" else output  # exact; bf16 cannot hold a variance
         units = output.transpose(0, 1).flatten(1)  # (units, B * positions)
         samples = output.flatten(1)
         dead = (units.amax(1) <= 0).float().mean()
@@ -167,7 +168,8 @@ def probe(model: nn.Module, inputs: Tensor) -> dict:
     layers = [layer for _, layer in weight_layers(model)]
     hooks = [layer.register_forward_hook(lambda _m, _i, out, n=n: look(n, out)) for n, layer in enumerate(layers)]
     model.eval()
-    model(inputs)
+    with arithmetic(precision):
+        model(cast(inputs, precision))
     for hook in hooks:
         hook.remove()
     variance, dead, distinct = zip(*(seen[n] for n in range(len(layers))), strict=True)

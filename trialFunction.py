@@ -15,7 +15,7 @@ from typing import Any
 from experimentTable import UsageError
 from fileFunction import first_line, writing
 from recordFunction import runs_dir
-from utilityFunction import import_quietly
+from utilityFunction import quiet_imports
 
 HEARTBEAT, GRACE = 5, 30  # seconds
 
@@ -26,7 +26,8 @@ def open_study(name: str, profile: str, seed: int, storage: str, goal: Any = Non
 
     Raises UsageError where the database cannot be opened or, then or later, not be read or written.
     """
-    optuna = import_quietly("optuna")
+    with quiet_imports():
+        import optuna
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     folder, title = runs_dir() / profile, f"{name}-{profile}-seed{seed}"
     with writing(folder):

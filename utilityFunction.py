@@ -1,13 +1,13 @@
 """What stands around training: seeds, device, precision, threads, provenance, progress bars."""
 
 import functools
-import importlib
 import os
 import platform
 import subprocess
 import sys
 import warnings
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ import torch
 import torchvision
 
 from experimentTable import UsageError
-from modelBlock import SmallMaps
+from modelBlock import SmallMaps, emulated_bf16
 from recordFunction import RESULTS_VERSION, ROOT
 
 # ---------------------------------------------------------------- seeds
@@ -68,9 +68,10 @@ def resolve_precision(precision: str) -> str:
 
 def arithmetic(precision: str) -> Any:
     """The context that a forward pass runs in at this resolved precision: how its products are computed."""
+    on_cpu = device().type == "cpu"
     if precision == "bf16":
-        return torch.autocast(device().type, torch.bfloat16)
-    return SmallMaps() if device().type == "cpu" else nullcontext()
+        return emulated_bf16() if on_cpu and not has_bfloat16() else torch.autocast(device().type, torch.bfloat16)
+    return SmallMaps() if on_cpu else nullcontext()
 
 
 def cast(inputs: torch.Tensor, precision: str) -> torch.Tensor:
@@ -95,6 +96,7 @@ def provenance(precision: str) -> dict:
         "dirty": bool(changes) or commit is None,
         "results_version": RESULTS_VERSION,
         "precision": precision,
+        "emulated": precision == "bf16" and not has_bfloat16(),
         "device": torch.cuda.get_device_name() if device().type == "cuda" else device().type,
         "processor": _processor(),
         "threads": torch.get_num_threads(),
@@ -155,11 +157,12 @@ def bar(total: float, description: str = "", **options: Any) -> Any:
     return Line(ncols=110, **options | {"file": StringIO()})  # the display shows it, nothing is printed
 
 
-def import_quietly(module: str) -> Any:
-    """A library that draws bars of its own, without tqdm's warning that a notebook lacks the widget for them."""
+@contextmanager
+def quiet_imports() -> Iterator[None]:
+    """Import a library that draws bars of its own without tqdm's warning that a notebook lacks the widget for them."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return importlib.import_module(module)
+        yield
 
 
 def checkpoint_seconds() -> float:

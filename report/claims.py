@@ -76,7 +76,7 @@ def check(
     records: Source | None = None,
     openings: Sequence[dict] | None = None,
 ) -> Verdict:
-    """Judge `claim` ("2a" .. "5k", "q1" .. "q6") by its rule on the evidence of one profile.
+    """Judge `claim` ("2a" .. "5k", "q1" .. "q7") by its rule on the evidence of one profile.
 
     profile: None is the environment's PROFILE, else "sample". records: name -> finished records of all seeds;
     None reads those of the profile, and its openings with them. Raises UsageError for an unknown claim or profile.

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from matplotlib import rc_context
 
-from experimentTable import EXPERIMENTS, UsageError, choose, current_profile, experiment, has_budget
+from experimentTable import BOTH_PRECISIONS, EXPERIMENTS, UsageError, choose, current_profile, experiment, has_budget
 from recordFunction import find_openings, find_records, roots
-from report.layers import depth
+from report.layers import depth, precision
 from report.lines import (
     GUESSING,
     OPENINGS,
@@ -176,6 +176,7 @@ def _timing(name: str, what: str) -> Entry:
 
 PLAIN, RES = ("MLP_4", "MLP_13", "MLP_23"), ("MLP_res_5", "MLP_res_15", "MLP_res_35", "MLP_res_55", "MLP_res_96")
 MLP_CONTROLS = ("MLP_23", "MLP_33", "MLP_23_eps", "MLP_33_eps", "MLP_4_he", "MLP_13_he", "MLP_23_he", "MLP_33_he")
+PRECISION = tuple(f"{model}_{side}" for model in BOTH_PRECISIONS for side in ("fp32", "bf16"))
 CNN_CONTROLS = ("CNN_30", "CNN_30_eps", "CNN_10_he", "CNN_13_he", "CNN_30_he")
 TUNED, TUNED_LR = ("fine_tune_1", "fine_tune_2"), ("fine_tune_1_lr", "fine_tune_2_lr", "fine_tune_3_lr")
 BOTH, RING = "Train loss and test accuracy of", "(ring: restored epoch)"
@@ -201,6 +202,7 @@ FIGURES: dict[str, Entry] = {
     "4.3": _curves(LOSS_TEST, f"{BOTH} the residual CNNs", "CNN_res_16", "CNN_res_35", "CNN_res_56"),
     "4.4": _timing("timing_4", "CNNs"),
     "4.5": Entry(controls, CNN_CONTROLS, "Controls: what stops CNN_30"),
+    "4.6": Entry(precision, PRECISION, "bf16 (dashed) beside fp32, from the same weights"),
     "5.1": Entry(fine_tuning, TUNED, "Fine-tuning at one learning rate: the last layer, then layer4 too", ("baseline",)),
     "5.2": Entry(fine_tuning, TUNED_LR, "Fine-tuning, from the second run on at learning rate 1e-5", ("baseline",)),
     "5.3": _curves(TUNING, f"Early stopping with patience 5 {RING}", "early_stopping"),

@@ -7,8 +7,8 @@ from matplotlib.axes import Axes
 
 from experimentTable import experiment
 from recordFunction import Record
-from report.lines import Groups, label_lines, positions
-from report.plots import GREY, INK, TEXT, WIDTH, Sheet, heat_map, looks, style, whole_numbers
+from report.lines import Groups, label_lines, lines, positions
+from report.plots import GREY, INK, TEXT, WIDTH, Sheet, heat_map, looks, sheet, style, whole_numbers
 
 ADAM_EPS = -8  # log10 of its default
 
@@ -83,3 +83,22 @@ def _theory(ax: Axes, spreads: Sequence[np.ndarray]) -> None:
     falling = np.where((decay := first / 6.0**layer) >= least / 6, decay, np.nan)
     ax.plot(1 + layer, falling, color=GREY, linestyle="--", linewidth=1.2, label="theory: 1/6 a layer")
     ax.plot(1 + layer, np.full(len(layer), first), color=GREY, linestyle=":", linewidth=1.2, label="theory, He: constant")
+
+
+def precision(records: Groups) -> Sheet:
+    """4.6: bf16 beside fp32 from the same weights: training, and what is left of a batch of images at each depth after it."""
+    figure, axes = sheet(2, 2, height=5.2)
+    look = looks(records)
+    for ax, metric in zip(axes, ("train_loss", "test_accuracy"), strict=False):
+        lines(ax, records, [metric], look)
+    left = {"probe_variance": "Variance across samples", "probe_distinct": "Of 256 images told apart"}
+    for ax, (metric, what) in zip(axes[2:], left.items(), strict=True):
+        for name, runs in records.items():
+            shown, values = block_starts(experiment(name).model), layers(runs, metric)[-1]
+            ax.plot(1 + shown, values[shown], color=look[name][0], linestyle=look[name][1], linewidth=1.2, label=name)
+        style(ax, f"{what}, after training", "weight layer (1: at the input)", what.lower())
+        ax.xaxis.set_major_locator(whole_numbers(6))
+    axes[2].set_yscale("log")
+    axes[3].set_ylim(0)
+    label_lines(*axes, legend_at=1)
+    return figure

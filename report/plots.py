@@ -41,7 +41,7 @@ COLOURS: dict[str, str] = {
     "MLP_res_5": SKY, "MLP_res_15": PURPLE, "MLP_res_35": BLACK, "MLP_res_55": OLIVE, "MLP_res_96": WINE,
     "CNN_10": BLUE, "CNN_13": ORANGE, "CNN_30": VERMILLION,
     "CNN_res_16": PURPLE, "CNN_res_35": BLACK, "CNN_res_56": WINE,
-    "train_resnet": BLACK, "fine_tune_1": BLUE, "fine_tune_2": VERMILLION,
+    "train_resnet": BLACK, "resnet18": BLACK, "fine_tune_1": BLUE, "fine_tune_2": VERMILLION,
     "fine_tune_1_lr": SKY, "fine_tune_2_lr": GREEN, "fine_tune_3_lr": PURPLE, "early_stopping": ORANGE,
     "adam": BLUE, "adamw": GREEN, "rmsprop": PURPLE, "sgd": VERMILLION, "dropout": WINE,
     "sweep_4": BLUE, "sweep_6": VERMILLION, "sweep_10": GREEN,
@@ -98,12 +98,12 @@ def whole_numbers(at_most: int) -> MaxNLocator:
 def looks(names: Iterable[str]) -> dict[str, tuple[str, object]]:
     """Colour and dash of each run, distinct within one figure.
 
-    A run of the table has one colour everywhere, its `_eps`, `_he` and `_2` variants have their model's; the two
-    controls are dashed. Any other name draws its colour from its letters, and moves on to a free one where it is taken.
+    A run of the table has one colour everywhere, its `_eps`, `_he`, `_bf16`, `_fp32` and `_2` variants have their model's;
+    the first three are dashed. Any other name draws its colour from its letters, and moves on to a free one where it is taken.
     """
     chosen: dict[str, tuple[str, object]] = {}
     for name in sorted(names, key=lambda name: _table_colour(name) is None):  # fixed colours first
-        dashes = DASHES[1:] if name.endswith("_eps") else DASHES[2:] if name.endswith("_he") else DASHES
+        dashes = DASHES[1:] if name.endswith(("_eps", "_bf16")) else DASHES[2:] if name.endswith("_he") else DASHES
         start = zlib.crc32(name.encode()) % len(PALETTE)
         fixed = _table_colour(name)
         colours = [fixed] if fixed else [*PALETTE[start:], *PALETTE[:start]]
@@ -113,7 +113,7 @@ def looks(names: Iterable[str]) -> dict[str, tuple[str, object]]:
 
 
 def _table_colour(name: str) -> str | None:
-    base = next((name.removesuffix(end) for end in ("_eps", "_he", "_2") if name.endswith(end)), name)
+    base = next((name.removesuffix(end) for end in ("_eps", "_he", "_2", "_fp32", "_bf16") if name.endswith(end)), name)
     return COLOURS.get(name) or COLOURS.get(base)
 
 

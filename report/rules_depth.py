@@ -8,6 +8,7 @@ from functools import partial
 from itertools import combinations, pairwise
 from math import log
 
+from experimentTable import BOTH_PRECISIONS
 from report.evidence import Evidence, Rule, compare, enter, has, nothing_learned, one, timing, vanished
 from report.intervals import BESIDE, Number, Part, above, alike, at_least, at_most, below, judge
 from report.measures import (
@@ -198,3 +199,14 @@ learning("q5", "does CNN_30 learn once the signal keeps its size?", "CNN_30_he")
 )  # fmt: skip
 def _(ev: Evidence) -> Iterator[Part]:
     yield compare(ev, "train loss", final_loss, "CNN_30_he", "CNN_13_he", above(0))
+
+
+@rule(
+    "q7", "does bf16 end where fp32 does?", "after 5 epochs on CIFAR-10 at 32 pixels, bf16 less fp32 from the same weights",
+    "test accuracy alike, margin .01, of CNN_10, 13, res_16, res_56 and ResNet-18. Printed beside, not judged: train loss",
+)  # fmt: skip
+def _(ev: Evidence) -> Iterator[Part]:
+    for model in BOTH_PRECISIONS:
+        yield compare(ev, "test accuracy", final_accuracy, f"{model}_bf16", f"{model}_fp32", alike(0.01))
+    for model in BOTH_PRECISIONS:
+        yield compare(ev, "train loss", final_loss, f"{model}_bf16", f"{model}_fp32", BESIDE)

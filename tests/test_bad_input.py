@@ -18,7 +18,7 @@ BAD_OPTIONS = [
     ({"initialisation": "he"}, "unknown option 'initialisation'", "lr"),
     ({"profile": "cpu"}, "unknown option 'profile'", "epochs"),
     ({"optimizer": "GSD"}, "unknown optimizer 'GSD'", "choose Adam, AdamW, RMSprop or SGD"),
-    ({"precision": "fp16"}, "unknown precision 'fp16'", "auto, fp32 or fp64"),
+    ({"precision": "fp16"}, "unknown precision 'fp16'", "auto, fp32, bf16 or fp64"),
     ({"lr": -1e-3}, "lr must be a number of at least 0", "-0.001"),
     ({"lr": 0}, "lr must be above 0", "got 0"),
     ({"lr": float("nan")}, "lr must be a number", "nan"),

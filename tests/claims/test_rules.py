@@ -5,6 +5,7 @@ from math import log
 import pytest
 from made_up_records import analysis, baseline, blocks, many, opened, wide, world
 
+from experimentTable import BOTH_PRECISIONS
 from report import intervals as st
 from report.claims import check
 from report.rules_tuning import CHAPTER_5
@@ -77,6 +78,11 @@ def optimizers(gap=0.5, sgd_train=0.3, sgd=0.2, sgd_stop=10, adam_stop=20):
 def slow_optimizers(adam=0.45, sgd=0.1, adamw=0.45, rmsprop=0.45):
     values = {"adam_2": adam, "sgd_2": sgd, "adamw_2": adamw, "rmsprop_2": rmsprop}
     return {name: {"accuracy": accuracy, "stop": 20} for name, accuracy in values.items()}
+
+
+def precisions(**others):
+    sides = [f"{model}_{side}" for model in BOTH_PRECISIONS for side in ("fp32", "bf16")]
+    return {side: {"accuracy": 0.7} for side in sides} | others
 
 
 def twelve(prefix, *best, rest=0.3):
@@ -218,6 +224,12 @@ CASES = [
     ("q6", H, {"CNN_30_he": {"loss": 0.6}, "CNN_13_he": {"loss": 0.5}}),
     ("q6", F, {"CNN_30_he": {"loss": 0.4}, "CNN_13_he": {"loss": 0.5}}),
     ("q6", U, {"CNN_30_he": {"loss": wide(0.6)}, "CNN_13_he": {"loss": 0.5}}),
+    ("q7", H, precisions()),
+    ("q7", H, precisions(resnet18_bf16={"accuracy": 0.705, "loss": 2.0})),  # the loss is printed beside
+    ("q7", F, precisions(CNN_13_bf16={"accuracy": 0.68})),
+    ("q7", F, precisions(CNN_13_bf16={"accuracy": 0.72})),  # better is another result too
+    ("q7", U, precisions(CNN_res_56_bf16={"accuracy": wide(0.7)})),
+    ("q7", "no evidence", {run: more for run, more in precisions().items() if run != "CNN_10_fp32"}),
 ]
 
 

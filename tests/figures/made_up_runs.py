@@ -63,6 +63,7 @@ def training_rows(exp, seed, epochs, noise):
         if exp.record_gradients:
             default = "_he" not in exp.name and "_res_" not in exp.name
             fall = math.log10(6) if default and done < 0.5 else 0.1
+            row["probe_distinct"] = [256] * depth
             row["probe_variance"] = [10 ** max(-0.5 - fall * k, -15) for k in range(depth)]
             if epoch:
                 row["gradient_norm_sum"] = 1e-6 if stuck else 50 * depth * (1.2 - done)

@@ -231,7 +231,7 @@ def test_class_counts_are_the_bars(records):
     assert "data MNIST, CIFAR-10, CIFAR-100" in footer_of(axes[0].figure)
 
 
-@pytest.mark.parametrize("number", ["3.7", "4.5"])
+@pytest.mark.parametrize("number", ["3.7", "4.5", "4.6"])
 def test_controls_are_refused_in_the_sample(number, records):
     with pytest.raises(UsageError, match=f"figure {number} shows controls .* choose profile cpu or paper"):
         draw(number, "sample")
