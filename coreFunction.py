@@ -322,18 +322,31 @@ def run_all(
     if not isinstance(seeds, Iterable):
         raise UsageError(f"seeds are a sequence of whole numbers, such as (0, 1), not {seeds!r}")
     rows = [experiment(name) if isinstance(name, str) else name for name in names]
-    wanted = [replace(row, profile=profile, seed=seed) for seed in seeds for row in rows]
+    wanted = list(dict.fromkeys(replace(row, profile=profile, seed=seed) for seed in seeds for row in rows))
     if beyond := [exp.name for exp in wanted if not has_budget(exp)]:
         print(f"no budget in the profile {profile} for {', '.join(dict.fromkeys(beyond))}; the profiles cpu and paper have one")
         wanted = [exp for exp in wanted if has_budget(exp)]
-    todo = sorted((exp for exp in wanted if not _ended(exp, evidence)), key=generation)
-    call = partial(run, evidence=evidence, wandb=wandb)
-    if todo and (held := work_off(todo, len(wanted), call, executor, stop)) and not stop():
-        work_off(held, len(wanted), call, None, stop)  # once more, since the others have taken their time
+    asked = [exp for exp in wanted if not _ended(exp, evidence)]
+    parents = list(dict.fromkeys(parent for exp in asked for parent in _missing_parents(exp) if parent not in asked))
+    for parent in parents:
+        print(f"{parent.name} (seed {parent.seed}) has no weights here; it is trained first, {about(price(parent))}")
+    calls = {exp: partial(run, exp, evidence=evidence and exp in asked, wandb=wandb) for exp in sorted([*asked, *parents], key=generation)}
+    recorded = len(wanted) - len(asked)
+    if calls and (held := work_off(calls, recorded, executor, stop)) and not stop():
+        again = {exp: calls[exp] for exp in held}  # once more, since the others have taken their time
+        work_off(again, recorded + len(calls) - len(again), executor, stop)
     ended = {exp: record for exp in wanted if (record := _ended(exp, evidence))}
-    for failed in (record for exp, record in ended.items() if not record.finished and exp not in todo):
+    for failed in (record for exp, record in ended.items() if not record.finished and exp not in asked):
         print(failed)
     return [record for record in ended.values() if record.finished]
+
+
+def _missing_parents(exp: Experiment) -> list[Experiment]:
+    """The experiments that have to be trained before this one, whose records in `RUNS_DIR` have no result: its parent, that one's, ..."""
+    if exp.start_from is None:
+        return []
+    parent = replace(experiment(exp.start_from), profile=exp.profile, seed=exp.seed)
+    return [] if _ended(parent, evidence=False) else [parent, *_missing_parents(parent)]
 
 
 def _ended(exp: Experiment, evidence: bool) -> Record | None:

@@ -1,15 +1,19 @@
 """Many runs in one call: their order, one estimate, one bar, and an executor that runs independent ones side by side."""
 
 import os
+import pickle
+import signal
 import socket
-import tempfile
 import threading
-from collections.abc import Callable, Iterator
-from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, ProcessPoolExecutor, wait
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator, Mapping
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, CancelledError, Executor, Future, ProcessPoolExecutor, wait
+from contextlib import contextmanager, suppress
 from functools import partial
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
+from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
+from uuid import uuid4
 
 import torch
 
@@ -17,22 +21,22 @@ from experimentTable import Experiment, Held, UsageError, experiment, price
 from recordFunction import Record, runs_dir
 from utilityFunction import about, bar
 
+Call = Callable[..., Record]  # makes one run; takes `stop`, which is asked after each epoch, and `line`, a bar
+
 
 def generation(exp: Experiment) -> int:
     """0 for a run that starts afresh, one more than its parent's otherwise."""
     return 0 if exp.start_from is None else 1 + generation(experiment(exp.start_from))
 
 
-def work_off(
-    todo: list[Experiment], wanted: int, call: Callable[..., Record], executor: Executor | None, stop: Callable[[], bool]
-) -> list[Experiment]:
-    """Make the runs of `todo`; returns those that another process held."""
-    held, total = [], sum(map(price, todo))
-    recorded = f", {wanted - len(todo)} of them recorded already" if wanted > len(todo) else ""
-    print(f"{wanted} run{'s' * (wanted != 1)}{recorded}; to go: {about(total)}")
+def work_off(todo: Mapping[Experiment, Call], recorded: int, executor: Executor | None, stop: Callable[[], bool]) -> list[Experiment]:
+    """Make the runs of `todo`, each by its call, beside so many `recorded` already; returns those that another process held."""
+    held, total, wanted = [], sum(map(price, todo)), len(todo) + recorded
+    beside = f", {recorded} of them recorded already" if recorded else ""
+    print(f"{wanted} run{'s' * (wanted != 1)}{beside}; to go: {about(total)}")
     whole, line = bar(len(todo), "all runs", unit="run"), bar(1)
     refused: dict[str, list[str]] = {}
-    attempts = spread(executor, todo, call) if executor else ((exp, partial(call, exp, line=line, stop=stop)) for exp in todo)
+    attempts = spread(executor, todo, stop) if executor else ((exp, partial(call, line=line, stop=stop)) for exp, call in todo.items())
     try:
         for exp, attempt in attempts:
             try:
@@ -45,68 +49,145 @@ def work_off(
                     print(error)
                 held += [exp] if isinstance(error, Held) else []
             if stop():
-                print("left off as asked; the same call goes on from here")
                 break
+        if stop():
+            print("left off as asked; the same call goes on from here")
     except KeyboardInterrupt as interrupt:
         interrupt.args = ("the same call goes on from here",)  # for whoever catches it: it has been said
         print(f"interrupted; {interrupt}")
         raise
     finally:
+        attempts.close()  # now, not once nobody holds the interrupt's traceback: what has not begun is cancelled
         whole.close()
         line.close()
         for _, *others in refused.values():
             if others:
-                print(f"the same hinders {', '.join(others)}")
+                print(f"the same hinders {', '.join(dict.fromkeys(others))}")
     return held
 
 
-def spread(executor: Executor, todo: list[Experiment], call: Callable[..., Record]) -> Iterator[tuple[Experiment, Callable[[], Record]]]:
+def spread(
+    executor: Executor, todo: Mapping[Experiment, Call], stop: Callable[[], bool]
+) -> Generator[tuple[Experiment, Callable[[], Record]]]:
     """Each experiment and the call that gives its record, as they end; one begins when no parent of it is waiting or running.
 
-    What has not begun is cancelled when the caller stops asking.
+    When the caller stops asking, or `stop` says so, what has not begun is cancelled and what has begun leaves off after its epoch.
+    Raises UsageError where the executor is lost.
     """
     waiting = list(todo)
     running: dict[Future, Experiment] = {}
-    folder = runs_dir().resolve()
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=folder, prefix=".caller-") as mark:
+    with _mark() as mark:
         try:
-            while waiting or running:
+            while (waiting or running) and not stop():
                 held_up = {(exp.name, exp.seed) for exp in (*waiting, *running.values())}
                 for exp in [exp for exp in waiting if (exp.start_from, exp.seed) not in held_up]:
                     waiting.remove(exp)
-                    running[executor.submit(_at_worker, call, exp, mark.name)] = exp
-                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    running[executor.submit(pickle.loads, pickle.dumps(_Packed(_at_worker, todo[exp], mark)))] = exp
+                for future in wait(running, timeout=1, return_when=FIRST_COMPLETED).done:
+                    exp = running.pop(future)
                     if isinstance(error := future.exception(), BrokenExecutor):
                         raise error
-                    yield running.pop(future), future.result
+                    yield exp, partial(_record, exp, future)
         except BrokenExecutor:
             raise UsageError("a worker process died (out of memory?) and its pool with it; the same call goes on from here") from None
+        except CancelledError:  # by nobody here
+            raise UsageError("the scheduler is gone; once there is one again, the same call goes on from here") from None
         finally:
             for future in running:
                 future.cancel()
 
 
+class _Packed:
+    """A call that is made where it is unpickled: what cannot be imported there fails that call, while Dask would lose the worker."""
+
+    def __init__(self, *call: Any) -> None:
+        self.call = call
+
+    def __reduce__(self) -> tuple:
+        return self.call[0], self.call[1:]
+
+
+def _record(exp: Experiment, future: Future) -> Record:
+    """The record of a run that has ended. Raises UsageError where its worker could not make one."""
+    try:
+        return future.result()
+    except ImportError as error:
+        raise UsageError(f"a worker cannot import the project ({error}); start each in the clone, or `pip install -e .` there") from None
+    except Exception as error:
+        if type(error).__name__ != "KilledWorker":  # Dask's, which need not be installed
+            raise
+        raise UsageError(f"{exp.name} (seed {exp.seed}) was given up, since each worker that took it died (out of memory?)") from None
+
+
+@contextmanager
+def _mark() -> Iterator[str]:
+    """A file in the records' folder that is there, and locked, while the caller is; those that killed callers left are removed."""
+    from filelock import FileLock, Timeout
+
+    folder = runs_dir().resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    ours = f".caller-{socket.gethostname()}-"  # a lock may not be seen from another machine
+    for left in folder.glob(f"{ours}*"):
+        with suppress(Timeout), FileLock(left, timeout=0):
+            left.unlink(missing_ok=True)
+    mark = folder / f"{ours}{uuid4().hex}"
+    with FileLock(mark):
+        try:
+            yield str(mark)
+        finally:
+            mark.unlink(missing_ok=True)
+
+
+def _caller_is_gone(mark: str) -> bool:
+    parent = parent_process()
+    return not Path(mark).exists() or (parent is not None and not parent.is_alive())
+
+
 _one_at_a_time = threading.Lock()  # a worker's threads share torch's random numbers
 
 
-def _at_worker(call: Callable[..., Record], exp: Experiment, mark: str) -> Record:
-    """`call(exp)` in a worker, into the caller's records. Raises UsageError where the worker does not see the caller's mark there."""
-    if not Path(mark).exists():
-        raise UsageError(
-            f"{exp.name}: the worker on {socket.gethostname()} cannot see {Path(mark).parent}; set RUNS_DIR to a folder that all share"
-        )
+def _at_worker(call: Call, mark: str) -> Record:
+    """`call()` in a worker, into the caller's records and for as long as there is a caller.
+
+    Raises UsageError where the worker does not see the caller's mark there.
+    """
     with _one_at_a_time:
-        os.environ["RUNS_DIR"] = str(Path(mark).parent)
-        return call(exp)
+        folder = str(Path(mark).parent)
+        if _caller_is_gone(mark):
+            raise UsageError(f"the worker on {socket.gethostname()} cannot see {folder}; set RUNS_DIR to a folder that all share")
+        os.environ["RUNS_DIR"] = folder
+        return call(stop=partial(_caller_is_gone, mark))
 
 
-def process_pool(workers: int) -> ProcessPoolExecutor:
-    """A pool of `workers` processes that share the cores: threads x workers <= cores. Raises UsageError for fewer than one."""
+@contextmanager
+def process_pool(workers: int) -> Iterator[Executor]:
+    """A pool of `workers` processes that share the cores: threads x workers <= cores. Raises UsageError for fewer than one.
+
+    An exception in the context, an interrupt among them, ends the processes at once, and so does the end of the caller's own.
+    """
     if workers < 1:
         raise UsageError(f"workers must be at least 1, got {workers}")
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return ProcessPoolExecutor(workers, get_context("spawn"), torch.set_num_threads, (max(1, cores // workers),))
+    context = get_context("spawn")
+    there, here = context.Pipe(duplex=False)
+    with ProcessPoolExecutor(workers, context, _begin_worker, (max(1, cores // workers), there)) as pool:
+        try:
+            yield pool
+        except BaseException:
+            here.close()
+            raise
+
+
+def _begin_worker(threads: int, caller: Connection) -> None:
+    torch.set_num_threads(threads)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the caller too, which ends its workers
+    threading.Thread(target=_end_with, args=(caller,), daemon=True).start()
+
+
+def _end_with(caller: Connection) -> None:
+    """End this process, as any moment of a run allows, once the caller's end of the pipe is closed, by it or by its death."""
+    caller.poll(None)
+    os._exit(1)
 
 
 @contextmanager
@@ -121,4 +202,6 @@ def dask_executor(address: str) -> Iterator[Executor]:
     except (OSError, ValueError) as error:
         raise UsageError(f"no Dask scheduler at {address}: {error}") from None
     with client:
+        if not client.scheduler_info()["workers"]:
+            print(f"the scheduler at {address} has no worker yet; the runs begin when one comes")
         yield client.get_executor()

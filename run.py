@@ -68,7 +68,7 @@ def list_runs(arguments: argparse.Namespace) -> bool:
 
 
 def train(arguments: argparse.Namespace) -> bool:
-    """Train what is named; with --minutes leave off between epochs when the time is up, with workers between runs."""
+    """Train what is named; with --minutes leave off between epochs when the time is up."""
     from coreFunction import run_all
     from queueFunction import dask_executor, process_pool
 
