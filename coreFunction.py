@@ -334,7 +334,7 @@ def run_all(
     recorded = len(wanted) - len(asked)
     if calls and (held := work_off(calls, recorded, executor, stop)) and not stop():
         again = {exp: calls[exp] for exp in held}  # once more, since the others have taken their time
-        work_off(again, recorded + len(calls) - len(again), executor, stop)
+        work_off(again, recorded + len(calls) - len(again), executor, stop, together=False)
     ended = {exp: record for exp in wanted if (record := _ended(exp, evidence))}
     for failed in (record for exp, record in ended.items() if not record.finished and exp not in asked):
         print(failed)

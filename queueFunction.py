@@ -1,5 +1,6 @@
 """Many runs in one call: their order, one estimate, one bar, and an executor that runs independent ones side by side."""
 
+import logging
 import os
 import pickle
 import signal
@@ -29,14 +30,20 @@ def generation(exp: Experiment) -> int:
     return 0 if exp.start_from is None else 1 + generation(experiment(exp.start_from))
 
 
-def work_off(todo: Mapping[Experiment, Call], recorded: int, executor: Executor | None, stop: Callable[[], bool]) -> list[Experiment]:
-    """Make the runs of `todo`, each by its call, beside so many `recorded` already; returns those that another process held."""
+def work_off(
+    todo: Mapping[Experiment, Call], recorded: int, executor: Executor | None, stop: Callable[[], bool], together: bool = True
+) -> list[Experiment]:
+    """Make the runs of `todo`, each by its call, beside so many `recorded` already; returns those that others were in the way of.
+
+    `together` lets the executor have all at once that can begin, else one after the other.
+    """
     held, total, wanted = [], sum(map(price, todo)), len(todo) + recorded
     beside = f", {recorded} of them recorded already" if recorded else ""
     print(f"{wanted} run{'s' * (wanted != 1)}{beside}; to go: {about(total)}")
     whole, line = bar(len(todo), "all runs", unit="run"), bar(1)
     refused: dict[str, list[str]] = {}
-    attempts = spread(executor, todo, stop) if executor else ((exp, partial(call, line=line, stop=stop)) for exp, call in todo.items())
+    one_by_one = ((exp, partial(call, line=line, stop=stop)) for exp, call in todo.items())
+    attempts = spread(executor, todo, stop, together) if executor else one_by_one
     try:
         for exp, attempt in attempts:
             try:
@@ -67,7 +74,7 @@ def work_off(todo: Mapping[Experiment, Call], recorded: int, executor: Executor 
 
 
 def spread(
-    executor: Executor, todo: Mapping[Experiment, Call], stop: Callable[[], bool]
+    executor: Executor, todo: Mapping[Experiment, Call], stop: Callable[[], bool], together: bool = True
 ) -> Generator[tuple[Experiment, Callable[[], Record]]]:
     """Each experiment and the call that gives its record, as they end; one begins when no parent of it is waiting or running.
 
@@ -80,7 +87,8 @@ def spread(
         try:
             while (waiting or running) and not stop():
                 held_up = {(exp.name, exp.seed) for exp in (*waiting, *running.values())}
-                for exp in [exp for exp in waiting if (exp.start_from, exp.seed) not in held_up]:
+                ready = [exp for exp in waiting if (exp.start_from, exp.seed) not in held_up]
+                for exp in ready if together else ready[: not running]:
                     waiting.remove(exp)
                     running[executor.submit(pickle.loads, pickle.dumps(_Packed(_at_worker, todo[exp], mark)))] = exp
                 for future in wait(running, timeout=1, return_when=FIRST_COMPLETED).done:
@@ -112,11 +120,13 @@ def _record(exp: Experiment, future: Future) -> Record:
     try:
         return future.result()
     except ImportError as error:
-        raise UsageError(f"a worker cannot import the project ({error}); start each in the clone, or `pip install -e .` there") from None
+        remedy = "start it in the clone with `python -m dask worker`, or `pip install -e .` where it runs"
+        raise UsageError(f"a worker cannot import the project ({error}); {remedy}") from None
     except Exception as error:
         if type(error).__name__ != "KilledWorker":  # Dask's, which need not be installed
             raise
-        raise UsageError(f"{exp.name} (seed {exp.seed}) was given up, since each worker that took it died (out of memory?)") from None
+        # Dask blames what waited at that worker too; alone, it will not be in the way of the others.
+        raise Held(f"{exp.name} (seed {exp.seed}) could not run: its worker died, and each after it (out of memory?)") from None
 
 
 @contextmanager
@@ -181,6 +191,10 @@ def process_pool(workers: int) -> Iterator[Executor]:
 def _begin_worker(threads: int, caller: Connection) -> None:
     torch.set_num_threads(threads)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the caller too, which ends its workers
+    with suppress(ImportError):
+        from tqdm import tqdm
+
+        tqdm.set_lock(threading.RLock())  # its own is shared among processes, and said to be leaked when this one is killed
     threading.Thread(target=_end_with, args=(caller,), daemon=True).start()
 
 
@@ -201,6 +215,7 @@ def dask_executor(address: str) -> Iterator[Executor]:
         client = Client(address, timeout=10)
     except (OSError, ValueError) as error:
         raise UsageError(f"no Dask scheduler at {address}: {error}") from None
+    logging.getLogger("distributed.client").setLevel(logging.CRITICAL)  # a scheduler that is gone is said by `spread`
     with client:
         if not client.scheduler_info()["workers"]:
             print(f"the scheduler at {address} has no worker yet; the runs begin when one comes")

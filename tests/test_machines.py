@@ -9,11 +9,13 @@ import time
 import pytest
 from helpers import ROOT, refused, untimed
 
+import coreFunction
 import queueFunction
 from coreFunction import run_all
-from experimentTable import experiment
+from experimentTable import experiment, price
 from queueFunction import dask_executor, process_pool
 from recordFunction import find_record
+from utilityFunction import about
 
 distributed = pytest.importorskip("distributed", reason="Dask is not installed")
 NAMES = ("MLP_4", "MLP_res_5", "CNN_10", "train_resnet", "fine_tune_1")
@@ -91,3 +93,11 @@ def test_a_pool_whose_worker_dies_is_said_in_one_line_and_the_next_call_goes_on(
     assert not list(runs_dir.glob(".caller-*"))
     shutil.rmtree(runs_dir)
     assert run_all("MLP_4", wandb=False) and find_record("MLP_4", "sample").finished
+
+
+def test_a_parent_that_nobody_named_is_in_the_estimate_once(monkeypatch, capsys):
+    monkeypatch.setattr(coreFunction, "run", lambda *arguments, **options: None)
+    names = ("fine_tune_2", "early_stopping", "fine_tune_2")
+    run_all(*names)
+    whole = sum(price(experiment(name, "sample")) for name in ("train_resnet", "fine_tune_1", *names[:2]))
+    assert f"4 runs; to go: {about(whole)}\n" in capsys.readouterr().out

@@ -23,10 +23,12 @@ def test_processes_side_by_side_give_the_same_records(made, tiny):
 
 
 @needs_fork
-def test_two_children_of_a_parent_that_nobody_named_both_end(made, tiny):
-    """Each worker would train the parent; the one that comes second waits for the other."""
+def test_a_parent_that_nobody_named_is_trained_once_before_its_two_children(made, tiny, capsys):
     with workers() as pool:
         records = run_all("fine_tune_1", "early_stopping", executor=pool)
+    said = capsys.readouterr().out
+    assert said.startswith("train_resnet (seed 0) has no weights here; it is trained first")
+    assert "another process" not in said  # no worker stood before what the other was at
     assert [record.name for record in records] == ["fine_tune_1", "early_stopping"]
     for record in records:
         assert untimed(record.rows) == untimed(found(made, record.name).rows)
