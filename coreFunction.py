@@ -47,14 +47,11 @@ def _fit(
     if convolutional:
         model.to(memory_format=torch.channels_last)
     train_only(model, exp.trainable)
+    frozen = _frozen_digests(model)
     if checkpoint:
         with folder.restoring():
             model.load_state_dict(checkpoint["model"])
-    if checkpoint:  # what moved before it must not go unseen
-        with folder.restoring():
-            frozen = {(name, digest) for name, digest in checkpoint["frozen"]}
-    else:
-        frozen = _frozen_digests(model)
+            frozen = {(name, digest) for name, digest in checkpoint["frozen"]}  # what moved before it must not go unseen
     probed = train.batch(torch.arange(min(256, len(train))))[0] if exp.record_gradients else None
     trained, train, held = _without_frozen_prefix(model, train, held, precision)
     optimizer = make_optimizer(exp, trained)
