@@ -13,6 +13,7 @@ from dataFunction import CLASS_NAMES, ImageSet, at_hand, known_fingerprint, load
 from experimentTable import PROJECT, Experiment, UsageError
 from fileFunction import first_line
 from recordFunction import PREDICTIONS, WEIGHTS, Record, runs_dir
+from report.text import counted
 from utilityFunction import bar
 
 MISTAKES = 32  # images in the table of misclassified ones
@@ -103,7 +104,7 @@ def sync(records: list[Record], profile: str, weights: bool = False) -> str:
     if wandb_mode() == "offline":
         folder = (runs_dir() / "wandb").resolve()
         there = f"written to {folder}; `wandb sync {folder}/offline-run-*` uploads them"
-    return f"W&B: {len(records)} runs and {figures} figures {there}"
+    return f"W&B: {counted(len(records), 'run')} and {counted(figures, 'figure')} {there}"
 
 
 # ---------------------------------------------------------------- online, offline, or not at all

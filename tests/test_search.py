@@ -1,15 +1,23 @@
 """The search: what a sweep configuration means, and that a search goes on where it was cut off."""
 
+import math
+import subprocess
+import sys
+
+import numpy as np
 import optuna
 import pytest
-from helpers import refused, untimed
+from filelock import FileLock
+from helpers import interrupt, refused
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 import coreFunction
 import searchFunction
-from experimentTable import EXPERIMENTS
+import sweepFunction
+import trialFunction
+from experimentTable import EXPERIMENTS, experiment, price
 from recordFunction import find_record
-from searchFunction import REPORT_SWEEP, search, space
+from searchFunction import REPORT_SWEEP, join, search, space
 
 SMALL = {  # of the row MLP_4
     "method": "bayes",
@@ -30,7 +38,8 @@ def config(**changes):
     [
         ({"distribution": "log_uniform_values", "min": 1e-6, "max": 1e-2}, FloatDistribution(1e-6, 1e-2, log=True)),
         ({"distribution": "uniform", "min": 0, "max": 1}, FloatDistribution(0, 1)),
-        ({"min": 0, "max": 1}, FloatDistribution(0, 1)),
+        ({"min": 0, "max": 1.5}, FloatDistribution(0, 1.5)),
+        ({"min": 2, "max": 9}, IntDistribution(2, 9)),  # as W&B takes it
         ({"distribution": "int_uniform", "min": 2, "max": 9}, IntDistribution(2, 9)),
         ({"distribution": "categorical", "values": [1, 2]}, CategoricalDistribution([1, 2])),
         ({"values": ["Adam", "SGD"]}, CategoricalDistribution(["Adam", "SGD"])),
@@ -49,41 +58,114 @@ def test_the_report_s_sweep_draws_from_the_report_s_ranges():
     assert all(1e-6 <= row.lr <= 1e-2 and row.batch_size in found["batch_size"].choices for row in drawn)
 
 
+def varied(**parameters):
+    """SMALL with other parameters."""
+    return config(parameters=parameters)
+
+
+LOG = {"distribution": "log_uniform_values"}
 BAD = [
-    (config(early_terminate={}), "unknown key 'early_terminate'", "use method, metric, parameters and name"),
-    ({"method": "bayes", "metric": {}}, "lacks 'metric'", "REPORT_SWEEP"),
-    (config(parameters={}), "lacks 'parameters'", "REPORT_SWEEP"),
-    (config(parameters={"learning_rate": {"value": 1}}), "unknown parameter 'learning_rate'", "lr"),
-    (config(parameters={"seed": {"value": 1}}), "unknown parameter 'seed'", "choose"),
-    (config(parameters={"lr": 0.1}), "parameter 'lr' is 0.1", "write {'value': 0.1}"),
-    (config(parameters={"lr": {"distribution": "normal"}}), "unknown distribution of lr 'normal'", "log_uniform_values"),
-    (config(parameters={"lr": {"mu": 0, "sigma": 1}}), "unknown key 'mu'", "use distribution, min, max, values or value"),
-    (config(parameters={"lr": {"min": 1}}), "parameter 'lr' needs 'max'", "uniform"),
-    (config(parameters={"lr": {"min": 2, "max": 1}}), "parameter 'lr' cannot be drawn", "low=2, high=1"),
-    (config(parameters={"lr": {"distribution": "log_uniform_values", "min": 0, "max": 1}}), "parameter 'lr' cannot be drawn", "low > 0"),
-    (config(parameters={"lr": {"min": "a", "max": 1}}), "parameter 'lr' cannot be drawn", "'a'"),
-    (config(parameters={"lr": {"values": []}}), "parameter 'lr' cannot be drawn", "one or more"),
+    (None, "the sweep configuration is None", "write a dict"),
+    (config(early_terminate={}), "unknown key 'early_terminate'", "use method, metric, parameters, name"),
+    ({"method": "bayes", "parameters": {}}, "lacks 'metric'", "REPORT_SWEEP"),
+    (config(parameters={}), "no parameters to search", "choose from batch_size"),
+    (config(parameters=["lr"]), "parameters is ['lr']", "write a dict"),
     (config(method="hyperband"), "unknown method 'hyperband'", "bayes, random or grid"),
     (config(method="grid"), "a grid needs 'values' or 'value' for 'lr'", "bayes or random"),
+    (config(metric="test_accuracy"), "metric is 'test_accuracy'", "with name, goal"),
+    (config(metric={"goal": "maximize"}), "metric lacks 'name'", "REPORT_SWEEP"),
+    (config(metric={"name": "test_accuracy", "goal": "maximize", "target": 1}), "unknown key 'target' in metric", "use name, goal"),
     (config(metric={"name": "test_accuracy", "goal": "up"}), "unknown goal 'up'", "maximize or minimize"),
-    (config(metric={"name": "test_accuracy"}), "unknown goal None", "maximize or minimize"),
+    (config(metric={"name": "test_accuracy"}), "metric lacks 'goal'", "REPORT_SWEEP"),
+    (config(metric={"name": "val_acc", "goal": "maximize"}), "unknown metric 'val_acc'", "test_accuracy"),
+    (config(metric={"name": "validation_accuracy", "goal": "maximize"}), "unknown metric 'validation_accuracy'", "test_accuracy"),
+    (varied(learning_rate={"value": 1}), "unknown key 'learning_rate' in parameters", "lr"),
+    (varied(seed={"value": 1}), "unknown key 'seed' in parameters", "use batch_size"),
+    (varied(kind={"values": ["tsne"]}), "unknown key 'kind' in parameters", "use batch_size"),
+    (varied(family={"value": "cnn"}), "unknown key 'family' in parameters", "use batch_size"),
+    (varied(chapter={"value": 9}), "unknown key 'chapter' in parameters", "use batch_size"),
+    (varied(lr=0.1), "parameter 'lr' is 0.1", "write a dict, with distribution, min"),
+    (varied(lr={"distribution": "normal"}), "unknown distribution of lr 'normal'", "log_uniform_values"),
+    (varied(lr={"mu": 0, "sigma": 1}), "unknown key 'mu' in parameter 'lr'", "use distribution, min, max, values, value"),
+    (varied(lr={"min": 0.1, "max": 1, "values": [0.1]}), "unknown key 'min' in parameter 'lr' (categorical)", "use values, distribution"),
+    (varied(lr={"value": 0.1, "values": [0.1]}), "unknown key 'value' in parameter 'lr' (categorical)", "use values, distribution"),
+    (varied(lr={"min": 1}), "parameter 'lr' (uniform) lacks 'max'", "start from"),
+    (varied(lr={"min": 2, "max": 1}), "parameter 'lr' cannot be drawn", "low=2, high=1"),
+    (varied(lr=LOG | {"min": 0, "max": 1}), "parameter 'lr' cannot be drawn", "low > 0"),
+    (varied(lr={"min": "a", "max": 1}), "min of parameter 'lr' must be a number", "'a'"),
+    (varied(lr={"min": math.nan, "max": 1}), "min of parameter 'lr' must be a number", "nan"),
+    (varied(lr=LOG | {"min": 1e-3, "max": math.inf}), "max of parameter 'lr' must be a number", "inf"),
+    (varied(patience={"distribution": "int_uniform", "min": 1.5, "max": 3}), "min of parameter 'patience' must be a whole number", "1.5"),
+    (varied(batch_size={"min": np.int64(8), "max": 16}), "min of parameter 'batch_size' must be a number", "8"),
+    (varied(batch_size={"values": [np.int64(8)]}), "parameter 'batch_size' has a value", "plain number"),
+    (varied(batch_size={"values": [8, 8]}), "parameter 'batch_size' lists 8 twice", ""),
+    (varied(lr={"values": []}), "values of parameter 'lr' must be a list of at least one", "[]"),
+    (varied(optimizer={"values": "Adam"}), "values of parameter 'optimizer' must be a list", "'Adam'"),
+    (varied(optimizer={"values": ["Adam", "Foo"]}), "unknown optimizer 'Foo'", "choose Adam"),
+    (varied(lr={"values": [1e-3, -1]}), "lr must be a number of at least 0", "-1"),
+    (varied(lr={"distribution": "uniform", "min": 0, "max": 1}), "lr must be above 0", "0.0"),
+    (varied(dropout={"min": 0.0, "max": 1.0}), "dropout must lie in [0, 1)", "1.0"),
+    (varied(batch_size={"min": 8.0, "max": 16.0}), "batch_size must be a whole number", "8.0"),
+    (varied(model={"values": ["MLP_4", "MLP_5"]}), "unknown model 'MLP_5'", "MLP_13"),
+    (varied(start_from={"values": [None, "nowhere"]}), "unknown experiment 'nowhere'", "run.py list"),
+    (varied(start_from={"value": "distribution"}), "start from distribution", "no training"),
+    (varied(dataset={"values": ["mnist", "cifar100"]}), "unknown metric 'test_accuracy'", "validation_accuracy"),
+    (varied(eps={"values": [None, 1e-8]}, optimizer={"values": ["Adam", "SGD"]}), "SGD has no eps", "another optimizer"),
 ]
 
 
 @pytest.mark.parametrize(("bad", "what", "remedy"), BAD, ids=[case[1] for case in BAD])
 def test_what_a_configuration_cannot_say_is_refused(bad, what, remedy, runs_dir, tiny):
     refused(lambda: search(bad, 2, base="MLP_4"), what, remedy)
-    assert not list(runs_dir.rglob("rows.jsonl"))
+    assert not runs_dir.exists()
 
 
-def test_an_unknown_metric_is_said_after_the_first_trial(tiny):
-    refused(
-        lambda: search(config(metric={"name": "val_acc", "goal": "maximize"}), 2, base="MLP_4"), "unknown metric 'val_acc'", "test_accuracy"
-    )
+@pytest.mark.parametrize(
+    ("options", "what", "remedy"),
+    [
+        ({"base": "MLP_5"}, "unknown experiment 'MLP_5'", "run.py list"),
+        ({"base": None}, "unknown experiment 'None'", "run.py list"),
+        ({"base": "distribution"}, "distribution is no training", "a search needs a training"),
+        ({"base": "MLP_33_eps"}, "MLP_33_eps has no budget in the profile sample", "cpu or paper"),
+        *(({"count": count}, "count must be a whole number of at least 1", repr(count)) for count in ("2", None, 1.5, True, 0, -1)),
+        *(({"name": name}, "cannot name a folder", repr(name)) for name in ("../x", "", "a?b", "a b", "x\n")),
+        ({"name": None}, "name must be a word", "None"),
+        ({"name": "sweep"}, "would take the place of the table's sweep_1", "another name"),
+        ({"name": "MLP"}, "would take the place of the table's MLP_4", "another name"),
+        ({"seed": -1}, "seed must be a whole number", "-1"),
+        ({"seed": "0"}, "seed must be a whole number", "'0'"),
+        ({"profile": "large"}, "unknown profile 'large'", "sample"),
+        ({"storage": 3}, "storage must be a database's URL", "3"),
+        *(({"storage": url}, f"{url} is a database in memory", "name a file") for url in ("sqlite://", "sqlite:///", "sqlite:///:memory:")),
+        ({"storage": "nonsense"}, "nonsense cannot be opened", "name another"),
+    ],
+)
+def test_what_cannot_be_asked_of_a_search_is_refused_and_leaves_nothing(options, what, remedy, runs_dir, tiny):
+    refused(lambda: search(SMALL, **{"count": 2, "base": "MLP_4"} | options), what, remedy)
+    assert not list(runs_dir.parent.iterdir())
 
 
-def test_an_unknown_base_is_refused(tiny):
-    refused(lambda: search(SMALL, 2, base="MLP_5"), "unknown experiment 'MLP_5'")
+def test_where_there_is_nothing_to_join_nothing_is_written(runs_dir, tmp_path):
+    refused(lambda: join("none"), "no search 'none' (profile sample, seed 0)", "begin it with search(...)")
+    refused(lambda: join("none", storage=f"sqlite:///{tmp_path / 'none.sqlite'}"), "no search 'none'")
+    refused(lambda: join("../none"), "cannot name a folder")
+    refused(lambda: join("sweep"), "the table's sweep_1")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_search_that_was_killed_before_it_was_whole_cannot_be_joined_and_is_begun_anew(tiny):
+    with trialFunction.open_study("search", "sample", 0, "", "maximize") as study:
+        study.set_user_attr("count", 2)
+    refused(join, "no search 'search'", "begin it with search(...)")
+    assert len(search(SMALL, 1, base="MLP_4")) == 1
+
+
+def test_a_run_has_every_metric_that_a_search_may_go_by(tiny):
+    said = refused(lambda: search(config(metric={"name": "?", "goal": "maximize"}), 1, base="MLP_4"), "unknown metric '?'")
+    metrics = said.partition("choose ")[2].replace(" or ", ", ").split(", ")
+    assert "test_macro_accuracy" in metrics
+    (record,) = search(SMALL, 1, base="MLP_4")
+    assert set(metrics) <= {key for key, value in record.rows[-1].items() if isinstance(value, float)}
 
 
 # ---------------------------------------------------------------- the trials
@@ -159,8 +241,30 @@ def test_nothing_is_drawn_twice_as_long_as_there_is_something_else(tiny, method)
 def test_seeds_and_names_are_searches_of_their_own(tiny):
     records = [search(SMALL, 1, base="MLP_4", **which)[0] for which in ({}, {"seed": 1}, {"name": "other"})]
     assert [(record.name, record.seed) for record in records] == [("search_1", 0), ("search_1", 1), ("other_1", 0)]
-    assert records[0].settings["identity"]["lr"] != records[1].settings["identity"]["lr"]
-    assert untimed(records[0].rows) == untimed(records[2].rows)
+    assert len({record.settings["identity"]["lr"] for record in records}) == 3
+
+
+def test_a_search_draws_the_same_again(tiny, runs_dir, monkeypatch):
+    """Its own process and the first that joins it."""
+    drawn = []
+    for folder in ("one", "other"):
+        monkeypatch.setenv("RUNS_DIR", str(runs_dir / folder))
+        search(SMALL, 1, base="MLP_4")
+        with trialFunction.open_study("search", "sample", 0, "") as study:
+            study.set_user_attr("count", 2)
+        drawn.append({record.name: record.settings["identity"]["lr"] for record in join()})
+    assert drawn[0].keys() == {"search_1", "search_2"}
+    assert drawn[0] == drawn[1]
+
+
+def test_workers_that_join_are_numbered(tiny):
+    search(SMALL, 1, base="MLP_4")
+    for count in (2, 3):
+        with trialFunction.open_study("search", "sample", 0, "") as study:
+            study.set_user_attr("count", count)
+        join()
+    with trialFunction.open_study("search", "sample", 0, "") as study:
+        assert [trial.user_attrs["begun"] for trial in study.trials] == [0, 1, 2]
 
 
 def test_the_least_loss_is_the_best_where_it_is_to_be_minimised(tiny):
@@ -201,9 +305,84 @@ def test_the_report_s_number_of_random_trials_comes_first():
     assert searchFunction.START_UP < 12
 
 
-def test_a_search_that_nobody_has_begun_cannot_be_joined(runs_dir):
-    refused(lambda: searchFunction.join("none"), "no search 'none' (profile sample, seed 0)", "begin it with search(...)")
-
-
 def test_a_database_that_cannot_be_opened_is_said_in_one_line(tiny):
     refused(lambda: search(SMALL, 1, base="MLP_4", storage="nonsense://x"), "nonsense://x cannot be opened")
+
+
+# ---------------------------------------------------------------- what it says
+
+
+@pytest.mark.parametrize(
+    ("parameters", "metric", "said"),
+    [
+        ({"lr": {"values": [1e-3]}, "batch_size": {"values": [16]}}, "test_accuracy", "learning rate 0.001, batch size 16"),
+        ({"lr": {"min": 0.001, "max": 1.0}, "optimizer": {"value": "SGD"}}, "test_loss", "learning rate "),
+        ({"lr": {"value": 1e-3}, "batch_size": {"values": [8, 16]}}, "test_accuracy", " of 8 to 16)"),
+    ],
+)
+def test_a_search_ends_with_its_best_trial_and_where_that_lies(tiny, capsys, parameters, metric, said):
+    """Whatever it searches and by whatever metric."""
+    goal = "minimize" if metric.endswith("loss") else "maximize"
+    method = "random" if "min" in parameters["lr"] else "grid"
+    records = search(config(parameters=parameters, method=method, metric={"name": metric, "goal": goal}), 2, base="MLP_4")
+    value = {"minimize": min, "maximize": max}[goal](records[0].column(metric, trained_only=True))
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last.startswith(f"search: of {len(records)} trial{'s' * (len(records) > 1)} {records[0].name} is best")
+    assert f", {metric.replace('_', ' ')} {value:.4g}, " in last
+    assert said in last
+
+
+@pytest.mark.parametrize(
+    ("spec", "value", "place"),
+    [
+        (LOG | {"min": 1e-6, "max": 1e-2}, 9.5e-3, "0.0095 (at the upper edge of 1e-06 to 0.01)"),
+        (LOG | {"min": 1e-6, "max": 1e-2}, 5e-3, "0.005 (inside 1e-06 to 0.01)"),  # on the range's own scale
+        ({"min": 0.0, "max": 1.0}, 0.96, "0.96 (at the upper edge of 0 to 1)"),
+        ({"min": 2, "max": 2048}, 1024, "1024 (inside 2 to 2048)"),
+        ({"values": [8, 64, 16]}, 8, "8 (at the lower edge of 8 to 64)"),
+        ({"values": [8]}, 8, "8"),
+        ({"values": ["Adam", "SGD"]}, "SGD", "SGD"),
+        ({"values": [True, False]}, True, "True"),
+        ({"value": 8}, 8, "8"),
+    ],
+)
+def test_where_a_value_lies(spec, value, place):
+    said = sweepFunction.said_point({"metric": {"name": "test_loss"}, "parameters": {"x": spec}}, 0.5, {"x": value})
+    assert said == f"test loss 0.5, x {place}"
+
+
+def test_the_estimate_counts_what_is_trained_before_the_first_trial(tiny, capsys, monkeypatch):
+    monkeypatch.setattr(searchFunction, "run", lambda *_, **options: interrupt())
+    with pytest.raises(KeyboardInterrupt):
+        search(REPORT_SWEEP, 2)
+    seconds = 2 * price(experiment("sweep_1", "sample")) + price(experiment("train_resnet", "sample"))
+    assert capsys.readouterr().out == f"2 trials, 0 of them ended already; to go: about {seconds} s\n"
+
+
+def test_a_lock_that_another_process_does_not_give_back_is_said(tmp_path, monkeypatch):
+    """As by a process that was stopped."""
+    monkeypatch.setattr(trialFunction, "GRACE", 1)
+    code = "import sys, filelock; lock = filelock.FileLock(sys.argv[1]); lock.acquire(); print(flush=True); sys.stdin.read(1)"
+    with subprocess.Popen(
+        [sys.executable, "-c", code, tmp_path / "lock"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as holder:
+        holder.stdout.readline()
+        said = []
+        monkeypatch.setattr("builtins.print", lambda line: (said.append(line), holder.communicate(".")))  # which ends it
+        with trialFunction.alone(FileLock(tmp_path / "lock")):
+            pass
+    (line,) = said
+    assert f"has held {tmp_path / 'lock'}" in line
+    assert line.endswith("; waiting for it")
+
+
+@pytest.mark.filterwarnings("ignore:Heartbeat of storage")
+def test_a_trial_that_was_taken_and_not_begun_is_taken_over_at_once_whatever_any_clock_says(tiny):
+    """Who took it held the lock until it began."""
+    search(SMALL, 1, base="MLP_4")
+    with trialFunction.open_study("search", "sample", 0, "") as study:
+        trialFunction.queue_trial(study, {"lr": 1e-3, "batch_size": 16}, space(SMALL))
+        study.ask()
+        trialFunction.take_over(study)
+        assert [trial.state.name for trial in study.trials] == ["COMPLETE", "FAIL", "WAITING"]
+    assert {record.name: record.settings["identity"]["lr"] for record in search(SMALL, 2, base="MLP_4")}["search_2"] == 1e-3
