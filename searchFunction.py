@@ -147,6 +147,10 @@ def _work(study: Any, name: str, profile: str, seed: int, count: int, lock: Any,
 
     if todo > 0 and _sweep(study) and row.start_from:
         build(row)  # trains what the trials start from, if need be: a W&B run that cannot be within an agent
+    begun_then, point = (
+        0,
+        None,
+    )  # a point is drawn without the lock, for that takes seconds: how many trials were begun then, and its values
     while True:
         with alone(lock):
             take_over(study)
@@ -156,15 +160,20 @@ def _work(study: Any, name: str, profile: str, seed: int, count: int, lock: Any,
             if ended >= count:
                 break
             waiting = any(trial.state == TrialState.WAITING for tried in attempts for trial in tried)
-            sweep = None if waiting or len(attempts) >= count else _sweep(study)
-            if not waiting and len(attempts) < count and not sweep:
-                drawing = mixed(int.from_bytes(name.encode()), seed, worker, len(attempts)) % 2**32
-                queue_trial(study, _draw(study, config["method"], distributions, drawing), distributions)
+            wanting = not waiting and len(attempts) < count
+            sweep = _sweep(study) if wanting else None
+            taken = len(attempts) > begun_then and any(trial.params == point for tried in attempts for trial in tried)
+            if wanting and point and not taken and not sweep:
+                queue_trial(study, point, distributions)
                 waiting = True
             if waiting:
                 attempt()
+        point = None
         if sweep:
             with_agent(sweep, agents_trial)
+        elif not waiting and wanting:
+            begun_then, drawing = len(attempts), mixed(int.from_bytes(name.encode()), seed, worker, len(attempts)) % 2**32
+            point = _draw(study, config["method"], distributions, drawing)
         elif not waiting:  # other processes are at the last ones
             pause()
     for display in (whole, line):

@@ -7,7 +7,7 @@ import re
 import time
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,7 @@ def open_study(name: str, profile: str, seed: int, storage: str, goal: Any = Non
         raise UsageError(f"storage must be a database's URL, got {storage!r}")
     with quiet_imports():
         import optuna
+        from filelock import FileLock
         from sqlalchemy import make_url
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     folder, title = runs_dir() / profile, f"{name}-{profile}-seed{seed}"
@@ -56,7 +57,8 @@ def open_study(name: str, profile: str, seed: int, storage: str, goal: Any = Non
     if not storage and goal:
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
-    with _answering(url, ImportError, ValueError, RuntimeError), warnings.catch_warnings():
+    opening = alone(FileLock(folder / f".{name}.lock")) if folder.exists() else nullcontext()  # Optuna's tables are made by one alone
+    with opening, _answering(url, ImportError, ValueError, RuntimeError), warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # heartbeats are called so since 2020
         template = url.replace("{", "{{").replace("}", "}}")  # Optuna fills it in
         options = {"pool_pre_ping": True}  # a server may have closed a connection during a trial
