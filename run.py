@@ -6,6 +6,7 @@ import sys
 import time
 from contextlib import nullcontext, redirect_stdout
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 from experimentTable import PROFILES, ROWS, UsageError, current_profile, experiment, has_budget, identity, price
@@ -96,19 +97,15 @@ def search(arguments: argparse.Namespace) -> bool:
 
     What was asked is done when all its trials have ended, and not every one of them without a score.
     """
-    if arguments.count < 1:
-        raise UsageError(f"count must be at least 1, got {arguments.count}")
     import searchFunction
     from recordFunction import find_record
-    from report.words import seen_search
 
     name, profile, seed, count = arguments.join or arguments.name, current_profile(arguments.profile), arguments.seed, arguments.count
     where: dict[str, Any] = {"profile": profile, "seed": seed, "storage": arguments.storage}
-    config = searchFunction.REPORT_SWEEP
-    records = searchFunction.join(name, **where) if arguments.join else searchFunction.search(config, count, name=name, **where)
+    begin = partial(searchFunction.search, searchFunction.REPORT_SWEEP, count)
+    records = (searchFunction.join if arguments.join else begin)(name=name, **where)
     for record in records:
         print(record)
-    print(seen_search(config, name, profile))
     count = searchFunction.asked_trials(name, **where) if arguments.join else count
     trials = [find_record(f"{name}_{number}", profile, seed) for number in range(1, count + 1)]
     return bool(records) and all(trial and trial.result for trial in trials)

@@ -6,20 +6,18 @@ process is at which trial, whoever drew it (`trialFunction.py`).
 
 import json
 import math
-import os
 import time
 from dataclasses import replace
 from functools import partial
 from itertools import product
 from typing import Any
 
-import numpy as np
-
 import trialFunction
 from coreFunction import build, run
-from experimentTable import Held, UsageError, choose, current_profile, experiment, price
-from recordFunction import Record
-from sweepFunction import REPORT_SWEEP, begin_sweep, space, with_agent
+from experimentTable import Experiment, Held, UsageError, current_profile, experiment, price
+from recordFunction import Record, find_record
+from report.text import counted
+from sweepFunction import REPORT_SWEEP, begin_sweep, check_trials, said_best, score, space, with_agent
 from trialFunction import alone, attempts_of, has_ended, open_study, pause, queue_trial, rank_of, take_over, trial_lock, wait_for_the_silent
 from utilityFunction import about, bar, mixed
 from wandbFunction import open_for_sweep, wandb_mode
@@ -38,31 +36,31 @@ def search(
     account those of a W&B sweep, whose agent gives each trial its values and its W&B run (never tried against W&B's servers). The
     trials are in a database: SQLite in the records folder, or the server at the URL `storage`. Called again, a finished search
     trains nothing, a larger `count` adds trials, and a search that was cut off goes on, the unfinished trial first. Other
-    processes may `join` it meanwhile. Raises UsageError for a configuration that cannot be drawn from, or another than the search
-    was begun with, and where W&B makes no sweep or gives no trial.
+    processes may `join` it meanwhile. Raises UsageError, before anything is written, for what no trial could be drawn from or
+    run with; for another configuration than the search was begun with; and where W&B makes no sweep or gives no trial.
     """
-    profile = current_profile(profile)
-    distributions = space(config)
-    choose("goal", config["metric"].get("goal"), ("maximize", "minimize"))
-    if choose("method", config["method"], ("bayes", "random", "grid")) == "grid":
+    profile, distributions = current_profile(profile), space(config)
+    if type(count) is not int or count < 1:
+        raise UsageError(f"count must be a whole number of at least 1, got {count!r}")
+    check_trials(experiment(str(base), profile, seed), config, distributions)
+    grid: list[tuple] = []
+    if config["method"] == "grid":
         if free := [key for key, drawn in distributions.items() if not hasattr(drawn, "choices")]:
             raise UsageError(f"a grid needs 'values' or 'value' for {free[0]!r}; list them, or use method bayes or random")
         grid = list(product(*(drawn.choices for drawn in distributions.values())))
         count = min(count, len(grid))
-    experiment(base, profile)
     with open_study(name, profile, seed, storage, config["metric"]["goal"]) as study:
         asked = json.loads(json.dumps({"config": config, "base": base}))
         if study.user_attrs.get("asked", asked) != asked:
             raise UsageError(f"the search {name!r} was begun with another configuration; give this one another name")
         if "asked" not in study.user_attrs and wandb_mode() == "online":
             study.set_user_attr("sweep", begin_sweep(config, name))
-        study.set_user_attr("asked", asked)
         study.set_user_attr("count", max(count, study.user_attrs.get("count", 0)))
-        if config["method"] == "grid" and not _sweep(study):  # Optuna's own grid sampler does not know trials that are tried again
+        study.set_user_attr("asked", asked)  # the last one: from now on others can join
+        if grid and not _sweep(study):  # Optuna's own grid sampler does not know trials that are tried again
             there = [trial.params for trial in study.get_trials(deepcopy=False)]
-            points = (dict(zip(distributions, values, strict=True)) for values in grid)
-            for point in points:
-                if point not in there:
+            for values in grid:
+                if (point := dict(zip(distributions, values, strict=True))) not in there:
                     queue_trial(study, point, distributions)
         lock = trial_lock(study, profile)
         wait_for_the_silent(study, lock)
@@ -76,7 +74,11 @@ def join(name: str = "search", *, profile: str = "", seed: int = 0, storage: str
     """
     profile = current_profile(profile)
     with open_study(name, profile, seed, storage) as study:
-        return _work(study, name, profile, seed, study.user_attrs["count"], trial_lock(study, profile), worker=os.getpid())
+        lock = trial_lock(study, profile)
+        with alone(lock):
+            worker = study.user_attrs.get("joined", 0) + 1
+            study.set_user_attr("joined", worker)
+        return _work(study, name, profile, seed, study.user_attrs["count"], lock, worker)
 
 
 def asked_trials(name: str = "search", *, profile: str = "", seed: int = 0, storage: str = "") -> int:
@@ -95,7 +97,7 @@ def _sweep(study: Any) -> str | None:
 
 
 def _work(study: Any, name: str, profile: str, seed: int, count: int, lock: Any, worker: int) -> list[Record]:
-    """Run trials until `count` of them have ended, here or elsewhere."""
+    """Run trials until `count` of them have ended, here or elsewhere; `worker`: 0 for who calls `search`, 1, 2, ... for who joins."""
     from optuna.exceptions import TrialPruned
     from optuna.trial import TrialState
 
@@ -103,7 +105,8 @@ def _work(study: Any, name: str, profile: str, seed: int, count: int, lock: Any,
     row, distributions = experiment(study.user_attrs["asked"]["base"], profile, seed), space(config)
     todo = count - sum(map(has_ended, attempts_of(study)))
     if todo > 0:
-        print(f"{count} trials, {count - todo} of them ended already; to go: {about(todo * price(row))}")
+        seconds = todo * price(row) + sum(map(price, _untrained(row)))
+        print(f"{counted(count, 'trial')}, {count - todo} of them ended already; to go: {about(seconds)}")
     whole, line = bar(count, f"{name}: trials", unit="trial"), bar(1)
 
     def result(rank: int, params: dict, wandb: Any = True) -> Record:
@@ -121,10 +124,10 @@ def _work(study: Any, name: str, profile: str, seed: int, count: int, lock: Any,
         if not record.finished:
             trial.set_user_attr("failed", record.result["reason"])
             return math.nan  # a failed trial to Optuna
-        score = _score(record, config["metric"])
+        value = score(record, config["metric"])
         if its:
-            begun.summary[config["metric"]["name"]] = score  # what the sweep goes by
-        return score
+            begun.summary[config["metric"]["name"]] = value  # what the sweep goes by
+        return value
 
     def attempt(begun: Any = None) -> None:
         """Take a waiting trial, with the lock held until it is ours, and run it; `begun` is the W&B run in which an agent has us."""
@@ -144,6 +147,10 @@ def _work(study: Any, name: str, profile: str, seed: int, count: int, lock: Any,
 
     if todo > 0 and _sweep(study) and row.start_from:
         build(row)  # trains what the trials start from, if need be: a W&B run that cannot be within an agent
+    begun_then, point = (
+        0,
+        None,
+    )  # a point is drawn without the lock, for that takes seconds: how many trials were begun then, and its values
     while True:
         with alone(lock):
             take_over(study)
@@ -153,22 +160,39 @@ def _work(study: Any, name: str, profile: str, seed: int, count: int, lock: Any,
             if ended >= count:
                 break
             waiting = any(trial.state == TrialState.WAITING for tried in attempts for trial in tried)
-            sweep = None if waiting or len(attempts) >= count else _sweep(study)
-            if not waiting and len(attempts) < count and not sweep:
-                queue_trial(study, _draw(study, config["method"], distributions, mixed(seed, worker, len(attempts)) % 2**32), distributions)
+            wanting = not waiting and len(attempts) < count
+            sweep = _sweep(study) if wanting else None
+            taken = len(attempts) > begun_then and any(trial.params == point for tried in attempts for trial in tried)
+            if wanting and point and not taken and not sweep:
+                queue_trial(study, point, distributions)
                 waiting = True
             if waiting:
                 attempt()
+        point = None
         if sweep:
             with_agent(sweep, agents_trial)
+        elif not waiting and wanting:
+            begun_then, drawing = len(attempts), mixed(int.from_bytes(name.encode()), seed, worker, len(attempts)) % 2**32
+            point = _draw(study, config["method"], distributions, drawing)
         elif not waiting:  # other processes are at the last ones
             pause()
     for display in (whole, line):
         display.close()
     ranked = enumerate(attempts[:count])
-    counted = [(trial.value, rank, trial.params) for rank, tried in ranked for trial in tried if trial.state == TrialState.COMPLETE]
-    counted.sort(key=lambda trial: trial[0], reverse=config["metric"]["goal"] == "maximize")
-    return [result(rank, params) for _, rank, params in counted]
+    scored = [(trial.value, rank, trial.params) for rank, tried in ranked for trial in tried if trial.state == TrialState.COMPLETE]
+    scored.sort(key=lambda trial: trial[0], reverse=config["metric"]["goal"] == "maximize")
+    records = [result(rank, params) for _, rank, params in scored]
+    print(f"{name}: {said_best(config, records)}" if records else f"{name}: no trial has a score")
+    return records
+
+
+def _untrained(row: Experiment) -> list[Experiment]:
+    """The runs that a trial of this row starts from and that are trained before it, since their weights are not here."""
+    if row.start_from is None:
+        return []
+    parent = experiment(row.start_from, row.profile, row.seed)
+    found = find_record(parent.name, parent.profile, parent.seed, evidence=False)
+    return [] if found and found.finished and found.has_weights else [parent, *_untrained(parent)]
 
 
 def _draw(study: Any, method: str, distributions: dict, seed: int) -> dict:
@@ -191,10 +215,3 @@ def _draw(study: Any, method: str, distributions: dict, seed: int) -> dict:
             break
         point = drawing.ask(distributions).params
     return point
-
-
-def _score(record: Record, metric: dict) -> float:
-    """The trial's best value of the metric over its epochs. Raises UsageError for a metric that its rows do not have."""
-    choose("metric", metric["name"], [key for key, value in record.rows[-1].items() if isinstance(value, float)])
-    values = record.column(metric["name"], trained_only=True)
-    return float(np.nanmax(values) if metric["goal"] == "maximize" else np.nanmin(values))

@@ -7,12 +7,12 @@ import re
 import time
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
-from datetime import datetime, timedelta
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from experimentTable import UsageError
+from experimentTable import ROWS, UsageError
 from fileFunction import first_line, writing
 from recordFunction import runs_dir
 from utilityFunction import quiet_imports
@@ -20,20 +20,45 @@ from utilityFunction import quiet_imports
 HEARTBEAT, GRACE = 5, 30  # seconds
 
 
+def _check_name(name: Any) -> None:
+    """Raise UsageError for a name that no search can have, since its trials, runs `<name>_<number>`, would be rows of the table."""
+    if not isinstance(name, str):
+        raise UsageError(f"the search's name must be a word, got {name!r}")
+    replace(ROWS[0], name=name)  # refuses what cannot name a folder
+    if taken := [row.name for row in ROWS if re.fullmatch(rf"{re.escape(name)}_\d+", row.name)]:
+        raise UsageError(f"trials of a search {name!r} would take the place of the table's {taken[0]}; give it another name")
+
+
 @contextmanager
 def open_study(name: str, profile: str, seed: int, storage: str, goal: Any = None) -> Iterator[Any]:
     """The database's study of this search, begun where a `goal` is given.
 
-    Raises UsageError where the database cannot be opened or, then or later, not be read or written.
+    Raises UsageError for a name that no search can have, and where the database cannot be opened or, then or later, not be
+    read or written. Nothing is written where there is nothing to join.
     """
+    _check_name(name)
+    if not isinstance(storage, str):
+        raise UsageError(f"storage must be a database's URL, got {storage!r}")
     with quiet_imports():
         import optuna
+        from filelock import FileLock
+        from sqlalchemy import make_url
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     folder, title = runs_dir() / profile, f"{name}-{profile}-seed{seed}"
-    with writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
     url = storage or f"sqlite:///{folder / f'{name}.sqlite'}"
-    with _answering(url, ImportError, ValueError, RuntimeError), warnings.catch_warnings():
+    with _answering(url):
+        parts = make_url(url)
+    absent = UsageError(f"no search {name!r} (profile {profile}, seed {seed}) in {_shown(url)}; begin it with search(...)")
+    if parts.get_backend_name() == "sqlite":
+        if parts.database in (None, "", ":memory:"):
+            raise UsageError(f"{url} is a database in memory, gone with its process; name a file, as sqlite:////folder/search.sqlite")
+        if not goal and not Path(parts.database).exists():
+            raise absent
+    if not storage and goal:
+        with writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+    opening = alone(FileLock(folder / f".{name}.lock")) if folder.exists() else nullcontext()  # Optuna's tables are made by one alone
+    with opening, _answering(url, ImportError, ValueError, RuntimeError), warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # heartbeats are called so since 2020
         template = url.replace("{", "{{").replace("}", "}}")  # Optuna fills it in
         options = {"pool_pre_ping": True}  # a server may have closed a connection during a trial
@@ -45,7 +70,9 @@ def open_study(name: str, profile: str, seed: int, storage: str, goal: Any = Non
         elif title in optuna.get_all_study_names(database):
             study = optuna.load_study(storage=database, study_name=title, sampler=sampler)
         else:
-            raise UsageError(f"no search {name!r} (profile {profile}, seed {seed}) in {_shown(url)}; begin it with search(...)")
+            raise absent
+        if not goal and "asked" not in study.user_attrs:  # another process is about to begin it, or was killed then
+            raise absent
         if storage:
             _mark(study, folder / f"{title}.begun")
         yield study
@@ -61,6 +88,7 @@ def _mark(study: Any, mark: Path) -> None:
             f"{mark.parent} is not where the search {study.study_name} has its records; set RUNS_DIR to a folder that all share"
         )
     with writing(mark):
+        mark.parent.mkdir(parents=True, exist_ok=True)
         mark.touch()
 
 
@@ -120,16 +148,15 @@ def has_ended(attempts: list) -> bool:
 
 
 def take_over(study: Any) -> None:
-    """Put the trials of dead processes back into the queue."""
+    """Put the trials of dead processes back into the queue; to be called with the lock held."""
     from optuna.storages import RetryHeartbeatStaleTrialCallback, fail_stale_trials
     from optuna.trial import TrialState
 
-    long_ago = datetime.now() - timedelta(seconds=GRACE)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # experimental since 2021
         fail_stale_trials(study)
         for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-            if "begun" not in trial.user_attrs and trial.datetime_start < long_ago:  # killed before its first heartbeat
+            if "begun" not in trial.user_attrs:  # killed before its first heartbeat, for until then it would hold the lock
                 study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
         for attempts in attempts_of(study):
             if all(trial.state.is_finished() for trial in attempts) and not has_ended(attempts):
@@ -145,9 +172,18 @@ def trial_lock(study: Any, profile: str) -> Any:
 
 @contextmanager
 def alone(lock: Any) -> Iterator[None]:
-    """Hold the lock, under which one process at a time looks for a trial and takes it: else two take one, or repeat a dead one twice."""
+    """Hold the lock, under which one process at a time looks for a trial and takes it: else two take one, or repeat a dead one twice.
+
+    Says so where it has to wait for longer than a trial takes to be drawn.
+    """
+    from filelock import Timeout
+
     with writing(Path(lock.lock_file)):
-        lock.acquire()
+        try:
+            lock.acquire(timeout=GRACE / 3)
+        except Timeout:
+            print(f"another process of this search has held {lock.lock_file} for {GRACE / 3:.0f} s (is it stopped?); waiting for it")
+            lock.acquire()
     try:
         yield
     finally:

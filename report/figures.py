@@ -216,10 +216,11 @@ FIGURES: dict[str, Entry] = {
 
 
 def found(name: str, profile: str) -> dict[str, list]:
-    """Name -> the finished records of a run, or of all runs that a pattern such as "search_*" fits; empty where there are none."""
-    names = {name}
+    """Name -> the finished records of a run, of a search's trials ("search_*": those with a number) or of all runs ("*")."""
+    names, stem = {name}, name.removesuffix("*")
     if name.endswith("*"):
-        names = {folder.name for root in roots() for folder in (root / profile).glob(name)}
+        folders = {folder.name for root in roots() for folder in (root / profile).glob(name)}
+        names = {folder for folder in folders if not stem or folder.removeprefix(stem).isdecimal()}
     return {n: runs for n in sorted(names, key=lambda n: (len(n), n)) if (runs := find_records(n, profile))}
 
 

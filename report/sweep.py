@@ -19,7 +19,7 @@ SWEEP_RUNS = tuple(f"sweep_{k}" for k in SWEEP)
 
 
 def sweep_table(records: Groups) -> Sheet:
-    """5.6: the report's twelve points, its numbers beside ours (mean over the seeds, of the restored epoch); in bold the three best."""
+    """5.6: the report's twelve points, its numbers beside ours (mean over the seeds, of the restored epoch); in bold the best."""
 
     def ours(k: int, measure: Callable) -> float:
         runs = records.get(f"sweep_{k}", ())
@@ -38,9 +38,9 @@ def sweep_table(records: Groups) -> Sheet:
 
 
 def three_best(values: Sequence[float]) -> list[int]:
-    """Where the three best stand, and all that share the third place; none while a value is missing (NaN)."""
-    third = np.nan if np.isnan(values).any() else np.sort(values)[-3]
-    return [i for i, value in enumerate(values) if value >= third]
+    """Where the three best stand; fewer where others are as good, and none while a value is missing (NaN)."""
+    complete = not np.isnan(values).any()
+    return [i for i, value in enumerate(values) if complete and sum(other >= value for other in values) <= 3]
 
 
 def searched_space(records: Groups) -> Sheet:
@@ -61,7 +61,8 @@ def searched_space(records: Groups) -> Sheet:
         ax.plot([lr], [accuracy], markers.get(batch, "X"), mec=edge, mfc=face, markersize=6, label=f"_{group}", zorder=order)
     ax.set_xscale("log")
     style(ax, "Validation accuracy of the restored epoch", "learning rate", "validation accuracy (share of images)", grid="both")
-    ax.set(xlim=(7e-7, 1.5e-2), ylim=(-0.02, None))
+    rates = [lr for _, lr, *_ in points]
+    ax.set(xlim=(min(7e-7, min(rates) / 1.5), max(1.5e-2, 1.5 * max(rates))), ylim=(-0.02, None))
     shown = {group for group, *_ in points}
     handles = [Line2D([], [], ls="", marker="o", mec=e, mfc=f, label=group) for group, (e, f, _) in groups.items() if group in shown]
     handles += [Line2D([], [], ls="", marker=m, mec=INK, mfc="none", label=f"batch size {batch}") for batch, m in markers.items()]

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from math import log
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,14 +11,13 @@ from experimentTable import ROWS, UsageError, current_profile, experiment
 from recordFunction import Record, find_openings, find_records
 from report.claims import ledger, ledger_markdown
 from report.figures import found
-from report.measures import best_of, final_loss, setting, step_ratios
+from report.measures import final_loss, step_ratios
 from report.sweep import SWEEP
 from report.text import DATA, counted, markdown, seeds_of
+from sweepFunction import REPORT_SWEEP, said_best, said_point
 
 if TYPE_CHECKING:
     from IPython.display import Markdown
-
-EDGE = 0.05  # a share of a searched range, on its own scale
 
 
 def _mean(values: Sequence[float]) -> str:
@@ -107,37 +106,17 @@ def seen_gradients(*names: str, profile: str | None = None) -> str:
     return _said(names, profile, _gradients, f", gradients averaged over the first {row} and over the last")
 
 
-def _place(spec: Mapping, value: float) -> str:
-    """Where a value lies in the range or among the values that a search's configuration gives a parameter."""
-    low, high = (spec["min"], spec["max"]) if "min" in spec else (min(spec["values"]), max(spec["values"]))
-    scale = log if spec.get("distribution") == "log_uniform_values" else float
-    share = (scale(value) - scale(low)) / (scale(high) - scale(low)) if high > low else 0.5
-    edge = "at the lower edge of" if share <= EDGE else "at the upper edge of" if share >= 1 - EDGE else "inside"
-    return f"{edge} {low:g} to {high:g}"
-
-
-def seen_search(config: Mapping, name: str = "search", profile: str | None = None) -> str:
-    """One sentence on a search's best trial beside the report's: its rate and batch size, and whether they lie at an edge of `config`.
-
-    An edge is the outermost 5 % of a range, on its own scale, or the least or the greatest of listed values.
-    """
-    profile, parameters = current_profile(profile), config["parameters"]
-    trials = [record for runs in found(f"{name}_*", profile).values() for record in runs]
-
-    def point(accuracy: float, lr: float, batch_size: float) -> str:
-        places = _place(parameters["lr"], lr), _place(parameters["batch_size"], batch_size)
-        return f"validation accuracy {accuracy:.4g}, learning rate {lr:.3g} ({places[0]}), batch size {batch_size:g} ({places[1]})"
-
+def seen_search(config: Mapping, name: str = "search", profile: str | None = None, seed: int | None = None) -> str:
+    """One sentence on the best trial of a search (of one seed's, or of all seeds') beside the report's, and where in `config` it lies."""
+    profile, metric = current_profile(profile), config["metric"]["name"]
+    trials = [record for runs in found(f"{name}_*", profile).values() for record in runs if seed in (None, record.seed)]
+    trials = [record for record in trials if any(metric in row for row in record.rows)]  # else they are of a search by another metric
     best = max(SWEEP, key=lambda k: SWEEP[k][0])
-    row = experiment(f"sweep_{best}")
-    report = f"the report's best had {point(SWEEP[best][0], row.lr, row.batch_size)}"
+    report = f"the report's best had {said_point(REPORT_SWEEP, SWEEP[best][0], asdict(experiment(f'sweep_{best}')))}"
     if not trials:
         return f"Nothing seen in {profile} yet: no finished trial of {name}; {report}."
-    first, *others = best_of(trials, 1)
-    equals = f" (as good: {', '.join(record.name for record in others)})" if others else ""
     seeds = seeds_of({name: {record.seed for record in trials}})
-    ours = point(first.result["best_accuracy"], setting("lr", first), setting("batch_size", first))
-    return f"Seen in {profile}, {seeds}: of {counted(len(trials), 'trial')} {first.name} is best{equals}, {ours}; {report}."
+    return f"Seen in {profile}, {seeds}: {said_best(config, trials)}; {report}."
 
 
 def openings(profile: str | None = None) -> str:

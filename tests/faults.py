@@ -36,7 +36,7 @@ from coreFunction import run_all
 from dataFunction import SPLITS, load_images
 from experimentTable import EXPERIMENTS, PROFILES, UsageError
 from myModel import MLP, MODELS
-from recordFunction import Record
+from recordFunction import Record, RunFolder
 
 FORK = multiprocessing.get_context("fork")
 AT_MOST = 120  # seconds for one process
@@ -171,6 +171,16 @@ def count_calls(targets: list[str], tally: Path) -> None:
 
     for target in targets:
         _hook(target, before=functools.partial(write, target))
+
+
+def tally_rows(tally: Path) -> None:
+    """Add a line to the file `tally` for every row that this process records: whose it is, and of which epoch."""
+
+    def write(folder: RunFolder, row: dict) -> None:
+        with tally.open("a") as file:
+            file.write(f"{folder.path.parent.name} {row['epoch']}\n")
+
+    _hook("recordFunction:RunFolder.append", before=write)
 
 
 def leap(seed: int) -> None:

@@ -194,7 +194,8 @@ def test_search_and_another_that_joins_it(made, tiny, call, runs_dir, monkeypatc
         status, out, err = call("search", *arguments)
         assert (status, err) == (0, "")
         assert [f"<Record search_{number} " in out for number in (1, 2, 3)] == [True, True, False]
-        assert "of 2 trials search_" in out
+        assert "search: of 2 trials search_" in out
+        assert "to go: about 6 s" in out or arguments[0] == "--join"  # what they start from is there
 
 
 @pytest.mark.filterwarnings("ignore:Heartbeat of storage")
@@ -219,7 +220,7 @@ def test_a_search_is_not_done_while_one_of_its_trials_is_unfinished(made, tiny, 
 
 @pytest.mark.parametrize("count", ["0", "-2"])
 def test_a_search_of_no_trials_is_refused(call, runs_dir, count):
-    assert call("search", "--count", count) == (1, "", f"run.py: count must be at least 1, got {count}\n")
+    assert call("search", "--count", count) == (1, "", f"run.py: count must be a whole number of at least 1, got {count}\n")
     assert not runs_dir.exists()
 
 

@@ -21,7 +21,7 @@ import faults
 import optuna
 import pytest
 import torch
-from faults import ANYWHERE, PLACES, Reference, Tally, die_at, finish, kill, leap, log_of, series, start
+from faults import ANYWHERE, PLACES, Reference, Tally, die_at, finish, kill, leap, log_of, series, start, tally_rows
 from helpers import ROOT, needs_fork
 from test_records import Hostile
 
@@ -92,10 +92,15 @@ def test_a_trial_whose_process_dies_before_optuna_s_first_heartbeat_is_taken_ove
 
 
 def test_three_processes_at_one_search_one_of_them_killed_lose_and_double_no_trial(reference, tmp_path):
-    runs, patient = tmp_path / "runs", partial(vars(trialFunction).update, GRACE=6)
-    assert kill("search", runs, partial(die_at, CHECKPOINT, "after", 1))  # so that there is something to join
+    runs, rows, patient = tmp_path / "runs", tmp_path / "rows", partial(vars(trialFunction).update, GRACE=6)
+    tally = partial(tally_rows, rows)
+    assert kill("search", runs, tally, partial(die_at, CHECKPOINT, "after", 1))  # so that there is something to join
     dying = partial(die_at, "torch:Tensor.backward", "after", 1)
-    processes = [start("joining", runs, patient), start("joining", runs, patient, dying), start("search", runs, patient)]
+    processes = [
+        start("joining", runs, patient, tally),
+        start("joining", runs, patient, tally, dying),
+        start("search", runs, patient, tally),
+    ]
     for process in processes:
         process.join(faults.AT_MOST)
     assert [process.exitcode for process in processes] == [0, -signal.SIGKILL, 0]
@@ -106,6 +111,7 @@ def test_three_processes_at_one_search_one_of_them_killed_lose_and_double_no_tri
     assert [record.name for record in made] == [f"search_{number}" for number in range(1, 6)]
     assert all(record.finished and [row["epoch"] for row in record.rows] == [0, 1, 2] for record in made)
     assert len({record.settings["identity"]["lr"] for record in made}) == 5
+    assert Counter(rows.read_text().splitlines()) == {f"{record.name} {epoch}": 1 for record in made for epoch in (0, 1, 2)}
 
 
 def test_a_process_that_is_taken_for_dead_and_is_not_does_no_harm(tmp_path):

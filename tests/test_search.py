@@ -1,89 +1,31 @@
 """The search: what a sweep configuration means, and that a search goes on where it was cut off."""
 
+import subprocess
+import sys
+
 import optuna
 import pytest
-from helpers import refused, untimed
-from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+from filelock import FileLock
+from helpers import interrupt, refused
 
 import coreFunction
 import searchFunction
-from experimentTable import EXPERIMENTS
+import sweepFunction
+import trialFunction
+from experimentTable import experiment, price
 from recordFunction import find_record
-from searchFunction import REPORT_SWEEP, search, space
+from searchFunction import REPORT_SWEEP, join, search, space
 
 SMALL = {  # of the row MLP_4
     "method": "bayes",
     "metric": {"name": "test_accuracy", "goal": "maximize"},
     "parameters": {"lr": {"distribution": "log_uniform_values", "min": 1e-4, "max": 1e-1}, "batch_size": {"values": [16, 32]}},
 }
+LOG = {"distribution": "log_uniform_values"}
 
 
 def config(**changes):
     return SMALL | changes
-
-
-# ---------------------------------------------------------------- the configuration
-
-
-@pytest.mark.parametrize(
-    ("spec", "expected"),
-    [
-        ({"distribution": "log_uniform_values", "min": 1e-6, "max": 1e-2}, FloatDistribution(1e-6, 1e-2, log=True)),
-        ({"distribution": "uniform", "min": 0, "max": 1}, FloatDistribution(0, 1)),
-        ({"min": 0, "max": 1}, FloatDistribution(0, 1)),
-        ({"distribution": "int_uniform", "min": 2, "max": 9}, IntDistribution(2, 9)),
-        ({"distribution": "categorical", "values": [1, 2]}, CategoricalDistribution([1, 2])),
-        ({"values": ["Adam", "SGD"]}, CategoricalDistribution(["Adam", "SGD"])),
-        ({"value": 3}, CategoricalDistribution([3])),
-        ({"distribution": "constant", "value": 3}, CategoricalDistribution([3])),
-    ],
-)
-def test_every_distribution(spec, expected):
-    assert space(config(parameters={"patience": spec})) == {"patience": expected}
-
-
-def test_the_report_s_sweep_draws_from_the_report_s_ranges():
-    found = space(REPORT_SWEEP)
-    assert found == {"lr": FloatDistribution(1e-6, 1e-2, log=True), "batch_size": CategoricalDistribution([16, 32, 64, 128, 256])}
-    drawn = [row for row in EXPERIMENTS.values() if row.name.startswith("sweep_")]
-    assert all(1e-6 <= row.lr <= 1e-2 and row.batch_size in found["batch_size"].choices for row in drawn)
-
-
-BAD = [
-    (config(early_terminate={}), "unknown key 'early_terminate'", "use method, metric, parameters and name"),
-    ({"method": "bayes", "metric": {}}, "lacks 'metric'", "REPORT_SWEEP"),
-    (config(parameters={}), "lacks 'parameters'", "REPORT_SWEEP"),
-    (config(parameters={"learning_rate": {"value": 1}}), "unknown parameter 'learning_rate'", "lr"),
-    (config(parameters={"seed": {"value": 1}}), "unknown parameter 'seed'", "choose"),
-    (config(parameters={"lr": 0.1}), "parameter 'lr' is 0.1", "write {'value': 0.1}"),
-    (config(parameters={"lr": {"distribution": "normal"}}), "unknown distribution of lr 'normal'", "log_uniform_values"),
-    (config(parameters={"lr": {"mu": 0, "sigma": 1}}), "unknown key 'mu'", "use distribution, min, max, values or value"),
-    (config(parameters={"lr": {"min": 1}}), "parameter 'lr' needs 'max'", "uniform"),
-    (config(parameters={"lr": {"min": 2, "max": 1}}), "parameter 'lr' cannot be drawn", "low=2, high=1"),
-    (config(parameters={"lr": {"distribution": "log_uniform_values", "min": 0, "max": 1}}), "parameter 'lr' cannot be drawn", "low > 0"),
-    (config(parameters={"lr": {"min": "a", "max": 1}}), "parameter 'lr' cannot be drawn", "'a'"),
-    (config(parameters={"lr": {"values": []}}), "parameter 'lr' cannot be drawn", "one or more"),
-    (config(method="hyperband"), "unknown method 'hyperband'", "bayes, random or grid"),
-    (config(method="grid"), "a grid needs 'values' or 'value' for 'lr'", "bayes or random"),
-    (config(metric={"name": "test_accuracy", "goal": "up"}), "unknown goal 'up'", "maximize or minimize"),
-    (config(metric={"name": "test_accuracy"}), "unknown goal None", "maximize or minimize"),
-]
-
-
-@pytest.mark.parametrize(("bad", "what", "remedy"), BAD, ids=[case[1] for case in BAD])
-def test_what_a_configuration_cannot_say_is_refused(bad, what, remedy, runs_dir, tiny):
-    refused(lambda: search(bad, 2, base="MLP_4"), what, remedy)
-    assert not list(runs_dir.rglob("rows.jsonl"))
-
-
-def test_an_unknown_metric_is_said_after_the_first_trial(tiny):
-    refused(
-        lambda: search(config(metric={"name": "val_acc", "goal": "maximize"}), 2, base="MLP_4"), "unknown metric 'val_acc'", "test_accuracy"
-    )
-
-
-def test_an_unknown_base_is_refused(tiny):
-    refused(lambda: search(SMALL, 2, base="MLP_5"), "unknown experiment 'MLP_5'")
 
 
 # ---------------------------------------------------------------- the trials
@@ -159,8 +101,30 @@ def test_nothing_is_drawn_twice_as_long_as_there_is_something_else(tiny, method)
 def test_seeds_and_names_are_searches_of_their_own(tiny):
     records = [search(SMALL, 1, base="MLP_4", **which)[0] for which in ({}, {"seed": 1}, {"name": "other"})]
     assert [(record.name, record.seed) for record in records] == [("search_1", 0), ("search_1", 1), ("other_1", 0)]
-    assert records[0].settings["identity"]["lr"] != records[1].settings["identity"]["lr"]
-    assert untimed(records[0].rows) == untimed(records[2].rows)
+    assert len({record.settings["identity"]["lr"] for record in records}) == 3
+
+
+def test_a_search_draws_the_same_again(tiny, runs_dir, monkeypatch):
+    """Its own process and the first that joins it."""
+    drawn = []
+    for folder in ("one", "other"):
+        monkeypatch.setenv("RUNS_DIR", str(runs_dir / folder))
+        search(SMALL, 1, base="MLP_4")
+        with trialFunction.open_study("search", "sample", 0, "") as study:
+            study.set_user_attr("count", 2)
+        drawn.append({record.name: record.settings["identity"]["lr"] for record in join()})
+    assert drawn[0].keys() == {"search_1", "search_2"}
+    assert drawn[0] == drawn[1]
+
+
+def test_workers_that_join_are_numbered(tiny):
+    search(SMALL, 1, base="MLP_4")
+    for count in (2, 3):
+        with trialFunction.open_study("search", "sample", 0, "") as study:
+            study.set_user_attr("count", count)
+        join()
+    with trialFunction.open_study("search", "sample", 0, "") as study:
+        assert [trial.user_attrs["begun"] for trial in study.trials] == [0, 1, 2]
 
 
 def test_the_least_loss_is_the_best_where_it_is_to_be_minimised(tiny):
@@ -201,9 +165,84 @@ def test_the_report_s_number_of_random_trials_comes_first():
     assert searchFunction.START_UP < 12
 
 
-def test_a_search_that_nobody_has_begun_cannot_be_joined(runs_dir):
-    refused(lambda: searchFunction.join("none"), "no search 'none' (profile sample, seed 0)", "begin it with search(...)")
-
-
 def test_a_database_that_cannot_be_opened_is_said_in_one_line(tiny):
     refused(lambda: search(SMALL, 1, base="MLP_4", storage="nonsense://x"), "nonsense://x cannot be opened")
+
+
+# ---------------------------------------------------------------- what it says
+
+
+@pytest.mark.parametrize(
+    ("parameters", "metric", "said"),
+    [
+        ({"lr": {"values": [1e-3]}, "batch_size": {"values": [16]}}, "test_accuracy", "learning rate 0.001, batch size 16"),
+        ({"lr": {"min": 0.001, "max": 1.0}, "optimizer": {"value": "SGD"}}, "test_loss", "learning rate "),
+        ({"lr": {"value": 1e-3}, "batch_size": {"values": [8, 16]}}, "test_accuracy", " of 8 to 16)"),
+    ],
+)
+def test_a_search_ends_with_its_best_trial_and_where_that_lies(tiny, capsys, parameters, metric, said):
+    """Whatever it searches and by whatever metric."""
+    goal = "minimize" if metric.endswith("loss") else "maximize"
+    method = "random" if "min" in parameters["lr"] else "grid"
+    records = search(config(parameters=parameters, method=method, metric={"name": metric, "goal": goal}), 2, base="MLP_4")
+    value = {"minimize": min, "maximize": max}[goal](records[0].column(metric, trained_only=True))
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last.startswith(f"search: of {len(records)} trial{'s' * (len(records) > 1)} {records[0].name} is best")
+    assert f", {metric.replace('_', ' ')} {value:.4g}, " in last
+    assert said in last
+
+
+@pytest.mark.parametrize(
+    ("spec", "value", "place"),
+    [
+        (LOG | {"min": 1e-6, "max": 1e-2}, 9.5e-3, "0.0095 (at the upper edge of 1e-06 to 0.01)"),
+        (LOG | {"min": 1e-6, "max": 1e-2}, 5e-3, "0.005 (inside 1e-06 to 0.01)"),  # on the range's own scale
+        ({"min": 0.0, "max": 1.0}, 0.96, "0.96 (at the upper edge of 0 to 1)"),
+        ({"min": 2, "max": 2048}, 1024, "1024 (inside 2 to 2048)"),
+        ({"values": [8, 64, 16]}, 8, "8 (at the lower edge of 8 to 64)"),
+        ({"values": [8]}, 8, "8"),
+        ({"values": ["Adam", "SGD"]}, "SGD", "SGD"),
+        ({"values": [True, False]}, True, "True"),
+        ({"value": 8}, 8, "8"),
+    ],
+)
+def test_where_a_value_lies(spec, value, place):
+    said = sweepFunction.said_point({"metric": {"name": "test_loss"}, "parameters": {"x": spec}}, 0.5, {"x": value})
+    assert said == f"test loss 0.5, x {place}"
+
+
+def test_the_estimate_counts_what_is_trained_before_the_first_trial(tiny, capsys, monkeypatch):
+    monkeypatch.setattr(searchFunction, "run", lambda *_, **options: interrupt())
+    with pytest.raises(KeyboardInterrupt):
+        search(REPORT_SWEEP, 2)
+    seconds = 2 * price(experiment("sweep_1", "sample")) + price(experiment("train_resnet", "sample"))
+    assert capsys.readouterr().out == f"2 trials, 0 of them ended already; to go: about {seconds} s\n"
+
+
+def test_a_lock_that_another_process_does_not_give_back_is_said(tmp_path, monkeypatch):
+    """As by a process that was stopped."""
+    monkeypatch.setattr(trialFunction, "GRACE", 1)
+    code = "import sys, filelock; lock = filelock.FileLock(sys.argv[1]); lock.acquire(); print(flush=True); sys.stdin.read(1)"
+    with subprocess.Popen(
+        [sys.executable, "-c", code, tmp_path / "lock"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as holder:
+        holder.stdout.readline()
+        said = []
+        monkeypatch.setattr("builtins.print", lambda line: (said.append(line), holder.communicate(".")))  # which ends it
+        with trialFunction.alone(FileLock(tmp_path / "lock")):
+            pass
+    (line,) = said
+    assert f"has held {tmp_path / 'lock'}" in line
+    assert line.endswith("; waiting for it")
+
+
+@pytest.mark.filterwarnings("ignore:Heartbeat of storage")
+def test_a_trial_that_was_taken_and_not_begun_is_taken_over_at_once_whatever_any_clock_says(tiny):
+    """Who took it held the lock until it began."""
+    search(SMALL, 1, base="MLP_4")
+    with trialFunction.open_study("search", "sample", 0, "") as study:
+        trialFunction.queue_trial(study, {"lr": 1e-3, "batch_size": 16}, space(SMALL))
+        study.ask()
+        trialFunction.take_over(study)
+        assert [trial.state.name for trial in study.trials] == ["COMPLETE", "FAIL", "WAITING"]
+    assert {record.name: record.settings["identity"]["lr"] for record in search(SMALL, 2, base="MLP_4")}["search_2"] == 1e-3

@@ -16,7 +16,7 @@ from pathlib import Path
 import faults
 import optuna
 import pytest
-from faults import log_of, start
+from faults import log_of, start, tally_rows
 from helpers import needs_fork, refused
 
 import searchFunction
@@ -90,16 +90,6 @@ def jobs(server, monkeypatch):
     monkeypatch.setitem(faults.JOBS, "joining", lambda: searchFunction.join(storage=server))
 
 
-def tally(file: Path) -> None:
-    """Have this process write down every row that it records: whose it is, and of which epoch."""
-    faults._hook("recordFunction:RunFolder.append", before=partial(_write, file))
-
-
-def _write(file: Path, folder, row) -> None:
-    with file.open("a") as stream:
-        stream.write(f"{folder.path.parent.name} {row['epoch']}\n")
-
-
 def die_amid_two(runs: Path) -> None:
     """Have this process die in its first trial's second epoch, once another process has recorded a row of a second trial."""
     calls = itertools.count(1)
@@ -114,9 +104,9 @@ def die_amid_two(runs: Path) -> None:
 
 def test_of_two_processes_at_one_search_one_is_killed_and_the_other_ends_it(server, tmp_path, runs_dir):
     rows = tmp_path / "rows"
-    first = start("search", runs_dir, partial(tally, rows), partial(die_amid_two, runs_dir))
+    first = start("search", runs_dir, partial(tally_rows, rows), partial(die_amid_two, runs_dir))
     wait_for(lambda: any(runs_dir.glob("*/search_1/seed-0/rows.jsonl")))
-    second = start("joining", runs_dir, partial(tally, rows))
+    second = start("joining", runs_dir, partial(tally_rows, rows))
     for process in (first, second):
         process.join(faults.AT_MOST)
     assert [process.exitcode for process in (first, second)] == [-signal.SIGKILL, 0], log_of(runs_dir).read_text()

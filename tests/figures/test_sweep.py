@@ -37,9 +37,15 @@ def test_the_sweeps_table_has_a_dash_for_a_run_without_record_and_then_marks_non
 
 @pytest.mark.parametrize(
     ("values", "best"),
-    [([0.1, 0.4, 0.3, 0.2], [1, 2, 3]), ([0.3, 0.1, 0.5, 0.3, 0.3, 0.2], [0, 2, 3, 4]), ([0.5, 0.4, 0.3, math.nan], [])],
+    [
+        ([0.1, 0.4, 0.3, 0.2], [1, 2, 3]),
+        ([0.3, 0.1, 0.3, 0.3, 0.2], [0, 2, 3]),
+        ([0.3, 0.1, 0.5, 0.3, 0.3, 0.2], [2]),
+        ([0.01] * 12, []),
+        ([0.5, 0.4, 0.3, math.nan], []),
+    ],
 )
-def test_all_that_share_the_third_place_are_among_the_best(values, best):
+def test_of_those_that_share_the_third_place_none_is_among_the_three_best(values, best):
     assert three_best(values) == best
 
 
@@ -56,3 +62,16 @@ def test_trials_of_a_search_are_points_of_the_searched_space(records, made):
         assert points == [(2e-3, 0.4, "P"), (1e-5, 0.3, "P")]
     finally:
         shutil.rmtree(made / "cpu" / "search_1")
+
+
+def test_the_searched_space_grows_with_the_points_and_shows_no_other_search(records, made):
+    usual = draw("5.9", "cpu").get_axes()[0].get_xlim()
+    others = [write_record(made, name, [], {"accuracy": 0.4}, dataset="cifar100", lr=1.0) for name in ("search_wide_1", "search_1_2")]
+    assert draw("5.9", "cpu").get_axes()[0].get_xlim() == usual
+    wide = [write_record(made, f"search_{k}", [], {"accuracy": 0.4}, dataset="cifar100", lr=lr) for k, lr in ((1, 1e-8), (2, 0.5))]
+    try:
+        low, high = draw("5.9", "cpu").get_axes()[0].get_xlim()
+        assert (low < 1e-8, 0.5 < high < 1) == (True, True)
+    finally:
+        for folder in (*others, *wide):
+            shutil.rmtree(folder.parent)

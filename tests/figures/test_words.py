@@ -78,6 +78,25 @@ def test_trials_that_are_as_good_are_named(runs_dir):
     assert "of 2 trials search_1 is best (as good: search_2)," in seen_search(REPORT_SWEEP, profile="cpu")
 
 
+def test_a_search_s_trials_are_its_own_and_its_seed_s(runs_dir):
+    trial(runs_dir, 1, 0.3, 1e-3, 32)
+    trial(runs_dir, 1, 0.4, 1e-3, 32, seed=1)
+    for name in ("search_wide", "search_1", "search_1b"):
+        trial(runs_dir, 2, 0.5, 1e-3, 32, name=name)
+    assert "seeds 0-1: of 2 trials search_1 is best, validation accuracy 0.4," in seen_search(REPORT_SWEEP, profile="cpu")
+    assert "seed 0: of 1 trial search_1 is best, validation accuracy 0.3," in seen_search(REPORT_SWEEP, profile="cpu", seed=0)
+    assert "of 1 trial search_wide_2 is best, " in seen_search(REPORT_SWEEP, "search_wide", "cpu")
+
+
+def test_a_search_is_said_whatever_it_searches_and_by_whatever_metric(runs_dir):
+    trial(runs_dir, 1, 0.3, 1e-3, 32)
+    other = {"metric": {"name": "validation_accuracy", "goal": "minimize"}, "parameters": {"lr": {"values": [1e-3, 1e-2]}}}
+    said = seen_search(other, profile="cpu")
+    assert "search_1 is best, validation accuracy 0.3, learning rate 0.001 (at the lower edge of 0.001 to 0.01); the report's best" in said
+    other["metric"]["name"] = "validation_loss"
+    assert "no finished trial of search" in seen_search(other, profile="cpu")
+
+
 def test_openings_of_the_test_set_are_counted(runs_dir):
     log = runs_dir / "cpu" / "openings.jsonl"
     log.parent.mkdir(parents=True)

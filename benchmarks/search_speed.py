@@ -1,0 +1,97 @@
+"""How much faster a search is by three processes than by one, where a trial only waits: what the search itself costs.
+
+Real processes call `search` and `join` on one SQLite database, and all of a search runs but the training: in its place a trial
+sleeps and records a loss. They are timed from when all have imported what they need. The ratio that nothing could exceed is
+printed beside it: of trials one after another to trials side by side.
+"""
+
+import argparse
+import contextlib
+import importlib
+import math
+import multiprocessing
+import os
+import sys
+import tempfile
+import time
+from multiprocessing.synchronize import Barrier
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import coreFunction
+from coreFunction import data_identity
+from experimentTable import Experiment
+from recordFunction import Record, RunFolder, runs_dir
+from searchFunction import REPORT_SWEEP, join, search
+from utilityFunction import provenance
+
+SWEEP = REPORT_SWEEP | {"metric": {"name": "test_loss", "goal": "minimize"}}
+
+
+def sleep(seconds: float, exp: Experiment, *_: Any) -> Record:
+    """In place of a training: a record whose loss depends on its values alone, after `seconds`."""
+    with RunFolder(exp, runs_dir()) as folder:
+        folder.start(data_identity(exp), provenance("fp32"))
+        time.sleep(seconds)
+        loss = (math.log10(exp.lr) + 3) ** 2 + abs(math.log2(exp.batch_size / 64))
+        for epoch in (0, 1):
+            folder.append({"epoch": epoch, "test_loss": loss})
+        return folder.finish({"status": "finished", "split": "test"})
+
+
+def work(worker: int, trials: int, seconds: float, ready: Barrier) -> None:
+    """One process: the first begins the search, the others join it."""
+    for module in ("optuna._gp.acqf", "optuna.storages._rdb.models"):  # which the first draw and the first trial would import
+        importlib.import_module(module)
+
+    coreFunction._train = lambda *arguments: sleep(seconds, *arguments)
+    ready.wait()
+    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
+        if not worker:
+            search(SWEEP, trials, base="MLP_4")
+            return
+        while not list(runs_dir().rglob("settings.json")):  # until the search has begun
+            time.sleep(0.1)
+        join()
+
+
+def timed(processes: int, trials: int, seconds: float) -> float:
+    """Seconds that so many processes take for a search."""
+    context = multiprocessing.get_context("spawn")
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ |= {"RUNS_DIR": folder, "WANDB_MODE": "disabled", "EVIDENCE": "0", "OMP_NUM_THREADS": "1"}
+        ready = context.Barrier(processes + 1)
+        working = [context.Process(target=work, args=(worker, trials, seconds, ready)) for worker in range(processes)]
+        for process in working:
+            process.start()
+        ready.wait()
+        begun = time.monotonic()
+        while any(process.is_alive() for process in working) and not any(process.exitcode for process in working):
+            time.sleep(0.02)
+        passed = time.monotonic() - begun
+        if any(process.exitcode for process in working):
+            for process in working:
+                process.kill()
+            sys.exit("a process failed")
+        made = {path.parent.parent.name for path in Path(folder).rglob("result.json")}
+        assert made == {f"search_{number}" for number in range(1, trials + 1)}, made
+        return passed
+
+
+def main() -> None:
+    """Print both times and their ratio."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--trials", type=int, default=9)
+    parser.add_argument("--seconds", type=float, default=5, help="that a trial sleeps (default 5)")
+    parser.add_argument("--processes", type=int, default=3)
+    asked = parser.parse_args()
+    one, several = (timed(processes, asked.trials, asked.seconds) for processes in (1, asked.processes))
+    ideal = asked.trials / math.ceil(asked.trials / asked.processes)
+    print(f"{asked.trials} trials of {asked.seconds:g} s: one process {one:.1f} s, {asked.processes} processes {several:.1f} s")
+    print(f"{one / several:.2f} times as fast (at most {ideal:.2f})")
+
+
+if __name__ == "__main__":
+    main()
