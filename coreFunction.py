@@ -324,7 +324,7 @@ def run_all(
         print(f"no budget in the profile {profile} for {', '.join(dict.fromkeys(beyond))}; the profiles cpu and paper have one")
         wanted = [exp for exp in wanted if has_budget(exp)]
     asked = [exp for exp in wanted if not _ended(exp, evidence)]
-    parents = list(dict.fromkeys(parent for exp in asked for parent in _missing_parents(exp) if parent not in asked))
+    parents = list(dict.fromkeys(parent for exp in asked for parent in missing_parents(exp) if parent not in asked))
     for parent in parents:
         print(f"{parent.name} (seed {parent.seed}) has no weights here; it is trained first, {about(price(parent))}")
     calls = {exp: partial(run, exp, evidence=evidence and exp in asked, wandb=wandb) for exp in sorted([*asked, *parents], key=generation)}
@@ -338,12 +338,12 @@ def run_all(
     return [record for record in ended.values() if record.finished]
 
 
-def _missing_parents(exp: Experiment) -> list[Experiment]:
-    """The experiments that have to be trained before this one, whose records in `RUNS_DIR` have no result: its parent, that one's, ..."""
+def missing_parents(exp: Experiment) -> list[Experiment]:
+    """What has to be trained before this one, since its record in `RUNS_DIR` has no result: its parent, that one's parent, ..."""
     if exp.start_from is None:
         return []
     parent = replace(experiment(exp.start_from), profile=exp.profile, seed=exp.seed)
-    return [] if _ended(parent, evidence=False) else [parent, *_missing_parents(parent)]
+    return [] if _ended(parent, evidence=False) else [parent, *missing_parents(parent)]
 
 
 def _ended(exp: Experiment, evidence: bool) -> Record | None:

@@ -112,9 +112,10 @@ def conv2d_by_taps(x: Tensor, weight: Tensor, bias: Tensor | None, stride: tuple
     """
     rows, columns = (_reach(*axis) for axis in zip(x.shape[2:], weight.shape[2:], stride, padding, strict=True))
     images = x.permute(0, 2, 3, 1)
-    taps = weight.permute(2, 3, 1, 0).flatten(0, 1).unbind()  # at once: each tap's own view would have a whole kernel as its gradient
+    # At once and in a piece of their own, (O, C) each: views of the kernel would have gradients that are as large, or transposed.
+    taps = weight.permute(2, 3, 0, 1).flatten(0, 1).contiguous().unbind()
     parts = [
-        pad(images[:, down, across] @ taps[i * weight.shape[3] + j], (0, 0, left, right, above, below))
+        pad(linear(images[:, down, across], taps[i * weight.shape[3] + j]), (0, 0, left, right, above, below))
         for (i, down, above, below), (j, across, left, right) in product(rows, columns)
     ]
     total = sum(parts[1:], parts[0])

@@ -13,9 +13,9 @@ from itertools import product
 from typing import Any
 
 import trialFunction
-from coreFunction import build, run
-from experimentTable import Experiment, Held, UsageError, current_profile, experiment, price
-from recordFunction import Record, find_record
+from coreFunction import build, missing_parents, run
+from experimentTable import Held, UsageError, current_profile, experiment, price
+from recordFunction import Record
 from report.text import counted
 from sweepFunction import REPORT_SWEEP, begin_sweep, check_trials, said_best, score, space, with_agent
 from trialFunction import alone, attempts_of, has_ended, open_study, pause, queue_trial, rank_of, take_over, trial_lock, wait_for_the_silent
@@ -105,7 +105,7 @@ def _work(study: Any, name: str, profile: str, seed: int, count: int, lock: Any,
     row, distributions = experiment(study.user_attrs["asked"]["base"], profile, seed), space(config)
     todo = count - sum(map(has_ended, attempts_of(study)))
     if todo > 0:
-        seconds = todo * price(row) + sum(map(price, _untrained(row)))
+        seconds = todo * price(row) + sum(map(price, missing_parents(row)))
         print(f"{counted(count, 'trial')}, {count - todo} of them ended already; to go: {about(seconds)}")
     whole, line = bar(count, f"{name}: trials", unit="trial"), bar(1)
 
@@ -184,15 +184,6 @@ def _work(study: Any, name: str, profile: str, seed: int, count: int, lock: Any,
     records = [result(rank, params) for _, rank, params in scored]
     print(f"{name}: {said_best(config, records)}" if records else f"{name}: no trial has a score")
     return records
-
-
-def _untrained(row: Experiment) -> list[Experiment]:
-    """The runs that a trial of this row starts from and that are trained before it, since their weights are not here."""
-    if row.start_from is None:
-        return []
-    parent = experiment(row.start_from, row.profile, row.seed)
-    found = find_record(parent.name, parent.profile, parent.seed, evidence=False)
-    return [] if found and found.finished and found.has_weights else [parent, *_untrained(parent)]
 
 
 def _draw(study: Any, method: str, distributions: dict, seed: int) -> dict:

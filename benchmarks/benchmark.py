@@ -3,11 +3,8 @@
 What is timed is whole training steps, from the data set to the optimizer's step, with batch size, image size, learning rate,
 optimizer and gradient norms of a row of the experiment table. No evaluation, no start of workers.
 
-Plain, as one writes it by hand: PIL images through torchvision's transforms one by one, a DataLoader with workers, fp32, contiguous
-memory, the optimizer as torch has it, `loss.item()` each step, `grad.norm().item()` for each parameter where norms are recorded,
-and every layer in each forward pass, frozen or not.
-Ours: the functions that a run goes through (`coreFunction._fit`). Where layers are frozen, a step's time includes its share of the
-cache: a run computes it once for all its epochs, so an image costs prefix / epochs + a training step / batch.
+The recipes stand in recipes.py. Where layers are frozen, a step's time includes its share of the cache: a run computes it once for
+all its epochs, so an image costs prefix / epochs + a training step / batch.
 """
 
 import argparse
@@ -17,7 +14,6 @@ import re
 import statistics
 import sys
 import time
-from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -26,19 +22,11 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
-from PIL import Image
-from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
-from torch.utils.data import DataLoader, Dataset
-from torch.utils.flop_counter import FlopCounterMode
-from torchvision.transforms import Compose, Normalize, Resize, ToTensor
 
-from coreFunction import build
-from dataFunction import NORMALISATION, ImageSet, load_images
+from benchmarks.recipes import WORKERS, Ours, Plain
+from dataFunction import load_images
 from experimentTable import PROFILES, Experiment, experiment, identity
-from featureFunction import CHUNK, MemorySet, forward_all, split
-from myModel import train_only
-from trainFunction import GradientNorms, epoch_batches, make_optimizer, train_epoch
+from trainFunction import epoch_batches
 from utilityFunction import device, has_bfloat16, provenance, resolve_precision
 
 RESULTS = Path(__file__).resolve().parent / "results"
@@ -48,128 +36,14 @@ ROWS = {  # the experiment that each row times
     "resnet18": "train_resnet", "head": "fine_tune_1", "layer4+head": "fine_tune_2", "layer3+layer4+head": "fine_tune_3_lr",
 }  # fmt: skip
 PRECISIONS = ("fp32", "bf16")  # of ours; plain is fp32
-WORKERS = min(8, os.cpu_count() or 1)
 MOST_STEPS = 500  # of a block
 PEAK_WIDTH = {"cpu": 2048, "cuda": 8192}  # of the square matrices whose product is the machine's peak
-
-
-# ---------------------------------------------------------------- the plain recipe
-
-
-class PlainSet(Dataset):
-    """Images as torchvision's own data sets hand them out: a PIL image, transformed when it is asked for."""
-
-    def __init__(self, data: ImageSet) -> None:
-        self.images = data.images.permute(0, 2, 3, 1).squeeze(-1).contiguous().numpy()
-        self.labels = data.labels.tolist()
-        self.transform = Compose([Resize((data.size, data.size)), ToTensor(), Normalize(*NORMALISATION[data.name])])
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        return self.transform(Image.fromarray(self.images[index])), self.labels[index]
-
-
-class Plain:
-    """The plain recipe of an experiment, from its initial weights on."""
-
-    def __init__(self, exp: Experiment, data: ImageSet, workers: int = WORKERS) -> None:
-        self.exp, self.source, self.workers = exp, PlainSet(data), workers
-        self.model = _initial_model(exp).to(device())
-        train_only(self.model, exp.trainable)
-        self.optimizer = getattr(torch.optim, exp.optimizer)(self.model.parameters(), lr=exp.lr)
-        self.ahead = 2 * workers  # batches that workers have ready before they are asked for
-
-    def batches(self, order: list[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
-        """Inputs and labels of each batch of indices."""
-        return iter(DataLoader(self.source, batch_sampler=[indices.tolist() for indices in order], num_workers=self.workers))
-
-    def train(self, batches: Iterable[tuple[Tensor, Tensor]]) -> dict:
-        """Train on the batches; the mean loss and, where recorded, the report's gradient norm."""
-        self.model.train()
-        loss_sum = norm_sum = 0.0
-        images = 0
-        for inputs, labels in batches:
-            inputs, labels = inputs.to(device()), labels.to(device())
-            self.optimizer.zero_grad()
-            loss = cross_entropy(self.model(inputs), labels)
-            loss.backward()
-            if self.exp.record_gradients:
-                for parameter in self.model.parameters():
-                    if parameter.grad is not None:
-                        norm_sum += parameter.grad.norm().item()
-            self.optimizer.step()
-            loss_sum += loss.item() * len(labels)
-            images += len(labels)
-        return {"train_loss": loss_sum / images} | ({"gradient_norm_sum": norm_sum} if self.exp.record_gradients else {})
-
-
-# ---------------------------------------------------------------- ours
-
-
-class Ours:
-    """What a run does with the experiment, from the same initial weights on."""
-
-    ahead = 0
-
-    def __init__(self, exp: Experiment, data: ImageSet, precision: str = "fp32") -> None:
-        self.exp, self.precision = exp, precision
-        self.source: Any = data.to(device())
-        self.model = _initial_model(exp).to(device())
-        if any(isinstance(module, nn.Conv2d) for module in self.model.modules()):
-            self.model.to(memory_format=torch.channels_last)
-        train_only(self.model, exp.trainable)
-        self.prefix: Any = None
-        if parts := split(self.model, self.source.batch(torch.arange(4))[0]):
-            self.prefix, self.model = parts
-            # The first batches of one chunk stand for the whole set: how long a step takes does not depend on the images.
-            few = min(len(data), CHUNK) // exp.batch_size * exp.batch_size
-            self.uncached = self.source.subset(range(few))
-            self.source = MemorySet(self.make_cache(), self.uncached.labels, self.uncached.classes)
-        self.optimizer = make_optimizer(exp, self.model)
-        self.gradients = GradientNorms(self.model) if exp.record_gradients else None
-
-    def make_cache(self) -> Tensor:
-        """The frozen prefix's outputs for one chunk of images."""
-        outputs: Any = forward_all(self.prefix, self.uncached, self.precision)
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        return outputs
-
-    def batches(self, order: list[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
-        """Inputs and labels of each batch of indices."""
-        return map(self.source.batch, order)
-
-    def train(self, batches: Iterable[tuple[Tensor, Tensor]]) -> dict:
-        """Train on the batches; train_epoch's row."""
-        return train_epoch(self.model, batches, self.optimizer, self.precision, self.gradients)
-
-    def operations(self) -> float:
-        """Floating-point operations of training an image, two a multiply-add, as torch counts those that it runs.
-
-        Three times the forward pass, but no gradient of the images or of a cache; and the prefix's share. Products with
-        padding are counted, though a convolution may leave them out.
-        """
-        step = operations(self.model, *self.source.batch(torch.arange(2)))
-        return step + (operations(self.prefix, *self.uncached.batch(torch.arange(2))) / self.exp.epochs if self.prefix else 0)
-
-
-def _initial_model(exp: Experiment) -> nn.Module:
-    """The experiment's model with its seed's weights; also in place of a parent's, which would train no faster or slower."""
-    return build(replace(exp, start_from=None))
+# As torch's profiler names them.
+PRODUCTS = re.compile(r"aten::(mm|addmm|bmm|baddbmm|\w*conv\w*)$")
+OPTIMIZER = re.compile(r"Optimizer\.step|aten::_fused_")
 
 
 # ---------------------------------------------------------------- measuring
-
-
-def operations(model: nn.Module, inputs: Tensor, labels: Tensor) -> float:
-    """Floating-point operations an image: of the forward pass and, where anything learns, of the backward pass."""
-    with FlopCounterMode(display=False) as counter:
-        outputs = model(inputs)
-        if outputs.requires_grad:
-            cross_entropy(outputs, labels).backward()
-    return counter.get_total_flops() / len(inputs)
 
 
 def peak(precision: str) -> float:
@@ -193,6 +67,22 @@ def step_seconds(recipe: Plain | Ours, steps: int) -> float:
     start = time.perf_counter()
     recipe.train(islice(batches, steps))
     return (time.perf_counter() - start) / steps
+
+
+def time_shares(recipe: Ours, steps: int) -> dict[str, float]:
+    """Which share of a training step goes to products and convolutions, to the optimizer, to gradient norms and to all else.
+
+    As torch's profiler has it, of the part that is trained; what is not products could be saved, at the very most.
+    """
+    with torch.profiler.profile() as profiled:
+        step_seconds(recipe, steps)
+    clock = "device" if device().type == "cuda" else "cpu"
+    spent = {event.key: getattr(event, f"self_{clock}_time_total") for event in profiled.key_averages()}
+    within = {event.key: getattr(event, f"{clock}_time_total") for event in profiled.key_averages()}
+    products, optimizer = (sum(spent[key] for key in spent if kind.match(key)) for kind in (PRODUCTS, OPTIMIZER))
+    shares = {"products": products, "optimizer": optimizer, "gradient norms": within.get("aten::_foreach_norm", 0.0)}
+    shares = {part: time / sum(spent.values()) for part, time in shares.items()}
+    return shares | {"rest": 1 - sum(shares.values())}
 
 
 def cache_seconds(recipe: Plain | Ours) -> float:
@@ -226,10 +116,12 @@ def measure(name: str, profile: str, repeats: int, seconds: float, batch_size: i
             speeds[kind].append(speed(step_seconds(recipe, steps[kind]), cache_seconds(recipe), exp))
         for precision in precisions:
             peaks[precision].append(peak(precision))
-    return row(name, exp, speeds, {precision: max(measured) for precision, measured in peaks.items()}, ours["fp32"].operations())
+    best_peaks = {precision: max(measured) for precision, measured in peaks.items()}
+    used = resolve_precision(exp.precision)
+    return row(name, exp, speeds, best_peaks, ours["fp32"].operations(), time_shares(ours[used], steps[used]))
 
 
-def row(name: str, exp: Experiment, speeds: dict[str, list[float]], peaks: dict[str, float], flops: float) -> dict:
+def row(name: str, exp: Experiment, speeds: dict[str, list[float]], peaks: dict[str, float], flops: float, spent: dict[str, float]) -> dict:
     """What is kept of a row. `speeds`: recipe -> images a second of each repeat; plain, fp32, bf16 are their medians, None without any.
 
     default: those of the precision that the experiment uses here. ratio: default / plain, its range that of the repeats' own ratios.
@@ -241,7 +133,8 @@ def row(name: str, exp: Experiment, speeds: dict[str, list[float]], peaks: dict[
         "name": name, "experiment": exp.name, "image_size": identity(exp)["image_size"], "batch_size": exp.batch_size,
         "gradient_norms": exp.record_gradients, **medians, "default": default, "precision": precision,
         "ratio": default / medians["plain"], "ratio_range": [min(ratios), max(ratios)],
-        "share_of_peak": default * flops / peaks[precision], "flops_per_image": flops, "peak_flops": peaks, "repeats": speeds,
+        "share_of_peak": default * flops / peaks[precision], "flops_per_image": flops, "peak_flops": peaks,
+        "time_shares": spent, "repeats": speeds,
     }  # fmt: skip
 
 
@@ -253,8 +146,8 @@ def repeated_ratios(speeds: dict[str, list[float]], precision: str) -> list[floa
 # ---------------------------------------------------------------- the table
 
 HEADER = (
-    "| | pixels | plain | ours, fp32 | ours, bf16 | fp32 / plain | bf16 / plain | used | of the peak |\n"
-    "|---|---:|---:|---:|---:|---:|---:|---|---:|"
+    "| | pixels | plain | ours, fp32 | ours, bf16 | fp32 / plain | bf16 / plain | used | of the peak | in products |\n"
+    "|---|---:|---:|---:|---:|---:|---:|---|---:|---:|"
 )
 
 
@@ -262,7 +155,8 @@ def line(entry: dict) -> str:
     """A row of the table, in Markdown."""
     speeds = (f"{entry[kind]:,.0f}" if entry[kind] else "–" for kind in ("plain", *PRECISIONS))
     ratios = (_ratio(entry, precision) for precision in PRECISIONS)
-    cells = [entry["name"], entry["image_size"], *speeds, *ratios, entry["precision"], f"{entry['share_of_peak']:.0%}"]
+    shares = (f"{share:.0%}" for share in (entry["share_of_peak"], entry["time_shares"]["products"]))
+    cells = [entry["name"], entry["image_size"], *speeds, *ratios, entry["precision"], *shares]
     return f"| {' | '.join(map(str, cells))} |"
 
 

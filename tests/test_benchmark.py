@@ -6,7 +6,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from benchmarks.benchmark import ROWS, Ours, Plain, line, markdown, measure, peak, row, speed
+from benchmarks.benchmark import ROWS, line, markdown, measure, peak, row, speed, time_shares
+from benchmarks.recipes import Ours, Plain
 from dataFunction import load_images
 from experimentTable import Experiment, experiment, identity
 from myModel import model_table
@@ -94,6 +95,15 @@ def test_a_cache_counts_once_a_run():
     assert speed(step=0.5, cache=0.25, exp=exp) == pytest.approx(20 * images / (0.25 * images + 20 * images / 8 * 0.5))
 
 
+def test_a_step_s_time_is_shared_out():
+    """Of all that a step does each part has some; what is not asked for has none."""
+    exp, data = prepared("MLP_4", batch_size=64)
+    with_norms, without = (time_shares(Ours(replace(exp, record_gradients=asked), data), 3) for asked in (True, False))
+    assert sum(with_norms.values()) == pytest.approx(1)
+    assert min(with_norms.values()) > 0
+    assert without["gradient norms"] == 0 < min(without["optimizer"], without["products"])
+
+
 # ---------------------------------------------------------------- what is kept and shown
 
 
@@ -104,6 +114,7 @@ def with_bfloat16(monkeypatch):
 
 SPEEDS = {"plain": [10.0, 40.0, 20.0], "fp32": [50.0, 60.0, 70.0]}
 PEAKS = {"fp32": 1e6, "bf16": 4e6}
+SPENT = {"products": 0.7, "optimizer": 0.1, "gradient norms": 0.1, "rest": 0.1}
 
 
 def check_schema(entry):
@@ -116,16 +127,16 @@ def check_schema(entry):
 
 
 def test_a_row_holds_medians_the_ratio_and_its_range():
-    entry = row("CNN_30", experiment("CNN_30", "paper"), SPEEDS, PEAKS, flops=1e4)
+    entry = row("CNN_30", experiment("CNN_30", "paper"), SPEEDS, PEAKS, flops=1e4, spent=SPENT)
     check_schema(entry)
     assert (entry["plain"], entry["fp32"], entry["bf16"], entry["image_size"]) == (20.0, 60.0, None, 128)
     assert (entry["ratio"], entry["ratio_range"], entry["share_of_peak"]) == (3.0, [1.5, 5.0], 0.6)
-    assert line(entry) == "| CNN_30 | 128 | 20 | 60 | – | 3.00 (1.50–5.00) | – | fp32 | 60% |"
+    assert line(entry) == "| CNN_30 | 128 | 20 | 60 | – | 3.00 (1.50–5.00) | – | fp32 | 60% | 70% |"
 
 
 @pytest.mark.parametrize(("experiment_name", "precision", "default"), [("CNN_10", "bf16", 80.0), ("CNN_30", "fp32", 60.0)])
 def test_default_is_the_precision_that_the_experiment_uses(with_bfloat16, experiment_name, precision, default):
-    entry = row(experiment_name, experiment(experiment_name, "paper"), SPEEDS | {"bf16": [80.0, 80.0, 80.0]}, PEAKS, flops=1e4)
+    entry = row(experiment_name, experiment(experiment_name, "paper"), SPEEDS | {"bf16": [80.0, 80.0, 80.0]}, PEAKS, flops=1e4, spent=SPENT)
     check_schema(entry)
     assert (entry["precision"], entry["default"], entry["bf16"]) == (precision, default, 80.0)
     assert entry["share_of_peak"] == default * 1e4 / PEAKS[precision]
