@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # else torch's profiler says on standard error when it begins and ends
 
 import torch
 
@@ -36,7 +37,7 @@ ROWS = {  # the experiment that each row times
     "resnet18": "train_resnet", "head": "fine_tune_1", "layer4+head": "fine_tune_2", "layer3+layer4+head": "fine_tune_3_lr",
 }  # fmt: skip
 PRECISIONS = ("fp32", "bf16")  # of ours; plain is fp32
-MOST_STEPS = 500  # of a block
+MOST_STEPS, PROFILED_STEPS = 500, 10  # of a block, and under the profiler
 PEAK_WIDTH = {"cpu": 2048, "cuda": 8192}  # of the square matrices whose product is the machine's peak
 # As torch's profiler names them.
 PRODUCTS = re.compile(r"aten::(mm|addmm|bmm|baddbmm|\w*conv\w*)$")
@@ -100,7 +101,10 @@ def speed(step: float, cache: float, exp: Experiment) -> float:
 
 
 def measure(name: str, profile: str, repeats: int, seconds: float, batch_size: int | None = None) -> dict:
-    """One row of the table: the recipes in turn, `repeats` blocks of about `seconds` each; None: the experiment's own batch size."""
+    """One row of the table: the recipes in turn, `repeats` blocks of about `seconds` each (0: three steps).
+
+    batch_size: None is the experiment's own.
+    """
     exp = experiment(ROWS[name], profile)
     exp = replace(exp, batch_size=batch_size or exp.batch_size)
     data = load_images(exp.dataset, "train", "sample", identity(exp)["image_size"])
@@ -108,7 +112,7 @@ def measure(name: str, profile: str, repeats: int, seconds: float, batch_size: i
     precisions = ["fp32", *(["bf16"] if has_bfloat16() else [])]
     ours = {precision: Ours(exp, data, precision) for precision in precisions}
     recipes: dict[str, Plain | Ours] = {"plain": Plain(exp, data), **ours}
-    steps = {kind: min(max(round(seconds / step_seconds(recipe, 1)), 1), MOST_STEPS) for kind, recipe in recipes.items()}
+    steps = {kind: min(max(round(seconds / step_seconds(recipe, 1)), 1), MOST_STEPS) if seconds else 3 for kind, recipe in recipes.items()}
     speeds: dict[str, list[float]] = {kind: [] for kind in recipes}
     peaks: dict[str, list[float]] = {precision: [] for precision in precisions}
     for _ in range(repeats):
@@ -118,7 +122,7 @@ def measure(name: str, profile: str, repeats: int, seconds: float, batch_size: i
             peaks[precision].append(peak(precision))
     best_peaks = {precision: max(measured) for precision, measured in peaks.items()}
     used = resolve_precision(exp.precision)
-    return row(name, exp, speeds, best_peaks, ours["fp32"].operations(), time_shares(ours[used], steps[used]))
+    return row(name, exp, speeds, best_peaks, ours["fp32"].operations(), time_shares(ours[used], min(steps[used], PROFILED_STEPS)))
 
 
 def row(name: str, exp: Experiment, speeds: dict[str, list[float]], peaks: dict[str, float], flops: float, spent: dict[str, float]) -> dict:
@@ -211,7 +215,7 @@ def main() -> None:
             parser.error(f"{arguments.markdown} does not exist; the benchmark writes such files to {RESULTS}")
         print(markdown(json.loads(arguments.markdown.read_text())))
     elif arguments.quick:
-        run("sample", repeats=1, seconds=0.5, batch_size=32)
+        run("sample", repeats=1, seconds=0, batch_size=32)
     else:
         result = run(arguments.profile or ("paper" if device().type == "cuda" else "cpu"), repeats=3, seconds=5)
         path = RESULTS / f"{result['machine']}.json"
