@@ -88,9 +88,12 @@ def spread(
             while (waiting or running) and not stop():
                 held_up = {(exp.name, exp.seed) for exp in (*waiting, *running.values())}
                 ready = [exp for exp in waiting if (exp.start_from, exp.seed) not in held_up]
-                for exp in ready if together else ready[: not running]:
+                beside = [exp for exp in ready if exp.kind != "timing"] if together else []  # what is timed runs alone, at the end
+                for exp in beside or ready[: not running]:
                     waiting.remove(exp)
-                    running[executor.submit(pickle.loads, pickle.dumps(_Packed(_at_worker, todo[exp], mark)))] = exp
+                    running[
+                        executor.submit(pickle.loads, pickle.dumps(_Packed(_at_worker, todo[exp], mark, os.environ.get("WANDB_MODE"))))
+                    ] = exp
                 for future in wait(running, timeout=1, return_when=FIRST_COMPLETED).done:
                     exp = running.pop(future)
                     if isinstance(error := future.exception(), BrokenExecutor):
@@ -156,8 +159,8 @@ def _caller_is_gone(mark: str) -> bool:
 _one_at_a_time = threading.Lock()  # a worker's threads share torch's random numbers
 
 
-def _at_worker(call: Call, mark: str) -> Record:
-    """`call()` in a worker, into the caller's records and for as long as there is a caller.
+def _at_worker(call: Call, mark: str, wandb_mode: str | None = None) -> Record:
+    """`call()` in a worker, into the caller's records, with the caller's `WANDB_MODE` and for as long as there is a caller.
 
     Raises UsageError where the worker does not see the caller's mark there.
     """
@@ -166,6 +169,8 @@ def _at_worker(call: Call, mark: str) -> Record:
         if _caller_is_gone(mark):
             raise UsageError(f"the worker on {socket.gethostname()} cannot see {folder}; set RUNS_DIR to a folder that all share")
         os.environ["RUNS_DIR"] = folder
+        os.environ.pop("WANDB_MODE", None)
+        os.environ |= {"WANDB_MODE": wandb_mode} if wandb_mode else {}
         return call(stop=partial(_caller_is_gone, mark))
 
 

@@ -147,10 +147,8 @@ def _work(study: Any, name: str, profile: str, seed: int, count: int, lock: Any,
 
     if todo > 0 and _sweep(study) and row.start_from:
         build(row)  # trains what the trials start from, if need be: a W&B run that cannot be within an agent
-    begun_then, point = (
-        0,
-        None,
-    )  # a point is drawn without the lock, for that takes seconds: how many trials were begun then, and its values
+    point: dict | None = None  # is drawn without the lock, for that takes seconds
+    begun_then = 0  # trials, when it was drawn
     while True:
         with alone(lock):
             take_over(study)

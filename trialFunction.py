@@ -20,12 +20,12 @@ from utilityFunction import quiet_imports
 HEARTBEAT, GRACE = 5, 30  # seconds
 
 
-def _check_name(name: Any) -> None:
-    """Raise UsageError for a name that no search can have, since its trials, runs `<name>_<number>`, would be rows of the table."""
+def _check_name(name: Any, seed: Any) -> None:
+    """Raise UsageError for a seed or a name that no search can have: its trials, runs `<name>_<number>`, must not be rows of the table."""
     if not isinstance(name, str):
         raise UsageError(f"the search's name must be a word, got {name!r}")
-    replace(ROWS[0], name=name)  # refuses what cannot name a folder
-    if taken := [row.name for row in ROWS if re.fullmatch(rf"{re.escape(name)}_\d+", row.name)]:
+    replace(ROWS[0], name=name, seed=seed)  # refuses what cannot name a folder, and what is no seed
+    if taken := [row.name for row in ROWS if re.fullmatch(rf"{re.escape(name)}_\d+", row.name, re.IGNORECASE)]:
         raise UsageError(f"trials of a search {name!r} would take the place of the table's {taken[0]}; give it another name")
 
 
@@ -36,7 +36,7 @@ def open_study(name: str, profile: str, seed: int, storage: str, goal: Any = Non
     Raises UsageError for a name that no search can have, and where the database cannot be opened or, then or later, not be
     read or written. Nothing is written where there is nothing to join.
     """
-    _check_name(name)
+    _check_name(name, seed)
     if not isinstance(storage, str):
         raise UsageError(f"storage must be a database's URL, got {storage!r}")
     with quiet_imports():
@@ -50,14 +50,14 @@ def open_study(name: str, profile: str, seed: int, storage: str, goal: Any = Non
         parts = make_url(url)
     absent = UsageError(f"no search {name!r} (profile {profile}, seed {seed}) in {_shown(url)}; begin it with search(...)")
     if parts.get_backend_name() == "sqlite":
-        if parts.database in (None, "", ":memory:"):
+        if not parts.database or ":memory:" in parts.database or parts.query.get("mode") == "memory":
             raise UsageError(f"{url} is a database in memory, gone with its process; name a file, as sqlite:////folder/search.sqlite")
         if not goal and not Path(parts.database).exists():
             raise absent
     if not storage and goal:
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
-    opening = alone(FileLock(folder / f".{name}.lock")) if folder.exists() else nullcontext()  # Optuna's tables are made by one alone
+    opening = alone(FileLock(folder / f".{name}.opening")) if folder.exists() else nullcontext()  # Optuna's tables are made by one alone
     with opening, _answering(url, ImportError, ValueError, RuntimeError), warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # heartbeats are called so since 2020
         template = url.replace("{", "{{").replace("}", "}}")  # Optuna fills it in
@@ -79,7 +79,7 @@ def open_study(name: str, profile: str, seed: int, storage: str, goal: Any = Non
 
 
 def _mark(study: Any, mark: Path) -> None:
-    """Mark the records of a search in a server's database. Raises UsageError where a search that was begun lacks its mark here.
+    """Mark the records of a search whose database lies elsewhere. Raises UsageError where a search that was begun lacks its mark here.
 
     Elsewhere a process would find none of the others' records, and train their trials again.
     """

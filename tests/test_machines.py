@@ -5,6 +5,8 @@ import shutil
 import signal
 import threading
 import time
+from concurrent.futures import Executor, Future
+from functools import partial
 
 import pytest
 from helpers import ROOT, refused, untimed
@@ -59,11 +61,45 @@ def test_no_scheduler_is_said_in_one_line():
     refused(lambda: dask_executor("tcp://127.0.0.1:9").__enter__(), "no Dask scheduler at tcp://127.0.0.1:9")
 
 
-def test_a_worker_writes_to_the_caller_s_folder(tmp_path, monkeypatch):
+@pytest.mark.parametrize("mode", ["offline", None])
+def test_a_worker_writes_to_the_caller_s_folder_and_as_the_caller_to_wandb(mode, tmp_path, monkeypatch):
     monkeypatch.setenv("RUNS_DIR", "elsewhere")
+    monkeypatch.setenv("WANDB_MODE", "online")
     mark = tmp_path / ".caller-x"
     mark.touch()
-    assert queueFunction._at_worker(lambda stop: os.environ["RUNS_DIR"], str(mark)) == str(tmp_path)
+    seen = queueFunction._at_worker(lambda stop: [os.environ.get(key) for key in ("RUNS_DIR", "WANDB_MODE")], str(mark), mode)
+    assert seen == [str(tmp_path), mode]
+
+
+class Noting(Executor):
+    """Makes each call at once, and is done with it later; notes how many are then under way."""
+
+    def __init__(self):
+        self.under_way, self.noted = set(), []
+
+    def submit(self, call, *arguments):
+        future = Future()
+        self.under_way.add(future)
+        self.noted.append(len(self.under_way))
+
+        def end():
+            self.under_way.discard(future)
+            future.set_result(call(*arguments))
+
+        threading.Timer(0.2, end).start()
+        return future
+
+
+def told(name, stop):
+    return name
+
+
+def test_what_is_timed_runs_alone_and_at_the_end(runs_dir):
+    names, executor = ("timing_3", "MLP_4", "timing_4", "train_resnet", "fine_tune_1"), Noting()
+    todo = {experiment(name, "sample"): partial(told, name) for name in names}
+    ended = [attempt() for _, attempt in queueFunction.spread(executor, todo, stop=bool)]
+    assert ended[-2:] == ["timing_3", "timing_4"] and sorted(ended) == sorted(names)
+    assert executor.noted[-2:] == [1, 1] and max(executor.noted) == 2
 
 
 def test_the_command_line_trains_on_the_workers_of_a_scheduler(cluster, runs_dir, tiny, call):

@@ -12,6 +12,8 @@ import trialFunction
 from experimentTable import EXPERIMENTS
 from searchFunction import REPORT_SWEEP, join, search, space
 
+IN_MEMORY = ("sqlite://", "sqlite:///", "sqlite:///:memory:", "sqlite:///file::memory:?uri=true", "sqlite:///file:x?mode=memory&uri=true")
+
 
 @pytest.mark.parametrize(
     ("spec", "expected"),
@@ -115,7 +117,8 @@ def test_what_a_configuration_cannot_say_is_refused(bad, what, remedy, runs_dir,
         ({"seed": "0"}, "seed must be a whole number", "'0'"),
         ({"profile": "large"}, "unknown profile 'large'", "sample"),
         ({"storage": 3}, "storage must be a database's URL", "3"),
-        *(({"storage": url}, f"{url} is a database in memory", "name a file") for url in ("sqlite://", "sqlite:///", "sqlite:///:memory:")),
+        *(({"storage": url}, f"{url} is a database in memory", "name a file") for url in IN_MEMORY),
+        ({"name": "SWEEP"}, "would take the place of the table's sweep_1", "another name"),  # one folder on some disks
         ({"storage": "nonsense"}, "nonsense cannot be opened", "name another"),
     ],
 )
@@ -129,6 +132,7 @@ def test_where_there_is_nothing_to_join_nothing_is_written(runs_dir, tmp_path):
     refused(lambda: join("none", storage=f"sqlite:///{tmp_path / 'none.sqlite'}"), "no search 'none'")
     refused(lambda: join("../none"), "cannot name a folder")
     refused(lambda: join("sweep"), "the table's sweep_1")
+    refused(lambda: join(seed="x"), "seed must be a whole number")
     assert not list(tmp_path.iterdir())
 
 
