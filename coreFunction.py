@@ -3,7 +3,6 @@
 Every epoch seeds itself from (seed, epoch), so that a run that was cut off goes on as if it had not been.
 """
 
-import copy
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -19,11 +18,11 @@ from torch import nn
 from dataFunction import known_fingerprint, load_images
 from experimentTable import CLASSES, ROWS, Experiment, UsageError, choose, current_profile, experiment, has_budget, identity, price
 from featureFunction import Source, as_source, cached, extract_features, split
-from fileFunction import digest, first_line
+from fileFunction import digest
 from myModel import MODELS, initialise, replace_head, set_train_mode, train_only
 from queueFunction import generation, work_off
 from recordFunction import Record, RunFolder, check_identity, find_record, runs_dir, same_identity
-from trainFunction import EarlyStopping, GradientNorms, epoch_batches, evaluate, make_optimizer, probe, train_epoch
+from trainFunction import EarlyStopping, GradientNorms, check_model, epoch_batches, evaluate, make_optimizer, probe, train_epoch
 from utilityFunction import about, bar, cast, checkpoint_seconds, device, provenance, resolve_precision, seed_everything
 from wandbFunction import Mirror, mirror
 
@@ -47,11 +46,12 @@ def _fit(
     if convolutional:
         model.to(memory_format=torch.channels_last)
     train_only(model, exp.trainable)
-    frozen = _frozen_digests(model)
     if checkpoint:
         with folder.restoring():
             model.load_state_dict(checkpoint["model"])
             frozen = {(name, digest) for name, digest in checkpoint["frozen"]}  # what moved before it must not go unseen
+    else:
+        frozen = _frozen_digests(model)
     probed = train.batch(torch.arange(min(256, len(train))))[0] if exp.record_gradients else None
     trained, train, held = _without_frozen_prefix(model, train, held, precision)
     optimizer = make_optimizer(exp, trained)
@@ -167,7 +167,7 @@ def pipeline(
     exp = Experiment(name, model=type(model).__name__, dataset="own", profile="own", **{"lr": 1e-3, **options})
     train = as_source(train_set)
     held = as_source(eval_set, train.classes)
-    _check_model(model, train, held, exp)
+    check_model(model, train, held, exp)
     train_only(model, exp.trainable)  # an unknown child is refused before anything is moved aside
     makeup = asdict(exp) | {"architecture": str(model), "images": [len(train), len(held)], "classes": len(train.classes)}
     makeup = {key: value for key, value in makeup.items() if key not in ("name", "profile", "seed", "family")}
@@ -179,37 +179,6 @@ def pipeline(
         )
     made.scratch = scratch  # the folder lives as long as the record that reads it
     return made
-
-
-def _check_model(model: nn.Module, train: Source, held: Source, exp: Experiment) -> None:
-    """Raise UsageError where the model cannot take the images or has fewer outputs than the train set has classes.
-
-    Or cannot train on batches of one image, where the data or `batch_size` make such.
-    """
-    outputs = min(_outputs(model, source) for source in (train, held))
-    if outputs < len(train.classes):
-        raise UsageError(f"the model gives {outputs} outputs but the train set has {len(train.classes)} classes; change its last layer")
-    if min(len(train), exp.batch_size) == 1:
-        trial = copy.deepcopy(model)
-        train_only(trial, exp.trainable)
-        try:
-            set_train_mode(trial)(train.batch(torch.arange(1))[0].float())
-        except ValueError as error:  # of batch normalisation
-            raise UsageError(f"the model cannot train on a batch of one image ({error}); give more, and a larger batch_size") from None
-
-
-@torch.no_grad()
-def _outputs(model: nn.Module, source: Source) -> int:
-    inputs, _ = source.batch(torch.arange(min(2, len(source))))
-    try:
-        outputs = model.to(device()).eval()(inputs.float())
-    except (RuntimeError, ValueError, IndexError, TypeError, AttributeError) as error:
-        shape = tuple(inputs.shape)
-        raise UsageError(f"the model cannot take a batch of shape {shape} from the data set: {first_line(error)}") from None
-    if not isinstance(outputs, torch.Tensor) or outputs.ndim != 2 or len(outputs) != len(inputs):
-        given = tuple(outputs.shape) if isinstance(outputs, torch.Tensor) else type(outputs).__name__
-        raise UsageError(f"the model gives {given} for {len(inputs)} images; it must give scores (N, classes), so flatten them first")
-    return outputs.shape[1]
 
 
 # ---------------------------------------------------------------- the table's rows
@@ -241,11 +210,15 @@ def _headed(model: nn.Module, exp: Experiment) -> nn.Module:
 def _parent_weights(parent: Experiment) -> dict:
     found = find_record(parent.name, parent.profile, parent.seed, evidence=False)
     if not (found and found.finished and found.has_weights):
-        print(f"{parent.name} (seed {parent.seed}) has no weights here; it is trained first, {about(price(parent))}")
+        _say_trained_first(parent)
         found = run(parent, evidence=False)
     if found.result and not found.finished:
         raise UsageError(f"{parent.name} (seed {parent.seed}) failed ({found.result['reason']}); what starts from it cannot run")
     return found.weights()
+
+
+def _say_trained_first(parent: Experiment) -> None:
+    print(f"{parent.name} (seed {parent.seed}) has no weights here; it is trained first, {about(price(parent))}")
 
 
 def data_identity(exp: Experiment) -> dict:
@@ -262,7 +235,7 @@ def _train(exp: Experiment, line: Any, stop: Callable[[], bool], use_wandb: Any)
     exp = replace(exp, epochs=makeup["epochs"])  # what its profile grants
     train, held = (load_images(exp.dataset, part, exp.profile, makeup["image_size"]).to(device()) for part in ("train", split_name))
     model = build(exp)
-    _check_model(model, train, held, exp)
+    check_model(model, train, held, exp)
     with RunFolder(exp, runs_dir()) as folder:
         checkpoint = folder.start(makeup, provenance(resolve_precision(exp.precision)))
         return _fit(
@@ -326,7 +299,7 @@ def run_all(
     asked = [exp for exp in wanted if not _ended(exp, evidence)]
     parents = list(dict.fromkeys(parent for exp in asked for parent in missing_parents(exp) if parent not in asked))
     for parent in parents:
-        print(f"{parent.name} (seed {parent.seed}) has no weights here; it is trained first, {about(price(parent))}")
+        _say_trained_first(parent)
     calls = {exp: partial(run, exp, evidence=evidence and exp in asked, wandb=wandb) for exp in sorted([*asked, *parents], key=generation)}
     recorded = len(wanted) - len(asked)
     if calls and (held := work_off(calls, recorded, executor, stop)) and not stop():

@@ -94,7 +94,7 @@ _cnn = partial(Experiment, chapter=4, family="cnn", dataset="cifar10", lr=5e-4, 
 _control = partial(Experiment, family="control", record_gradients=True, precision="fp32")
 _mlp_control = partial(_control, chapter=3, dataset="mnist", lr=1e-4)
 _cnn_control = partial(_control, chapter=4, family="control_cnn", dataset="cifar10", lr=5e-4)
-_precision = partial(_cnn_control, family="control_precision", epochs=5)
+_precision = partial(_cnn_control, family="control_bf16", epochs=5)
 _resnet = partial(Experiment, chapter=5, model="resnet18", dataset="cifar100", lr=5e-4)
 _tune = partial(_resnet, family="fine_tune", trainable=("layer4", "fc"))
 # From early_stopping on: afresh from train_resnet's weights, layer3, layer4 and the last layer train.
@@ -193,9 +193,9 @@ BUDGETS = {
     "cnn_res_16":      (18,    3,     10,   2300),
     "cnn_res_35":      (8,     2,     10,   4700),
     "cnn_res_56":      (6,     2,     14,   7600),
-    "control":           (0,   0,      0,    300),
-    "control_cnn":       (0,   0,      0,   4100),
-    "control_precision": (0,   0,      0,   1000),
+    "control":         (0,     0,      0,    300),
+    "control_cnn":     (0,     0,      0,   4100),
+    "control_bf16":    (0,     0,      0,   1000),
     "timing":          (0,     0,      5,    600),
     "resnet":          (36,    4,     21,  14000),
     "baseline":        (0,     0,     33,    600),

@@ -91,9 +91,8 @@ def spread(
                 beside = [exp for exp in ready if exp.kind != "timing"] if together else []  # what is timed runs alone, at the end
                 for exp in beside or ready[: not running]:
                     waiting.remove(exp)
-                    running[
-                        executor.submit(pickle.loads, pickle.dumps(_Packed(_at_worker, todo[exp], mark, os.environ.get("WANDB_MODE"))))
-                    ] = exp
+                    packed = pickle.dumps(_Packed(_at_worker, todo[exp], mark, os.environ.get("WANDB_MODE")))
+                    running[executor.submit(pickle.loads, packed)] = exp
                 for future in wait(running, timeout=1, return_when=FIRST_COMPLETED).done:
                     exp = running.pop(future)
                     if isinstance(error := future.exception(), BrokenExecutor):

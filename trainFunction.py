@@ -1,5 +1,6 @@
-"""The pieces of the loop: batches, an epoch of training, an evaluation, what is measured on the way, early stopping."""
+"""The pieces of the loop: what a model must take, batches, training, evaluation, what is measured on the way, early stopping."""
 
+import copy
 import math
 import time
 from collections.abc import Callable, Iterable
@@ -13,7 +14,8 @@ from torch.nn.functional import cross_entropy
 
 from experimentTable import Experiment, UsageError
 from featureFunction import CHUNK, Source
-from myModel import set_train_mode, weight_layers
+from fileFunction import first_line
+from myModel import set_train_mode, train_only, weight_layers
 from utilityFunction import arithmetic, cast, device
 
 # Fused: one kernel a step. torch has no fused RMSprop; foreach is its next best.
@@ -83,6 +85,37 @@ def epoch_batches(images: int, batch_size: int, generator: torch.Generator, step
             parts[-2:] = [torch.cat(parts[-2:])]
         batches += parts
     return batches[:steps]
+
+
+def check_model(model: nn.Module, train: Source, held: Source, exp: Experiment) -> None:
+    """Raise UsageError where the model cannot take the images or has fewer outputs than the train set has classes.
+
+    Or cannot train on batches of one image, where the data or `batch_size` make such.
+    """
+    outputs = min(_outputs(model, source) for source in (train, held))
+    if outputs < len(train.classes):
+        raise UsageError(f"the model gives {outputs} outputs but the train set has {len(train.classes)} classes; change its last layer")
+    if min(len(train), exp.batch_size) == 1:
+        trial = copy.deepcopy(model)
+        train_only(trial, exp.trainable)
+        try:
+            set_train_mode(trial)(train.batch(torch.arange(1))[0].float())
+        except ValueError as error:  # of batch normalisation
+            raise UsageError(f"the model cannot train on a batch of one image ({error}); give more, and a larger batch_size") from None
+
+
+@torch.no_grad()
+def _outputs(model: nn.Module, source: Source) -> int:
+    inputs, _ = source.batch(torch.arange(min(2, len(source))))
+    try:
+        outputs = model.to(device()).eval()(inputs.float())
+    except (RuntimeError, ValueError, IndexError, TypeError, AttributeError) as error:
+        shape = tuple(inputs.shape)
+        raise UsageError(f"the model cannot take a batch of shape {shape} from the data set: {first_line(error)}") from None
+    if not isinstance(outputs, torch.Tensor) or outputs.ndim != 2 or len(outputs) != len(inputs):
+        given = tuple(outputs.shape) if isinstance(outputs, torch.Tensor) else type(outputs).__name__
+        raise UsageError(f"the model gives {given} for {len(inputs)} images; it must give scores (N, classes), so flatten them first")
+    return outputs.shape[1]
 
 
 def train_epoch(

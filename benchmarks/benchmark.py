@@ -78,8 +78,8 @@ def time_shares(recipe: Ours, steps: int) -> dict[str, float]:
     with torch.profiler.profile() as profiled:
         step_seconds(recipe, steps)
     clock = "device" if device().type == "cuda" else "cpu"
-    spent = {event.key: getattr(event, f"self_{clock}_time_total") for event in profiled.key_averages()}
-    within = {event.key: getattr(event, f"{clock}_time_total") for event in profiled.key_averages()}
+    events = profiled.key_averages()
+    spent, within = ({event.key: getattr(event, f"{part}{clock}_time_total") for event in events} for part in ("self_", ""))
     products, optimizer = (sum(spent[key] for key in spent if kind.match(key)) for kind in (PRODUCTS, OPTIMIZER))
     shares = {"products": products, "optimizer": optimizer, "gradient norms": within.get("aten::_foreach_norm", 0.0)}
     shares = {part: time / sum(spent.values()) for part, time in shares.items()}

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from matplotlib import rc_context
 
-from experimentTable import BOTH_PRECISIONS, EXPERIMENTS, UsageError, choose, current_profile, experiment, has_budget
+from experimentTable import EXPERIMENTS, UsageError, choose, current_profile, experiment, has_budget
 from recordFunction import find_openings, find_records, roots
 from report.layers import depth, precision
 from report.lines import (
@@ -176,7 +176,7 @@ def _timing(name: str, what: str) -> Entry:
 
 PLAIN, RES = ("MLP_4", "MLP_13", "MLP_23"), ("MLP_res_5", "MLP_res_15", "MLP_res_35", "MLP_res_55", "MLP_res_96")
 MLP_CONTROLS = ("MLP_23", "MLP_33", "MLP_23_eps", "MLP_33_eps", "MLP_4_he", "MLP_13_he", "MLP_23_he", "MLP_33_he")
-PRECISION = tuple(f"{model}_{side}" for model in BOTH_PRECISIONS for side in ("fp32", "bf16"))
+PRECISION = tuple(name for name, row in EXPERIMENTS.items() if row.family == "control_bf16")
 CNN_CONTROLS = ("CNN_30", "CNN_30_eps", "CNN_10_he", "CNN_13_he", "CNN_30_he")
 TUNED, TUNED_LR = ("fine_tune_1", "fine_tune_2"), ("fine_tune_1_lr", "fine_tune_2_lr", "fine_tune_3_lr")
 BOTH, RING = "Train loss and test accuracy of", "(ring: restored epoch)"
