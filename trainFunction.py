@@ -35,6 +35,9 @@ def make_optimizer(exp: Experiment, model: nn.Module) -> torch.optim.Optimizer:
     return OPTIMIZERS[exp.optimizer](learned, lr=exp.lr, **extra)
 
 
+PIECE = 2**16  # numbers; torch copies what it sums in float64, and a copy of a whole gradient leaves the cache
+
+
 class GradientNorms:
     """Sums the gradients' norms over steps on the device, in one fused call a step; read once an epoch.
 
@@ -47,6 +50,8 @@ class GradientNorms:
         weights = [layer.weight for _, layer in weight_layers(model) if id(layer.weight) in position]
         self._weights = torch.tensor([position[id(w)] for w in weights], dtype=torch.long, device=device())
         self._roots = torch.tensor([math.sqrt(w.numel()) for w in weights], dtype=torch.float64, device=device())
+        pieces = torch.tensor([-(-p.numel() // PIECE) for p in self._parameters])
+        self._owners = torch.arange(len(pieces)).repeat_interleave(pieces).to(device())
         self.reset()
 
     def reset(self) -> None:
@@ -58,7 +63,9 @@ class GradientNorms:
     def add(self) -> None:
         """Take in the gradients as the backward pass left them."""
         gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in self._parameters]
-        norms = torch.stack(torch._foreach_norm(gradients, 2, torch.float64))
+        pieces = [piece for gradient in gradients for piece in gradient.flatten().split(PIECE)]
+        squares = torch.stack(torch._foreach_norm(pieces, 2, torch.float64)).square()
+        norms = torch.zeros(len(gradients), dtype=torch.float64, device=device()).index_add(0, self._owners, squares).sqrt()
         self._sum = self._sum + norms.sum()
         self._global = self._global + norms.square().sum().sqrt()
         self._log_rms = self._log_rms + (norms[self._weights] / self._roots).clamp(min=1e-30).log10()

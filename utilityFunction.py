@@ -7,7 +7,7 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ import torch
 import torchvision
 
 from experimentTable import UsageError
-from modelBlock import SmallMaps, emulated_bf16
+from productFunction import SmallMaps, conv2d_by_taps, emulated_bf16, native_bf16
 from recordFunction import RESULTS_VERSION, ROOT
 
 # ---------------------------------------------------------------- seeds
@@ -68,10 +68,11 @@ def resolve_precision(precision: str) -> str:
 
 def arithmetic(precision: str) -> Any:
     """The context that a forward pass runs in at this resolved precision: how its products are computed."""
-    on_cpu = device().type == "cpu"
-    if precision == "bf16":
-        return emulated_bf16() if on_cpu and not has_bfloat16() else torch.autocast(device().type, torch.bfloat16)
-    return SmallMaps() if on_cpu else nullcontext()
+    if device().type != "cpu":
+        return torch.autocast(device().type, torch.bfloat16, enabled=precision == "bf16")
+    if precision != "bf16":
+        return SmallMaps(2, conv2d_by_taps)
+    return native_bf16() if has_bfloat16() else emulated_bf16()
 
 
 def cast(inputs: torch.Tensor, precision: str) -> torch.Tensor:

@@ -11,8 +11,8 @@ from torch.nn.functional import cross_entropy
 
 from coreFunction import run
 from experimentTable import BOTH_PRECISIONS, EXPERIMENTS, experiment
-from modelBlock import emulated_bf16
 from myModel import MODELS
+from productFunction import emulated_bf16
 from trainFunction import probe
 from utilityFunction import has_bfloat16
 

@@ -1,4 +1,4 @@
-"""Convolutions on small maps, computed by the taps of their kernels, against torch's own."""
+"""Convolutions on small maps, by the taps of their kernels and by patches, against torch's own."""
 
 from contextlib import nullcontext
 from itertools import product
@@ -7,24 +7,23 @@ import pytest
 import torch
 from torch import nn
 
-import modelBlock
+import productFunction
 import trainFunction
-from modelBlock import SmallMaps, conv2d_by_taps
+import utilityFunction
 from myModel import MODELS
+from productFunction import SmallMaps, conv2d_by_patches, conv2d_by_taps, native_bf16
 from trainFunction import train_epoch
 
 
-@pytest.fixture
-def by_taps(monkeypatch):
-    """The shapes of the inputs that were convolved by taps."""
-    shapes = []
+class Counted:
+    """A convolution, and the shapes of the inputs that it was given."""
 
-    def counted(x, *others):
-        shapes.append(tuple(x.shape))
-        return conv2d_by_taps(x, *others)
+    def __init__(self, convolve):
+        self.convolve, self.shapes = convolve, []
 
-    monkeypatch.setattr(modelBlock, "conv2d_by_taps", counted)
-    return shapes
+    def __call__(self, x, *others):
+        self.shapes.append(tuple(x.shape))
+        return self.convolve(x, *others)
 
 
 def with_gradients(conv, x):
@@ -34,49 +33,81 @@ def with_gradients(conv, x):
     return outputs, *torch.autograd.grad((outputs * weights).sum(), (x, *conv.parameters()))
 
 
-@pytest.mark.parametrize("kernel", [(3, 3), (2, 2), (5, 5), (1, 3)])
+@pytest.mark.parametrize("kernel", [(3, 3), (2, 2), (5, 5), (1, 3), (1, 1)])
 @pytest.mark.parametrize("stride", [(1, 1), (2, 2), (2, 1)])
 @pytest.mark.parametrize("padding", [(0, 0), (1, 1), (2, 2), (0, 1)])
-def test_outputs_and_gradients_equal_torch_s(kernel, stride, padding, by_taps):
+@pytest.mark.parametrize(("largest", "convolve"), [(2, conv2d_by_taps), (4, productFunction.ByPatches.apply)], ids=["taps", "patches"])
+def test_outputs_and_gradients_equal_torch_s(kernel, stride, padding, largest, convolve):
     """In float64, where another order of the sums is seen at 1e-16 or so."""
-    tried = 0
-    for height, width, bias in product((1, 2, 3, 4), (1, 2, 4), (True, False)):
+    tried, counted = 0, Counted(convolve)
+    for height, width, bias in product((1, 2, 3, 4, 6), (1, 2, 4, 5), (True, False)):
         conv = nn.Conv2d(3, 5, kernel, stride, padding, bias=bias).double()
-        small = all(0 <= s + 2 * p - k < 2 * step for s, k, step, p in zip((height, width), kernel, stride, padding, strict=True))
+        small = all(0 <= s + 2 * p - k < largest * step for s, k, step, p in zip((height, width), kernel, stride, padding, strict=True))
         if small and all(p < k for p, k in zip(padding, kernel, strict=True)):
             x = torch.randn(2, 3, height, width, dtype=torch.float64, requires_grad=True)
             expected = with_gradients(conv, x)
-            with SmallMaps():
+            with SmallMaps(largest, counted):
                 found = with_gradients(conv, x)
             torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
             tried += 1
-    assert len(by_taps) == tried
+    assert len(counted.shapes) == tried
+
+
+@pytest.mark.parametrize(("stride", "side"), [((1, 1), 2), ((1, 1), 4), ((2, 2), 4), ((2, 2), 8)])
+def test_patches_round_to_bf16_no_more_than_torch_does(stride, side):
+    """Beside the exact convolution of the rounded operands: what comes out is rounded once, whatever was summed."""
+    torch.manual_seed(0)
+    conv, x = nn.Conv2d(32, 64, 3, stride, 1), torch.randn(8, 32, side, side).to(memory_format=torch.channels_last)
+    x = x.bfloat16().float().requires_grad_()
+    with torch.no_grad():
+        for p in conv.parameters():
+            p.copy_(p.bfloat16())
+    exact = with_gradients(conv, x)
+    with SmallMaps(4, conv2d_by_patches), torch.autocast("cpu", torch.bfloat16):
+        ours = with_gradients(conv, x)
+    with torch.autocast("cpu", torch.bfloat16):
+        theirs = with_gradients(conv, x)
+    assert ours[0].dtype == torch.bfloat16 and ours[0].is_contiguous(memory_format=torch.channels_last)
+    for mine, its, true in zip(ours, theirs, exact, strict=True):
+        assert 0 < (mine - true).norm() <= 1.1 * max((its - true).norm(), 2**-9 * true.norm())
+
+
+def test_what_is_frozen_gets_no_gradient_by_patches():
+    conv, x = nn.Conv2d(4, 8, 3, padding=1), torch.randn(2, 4, 2, 2)
+    with native_bf16():
+        conv(x).float().sum().backward()
+    assert conv.weight.grad.shape == conv.weight.shape and x.grad is None
+    conv.requires_grad_(False)
+    with native_bf16():
+        conv(x.requires_grad_()).float().sum().backward()
+    assert x.grad.shape == x.shape
 
 
 @pytest.mark.parametrize(("conv", "shape"), [
     (nn.Conv2d(4, 4, 3, padding=1), (2, 4, 3, 3)),
-    (nn.Conv2d(4, 4, 1), (2, 4, 2, 2)),
     (nn.Conv2d(4, 4, 3, padding=1, groups=2), (2, 4, 2, 2)),
     (nn.Conv2d(4, 4, 3, padding=2, dilation=2), (2, 4, 2, 2)),
     (nn.Conv2d(4, 4, 3, padding="same"), (2, 4, 2, 2)),
     (nn.Conv2d(4, 4, 3, padding=1, padding_mode="reflect"), (2, 4, 3, 3)),
     (nn.Conv2d(4, 4, 3, padding=1), (4, 2, 2)),
     (nn.Conv1d(4, 4, 3, padding=1), (2, 4, 2)),
-], ids=["larger map", "one tap", "groups", "dilation", "same", "reflected", "no batch", "1-D"])  # fmt: skip
-def test_all_others_are_left_to_torch(conv, shape, by_taps):
-    x = torch.randn(shape)
-    with SmallMaps():
+], ids=["larger map", "groups", "dilation", "same", "reflected", "no batch", "1-D"])  # fmt: skip
+def test_all_others_are_left_to_torch(conv, shape):
+    x, counted = torch.randn(shape), Counted(conv2d_by_taps)
+    with SmallMaps(2, counted):
         outputs = conv(x)
     assert torch.equal(outputs, conv(x))
-    assert not by_taps
+    assert not counted.shapes
 
 
 def test_a_kernel_that_does_not_fit_is_refused_as_torch_does():
-    with SmallMaps(), pytest.raises(RuntimeError, match="Kernel size can't be greater than actual input size"):
+    with SmallMaps(2, conv2d_by_taps), pytest.raises(RuntimeError, match="Kernel size can't be greater than actual input size"):
         nn.Conv2d(3, 3, 3)(torch.randn(1, 3, 2, 2))
 
 
-def test_an_epoch_of_resnet18_is_the_same_by_taps(by_taps, monkeypatch):
+def test_an_epoch_of_resnet18_is_the_same_by_taps(monkeypatch):
+    by_taps = Counted(conv2d_by_taps)
+    monkeypatch.setattr(utilityFunction, "conv2d_by_taps", by_taps)
     images, labels = torch.randn(12, 3, 64, 64, dtype=torch.float64), torch.arange(12) % 10
     batches = [(images[:8], labels[:8]), (images[8:], labels[8:])]
 
@@ -87,10 +118,11 @@ def test_an_epoch_of_resnet18_is_the_same_by_taps(by_taps, monkeypatch):
         return row, model
 
     row, model = trained()
-    assert by_taps[:4] == [(8, 256, 4, 4), (8, 512, 2, 2), (8, 512, 2, 2), (8, 512, 2, 2)]  # layer4 of the first batch
-    assert len(by_taps) == 8
+    layer4 = [(8, 256, 4, 4), (8, 512, 2, 2), (8, 256, 4, 4), (8, 512, 2, 2), (8, 512, 2, 2)]  # of the first batch
+    assert by_taps.shapes[:5] == layer4
+    assert len(by_taps.shapes) == 10
     monkeypatch.setattr(trainFunction, "arithmetic", lambda _: nullcontext())
     expected, plain = trained()
-    assert len(by_taps) == 8
+    assert len(by_taps.shapes) == 10
     assert row["train_loss"] == pytest.approx(expected["train_loss"], rel=1e-9)
     torch.testing.assert_close(model.state_dict(), plain.state_dict(), rtol=1e-7, atol=1e-9)

@@ -1,5 +1,7 @@
 """The pieces of the loop: batches, early stopping, gradient norms, accuracies, the probe."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -11,6 +13,7 @@ from torch import nn
 from experimentTable import OPTIMIZERS, Experiment
 from featureFunction import as_source
 from trainFunction import (
+    PIECE,
     EarlyStopping,
     GradientNorms,
     accuracy,
@@ -104,6 +107,19 @@ def test_gradients_too_small_for_float32_squares_are_still_measured():
     row = norms.row()
     assert row["gradient_norm"] == pytest.approx(8e-25, rel=1e-4)
     assert row["gradient_log10_rms"] == pytest.approx([-25], abs=1e-4)
+
+
+def test_a_gradient_of_many_pieces_has_one_norm():
+    model = nn.Sequential(nn.Linear(300, 300), nn.Linear(300, 3))
+    for p in model.parameters():
+        p.grad = torch.randn(p.shape)
+    assert model[0].weight.numel() > PIECE
+    norms = GradientNorms(model)
+    norms.add()
+    plain = [float(p.grad.double().norm()) for p in model.parameters()]
+    assert norms.row()["gradient_norm_sum"] == pytest.approx(sum(plain), rel=1e-12)
+    rms = [plain[0] / 300, plain[2] / 30]
+    assert norms.row()["gradient_log10_rms"] == pytest.approx([math.log10(r) for r in rms], rel=1e-12)
 
 
 def test_only_what_learns_is_measured():

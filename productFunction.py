@@ -1,0 +1,166 @@
+"""How a forward pass computes its products, where torch's own way is slow: bf16 without its hardware, convolutions on small maps."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import product
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn.functional import linear, pad
+from torch.overrides import TorchFunctionMode
+
+# ---------------------------------------------------------------- bf16 with its hardware and without
+
+
+@contextmanager
+def native_bf16() -> Iterator[None]:
+    """torch's bf16 autocast on a CPU that multiplies bf16, with convolutions on maps of at most 4 x 4 by `conv2d_by_patches`."""
+    with torch.autocast("cpu", torch.bfloat16), SmallMaps(4, conv2d_by_patches):
+        yield
+
+
+@contextmanager
+def emulated_bf16() -> Iterator[None]:
+    """torch's bf16 autocast on a CPU that has no bf16, with products by `RoundedProducts`: torch's own took ten times as long (Zen 1)."""
+    with torch.autocast("cpu", torch.bfloat16), RoundedProducts():
+        yield
+
+
+class RoundedProducts(TorchFunctionMode):
+    """While it is on, convolutions and linear layers compute in fp32 with operands rounded to bf16, and round what comes out.
+
+    A product of two bf16 numbers is exact in fp32, and hardware sums them in fp32 too, so that this is its arithmetic but for the
+    order of a sum. Gradients are rounded where autocast rounds them, since the backward pass of a rounding is one.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        if func not in (torch.conv2d, linear):
+            return func(*args, **(kwargs or {}))
+        with torch.autocast("cpu", enabled=False):
+            rounded = [arg.bfloat16().float() if isinstance(arg, Tensor) else arg for arg in args]
+            return func(*rounded, **(kwargs or {})).bfloat16()
+
+
+# ---------------------------------------------------------------- convolutions on small maps
+
+
+Convolution = Callable[[Tensor, Tensor, Tensor | None, tuple[int, int], tuple[int, int]], Tensor]
+
+
+class SmallMaps(TorchFunctionMode):
+    """While it is on, a convolution that gives a map of at most `largest` x `largest` goes through `convolve`.
+
+    There oneDNN is slow, its gradients above all.
+    """
+
+    def __init__(self, largest: int, convolve: Convolution) -> None:
+        super().__init__()
+        self.largest, self.convolve = largest, convolve
+
+    def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        if func is torch.conv2d and not kwargs and self._takes(*args):
+            return self.convolve(*args[:5])
+        return func(*args, **(kwargs or {}))
+
+    def _takes(
+        self, x: Tensor, weight: Tensor, bias: Any = None, stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1
+    ) -> bool:  # fmt: skip
+        """Whether torch.conv2d's arguments, as nn.Conv2d gives them, are of such a convolution."""
+        if not isinstance(padding, tuple) or dilation != (1, 1) or groups != 1 or x.ndim != 4:
+            return False
+        axes = zip(x.shape[2:], weight.shape[2:], stride, padding, strict=True)
+        return all(0 <= size + 2 * around - kernel < self.largest * step and around < kernel for size, kernel, step, around in axes)
+
+
+def conv2d_by_taps(x: Tensor, weight: Tensor, bias: Tensor | None, stride: tuple[int, int], padding: tuple[int, int]) -> Tensor:
+    """torch.conv2d of (N, C, H, W) by (O, C, h, w), as one product for each tap of the kernel with the inputs that it falls on.
+
+    The same sums without the padding's zeros, in another order: equal up to rounding, and so are the gradients. For fp32, where
+    products are what takes the time: on maps of 2 x 2 more than half of a 3 x 3 kernel's are with padding.
+    """
+    rows, columns = (_reach(*axis) for axis in zip(x.shape[2:], weight.shape[2:], stride, padding, strict=True))
+    images = x.permute(0, 2, 3, 1)
+    # At once and in a piece of their own, (O, C) each: views of the kernel would have gradients that are as large, or transposed.
+    taps = weight.permute(2, 3, 0, 1).flatten(0, 1).contiguous().unbind()
+    parts = [
+        pad(linear(images[:, down, across], taps[i * weight.shape[3] + j]), (0, 0, left, right, above, below))
+        for (i, down, above, below), (j, across, left, right) in product(rows, columns)
+    ]
+    total = sum(parts[1:], parts[0])
+    return (total if bias is None else total + bias).permute(0, 3, 1, 2)
+
+
+def _reach(size: int, kernel: int, stride: int, padding: int) -> list[tuple[int, slice, int, int]]:
+    """Each tap along one axis that falls on the map: its number, the inputs it falls on, the outputs before and after without it."""
+    outputs = (size + 2 * padding - kernel) // stride + 1
+    reach = []
+    for tap in range(kernel):
+        if served := [o for o in range(outputs) if 0 <= o * stride + tap - padding < size]:
+            first, last = (o * stride + tap - padding for o in (served[0], served[-1]))
+            reach.append((tap, slice(first, last + 1, stride), served[0], outputs - 1 - served[-1]))
+    return reach
+
+
+def conv2d_by_patches(x: Tensor, weight: Tensor, bias: Tensor | None, stride: tuple[int, int], padding: tuple[int, int]) -> Tensor:
+    """torch.conv2d of (N, C, H, W) by (O, C, h, w) in bf16, its gradients as products with all patches of the inputs at once.
+
+    Operands and results are rounded to bf16 and sums are not, as torch's autocast has it; the order of a sum is another. For
+    bf16, where products take no time to speak of.
+    """
+    return ByPatches.apply(x.bfloat16(), weight.bfloat16(), None if bias is None else bias.bfloat16(), stride, padding)
+
+
+class ByPatches(torch.autograd.Function):
+    """torch.conv2d of (N, C, H, W) by (O, C, h, w), in the precision of its operands (see `conv2d_by_patches`)."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, stride: tuple[int, int], padding: tuple[int, int]
+    ) -> Tensor:  # fmt: skip
+        ctx.save_for_backward(x, weight)
+        ctx.stride, ctx.padding = stride, padding
+        return _convolve(x, weight, bias, stride, padding)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None, None]:
+        x, weight = ctx.saved_tensors
+        of_inputs = of_weight = of_bias = None
+        if ctx.needs_input_grad[0]:
+            of_inputs = _input_gradient(gradient, x, weight, ctx.stride, ctx.padding)
+        if ctx.needs_input_grad[1]:
+            rows = gradient.permute(0, 2, 3, 1).flatten(0, 2)
+            of_weight = (rows.t() @ _patches(x, weight, ctx.stride, ctx.padding)).unflatten(1, (*weight.shape[2:], -1)).permute(0, 3, 1, 2)
+        if ctx.needs_input_grad[2]:
+            of_bias = gradient.sum((0, 2, 3))
+        return of_inputs, of_weight, of_bias, None, None
+
+
+def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None, stride: tuple[int, int], padding: tuple[int, int]) -> Tensor:
+    """Forward, oneDNN is slow on the smallest maps only."""
+    shape = [(n + 2 * around - k) // step + 1 for n, k, step, around in zip(x.shape[2:], weight.shape[2:], stride, padding, strict=True)]
+    if max(shape) > 2:
+        return torch.conv2d(x, weight, bias, stride, padding)
+    rows = linear(_patches(x, weight, stride, padding), weight.permute(0, 2, 3, 1).flatten(1), bias)
+    return rows.unflatten(0, (-1, *shape)).permute(0, 3, 1, 2)
+
+
+def _input_gradient(gradient: Tensor, x: Tensor, weight: Tensor, stride: tuple[int, int], padding: tuple[int, int]) -> Tensor:
+    """A convolution too: of the outputs' gradient, a stride apart, by the kernel turned round, with inputs and outputs exchanged."""
+    (height, width), (down, across), (above, left) = weight.shape[2:], stride, padding
+    apart = gradient.new_zeros(len(x), x.shape[2] + height - 1, x.shape[3] + width - 1, len(weight)).permute(0, 3, 1, 2)
+    rows, columns = (
+        slice(first, first + step * n, step)
+        for first, step, n in ((height - 1 - above, down, gradient.shape[2]), (width - 1 - left, across, gradient.shape[3]))
+    )
+    apart[:, :, rows, columns] = gradient
+    return _convolve(apart, weight.flip(2, 3).transpose(0, 1), None, (1, 1), (0, 0))
+
+
+def _patches(x: Tensor, weight: Tensor, stride: tuple[int, int], padding: tuple[int, int]) -> Tensor:
+    """What each output is made of: (N * outputs, h * w * C), a row for each position of the kernel."""
+    (height, width), (down, across), (above, left) = weight.shape[2:], stride, padding
+    padded = pad(x.permute(0, 2, 3, 1), (0, 0, left, left, above, above))
+    return padded.unfold(1, height, down).unfold(2, width, across).permute(0, 1, 2, 4, 5, 3).flatten(3).flatten(0, 2)
