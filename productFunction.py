@@ -1,6 +1,6 @@
 """How a forward pass computes its products, where torch's own way is slow: bf16 without its hardware, convolutions on small maps."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import product
 from typing import Any
@@ -148,18 +148,17 @@ def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None, stride: tuple[int,
 
 
 def _input_gradient(gradient: Tensor, x: Tensor, weight: Tensor, stride: tuple[int, int], padding: tuple[int, int]) -> Tensor:
-    """A convolution too: of the outputs' gradient, a stride apart, by the kernel turned round, with inputs and outputs exchanged."""
-    (height, width), (down, across), (above, left) = weight.shape[2:], stride, padding
-    apart = gradient.new_zeros(len(x), x.shape[2] + height - 1, x.shape[3] + width - 1, len(weight)).permute(0, 3, 1, 2)
-    rows, columns = (
-        slice(first, first + step * n, step)
-        for first, step, n in ((height - 1 - above, down, gradient.shape[2]), (width - 1 - left, across, gradient.shape[3]))
-    )
-    apart[:, :, rows, columns] = gradient
-    return _convolve(apart, weight.flip(2, 3).transpose(0, 1), None, (1, 1), (0, 0))
+    """At stride 1 a convolution too: of the outputs' gradient by the kernel turned round, with inputs and outputs exchanged."""
+    if max(x.shape[2:]) > 2 or stride != (1, 1):
+        only_inputs = [True, False, False]
+        return torch.ops.aten.convolution_backward(gradient, x, weight, None, stride, padding, (1, 1), False, (0, 0), 1, only_inputs)[0]
+    around = [k - 1 - p for k, p in zip(weight.shape[2:], padding, strict=True)]
+    matrix = weight.permute(2, 3, 0, 1).flip(0, 1).flatten(0, 2)
+    rows = _patches(gradient, weight, (1, 1), around) @ matrix
+    return rows.unflatten(0, (-1, *x.shape[2:])).permute(0, 3, 1, 2)
 
 
-def _patches(x: Tensor, weight: Tensor, stride: tuple[int, int], padding: tuple[int, int]) -> Tensor:
+def _patches(x: Tensor, weight: Tensor, stride: Sequence[int], padding: Sequence[int]) -> Tensor:
     """What each output is made of: (N * outputs, h * w * C), a row for each position of the kernel."""
     (height, width), (down, across), (above, left) = weight.shape[2:], stride, padding
     padded = pad(x.permute(0, 2, 3, 1), (0, 0, left, left, above, above))

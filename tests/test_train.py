@@ -109,6 +109,23 @@ def test_gradients_too_small_for_float32_squares_are_still_measured():
     assert row["gradient_log10_rms"] == pytest.approx([-25], abs=1e-4)
 
 
+@pytest.mark.parametrize("name", sorted(OPTIMIZERS))
+def test_a_fused_step_on_channels_last_weights_is_the_plain_one(name):
+    """torch's fused kernels on a CPU go through memory as it lies: a gradient laid out otherwise than its weight would be misread."""
+    images, labels = torch.randn(16, 3, 4, 4), torch.arange(16) % 10
+    weights = []
+    for plain in (False, True):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 4, 1), nn.Flatten(1), nn.Linear(64, 10))
+        model.to(memory_format=torch.channels_last)
+        exp = Experiment("own", optimizer=name, lr=1e-2)
+        optimizer = getattr(torch.optim, name)(model.parameters(), lr=1e-2, foreach=False) if plain else make_optimizer(exp, model)
+        for _ in range(3):
+            train_epoch(model, [(images, labels)], optimizer)
+        weights.append(model.state_dict())
+    torch.testing.assert_close(weights[0], weights[1], rtol=1e-5, atol=1e-6)
+
+
 def test_a_gradient_of_many_pieces_has_one_norm():
     model = nn.Sequential(nn.Linear(300, 300), nn.Linear(300, 3))
     for p in model.parameters():
