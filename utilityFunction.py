@@ -20,6 +20,9 @@ from experimentTable import UsageError
 from productFunction import SmallMaps, conv2d_by_taps, emulated_bf16, native_bf16
 from recordFunction import RESULTS_VERSION, ROOT
 
+# Large tensors in huge pages, where the system grants them: a page of 4 KiB costs more to get than to fill. torch asks at its first tensor.
+os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+
 # ---------------------------------------------------------------- seeds
 
 
