@@ -16,8 +16,8 @@ from torch.overrides import TorchFunctionMode
 
 @contextmanager
 def native_bf16() -> Iterator[None]:
-    """torch's bf16 autocast on a CPU that multiplies bf16, with convolutions on maps of at most 4 x 4 by `conv2d_by_patches`."""
-    with torch.autocast("cpu", torch.bfloat16), SmallMaps(4, conv2d_by_patches):
+    """torch's bf16 autocast on a CPU that multiplies bf16, with convolutions on small maps by `conv2d_by_patches`."""
+    with torch.autocast("cpu", torch.bfloat16), SmallMaps(LARGEST_BY_PATCHES, conv2d_by_patches):
         yield
 
 
@@ -29,22 +29,29 @@ def emulated_bf16() -> Iterator[None]:
 
 
 class RoundedProducts(TorchFunctionMode):
-    """While it is on, convolutions and linear layers compute in fp32 with operands rounded to bf16, and round what comes out.
+    """While it and autocast are on, convolutions and linear layers compute in fp32 with operands rounded to bf16, and round what comes out.
 
     A product of two bf16 numbers is exact in fp32, and hardware sums them in fp32 too, so that this is its arithmetic but for the
     order of a sum. Gradients are rounded where autocast rounds them, since the backward pass of a rounding is one.
     """
 
     def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
-        if func not in (torch.conv2d, linear):
+        if func not in (torch.conv2d, linear) or not _casts(args[0]):
             return func(*args, **(kwargs or {}))
         with torch.autocast("cpu", enabled=False):
             rounded = [arg.bfloat16().float() if isinstance(arg, Tensor) else arg for arg in args]
             return func(*rounded, **(kwargs or {})).bfloat16()
 
 
+def _casts(x: Tensor) -> bool:
+    """Whether autocast, which a model may switch off in a part of itself, would take `x` for a product in bf16."""
+    return torch.is_autocast_enabled("cpu") and x.dtype != torch.float64
+
+
 # ---------------------------------------------------------------- convolutions on small maps
 
+LARGEST_BY_TAPS, LARGEST_BY_PATCHES, SMALLEST = 2, 4, 2  # sides of a map; on the smallest oneDNN is slow forward too
+MOST_TAPS = 25  # of a kernel; a product for each, or patches that are larger than the map by as much, gain nothing beyond
 
 Convolution = Callable[[Tensor, Tensor, Tensor | None, tuple[int, int], tuple[int, int]], Tensor]
 
@@ -52,7 +59,7 @@ Convolution = Callable[[Tensor, Tensor, Tensor | None, tuple[int, int], tuple[in
 class SmallMaps(TorchFunctionMode):
     """While it is on, a convolution that gives a map of at most `largest` x `largest` goes through `convolve`.
 
-    There oneDNN is slow, its gradients above all.
+    There oneDNN is slow: with 512 channels on 2 x 2, at a fiftieth of the peak in bf16 (AMX), and its weight gradient up to 4 x 4.
     """
 
     def __init__(self, largest: int, convolve: Convolution) -> None:
@@ -68,10 +75,18 @@ class SmallMaps(TorchFunctionMode):
         self, x: Tensor, weight: Tensor, bias: Any = None, stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1
     ) -> bool:  # fmt: skip
         """Whether torch.conv2d's arguments, as nn.Conv2d gives them, are of such a convolution."""
-        if not isinstance(padding, tuple) or dilation != (1, 1) or groups != 1 or x.ndim != 4:
+        if x.ndim != 4 or dilation != (1, 1) or groups != 1 or weight.shape[2:].numel() > MOST_TAPS:
             return False
-        axes = zip(x.shape[2:], weight.shape[2:], stride, padding, strict=True)
-        return all(0 <= size + 2 * around - kernel < self.largest * step and around < kernel for size, kernel, step, around in axes)
+        if not all(isinstance(pair, tuple) and len(pair) == 2 for pair in (stride, padding)):
+            return False
+        inside = all(around < kernel for kernel, around in zip(weight.shape[2:], padding, strict=True))
+        return inside and all(0 < side <= self.largest for side in _map(x, weight, stride, padding))
+
+
+def _map(x: Tensor, weight: Tensor, stride: Sequence[int], padding: Sequence[int]) -> list[int]:
+    """Height and width of what a convolution gives."""
+    axes = zip(x.shape[2:], weight.shape[2:], stride, padding, strict=True)
+    return [(size + 2 * around - kernel) // step + 1 for size, kernel, step, around in axes]
 
 
 def conv2d_by_taps(x: Tensor, weight: Tensor, bias: Tensor | None, stride: tuple[int, int], padding: tuple[int, int]) -> Tensor:
@@ -104,16 +119,22 @@ def _reach(size: int, kernel: int, stride: int, padding: int) -> list[tuple[int,
 
 
 def conv2d_by_patches(x: Tensor, weight: Tensor, bias: Tensor | None, stride: tuple[int, int], padding: tuple[int, int]) -> Tensor:
-    """torch.conv2d of (N, C, H, W) by (O, C, h, w) in bf16, its gradients as products with all patches of the inputs at once.
+    """torch.conv2d of (N, C, H, W) by (O, C, h, w) under bf16 autocast, by `ByPatches`.
 
-    Operands and results are rounded to bf16 and sums are not, as torch's autocast has it; the order of a sum is another. For
-    bf16, where products take no time to speak of.
+    Operands and results are rounded to bf16 and sums are not, as torch's autocast has it; the order of a sum is another. Products
+    with padding are not left out as by taps: in bf16 copies cost more than products.
     """
+    if not _casts(x):
+        return torch.conv2d(x, weight, bias, stride, padding)
     return ByPatches.apply(x.bfloat16(), weight.bfloat16(), None if bias is None else bias.bfloat16(), stride, padding)
 
 
 class ByPatches(torch.autograd.Function):
-    """torch.conv2d of (N, C, H, W) by (O, C, h, w), in the precision of its operands (see `conv2d_by_patches`)."""
+    """torch.conv2d of (N, C, H, W) by (O, C, h, w) in its operands' precision; its weight gradient is one product with all patches.
+
+    Outputs and the inputs' gradient are such products too on maps of at most 2 x 2; on larger ones oneDNN is as quick. It can be
+    differentiated once.
+    """
 
     @staticmethod
     def forward(
@@ -139,9 +160,8 @@ class ByPatches(torch.autograd.Function):
 
 
 def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None, stride: tuple[int, int], padding: tuple[int, int]) -> Tensor:
-    """Forward, oneDNN is slow on the smallest maps only."""
-    shape = [(n + 2 * around - k) // step + 1 for n, k, step, around in zip(x.shape[2:], weight.shape[2:], stride, padding, strict=True)]
-    if max(shape) > 2:
+    shape = _map(x, weight, stride, padding)
+    if max(shape) > SMALLEST:
         return torch.conv2d(x, weight, bias, stride, padding)
     rows = linear(_patches(x, weight, stride, padding), weight.permute(0, 2, 3, 1).flatten(1), bias)
     return rows.unflatten(0, (-1, *shape)).permute(0, 3, 1, 2)
@@ -149,7 +169,7 @@ def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None, stride: tuple[int,
 
 def _input_gradient(gradient: Tensor, x: Tensor, weight: Tensor, stride: tuple[int, int], padding: tuple[int, int]) -> Tensor:
     """At stride 1 a convolution too: of the outputs' gradient by the kernel turned round, with inputs and outputs exchanged."""
-    if max(x.shape[2:]) > 2 or stride != (1, 1):
+    if max(x.shape[2:]) > SMALLEST or stride != (1, 1):
         only_inputs = [True, False, False]
         return torch.ops.aten.convolution_backward(gradient, x, weight, None, stride, padding, (1, 1), False, (0, 0), 1, only_inputs)[0]
     around = [k - 1 - p for k, p in zip(weight.shape[2:], padding, strict=True)]

@@ -2,6 +2,7 @@
 
 import copy
 import math
+import sys
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -35,11 +36,11 @@ def make_optimizer(exp: Experiment, model: nn.Module) -> torch.optim.Optimizer:
     return OPTIMIZERS[exp.optimizer](learned, lr=exp.lr, **extra)
 
 
-PIECE = 2**16  # numbers; torch copies what it sums in float64, and a copy of a whole gradient leaves the cache
+PIECE = 2**16  # numbers; on a CPU torch copies what it sums in float64, and a copy of a whole gradient leaves the cache
 
 
 class GradientNorms:
-    """Sums the gradients' norms over steps on the device, in one fused call a step; read once an epoch.
+    """Sums the gradients' norms over steps on the device, for all parameters at once; read once an epoch.
 
     In float64: at the first layer of a deep plain net the squares leave float32's range.
     """
@@ -50,8 +51,8 @@ class GradientNorms:
         weights = [layer.weight for _, layer in weight_layers(model) if id(layer.weight) in position]
         self._weights = torch.tensor([position[id(w)] for w in weights], dtype=torch.long, device=device())
         self._roots = torch.tensor([math.sqrt(w.numel()) for w in weights], dtype=torch.float64, device=device())
-        pieces = torch.tensor([-(-p.numel() // PIECE) for p in self._parameters])
-        self._owners = torch.arange(len(pieces)).repeat_interleave(pieces).to(device())
+        self._piece = PIECE if device().type == "cpu" else sys.maxsize
+        self._pieces = torch.tensor([max(1, -(-p.numel() // self._piece)) for p in self._parameters], device=device())
         self.reset()
 
     def reset(self) -> None:
@@ -60,12 +61,13 @@ class GradientNorms:
         self._log_rms = torch.zeros_like(self._roots)
         self._steps = 0
 
+    @torch.profiler.record_function("gradient norms")
     def add(self) -> None:
         """Take in the gradients as the backward pass left them."""
         gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in self._parameters]
-        pieces = [piece for gradient in gradients for piece in gradient.flatten().split(PIECE)]
-        squares = torch.stack(torch._foreach_norm(pieces, 2, torch.float64)).square()
-        norms = torch.zeros(len(gradients), dtype=torch.float64, device=device()).index_add(0, self._owners, squares).sqrt()
+        flat = [(g.movedim(1, -1) if g.ndim == 4 else g).flatten() for g in gradients]  # as channels-last gradients lie: no copy
+        parts = torch._foreach_norm([piece for gradient in flat for piece in gradient.split(self._piece)], 2, torch.float64)
+        norms = torch.segment_reduce(torch.stack(parts).square(), "sum", lengths=self._pieces).sqrt()
         self._sum = self._sum + norms.sum()
         self._global = self._global + norms.square().sum().sqrt()
         self._log_rms = self._log_rms + (norms[self._weights] / self._roots).clamp(min=1e-30).log10()
@@ -167,7 +169,7 @@ def evaluate(model: nn.Module, source: Source, precision: str = "fp32") -> tuple
         inputs, labels = source.batch(indices)
         with arithmetic(precision):
             outputs = model(cast(inputs, precision))
-        losses.append(cross_entropy(outputs.float(), labels, reduction="sum"))
+        losses.append(cross_entropy(outputs.float() if precision == "bf16" else outputs, labels, reduction="sum"))
         given.append(outputs.argmax(1))
         truth.append(labels)
     predictions = torch.stack([torch.cat(truth), torch.cat(given)]).cpu().numpy()

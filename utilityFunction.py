@@ -17,7 +17,7 @@ import torch
 import torchvision
 
 from experimentTable import UsageError
-from productFunction import SmallMaps, conv2d_by_taps, emulated_bf16, native_bf16
+from productFunction import LARGEST_BY_TAPS, SmallMaps, conv2d_by_taps, emulated_bf16, native_bf16
 from recordFunction import RESULTS_VERSION, ROOT
 
 # Large tensors in huge pages, where the system grants them: a page of 4 KiB costs more to get than to fill. torch asks at its first tensor.
@@ -58,7 +58,7 @@ def has_bfloat16() -> bool:
     if device().type == "cuda":
         return torch.cuda.get_device_capability()[0] >= 8
     if device().type == "cpu":
-        # Asked of the library that does the products: it runs bf16 natively from avx512_core_bf16 on.
+        # oneDNN, which does the products, runs bf16 natively from avx512_core_bf16 on.
         flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
         return "avx512_bf16" in flags or "amx_bf16" in flags
     return False
@@ -74,7 +74,7 @@ def arithmetic(precision: str) -> Any:
     if device().type != "cpu":
         return torch.autocast(device().type, torch.bfloat16, enabled=precision == "bf16")
     if precision != "bf16":
-        return SmallMaps(2, conv2d_by_taps)
+        return SmallMaps(LARGEST_BY_TAPS, conv2d_by_taps)
     return native_bf16() if has_bfloat16() else emulated_bf16()
 
 

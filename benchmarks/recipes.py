@@ -2,7 +2,7 @@
 
 Plain: PIL images through torchvision's transforms one by one, a DataLoader with workers, fp32, contiguous memory, the optimizer as
 torch has it, `loss.item()` each step, `grad.norm().item()` for each parameter where norms are recorded, and every layer in each
-forward pass, frozen or not.
+forward pass, frozen or not. In the huge pages that the package asks torch for, since both are timed in one process.
 Ours: the functions that a run goes through (`coreFunction._fit`).
 """
 
@@ -126,7 +126,7 @@ class Ours:
         """Floating-point operations of training an image, two a multiply-add, as torch counts those that it runs.
 
         Three times the forward pass, but no gradient of the images or of a cache; and the prefix's share. Products with
-        padding are counted, though a convolution may leave them out.
+        padding are counted, though a convolution in fp32 may leave them out.
         """
         step = operations(self.model, *self.source.batch(torch.arange(2)))
         return step + (operations(self.prefix, *self.uncached.batch(torch.arange(2))) / self.exp.epochs if self.prefix else 0)

@@ -11,7 +11,7 @@ import productFunction
 import trainFunction
 import utilityFunction
 from myModel import MODELS
-from productFunction import SmallMaps, conv2d_by_patches, conv2d_by_taps, native_bf16
+from productFunction import SmallMaps, conv2d_by_patches, conv2d_by_taps, emulated_bf16, native_bf16
 from trainFunction import train_epoch
 
 
@@ -29,28 +29,32 @@ class Counted:
 def with_gradients(conv, x):
     """Outputs of `conv`, and the gradients of a weighted sum of them by the inputs and the parameters."""
     outputs = conv(x)
-    weights = torch.linspace(-1, 1, outputs.numel(), dtype=outputs.dtype).view(outputs.shape)
+    weights = torch.linspace(-1, 1, outputs.numel()).bfloat16().to(outputs.dtype).view(outputs.shape)  # the same in all precisions
     return outputs, *torch.autograd.grad((outputs * weights).sum(), (x, *conv.parameters()))
 
 
-@pytest.mark.parametrize("kernel", [(3, 3), (2, 2), (5, 5), (1, 3), (1, 1)])
-@pytest.mark.parametrize("stride", [(1, 1), (2, 2), (2, 1)])
-@pytest.mark.parametrize("padding", [(0, 0), (1, 1), (2, 2), (0, 1)])
-@pytest.mark.parametrize(("largest", "convolve"), [(2, conv2d_by_taps), (4, productFunction.ByPatches.apply)], ids=["taps", "patches"])
-def test_outputs_and_gradients_equal_torch_s(kernel, stride, padding, largest, convolve):
+KERNELS, STRIDES, PADDINGS = [(3, 3), (2, 2), (5, 5), (1, 3), (1, 1)], [(1, 1), (2, 2), (2, 1)], [(0, 0), (1, 1), (2, 2), (0, 1)]
+LAYERS = [(k, s, p) for k, s, p in product(KERNELS, STRIDES, PADDINGS) if p[0] < k[0] and p[1] < k[1]]  # others are left to torch
+
+
+@pytest.mark.parametrize(("kernel", "stride", "padding"), LAYERS)
+def test_outputs_and_gradients_equal_torch_s(kernel, stride, padding):
     """In float64, where another order of the sums is seen at 1e-16 or so."""
-    tried, counted = 0, Counted(convolve)
-    for height, width, bias in product((1, 2, 3, 4, 6), (1, 2, 4, 5), (True, False)):
-        conv = nn.Conv2d(3, 5, kernel, stride, padding, bias=bias).double()
-        small = all(0 <= s + 2 * p - k < largest * step for s, k, step, p in zip((height, width), kernel, stride, padding, strict=True))
-        if small and all(p < k for p, k in zip(padding, kernel, strict=True)):
-            x = torch.randn(2, 3, height, width, dtype=torch.float64, requires_grad=True)
-            expected = with_gradients(conv, x)
-            with SmallMaps(largest, counted):
-                found = with_gradients(conv, x)
-            torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
-            tried += 1
-    assert len(counted.shapes) == tried
+    tried = 0
+    for largest, convolve in ((2, conv2d_by_taps), (4, productFunction.ByPatches.apply)):
+        counted = Counted(convolve)
+        for height, width, bias in product((1, 2, 3, 4, 6), (1, 2, 4, 5), (True, False)):
+            conv = nn.Conv2d(3, 5, kernel, stride, padding, bias=bias).double()
+            if all(0 <= s + 2 * p - k < largest * step for s, k, step, p in zip((height, width), kernel, stride, padding, strict=True)):
+                x = torch.randn(2, 3, height, width, dtype=torch.float64, requires_grad=True)
+                expected = with_gradients(conv, x)
+                with SmallMaps(largest, counted):
+                    found = with_gradients(conv, x)
+                torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+                tried += 1
+                assert counted.shapes.pop() == tuple(x.shape)
+        assert not counted.shapes
+    assert tried
 
 
 @pytest.mark.parametrize(("stride", "side"), [((1, 1), 2), ((1, 1), 4), ((2, 2), 4), ((2, 2), 8)])
@@ -72,15 +76,28 @@ def test_patches_round_to_bf16_no_more_than_torch_does(stride, side):
         assert 0 < (mine - true).norm() <= 1.1 * max((its - true).norm(), 2**-9 * true.norm())
 
 
-def test_what_is_frozen_gets_no_gradient_by_patches():
-    conv, x = nn.Conv2d(4, 8, 3, padding=1), torch.randn(2, 4, 2, 2)
+def test_what_is_frozen_costs_no_gradient_by_patches(monkeypatch):
+    made = []
+    for name in ("_input_gradient", "_patches"):
+        whole = getattr(productFunction, name)
+        monkeypatch.setattr(productFunction, name, lambda *a, name=name, whole=whole: made.append(name) or whole(*a))
+    conv, x = nn.Conv2d(4, 8, 3, padding=1), torch.randn(2, 4, 4, 4)
     with native_bf16():
         conv(x).float().sum().backward()
-    assert conv.weight.grad.shape == conv.weight.shape and x.grad is None
+    assert conv.weight.grad.shape == conv.weight.shape and x.grad is None and made == ["_patches"]
     conv.requires_grad_(False)
     with native_bf16():
         conv(x.requires_grad_()).float().sum().backward()
-    assert x.grad.shape == x.shape
+    assert x.grad.shape == x.shape and made == ["_patches", "_input_gradient"]
+
+
+@pytest.mark.parametrize("context", [native_bf16, emulated_bf16])
+def test_where_a_model_switches_autocast_off_it_stays_off(context):
+    conv, x = nn.Conv2d(4, 8, 3, padding=1), torch.randn(2, 4, 2, 2)
+    with context():
+        with torch.autocast("cpu", enabled=False):
+            assert torch.equal(conv(x), torch.conv2d(x, conv.weight, conv.bias, padding=1)) and conv(x).dtype == torch.float32
+        assert conv(x).dtype == torch.bfloat16 and conv.double()(x.double()).dtype == torch.float64
 
 
 @pytest.mark.parametrize(("conv", "shape"), [
@@ -91,7 +108,10 @@ def test_what_is_frozen_gets_no_gradient_by_patches():
     (nn.Conv2d(4, 4, 3, padding=1, padding_mode="reflect"), (2, 4, 3, 3)),
     (nn.Conv2d(4, 4, 3, padding=1), (4, 2, 2)),
     (nn.Conv1d(4, 4, 3, padding=1), (2, 4, 2)),
-], ids=["larger map", "groups", "dilation", "same", "reflected", "no batch", "1-D"])  # fmt: skip
+    (nn.Conv2d(4, 4, 8, stride=8), (2, 4, 16, 16)),
+    (lambda x: torch.conv2d(x, torch.ones(4, 4, 3, 3), None, 1, (1, 1), (1, 1)), (2, 4, 2, 2)),
+    (lambda x: torch.conv2d(x, torch.ones(4, 4, 3, 3), None, (1,), (1,), (1, 1)), (2, 4, 2, 2)),
+], ids=["larger map", "groups", "dilation", "same", "reflected", "no batch", "1-D", "many taps", "numbers", "one number"])  # fmt: skip
 def test_all_others_are_left_to_torch(conv, shape):
     x, counted = torch.randn(shape), Counted(conv2d_by_taps)
     with SmallMaps(2, counted):
@@ -105,9 +125,21 @@ def test_a_kernel_that_does_not_fit_is_refused_as_torch_does():
         nn.Conv2d(3, 3, 3)(torch.randn(1, 3, 2, 2))
 
 
+@pytest.mark.parametrize(("precision", "convolve"), [("fp64", "conv2d_by_taps"), ("bf16", "conv2d_by_patches")])
+def test_training_resnet18_goes_through_them_on_layer4(precision, convolve, monkeypatch):
+    """And on layer3 in bf16, its maps being 4 x 4."""
+    counted = Counted(getattr(productFunction, convolve))
+    for module in (productFunction, utilityFunction):
+        monkeypatch.setattr(module, convolve, counted, raising=module is productFunction)
+    monkeypatch.setattr(utilityFunction, "has_bfloat16", lambda: True)
+    model, images = MODELS["resnet18"](), torch.randn(2, 3, 64, 64)
+    model, images = (model.double(), images.double()) if precision == "fp64" else (model, images)
+    train_epoch(model, [(images, torch.arange(2))], torch.optim.SGD(model.parameters(), lr=0.01), precision)
+    assert counted.shapes[-5:] == [(2, 256, 4, 4), (2, 512, 2, 2), (2, 256, 4, 4), (2, 512, 2, 2), (2, 512, 2, 2)]
+    assert len(counted.shapes) == (10 if precision == "bf16" else 5)
+
+
 def test_an_epoch_of_resnet18_is_the_same_by_taps(monkeypatch):
-    by_taps = Counted(conv2d_by_taps)
-    monkeypatch.setattr(utilityFunction, "conv2d_by_taps", by_taps)
     images, labels = torch.randn(12, 3, 64, 64, dtype=torch.float64), torch.arange(12) % 10
     batches = [(images[:8], labels[:8]), (images[8:], labels[8:])]
 
@@ -118,11 +150,7 @@ def test_an_epoch_of_resnet18_is_the_same_by_taps(monkeypatch):
         return row, model
 
     row, model = trained()
-    layer4 = [(8, 256, 4, 4), (8, 512, 2, 2), (8, 256, 4, 4), (8, 512, 2, 2), (8, 512, 2, 2)]  # of the first batch
-    assert by_taps.shapes[:5] == layer4
-    assert len(by_taps.shapes) == 10
     monkeypatch.setattr(trainFunction, "arithmetic", lambda _: nullcontext())
     expected, plain = trained()
-    assert len(by_taps.shapes) == 10
     assert row["train_loss"] == pytest.approx(expected["train_loss"], rel=1e-9)
     torch.testing.assert_close(model.state_dict(), plain.state_dict(), rtol=1e-7, atol=1e-9)

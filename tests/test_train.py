@@ -109,19 +109,20 @@ def test_gradients_too_small_for_float32_squares_are_still_measured():
     assert row["gradient_log10_rms"] == pytest.approx([-25], abs=1e-4)
 
 
+@pytest.mark.parametrize(("precision", "side"), [("fp32", 4), ("fp32", 2), ("bf16", 4), ("bf16", 2)])
 @pytest.mark.parametrize("name", sorted(OPTIMIZERS))
-def test_a_fused_step_on_channels_last_weights_is_the_plain_one(name):
+def test_a_fused_step_on_channels_last_weights_is_the_plain_one(name, precision, side):
     """torch's fused kernels on a CPU go through memory as it lies: a gradient laid out otherwise than its weight would be misread."""
-    images, labels = torch.randn(16, 3, 4, 4), torch.arange(16) % 10
+    images, labels = torch.randn(16, 3, side, side), torch.arange(16) % 10
     weights = []
     for plain in (False, True):
         torch.manual_seed(0)
-        model = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 4, 1), nn.Flatten(1), nn.Linear(64, 10))
+        model = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 4, 1), nn.Flatten(1), nn.Linear(4 * side**2, 10))
         model.to(memory_format=torch.channels_last)
         exp = Experiment("own", optimizer=name, lr=1e-2)
         optimizer = getattr(torch.optim, name)(model.parameters(), lr=1e-2, foreach=False) if plain else make_optimizer(exp, model)
         for _ in range(3):
-            train_epoch(model, [(images, labels)], optimizer)
+            train_epoch(model, [(images, labels)], optimizer, precision)
         weights.append(model.state_dict())
     torch.testing.assert_close(weights[0], weights[1], rtol=1e-5, atol=1e-6)
 
@@ -189,7 +190,7 @@ def test_an_evaluation_changes_nothing_and_sees_every_image_once():
     outputs = model.eval()(data.tensors[0])
     assert predictions.tolist() == [data.tensors[1].tolist(), outputs.argmax(1).tolist()]
     assert predictions.dtype == np.uint8
-    assert measured["loss"] == pytest.approx(float(nn.functional.cross_entropy(outputs, data.tensors[1])), rel=1e-5)
+    assert measured["loss"] == pytest.approx(nn.functional.cross_entropy(outputs, data.tensors[1]).item(), rel=1e-5)
     assert measured["accuracy"] == float((outputs.argmax(1) == data.tensors[1]).double().mean())
 
 
@@ -257,7 +258,7 @@ def test_a_float64_net_is_probed_in_float64():
     net, inputs = nn.Linear(1, 1, bias=False).double(), 1 + 1e-12 * torch.arange(5.0, dtype=torch.float64).view(-1, 1)
     found = probe(net, inputs)
     assert found["probe_distinct"] == [5]
-    assert found["probe_variance"] == pytest.approx([float(net.weight.square() * inputs.var())], rel=1e-6)
+    assert found["probe_variance"] == pytest.approx([(net.weight.square() * inputs.var()).item()], rel=1e-6)
 
 
 def test_the_probe_leaves_no_hook_behind():
