@@ -98,15 +98,15 @@ def test_a_parameter_without_a_gradient_counts_as_zero_and_shifts_no_other():
     assert row["gradient_log10_rms"] == pytest.approx([-30, rms], rel=1e-6)
 
 
-def test_gradients_too_small_for_float32_squares_are_still_measured():
-    """1e-25 squared is 0 in float32; the norm of 64 such numbers is 8e-25."""
+@pytest.mark.parametrize("size", [1e-38, 1e-25, 1e-19, 1e-13, 1e-12, 1.0, 1e18, 1e25, 1e37])
+def test_gradients_whose_squares_float32_cannot_hold_are_still_measured(size):
     model = nn.Linear(8, 8, bias=False)
-    model.weight.grad = torch.full((8, 8), 1e-25)
+    model.weight.grad = torch.full((8, 8), size)
     norms = GradientNorms(model)
     norms.add()
     row = norms.row()
-    assert row["gradient_norm"] == pytest.approx(8e-25, rel=1e-4)
-    assert row["gradient_log10_rms"] == pytest.approx([-25], abs=1e-4)
+    assert row["gradient_norm"] == pytest.approx(8 * size, rel=1e-5)
+    assert row["gradient_log10_rms"] == pytest.approx([max(math.log10(size), -30)], abs=1e-5)
 
 
 @pytest.mark.parametrize(("precision", "side"), [("fp32", 4), ("fp32", 2), ("bf16", 4), ("bf16", 2)])
@@ -135,9 +135,9 @@ def test_a_gradient_of_many_pieces_has_one_norm():
     norms = GradientNorms(model)
     norms.add()
     plain = [float(p.grad.double().norm()) for p in model.parameters()]
-    assert norms.row()["gradient_norm_sum"] == pytest.approx(sum(plain), rel=1e-12)
+    assert norms.row()["gradient_norm_sum"] == pytest.approx(sum(plain), rel=1e-5)
     rms = [plain[0] / 300, plain[2] / 30]
-    assert norms.row()["gradient_log10_rms"] == pytest.approx([math.log10(r) for r in rms], rel=1e-12)
+    assert norms.row()["gradient_log10_rms"] == pytest.approx([math.log10(r) for r in rms], rel=1e-5)
 
 
 def test_only_what_learns_is_measured():
