@@ -25,7 +25,7 @@ from report.words import results
 
 REMAKE = "REMAKE=1 python -m pytest tests/test_committed.py"
 NOTEBOOK, README, FIGURE = ROOT / "main.ipynb", ROOT / "README.md", ROOT / "report" / "figures" / "README.png"
-BENCHMARK = ROOT / "benchmarks" / "results" / "amd-epyc-family-23-model-1-2-cores.json"
+BENCHMARK = ROOT / "benchmarks" / "results" / "intel-r-xeon-r-processor-family-6-model-207-2-cores.json"
 FINDINGS = ROOT / "report" / "findings.md"
 BLOCKS: dict[str, tuple[Path, Callable[[], str]]] = {  # what stands between the marks of that name, and where
     "ledger": (README, lambda: ledger_short(ledger("cpu"))),
