@@ -85,8 +85,11 @@ class SmallMaps(TorchFunctionMode):
 
 def _map(x: Tensor, weight: Tensor, stride: Sequence[int], padding: Sequence[int]) -> list[int]:
     """Height and width of what a convolution gives."""
-    axes = zip(x.shape[2:], weight.shape[2:], stride, padding, strict=True)
-    return [(size + 2 * around - kernel) // step + 1 for size, kernel, step, around in axes]
+    return [_outputs(*axis) for axis in zip(x.shape[2:], weight.shape[2:], stride, padding, strict=True)]
+
+
+def _outputs(size: int, kernel: int, stride: int, padding: int) -> int:
+    return (size + 2 * padding - kernel) // stride + 1
 
 
 def conv2d_by_taps(x: Tensor, weight: Tensor, bias: Tensor | None, stride: tuple[int, int], padding: tuple[int, int]) -> Tensor:
@@ -109,7 +112,7 @@ def conv2d_by_taps(x: Tensor, weight: Tensor, bias: Tensor | None, stride: tuple
 
 def _reach(size: int, kernel: int, stride: int, padding: int) -> list[tuple[int, slice, int, int]]:
     """Each tap along one axis that falls on the map: its number, the inputs it falls on, the outputs before and after without it."""
-    outputs = (size + 2 * padding - kernel) // stride + 1
+    outputs = _outputs(size, kernel, stride, padding)
     reach = []
     for tap in range(kernel):
         if served := [o for o in range(outputs) if 0 <= o * stride + tap - padding < size]:

@@ -2,7 +2,6 @@
 
 import copy
 import math
-import sys
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -42,15 +41,17 @@ PIECE = 2**16  # numbers whose squares are summed in one go
 def l2_norms(tensors: list[Tensor]) -> Tensor:
     """The L2 norm of each tensor, (len(tensors),) in float64.
 
-    On a CPU torch copies what it sums in float64, which takes four times as long as float32's sum. So that is taken where no
-    square comes near the ends of float32's range, as at the first layers of a deep plain net; to 1e-5 or so in tensors of `PIECE`.
+    On a CPU torch copies what it sums in float64, so there the squares are summed in float32, to 1e-5 or so in pieces of `PIECE`;
+    but in float64 where they may leave float32's range, as the gradients of a deep plain net's first layers do.
     """
     if device().type != "cpu":
         return torch.stack(torch._foreach_norm(tensors, 2, torch.float64))
-    norms = torch.stack(torch._foreach_norm(tensors, 2)).double()
+    split = [(t.movedim(1, -1) if t.ndim == 4 else t).flatten().split(PIECE) for t in tensors]  # as channels-last ones lie: no copy
+    pieces = [piece for parts in split for piece in parts]
+    norms = torch.stack(torch._foreach_norm(pieces, 2)).double()
     for i in (~((norms > 1e-12) & (norms < 1e18))).nonzero().flatten().tolist():
-        norms[i] = torch.linalg.vector_norm(tensors[i], dtype=torch.float64)
-    return norms
+        norms[i] = torch.linalg.vector_norm(pieces[i], dtype=torch.float64)
+    return torch.segment_reduce(norms.square(), "sum", lengths=torch.tensor([len(parts) for parts in split])).sqrt()
 
 
 class GradientNorms:
@@ -62,8 +63,6 @@ class GradientNorms:
         weights = [layer.weight for _, layer in weight_layers(model) if id(layer.weight) in position]
         self._weights = torch.tensor([position[id(w)] for w in weights], dtype=torch.long, device=device())
         self._roots = torch.tensor([math.sqrt(w.numel()) for w in weights], dtype=torch.float64, device=device())
-        self._piece = PIECE if device().type == "cpu" else sys.maxsize
-        self._pieces = torch.tensor([max(1, -(-p.numel() // self._piece)) for p in self._parameters], device=device())
         self.reset()
 
     def reset(self) -> None:
@@ -75,10 +74,7 @@ class GradientNorms:
     @torch.profiler.record_function("gradient norms")
     def add(self) -> None:
         """Take in the gradients as the backward pass left them."""
-        gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in self._parameters]
-        flat = [(g.movedim(1, -1) if g.ndim == 4 else g).flatten() for g in gradients]  # as channels-last gradients lie: no copy
-        parts = l2_norms([piece for gradient in flat for piece in gradient.split(self._piece)])
-        norms = torch.segment_reduce(parts.square(), "sum", lengths=self._pieces).sqrt()
+        norms = l2_norms([torch.zeros_like(p) if p.grad is None else p.grad for p in self._parameters])
         self._sum = self._sum + norms.sum()
         self._global = self._global + norms.square().sum().sqrt()
         self._log_rms = self._log_rms + (norms[self._weights] / self._roots).clamp(min=1e-30).log10()

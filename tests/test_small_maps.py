@@ -125,21 +125,19 @@ def test_a_kernel_that_does_not_fit_is_refused_as_torch_does():
         nn.Conv2d(3, 3, 3)(torch.randn(1, 3, 2, 2))
 
 
-@pytest.mark.parametrize(("precision", "convolve"), [("fp64", "conv2d_by_taps"), ("bf16", "conv2d_by_patches")])
-def test_training_resnet18_goes_through_them_on_layer4(precision, convolve, monkeypatch):
-    """And on layer3 in bf16, its maps being 4 x 4."""
-    counted = Counted(getattr(productFunction, convolve))
-    for module in (productFunction, utilityFunction):
-        monkeypatch.setattr(module, convolve, counted, raising=module is productFunction)
+def test_training_resnet18_in_bf16_goes_by_patches_on_layer3_and_layer4(monkeypatch):
+    by_patches = Counted(conv2d_by_patches)
+    monkeypatch.setattr(productFunction, "conv2d_by_patches", by_patches)
     monkeypatch.setattr(utilityFunction, "has_bfloat16", lambda: True)
-    model, images = MODELS["resnet18"](), torch.randn(2, 3, 64, 64)
-    model, images = (model.double(), images.double()) if precision == "fp64" else (model, images)
-    train_epoch(model, [(images, torch.arange(2))], torch.optim.SGD(model.parameters(), lr=0.01), precision)
-    assert counted.shapes[-5:] == [(2, 256, 4, 4), (2, 512, 2, 2), (2, 256, 4, 4), (2, 512, 2, 2), (2, 512, 2, 2)]
-    assert len(counted.shapes) == (10 if precision == "bf16" else 5)
+    model = MODELS["resnet18"]()
+    train_epoch(model, [(torch.randn(2, 3, 64, 64), torch.arange(2))], torch.optim.SGD(model.parameters(), lr=0.01), "bf16")
+    assert by_patches.shapes[-5:] == [(2, 256, 4, 4), (2, 512, 2, 2), (2, 256, 4, 4), (2, 512, 2, 2), (2, 512, 2, 2)]
+    assert len(by_patches.shapes) == 10
 
 
 def test_an_epoch_of_resnet18_is_the_same_by_taps(monkeypatch):
+    by_taps = Counted(conv2d_by_taps)
+    monkeypatch.setattr(utilityFunction, "conv2d_by_taps", by_taps)
     images, labels = torch.randn(12, 3, 64, 64, dtype=torch.float64), torch.arange(12) % 10
     batches = [(images[:8], labels[:8]), (images[8:], labels[8:])]
 
@@ -150,7 +148,11 @@ def test_an_epoch_of_resnet18_is_the_same_by_taps(monkeypatch):
         return row, model
 
     row, model = trained()
+    layer4 = [(8, 256, 4, 4), (8, 512, 2, 2), (8, 256, 4, 4), (8, 512, 2, 2), (8, 512, 2, 2)]  # of the first batch
+    assert by_taps.shapes[:5] == layer4
+    assert len(by_taps.shapes) == 10
     monkeypatch.setattr(trainFunction, "arithmetic", lambda _: nullcontext())
     expected, plain = trained()
+    assert len(by_taps.shapes) == 10
     assert row["train_loss"] == pytest.approx(expected["train_loss"], rel=1e-9)
     torch.testing.assert_close(model.state_dict(), plain.state_dict(), rtol=1e-7, atol=1e-9)
