@@ -37,9 +37,12 @@ KEEP_WEIGHTS = {row.start_from for row in ROWS if row.start_from} | {"baseline",
 
 def _fit(
     model: nn.Module, train: Source, held: Source, exp: Experiment, folder: RunFolder, checkpoint: dict | None, *, split_name: str,
-    steps: int | None = None, keep_weights: bool = False, use_wandb: Any = True, line: Any = None, stop: Callable[[], bool] = bool,
+    steps: int | None = None, graph: bool = False, keep_weights: bool = False, use_wandb: Any = True, line: Any = None, stop: Callable[[], bool] = bool,
 ) -> Record:  # fmt: skip
-    """Train `model` in place as `exp` says, on from `checkpoint`; `stop` is asked after each epoch whether to leave off there."""
+    """Train `model` in place as `exp` says, on from `checkpoint`; `stop` is asked after each epoch whether to leave off there.
+
+    `graph`: the model may be run as a CUDA graph, as those of the table may.
+    """
     precision = resolve_precision(exp.precision)
     convolutional = any(isinstance(module, nn.Conv2d) for module in model.modules())
     model.to(device(), torch.float64 if precision == "fp64" else torch.float32)
@@ -76,7 +79,7 @@ def _fit(
         row: dict = {"epoch": epoch}
         if epoch:
             order = epoch_batches(len(train), exp.batch_size, seed_everything(exp.seed, epoch), steps)
-            row |= train_epoch(trained, map(train.batch, order), optimizer, precision, gradients)
+            row |= train_epoch(trained, map(train.batch, order), optimizer, precision, gradients, graph)
         measured, predictions = evaluate(trained, held, precision)
         row |= {f"{split_name}_{metric}": value for metric, value in measured.items()}
         row |= {} if probed is None else probe(model, probed, precision)
@@ -240,7 +243,7 @@ def _train(exp: Experiment, line: Any, stop: Callable[[], bool], use_wandb: Any)
         checkpoint = folder.start(makeup, provenance(resolve_precision(exp.precision)))
         return _fit(
             model, train, held, exp, folder, checkpoint, split_name=split_name, steps=makeup["steps_per_epoch"],
-            keep_weights=exp.name in KEEP_WEIGHTS, use_wandb=use_wandb, line=line, stop=stop,
+            graph=True, keep_weights=exp.name in KEEP_WEIGHTS, use_wandb=use_wandb, line=line, stop=stop,
         )  # fmt: skip
 
 

@@ -124,7 +124,7 @@ class ImageSet:
         Scaled as 8-bit images, so rounded to 8 bits, as torchvision's Resize does before ToTensor: with colour images on
         an x86 processor with AVX2 to the bit, elsewhere to one grey level.
         """
-        indices = indices.to(self.images.device)
+        indices = indices.to(self.images.device, non_blocking=True)  # else the device would be waited for, batch by batch
         images = self.images[indices]
         if images.shape[-1] != self.size:
             images = resize(images, [self.size, self.size], antialias=True)

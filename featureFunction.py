@@ -45,6 +45,7 @@ class MemorySet:
 
     def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
         """Inputs and labels at `indices`, in the cache's precision."""
+        indices = indices.to(self.inputs.device, non_blocking=True)  # else the device would be waited for, batch by batch
         return self.inputs[indices], self.labels[indices]
 
 

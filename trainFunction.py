@@ -29,7 +29,9 @@ OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
 
 def make_optimizer(exp: Experiment, model: nn.Module) -> torch.optim.Optimizer:
     """The experiment's optimizer over what the model lets learn. Raises UsageError where that is nothing."""
-    extra = {} if exp.eps is None else {"eps": exp.eps}
+    extra: dict = {} if exp.eps is None else {"eps": exp.eps}
+    if device().type == "cuda" and exp.optimizer != "SGD":  # which counts no steps
+        extra["capturable"] = True  # the count of steps lies on the device too, as a CUDA graph needs it
     if not (learned := [p for p in model.parameters() if p.requires_grad]):
         raise UsageError("nothing in the model can be trained; name some of its children in trainable, or leave trainable out")
     return OPTIMIZERS[exp.optimizer](learned, lr=exp.lr, **extra)
@@ -67,25 +69,23 @@ class GradientNorms:
 
     def reset(self) -> None:
         """Begin a new epoch."""
-        self._sum = self._global = torch.zeros((), dtype=torch.float64, device=device())
+        self._sum, self._global = torch.zeros(2, dtype=torch.float64, device=device())
         self._log_rms = torch.zeros_like(self._roots)
-        self._steps = 0
 
     @torch.profiler.record_function("gradient norms")
     def add(self) -> None:
         """Take in the gradients as the backward pass left them."""
         norms = l2_norms([torch.zeros_like(p) if p.grad is None else p.grad for p in self._parameters])
-        self._sum = self._sum + norms.sum()
-        self._global = self._global + norms.square().sum().sqrt()
-        self._log_rms = self._log_rms + (norms[self._weights] / self._roots).clamp(min=1e-30).log10()
-        self._steps += 1
+        self._sum += norms.sum()
+        self._global += norms.square().sum().sqrt()
+        self._log_rms += (norms[self._weights] / self._roots).clamp(min=1e-30).log10()
 
-    def row(self) -> dict:
+    def row(self, steps: int) -> dict:
         """The report's own sum over tensors and steps; the global L2 norm, mean a step; log10 of each weight layer's RMS, mean a step."""
         return {
             "gradient_norm_sum": float(self._sum),
-            "gradient_norm": float(self._global) / self._steps,
-            "gradient_log10_rms": (self._log_rms / self._steps).tolist(),
+            "gradient_norm": float(self._global) / steps,
+            "gradient_log10_rms": (self._log_rms / steps).tolist(),
         }
 
 
@@ -134,23 +134,54 @@ def _outputs(model: nn.Module, source: Source) -> int:
     return outputs.shape[1]
 
 
+class Graphed:
+    """`step(inputs, labels)` as one CUDA graph: launched at once, where a deep net's hundreds of kernels would wait for Python.
+
+    The first batches go through `step` itself, which allocates what it needs; then one is recorded, which runs nothing, and replayed
+    from there on. A batch of another shape, the last one of an epoch, goes through `step`. All that `step` reads and writes must
+    stay where it is, and it may ask nothing of the device.
+    """
+
+    WARM_UP = 3
+
+    def __init__(self, step: Callable[[Tensor, Tensor], None]) -> None:
+        self._step, self._seen = step, 0
+        self._graph: torch.cuda.CUDAGraph | None = None
+
+    def __call__(self, inputs: Tensor, labels: Tensor) -> None:
+        """Take the step on this batch."""
+        self._seen += 1
+        if self._seen == self.WARM_UP + 1:
+            self._inputs, self._labels = inputs.clone(), labels.clone()
+            self._graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(self._graph):
+                self._step(self._inputs, self._labels)
+        if self._graph is None or inputs.shape != self._inputs.shape:
+            return self._step(inputs, labels)
+        self._inputs.copy_(inputs)
+        self._labels.copy_(labels)
+        self._graph.replay()
+
+
 def train_epoch(
     model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], optimizer: torch.optim.Optimizer, precision: str = "fp32",
-    gradients: GradientNorms | None = None,
+    gradients: GradientNorms | None = None, graph: bool = False,
 ) -> dict:  # fmt: skip
     """One epoch of cross-entropy: (inputs (B, ...), labels (B,)) batches in, the epoch's running means out.
 
     Returns train_loss, train_accuracy, learning_rate, steps, train_seconds (with the making of the batches and the gradient
     norms, without evaluation, probe and checkpoint), and the gradient norms where asked for.
-    Nothing is read back from the device before the end.
+    Nothing is read back from the device before the end. `graph`: on a GPU the steps go as a CUDA graph, which the model must allow.
     """
     set_train_mode(model)
     if gradients:
         gradients.reset()
-    loss_sum = correct = torch.zeros((), device=device())
+    loss_sum = torch.zeros((), dtype=torch.float64 if precision == "fp64" else torch.float32, device=device())
+    correct = torch.zeros((), device=device())
     images = steps = 0
     start = time.perf_counter()
-    for inputs, labels in batches:
+
+    def step(inputs: Tensor, labels: Tensor) -> None:
         with arithmetic(precision):
             outputs = model(cast(inputs, precision))
             loss = cross_entropy(outputs, labels)
@@ -159,12 +190,16 @@ def train_epoch(
         if gradients:
             gradients.add()
         optimizer.step()
-        loss_sum = loss_sum + loss.detach() * len(labels)
-        correct = correct + (outputs.detach().argmax(1) == labels).sum()
+        loss_sum.add_(loss.detach() * len(labels))
+        correct.add_((outputs.detach().argmax(1) == labels).sum())
+
+    take = Graphed(step) if graph and device().type == "cuda" else step
+    for inputs, labels in batches:
+        take(inputs, labels)
         images, steps = images + len(labels), steps + 1
     row = {"train_loss": float(loss_sum) / images, "train_accuracy": float(correct) / images}
     row |= {"learning_rate": optimizer.param_groups[0]["lr"], "steps": steps, "train_seconds": time.perf_counter() - start}
-    return row | (gradients.row() if gradients else {})
+    return row | (gradients.row(steps) if gradients else {})
 
 
 @torch.no_grad()
@@ -212,7 +247,7 @@ def probe(model: nn.Module, inputs: Tensor, precision: str = "fp32") -> dict:
         units = output.transpose(0, 1).flatten(1)  # (units, B * positions)
         samples = output.flatten(1)
         dead = (units.amax(1) <= 0).float().mean()
-        seen[number] = (float(samples.var(0).mean()), float(dead), len({row.tobytes() for row in samples.cpu().numpy()}))
+        seen[number] = (float(samples.var(0).mean()), float(dead), count_distinct(samples))
 
     layers = [layer for _, layer in weight_layers(model)]
     hooks = [layer.register_forward_hook(lambda _m, _i, out, n=n: look(n, out)) for n, layer in enumerate(layers)]
@@ -223,6 +258,16 @@ def probe(model: nn.Module, inputs: Tensor, precision: str = "fp32") -> dict:
         hook.remove()
     variance, dead, distinct = zip(*(seen[n] for n in range(len(layers))), strict=True)
     return {"probe_variance": list(variance), "probe_dead": list(dead), "probe_distinct": list(distinct)}
+
+
+def count_distinct(rows: Tensor) -> int:
+    """How many of the rows (N, M) differ in any bit: by sums of their bits with random weights, modulo 2**64.
+
+    So no row leaves the device. Two rows that differ have the same sum with a chance below 2**-32.
+    """
+    bits = rows.contiguous().view(torch.int32)
+    weights = torch.randint(-(2**63), 2**63 - 1, bits.shape[1:], generator=torch.Generator().manual_seed(0))
+    return len((bits * weights.to(bits.device)).sum(1).unique())
 
 
 @dataclass

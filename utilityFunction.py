@@ -43,7 +43,12 @@ def seed_everything(*numbers: int) -> torch.Generator:
 
 @functools.cache
 def device() -> torch.device:
-    """CUDA, else the CPU; `DEVICE` in the environment decides otherwise (not MPS: it lacks the float64 of the gradient norms)."""
+    """CUDA, else the CPU; `DEVICE` in the environment decides otherwise (not MPS: it lacks the float64 of the gradient norms).
+
+    On CUDA fp32 is then fp32, not TF32, and convolutions add up in the same order each time.
+    """
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cudnn.deterministic = True
     if chosen := os.environ.get("DEVICE"):
         try:
             return torch.zeros((), device=chosen, dtype=torch.float64).device

@@ -27,7 +27,7 @@ import torch
 from benchmarks.recipes import WORKERS, Ours, Plain
 from dataFunction import load_images
 from experimentTable import PROFILES, Experiment, experiment, identity
-from trainFunction import epoch_batches
+from trainFunction import Graphed, epoch_batches
 from utilityFunction import device, has_bfloat16, provenance, resolve_precision
 
 RESULTS = Path(__file__).resolve().parent / "results"
@@ -37,7 +37,8 @@ ROWS = {  # the experiment that each row times
     "resnet18": "train_resnet", "head": "fine_tune_1", "layer4+head": "fine_tune_2", "layer3+layer4+head": "fine_tune_3_lr",
 }  # fmt: skip
 PRECISIONS = ("fp32", "bf16")  # of ours; plain is fp32
-MOST_STEPS, PROFILED_STEPS = 500, 10  # of a block, and under the profiler
+MOST_STEPS = 500  # of a block
+PROFILED_STEPS = {"cpu": 10, "cuda": Graphed.WARM_UP}  # under the profiler, which cannot see into a graph
 PEAK_WIDTH = {"cpu": 2048, "cuda": 8192}  # of the square matrices whose product is the machine's peak
 # As torch's profiler names them.
 PRODUCTS = re.compile(r"aten::(mm|addmm|bmm|baddbmm|\w*conv\w*)$")
@@ -122,7 +123,7 @@ def measure(name: str, profile: str, repeats: int, seconds: float, batch_size: i
             peaks[precision].append(peak(precision))
     best_peaks = {precision: max(measured) for precision, measured in peaks.items()}
     used = resolve_precision(exp.precision)
-    return row(name, exp, speeds, best_peaks, ours["fp32"].operations(), time_shares(ours[used], min(steps[used], PROFILED_STEPS)))
+    return row(name, exp, speeds, best_peaks, ours["fp32"].operations(), time_shares(ours[used], min(steps[used], PROFILED_STEPS[device().type])))
 
 
 def row(name: str, exp: Experiment, speeds: dict[str, list[float]], peaks: dict[str, float], flops: float, spent: dict[str, float]) -> dict:

@@ -120,7 +120,7 @@ class Ours:
 
     def train(self, batches: Iterable[tuple[Tensor, Tensor]]) -> dict:
         """Train on the batches; train_epoch's row."""
-        return train_epoch(self.model, batches, self.optimizer, self.precision, self.gradients)
+        return train_epoch(self.model, batches, self.optimizer, self.precision, self.gradients, graph=True)
 
     def operations(self) -> float:
         """Floating-point operations of training an image, two a multiply-add, as torch counts those that it runs.

@@ -104,7 +104,7 @@ def test_gradients_whose_squares_float32_cannot_hold_are_still_measured(size):
     model.weight.grad = torch.full((8, 8), size)
     norms = GradientNorms(model)
     norms.add()
-    row = norms.row()
+    row = norms.row(1)
     assert row["gradient_norm"] == pytest.approx(8 * size, rel=1e-5)
     assert row["gradient_log10_rms"] == pytest.approx([max(math.log10(size), -30)], abs=1e-5)
 
@@ -135,9 +135,9 @@ def test_a_gradient_of_many_pieces_has_one_norm():
     norms = GradientNorms(model)
     norms.add()
     plain = [float(p.grad.double().norm()) for p in model.parameters()]
-    assert norms.row()["gradient_norm_sum"] == pytest.approx(sum(plain), rel=1e-5)
+    assert norms.row(1)["gradient_norm_sum"] == pytest.approx(sum(plain), rel=1e-5)
     rms = [plain[0] / 300, plain[2] / 30]
-    assert norms.row()["gradient_log10_rms"] == pytest.approx([math.log10(r) for r in rms], abs=1e-5)
+    assert norms.row(1)["gradient_log10_rms"] == pytest.approx([math.log10(r) for r in rms], abs=1e-5)
 
 
 def test_only_what_learns_is_measured():
