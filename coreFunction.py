@@ -37,7 +37,8 @@ KEEP_WEIGHTS = {row.start_from for row in ROWS if row.start_from} | {"baseline",
 
 def _fit(
     model: nn.Module, train: Source, held: Source, exp: Experiment, folder: RunFolder, checkpoint: dict | None, *, split_name: str,
-    steps: int | None = None, graph: bool = False, keep_weights: bool = False, use_wandb: Any = True, line: Any = None, stop: Callable[[], bool] = bool,
+    steps: int | None = None, graph: bool = False, keep_weights: bool = False, use_wandb: Any = True, line: Any = None,
+    stop: Callable[[], bool] = bool,
 ) -> Record:  # fmt: skip
     """Train `model` in place as `exp` says, on from `checkpoint`; `stop` is asked after each epoch whether to leave off there.
 

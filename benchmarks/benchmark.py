@@ -123,7 +123,8 @@ def measure(name: str, profile: str, repeats: int, seconds: float, batch_size: i
             peaks[precision].append(peak(precision))
     best_peaks = {precision: max(measured) for precision, measured in peaks.items()}
     used = resolve_precision(exp.precision)
-    return row(name, exp, speeds, best_peaks, ours["fp32"].operations(), time_shares(ours[used], min(steps[used], PROFILED_STEPS[device().type])))
+    shares = time_shares(ours[used], min(steps[used], PROFILED_STEPS[device().type]))
+    return row(name, exp, speeds, best_peaks, ours["fp32"].operations(), shares)
 
 
 def row(name: str, exp: Experiment, speeds: dict[str, list[float]], peaks: dict[str, float], flops: float, spent: dict[str, float]) -> dict:
