@@ -178,48 +178,51 @@ class Profile:
 
 
 # What a run of each family gets in the sample (steps, rows: a row, a checkpoint and the patience count
-# `steps / rows` steps), and its price in seconds on two cores: sample, measured, and cpu, from the measured images a second,
-# both on Zen 1 (AVX2, fp32).
+# `steps / rows` steps), and its price in seconds: sample, measured, and cpu, from the measured images a second, both on two Zen 1 cores
+# (AVX2, fp32); paper, from the measured steps a second, on one H200.
 BUDGETS = {
-    #                  steps  rows sample    cpu
-    "distribution":    (0,     0,    0.1,      5),
-    "tsne":            (0,     0,      5,    200),
-    "mlp":             (300,  15,      9,    300),
-    "mlp_res":         (150,  10,      5,    350),
-    "mlp_res_55":      (15,    3,      9,   3500),
-    "mlp_res_96":      (2,     1,     17,  24000),
-    "cnn":             (40,    4,     10,   1300),
-    "cnn_30":          (10,    2,     10,   4500),
-    "cnn_res_16":      (18,    3,     10,   2300),
-    "cnn_res_35":      (8,     2,     10,   4700),
-    "cnn_res_56":      (6,     2,     14,   7600),
-    "control":         (0,     0,      0,    300),
-    "control_cnn":     (0,     0,      0,   4100),
-    "control_bf16":    (0,     0,      0,   1000),
-    "timing":          (0,     0,      5,    600),
-    "resnet":          (36,    4,     21,  14000),
-    "baseline":        (0,     0,     33,    600),
-    "head":            (160,   8,      3,    300),
-    "fine_tune":       (30,    6,      8,   3000),
-    "early_stopping":  (30,   15,      8,   4500),
-    "optimizer":       (15,    3,      5,   4500),
-    "optimizer_slow":  (15,    3,      5,   4500),
-    "sweep":           (8,     2,      3,   4500),
-    "dropout":         (20,    4,      5,   4500),
+    #                  steps  rows sample    cpu  paper
+    "distribution":    (0,     0,    0.1,      5,     5),
+    "tsne":            (0,     0,      5,    200,    70),
+    "mlp":             (300,  15,      9,    300,    10),
+    "mlp_res":         (150,  10,      5,    350,    15),
+    "mlp_res_55":      (15,    3,      9,   3500,    30),
+    "mlp_res_96":      (2,     1,     17,  24000,    80),
+    "cnn":             (40,    4,     10,   1300,    40),
+    "cnn_30":          (10,    2,     10,   4500,   240),
+    "cnn_res_16":      (18,    3,     10,   2300,    55),
+    "cnn_res_35":      (8,     2,     10,   4700,    80),
+    "cnn_res_56":      (6,     2,     14,   7600,   120),
+    "control":         (0,     0,      0,    300,    10),
+    "control_cnn":     (0,     0,      0,   4100,   240),
+    "control_bf16":    (0,     0,      0,   1000,    30),
+    "timing":          (0,     0,      5,    600,    30),
+    "resnet":          (36,    4,     21,  14000,    45),
+    "baseline":        (0,     0,     33,    600,   330),
+    "head":            (160,   8,      3,    300,    10),
+    "fine_tune":       (30,    6,      8,   3000,    10),
+    "early_stopping":  (30,   15,      8,   4500,    15),
+    "optimizer":       (15,    3,      5,   4500,    15),
+    "optimizer_slow":  (15,    3,      5,   4500,    30),
+    "sweep":           (8,     2,      3,   4500,    30),
+    "dropout":         (20,    4,      5,   4500,    90),
 }  # fmt: skip
 
 PROFILES: dict[str, Profile] = {
     "sample": Profile(
         "sample", "sample", {2: 32, 3: 28, 4: 32, 5: 32},
         budgets={family: (steps, rows) for family, (steps, rows, *_) in BUDGETS.items()},
-        seconds={family: price for family, (*_, price, _) in BUDGETS.items()},
+        seconds={family: price for family, (*_, price, _, _) in BUDGETS.items()},
         tsne_images=800, timing_blocks=(3, 1), search_trials=4,
     ),
     "cpu": Profile(
         "cpu", "complete", {2: 32, 3: 28, 4: 32, 5: 64},
-        budgets={}, seconds={family: price for family, (*_, price) in BUDGETS.items()}, most_epochs=20,
+        budgets={}, seconds={family: price for family, (*_, price, _) in BUDGETS.items()}, most_epochs=20,
     ),
-    "paper": Profile("paper", "complete", {2: 32, 3: 28, 4: 128, 5: 128}, budgets={}, seconds={}),
+    "paper": Profile(
+        "paper", "complete", {2: 32, 3: 28, 4: 128, 5: 128}, budgets={},
+        seconds={family: price for family, (*_, price) in BUDGETS.items()},
+    ),
 }  # fmt: skip
 
 
@@ -238,7 +241,7 @@ def current_profile(profile: str | None = None) -> str:
 
 
 def price(exp: Experiment) -> float:
-    """Seconds that the run takes on two cores, an estimate for its family; 0 where there is none."""
+    """Seconds that the run takes, an estimate for its family: on two cores, in `paper` on one H200; 0 where there is none."""
     return PROFILES[exp.profile].seconds.get(exp.family, 0.0)
 
 

@@ -23,11 +23,17 @@ def parse_seeds(text: str) -> list[int]:
     return list(dict.fromkeys(seeds))
 
 
-def chosen_names(arguments: argparse.Namespace) -> list[str]:
-    """The experiments named, and all of a chapter that the profile has a budget for, each once."""
+def chosen_names(arguments: argparse.Namespace, recorded: bool = False) -> list[str]:
+    """The experiments named, and all of a chapter that the profile has a budget for, each once.
+
+    `recorded`: what is not in the table will do too where it has a record, as a search's trial or a variant has.
+    """
+    from recordFunction import roots
+
     profile = current_profile(arguments.profile)
     for name in arguments.names:
-        experiment(name)
+        if not (recorded and any((root / profile / name).is_dir() for root in roots())):
+            experiment(name)
     if arguments.chapter not in (None, *(row.chapter for row in ROWS)):
         raise UsageError(f"the report's experiments are in chapters 2 to 5, not {arguments.chapter}")
     chapter = [row.name for row in ROWS if row.chapter == arguments.chapter and has_budget(experiment(row.name, profile))]
@@ -116,7 +122,7 @@ def show(arguments: argparse.Namespace) -> bool:
     from recordFunction import find_record
 
     profile, found = current_profile(arguments.profile), True
-    for name in chosen_names(arguments):
+    for name in chosen_names(arguments, recorded=True):
         for seed in parse_seeds(arguments.seeds):
             record = find_record(name, profile, seed)
             if record is None:
@@ -145,7 +151,7 @@ def publish(arguments: argparse.Namespace) -> bool:
     from recordFunction import publish as publish_record
 
     profile = current_profile(arguments.profile)
-    for name in chosen_names(arguments):
+    for name in chosen_names(arguments, recorded=True):
         if not (records := find_records(name, profile, evidence=False)):
             raise UsageError(f"{name} has no finished record in {profile}; train it first")
         for record in records:
@@ -177,7 +183,7 @@ def sync(arguments: argparse.Namespace) -> bool:
     from wandbFunction import sync as sync_records
 
     profile = current_profile(arguments.profile)
-    names = chosen_names(arguments) if arguments.names or arguments.chapter is not None else ["*"]
+    names = chosen_names(arguments, recorded=True) if arguments.names or arguments.chapter is not None else ["*"]
     seeds = parse_seeds(arguments.seeds) if arguments.seeds else None
     records = [r for name in names for runs in found(name, profile).values() for r in runs if seeds is None or r.seed in seeds]
     missing = [name for name in arguments.names if name not in {record.name for record in records}]

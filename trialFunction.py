@@ -124,6 +124,14 @@ def queue_trial(study: Any, point: dict, distributions: dict, **marks: Any) -> N
     study.add_trial(create_trial(state=TrialState.WAITING, params=point, distributions=distributions, user_attrs=marks))
 
 
+def record_trial(study: Any, point: dict, distributions: dict, value: float | None, reason: str | None) -> None:
+    """Add a trial that was run elsewhere: its score, or without one why it failed."""
+    from optuna.trial import TrialState, create_trial
+
+    state, marks = (TrialState.COMPLETE, {}) if value is not None else (TrialState.FAIL, {"failed": reason})
+    study.add_trial(create_trial(state=state, value=value, params=point, distributions=distributions, user_attrs=marks))
+
+
 def attempts_of(study: Any) -> list[list]:
     """Each trial's attempts, both in the order in which they were begun. Surplus trials are left out."""
     from optuna.trial import TrialState

@@ -114,6 +114,21 @@ def test_publish_copies_what_is_finished(made, monkeypatch, tmp_path, runs_dir, 
     assert "MLP_13 has no finished record in sample; train it first" in err
 
 
+def test_what_is_not_in_the_table_is_published_and_shown_too(made, monkeypatch, tmp_path, runs_dir, call):
+    monkeypatch.setattr(recordFunction, "EVIDENCE", tmp_path / "evidence")
+    lend(made, runs_dir, "MLP_4")
+    trial = (runs_dir / "sample" / "MLP_4").rename(runs_dir / "sample" / "search_1") / "seed-0"
+    edit(trial, "settings.json", "experiment", name="search_1")
+    edit(trial, "settings.json", "provenance", dirty=False, commit="c" * 40)
+    status, _, err = call("publish", "search_1")
+    assert (status, err) == (0, "")
+    assert (tmp_path / "evidence" / "sample" / "search_1" / "seed-0" / "result.json").exists()
+    assert call("show", "search_1")[0] == 0
+    status, _, err = call("train", "search_1")
+    assert status == 1
+    assert "unknown experiment 'search_1'" in err
+
+
 BAD_CALLS = [
     (("train", "MLP_5"), "unknown experiment 'MLP_5'"),
     (("train",), "name an experiment or a chapter"),

@@ -9,6 +9,7 @@ from filelock import FileLock
 from helpers import interrupt, refused
 
 import coreFunction
+import recordFunction
 import searchFunction
 import sweepFunction
 import trialFunction
@@ -63,6 +64,25 @@ def test_a_finished_search_trains_nothing_and_a_longer_one_only_what_is_new(tiny
     assert trained == ["search_1", "search_2", "search_3"]
     assert len(search(SMALL, 1, base="MLP_4")) == 1
     assert len(trained) == 3
+
+
+def test_trials_that_have_records_count_where_the_database_is_gone(tiny, runs_dir, tmp_path, monkeypatch):
+    first = search(SMALL, 3, base="MLP_4")
+    (runs_dir / "sample" / "search.sqlite").unlink()
+    runs_dir.rename(tmp_path / "evidence")  # as in a clone, where they are committed
+    monkeypatch.setattr(recordFunction, "EVIDENCE", tmp_path / "evidence")
+    trained = counted(monkeypatch)
+    assert [record.name for record in search(SMALL, 3, base="MLP_4")] == [record.name for record in first]
+    assert trained == []
+    assert len(search(SMALL, 4, base="MLP_4")) == 4
+    assert trained == ["search_4"]
+
+
+def test_records_of_another_search_are_not_taken_for_trials(tiny, runs_dir):
+    search(SMALL, 2, base="MLP_4")
+    (runs_dir / "sample" / "search.sqlite").unlink()
+    parameters = SMALL["parameters"] | {"lr": LOG | {"min": 1e-6, "max": 1e-5}}
+    refused(lambda: search(config(parameters=parameters), 2, base="MLP_4"), "holds another run named search_1", "use another name")
 
 
 def test_a_search_that_was_cut_off_goes_on_with_the_trial_it_was_in(tiny, monkeypatch):
