@@ -1,8 +1,9 @@
 """The two recipes that the benchmark times: the plain one, as one writes it by hand, and this package's.
 
 Plain: PIL images through torchvision's transforms one by one, a DataLoader with workers, fp32 (on a GPU with TF32 in convolutions, as
-torch has it), contiguous memory, the optimizer as torch has it, `loss.item()` each step, `grad.norm().item()` for each parameter where norms are recorded, and every layer in each
-forward pass, frozen or not. In the huge pages that the package asks torch for, since both are timed in one process.
+torch has it), contiguous memory, the optimizer as torch has it, `loss.item()` each step, `grad.norm().item()` for each parameter where
+norms are recorded, and every layer in each forward pass, frozen or not. In the huge pages that the package asks torch for, since both
+are timed in one process.
 Ours: the functions that a run goes through (`coreFunction._fit`).
 """
 
