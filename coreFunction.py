@@ -264,7 +264,7 @@ def run(
         check_identity(found, data_identity(exp))
         return found
     if not has_budget(exp):
-        raise UsageError(f"{exp.name} has no budget in the profile {exp.profile}; run it with profile cpu or paper")
+        raise UsageError(f"{exp.name} has no budget in the profile {exp.profile}; run it with profile cpu")
     if exp.kind == "training":
         return _train(exp, line, stop, wandb)
     import analysisFunction
@@ -298,7 +298,7 @@ def run_all(
     rows = [experiment(name) if isinstance(name, str) else name for name in names]
     wanted = list(dict.fromkeys(replace(row, profile=profile, seed=seed) for seed in seeds for row in rows))
     if beyond := [exp.name for exp in wanted if not has_budget(exp)]:
-        print(f"no budget in the profile {profile} for {', '.join(dict.fromkeys(beyond))}; the profiles cpu and paper have one")
+        print(f"no budget in the profile {profile} for {', '.join(dict.fromkeys(beyond))}; the profile cpu has one")
         wanted = [exp for exp in wanted if has_budget(exp)]
     asked = [exp for exp in wanted if not _ended(exp, evidence)]
     parents = list(dict.fromkeys(parent for exp in asked for parent in missing_parents(exp) if parent not in asked))

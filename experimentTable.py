@@ -195,7 +195,7 @@ BUDGETS = {
     "cnn_res_56":      (6,     2,     14,   7600,   120),
     "control":         (0,     0,      0,    300,    10),
     "control_cnn":     (0,     0,      0,   4100,   240),
-    "control_bf16":    (0,     0,      0,   1000,    30),
+    "control_bf16":    (0,     0,      0,   1000,     0),
     "timing":          (0,     0,      5,    600,    30),
     "resnet":          (36,    4,     21,  14000,    45),
     "baseline":        (0,     0,     33,    600,   330),
@@ -246,8 +246,8 @@ def price(exp: Experiment) -> float:
 
 
 def has_budget(exp: Experiment) -> bool:
-    """Whether the experiment's profile can run it (the sample has no budget for the controls)."""
-    return not (exp.profile == "sample" and exp.family.startswith("control"))
+    """Whether the experiment's profile runs it: the sample has no budget for controls, and what bf16 does is asked at 32 pixels."""
+    return exp.family not in {"sample": ("control", "control_cnn", "control_bf16"), "paper": ("control_bf16",)}.get(exp.profile, ())
 
 
 def identity(exp: Experiment) -> dict:

@@ -235,9 +235,7 @@ def draw(number: str, profile: str | None = None) -> Sheet:
     missing = [name for name in entry.runs if name in EXPERIMENTS and name not in records]
     if lacking := [name for name in missing if not has_budget(experiment(name, profile))]:
         runs = ", ".join(lacking)
-        raise UsageError(
-            f"figure {number} shows controls ({runs}), for which profile {profile!r} has no budget; choose profile cpu or paper"
-        )
+        raise UsageError(f"figure {number} shows controls ({runs}), for which profile {profile!r} has no budget; choose profile cpu")
     if entry.runs and not records:
         remedy = f"python run.py train {' '.join(missing)} --profile {profile}"
         raise UsageError(f"figure {number} has no finished record of {', '.join(missing)} in profile {profile!r}; train with: {remedy}")

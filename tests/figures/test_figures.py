@@ -233,8 +233,13 @@ def test_class_counts_are_the_bars(records):
 
 @pytest.mark.parametrize("number", ["3.7", "4.5", "4.6"])
 def test_controls_are_refused_in_the_sample(number, records):
-    with pytest.raises(UsageError, match=f"figure {number} shows controls .* choose profile cpu or paper"):
+    with pytest.raises(UsageError, match=f"figure {number} shows controls .* choose profile cpu"):
         draw(number, "sample")
+
+
+def test_both_precisions_are_a_question_of_the_profile_cpu(records):
+    with pytest.raises(UsageError, match=r"figure 4.6 shows controls .* profile 'paper' has no budget; choose profile cpu"):
+        draw("4.6", "paper")
 
 
 def test_unknown_numbers_and_profiles_are_refused(records, monkeypatch):
