@@ -22,7 +22,17 @@ from fileFunction import digest
 from myModel import MODELS, initialise, replace_head, set_train_mode, train_only
 from queueFunction import generation, work_off
 from recordFunction import Record, RunFolder, check_identity, find_record, runs_dir, same_identity
-from trainFunction import EarlyStopping, GradientNorms, check_model, epoch_batches, evaluate, make_optimizer, probe, train_epoch
+from trainFunction import (
+    EarlyStopping,
+    GradientNorms,
+    check_model,
+    epoch_batches,
+    evaluate,
+    make_optimizer,
+    probe,
+    restore_optimizer,
+    train_epoch,
+)
 from utilityFunction import about, bar, cast, checkpoint_seconds, device, provenance, resolve_precision, seed_everything
 from wandbFunction import Mirror, mirror
 
@@ -58,12 +68,12 @@ def _fit(
         frozen = _frozen_digests(model)
     probed = train.batch(torch.arange(min(256, len(train))))[0] if exp.record_gradients else None
     trained, train, held = _without_frozen_prefix(model, train, held, precision)
-    optimizer = make_optimizer(exp, trained)
+    optimizer = make_optimizer(exp, trained, graph)
     gradients = GradientNorms(trained) if exp.record_gradients else None
     stopping, best, first = EarlyStopping(exp.patience, exp.min_delta), None, 0
     if checkpoint:
         with folder.restoring():
-            optimizer.load_state_dict(checkpoint["optimizer"])
+            restore_optimizer(optimizer, checkpoint["optimizer"])
             stopping, best, first = EarlyStopping(**checkpoint["stopping"]), checkpoint["best"], checkpoint["epoch"] + 1
     shown = Mirror(Record(folder.path), None if use_wandb is True else use_wandb) if use_wandb else None
     line = bar(exp.epochs) if line is None else line
@@ -222,7 +232,7 @@ def _parent_weights(parent: Experiment) -> dict:
 
 
 def _say_trained_first(parent: Experiment) -> None:
-    print(f"{parent.name} (seed {parent.seed}) has no weights here; it is trained first, {about(price(parent))}")
+    print(f"{parent.name} (seed {parent.seed}) has no weights here; it is trained first, {about(price(parent), parent.profile)}")
 
 
 def data_identity(exp: Experiment) -> dict:

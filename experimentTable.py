@@ -14,6 +14,7 @@ PROJECT = "cnn-and-deep-network"  # the W&B project and the cache folder
 OPTIMIZERS = ("Adam", "AdamW", "RMSprop", "SGD")
 KINDS = ("training", "baseline", "distribution", "tsne", "timing")
 BOTH_PRECISIONS = ("CNN_10", "CNN_13", "CNN_res_16", "CNN_res_56", "resnet18")  # models with a run in fp32 and one in bf16
+NAME = r"\w[\w.-]*"  # of a run, and of its folder
 CLASSES = {"mnist": 10, "cifar10": 10, "cifar100": 100}
 
 
@@ -62,7 +63,7 @@ class Experiment:
 
     def __post_init__(self) -> None:
         """Refuse values no run can have. Raises UsageError with the remedy."""
-        if not re.fullmatch(r"\w[\w.-]*", self.name):
+        if not re.fullmatch(NAME, self.name):
             raise UsageError(f"name {self.name!r} cannot name a folder; use letters, digits, '_', '-' and '.'")
         choose("optimizer", self.optimizer, OPTIMIZERS)
         choose("precision", self.precision, ("auto", "fp32", "bf16", "fp64"))
@@ -169,6 +170,7 @@ class Profile:
     tsne_images: int = 10_000
     timing_blocks: tuple[int, int] = (10, 20)  # (alternating blocks, steps in each)
     search_trials: int = 12
+    priced_on: str = ""  # the machine that `seconds` are of, where it is not one as anybody has
 
     def describe(self) -> str:
         """One line for a reader: which data, how large, for how long."""
@@ -221,7 +223,7 @@ PROFILES: dict[str, Profile] = {
     ),
     "paper": Profile(
         "paper", "complete", {2: 32, 3: 28, 4: 128, 5: 128}, budgets={},
-        seconds={family: price for family, (*_, price) in BUDGETS.items()},
+        seconds={family: price for family, (*_, price) in BUDGETS.items()}, priced_on="one H200",
     ),
 }  # fmt: skip
 

@@ -39,7 +39,7 @@ def work_off(
     """
     held, total, wanted = [], sum(map(price, todo)), len(todo) + recorded
     beside = f", {recorded} of them recorded already" if recorded else ""
-    print(f"{wanted} run{'s' * (wanted != 1)}{beside}; to go: {about(total)}")
+    print(f"{wanted} run{'s' * (wanted != 1)}{beside}; to go: {about(total, next(iter(todo)).profile)}")
     whole, line = bar(len(todo), "all runs", unit="run"), bar(1)
     refused: dict[str, list[str]] = {}
     one_by_one = ((exp, partial(call, line=line, stop=stop)) for exp, call in todo.items())

@@ -135,12 +135,12 @@ def find_record(name: str, profile: str, seed: int = 0, evidence: bool = True) -
     return next((record for record in found if record.finished), found[0] if found else None)
 
 
-def find_records(name: str, profile: str, evidence: bool = True) -> list[Record]:
-    """The finished records of all seeds, by seed."""
+def find_records(name: str, profile: str, evidence: bool = True, failed: bool = False) -> list[Record]:
+    """The finished records of all seeds, by seed; with `failed` those that ended without success too."""
     folders = [folder for root in roots(evidence) for folder in (root / profile / name).glob("seed-*")]
     seeds = sorted({int(f.name[5:]) for f in folders if f.name[5:].isdigit()})
     found = [find_record(name, profile, seed, evidence) for seed in seeds]
-    return [record for record in found if record and record.finished]
+    return [record for record in found if record and (record.finished or (failed and record.result))]
 
 
 def find_openings(profile: str, evidence: bool | None = None) -> list[dict]:
@@ -306,7 +306,7 @@ class RunFolder:
 
 
 def publish(record: Record) -> Path:
-    """Copy a record, weights left out, and its openings of the test set, to the evidence.
+    """Copy a record, weights left out, its openings of the test set, and of a search's trial the search's database, to the evidence.
 
     Raises UsageError for an unfinished, a damaged or a dirty one.
     """
@@ -318,6 +318,8 @@ def publish(record: Record) -> Path:
         record._checked(file)
     target = EVIDENCE / record.profile / record.name / record.path.name
     shutil.copytree(record.path, target, dirs_exist_ok=True, ignore=shutil.ignore_patterns("*.pt", ".*"))
+    if (database := record.path.parents[1] / f"{record.name.rpartition('_')[0]}.sqlite").exists():
+        shutil.copyfile(database, EVIDENCE / record.profile / database.name)
     logged = EVIDENCE / record.profile / "openings.jsonl"
     for opening in find_openings(record.profile, evidence=False):
         if (opening["run"], opening["seed"]) == (record.name, record.seed) and opening not in read_lines(logged):

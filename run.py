@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import re
 import sys
 import time
 from contextlib import nullcontext, redirect_stdout
@@ -9,7 +10,7 @@ from dataclasses import asdict
 from functools import partial
 from typing import Any
 
-from experimentTable import PROFILES, ROWS, UsageError, current_profile, experiment, has_budget, identity, price
+from experimentTable import NAME, PROFILES, ROWS, UsageError, current_profile, experiment, has_budget, identity, price
 
 
 def parse_seeds(text: str) -> list[int]:
@@ -32,7 +33,7 @@ def chosen_names(arguments: argparse.Namespace, recorded: bool = False) -> list[
 
     profile = current_profile(arguments.profile)
     for name in arguments.names:
-        if not (recorded and any((root / profile / name).is_dir() for root in roots())):
+        if not (recorded and re.fullmatch(NAME, name) and any((root / profile / name).is_dir() for root in roots())):
             experiment(name)
     if arguments.chapter not in (None, *(row.chapter for row in ROWS)):
         raise UsageError(f"the report's experiments are in chapters 2 to 5, not {arguments.chapter}")
@@ -64,7 +65,8 @@ def list_runs(arguments: argparse.Namespace) -> bool:
     if arguments.json:
         print(json.dumps(table, indent=1))
         return True
-    print(f"profile {profile}, seed 0")
+    where = PROFILES[profile].priced_on
+    print(f"profile {profile}, seed 0{where and f', cost on {where}'}")
     line = "{name:16} {chapter:>3} {model:10} {dataset:8} {lr:>9} {optimizer:9} {epochs:>6} {batch_size:>5} {cost:>12}  {state}".format_map
     print(line({key: key for key in (*table[0], "cost")} | {"batch_size": "batch", "chapter": "ch."}))
     for entry in table:
@@ -146,13 +148,13 @@ def _print_record(record: Any) -> None:
 
 
 def publish(arguments: argparse.Namespace) -> bool:
-    """Copy finished records, weights left out, to report/records."""
+    """Copy the records that have ended, failed ones too, weights left out, to report/records."""
     from recordFunction import find_records
     from recordFunction import publish as publish_record
 
     profile = current_profile(arguments.profile)
     for name in chosen_names(arguments, recorded=True):
-        if not (records := find_records(name, profile, evidence=False)):
+        if not (records := find_records(name, profile, evidence=False, failed=True)):
             raise UsageError(f"{name} has no finished record in {profile}; train it first")
         for record in records:
             print(publish_record(record))

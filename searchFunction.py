@@ -6,7 +6,6 @@ process is at which trial, whoever drew it (`trialFunction.py`).
 
 import json
 import math
-import sys
 import time
 from dataclasses import replace
 from functools import partial
@@ -14,24 +13,12 @@ from itertools import product
 from typing import Any
 
 import trialFunction
-from coreFunction import build, data_identity, missing_parents, run
-from experimentTable import Experiment, Held, UsageError, current_profile, experiment, price
-from recordFunction import Record, find_record, same_identity
+from coreFunction import build, missing_parents, run
+from experimentTable import Held, UsageError, current_profile, experiment, price
+from recordFunction import Record
 from report.text import counted
-from sweepFunction import REPORT_SWEEP, begin_sweep, check_trials, said_best, score, space, with_agent, within
-from trialFunction import (
-    alone,
-    attempts_of,
-    has_ended,
-    open_study,
-    pause,
-    queue_trial,
-    rank_of,
-    record_trial,
-    take_over,
-    trial_lock,
-    wait_for_the_silent,
-)  # fmt: skip
+from sweepFunction import REPORT_SWEEP, begin_sweep, check_trials, said_best, score, space, with_agent
+from trialFunction import alone, attempts_of, has_ended, open_study, pause, queue_trial, rank_of, take_over, trial_lock, wait_for_the_silent
 from utilityFunction import about, bar, mixed
 from wandbFunction import open_for_sweep, wandb_mode
 
@@ -46,18 +33,16 @@ def search(
     """Run `count` trials of the table's row `base` with values drawn from `config`; returns the finished ones' records, best first.
 
     Method `bayes` is a Gaussian process, `random` draws at random, `grid` takes every combination: Optuna's, seeded, or with a W&B
-    account those of a W&B sweep, whose agent gives each trial its values and its W&B run (never tried against W&B's servers). The
-    trials are in a database: SQLite in the records folder, or the server at the URL `storage`. Called again, a finished search
-    trains nothing, a larger `count` adds trials, and a search that was cut off goes on, the unfinished trial first. Where the
-    database is gone, or never was here, trials that have records count as run, committed ones too. Other processes may `join` it
-    meanwhile. Raises UsageError, before anything is written, for what no trial could be drawn from or
-    run with; for another configuration than the search was begun with; and where W&B makes no sweep or gives no trial.
+    account those of a W&B sweep, whose agent gives each trial its values and its W&B run (never tried against W&B's servers). The trials
+    are in a database: SQLite in the records folder, or the server at the URL `storage`. Called again, a finished search trains nothing, a
+    larger `count` adds trials, and a search that was cut off goes on, the unfinished trial first; so does one whose database and records
+    are committed. Other processes may `join` it meanwhile. Raises UsageError, before anything is written, for what no trial could be
+    drawn from or run with; for another configuration than the search was begun with; and where W&B makes no sweep or gives no trial.
     """
     profile, distributions = current_profile(profile), space(config)
     if type(count) is not int or count < 1:
         raise UsageError(f"count must be a whole number of at least 1, got {count!r}")
-    row = experiment(str(base), profile, seed)
-    check_trials(row, config, distributions)
+    check_trials(experiment(str(base), profile, seed), config, distributions)
     grid: list[tuple] = []
     if config["method"] == "grid":
         if free := [key for key, drawn in distributions.items() if not hasattr(drawn, "choices")]:
@@ -71,15 +56,13 @@ def search(
         if "asked" not in study.user_attrs and wandb_mode() == "online":
             study.set_user_attr("sweep", begin_sweep(config, name))
         study.set_user_attr("count", max(count, study.user_attrs.get("count", 0)))
-        lock = trial_lock(study, profile)
-        with alone(lock):
-            _adopt(study, row, name, config)
         study.set_user_attr("asked", asked)  # the last one: from now on others can join
         if grid and not _sweep(study):  # Optuna's own grid sampler does not know trials that are tried again
             there = [trial.params for trial in study.get_trials(deepcopy=False)]
             for values in grid:
                 if (point := dict(zip(distributions, values, strict=True))) not in there:
                     queue_trial(study, point, distributions)
+        lock = trial_lock(study, profile)
         wait_for_the_silent(study, lock)
         return _work(study, name, profile, seed, count, lock, worker=0)
 
@@ -113,20 +96,6 @@ def _sweep(study: Any) -> str | None:
 # ---------------------------------------------------------------- the trials
 
 
-def _adopt(study: Any, row: Experiment, name: str, config: dict) -> None:
-    """Add to the study the trials that have a record and are not in it, on from the first such number; to be called with the lock held."""
-    distributions = space(config)
-    for number in range(len(attempts_of(study)) + 1, sys.maxsize):
-        record = find_record(f"{name}_{number}", row.profile, row.seed)
-        if not (record and record.result):
-            return
-        point = {key: record.settings["experiment"][key] for key in distributions}
-        trial = replace(row, name=record.name, **point)
-        if not same_identity(record, data_identity(trial)) or not all(within(point[key], drawn) for key, drawn in distributions.items()):
-            return  # of another search; what comes to that number will say so
-        record_trial(study, point, distributions, score(record, config["metric"]) if record.finished else None, record.result["reason"])
-
-
 def _work(study: Any, name: str, profile: str, seed: int, count: int, lock: Any, worker: int) -> list[Record]:
     """Run trials until `count` of them have ended, here or elsewhere; `worker`: 0 for who calls `search`, 1, 2, ... for who joins."""
     from optuna.exceptions import TrialPruned
@@ -137,7 +106,7 @@ def _work(study: Any, name: str, profile: str, seed: int, count: int, lock: Any,
     todo = count - sum(map(has_ended, attempts_of(study)))
     if todo > 0:
         seconds = todo * price(row) + sum(map(price, missing_parents(row)))
-        print(f"{counted(count, 'trial')}, {count - todo} of them ended already; to go: {about(seconds)}")
+        print(f"{counted(count, 'trial')}, {count - todo} of them ended already; to go: {about(seconds, profile)}")
     whole, line = bar(count, f"{name}: trials", unit="trial"), bar(1)
 
     def result(rank: int, params: dict, wandb: Any = True) -> Record:

@@ -94,11 +94,6 @@ def _distribution(name: str, spec: Any) -> Any:
         raise UsageError(f"{what} cannot be drawn from {spec}: {error}") from None
 
 
-def within(value: Any, drawn: Any) -> bool:
-    """Whether this Optuna distribution could have given the value."""
-    return value in drawn.choices if hasattr(drawn, "choices") else drawn.low <= value <= drawn.high
-
-
 def check_trials(row: Experiment, config: Mapping, distributions: Mapping) -> None:
     """Raise UsageError where a trial of this search could not be run, or its record would lack the metric.
 

@@ -3,6 +3,7 @@
 import copy
 import math
 import time
+import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
@@ -27,14 +28,24 @@ OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
 }
 
 
-def make_optimizer(exp: Experiment, model: nn.Module) -> torch.optim.Optimizer:
-    """The experiment's optimizer over what the model lets learn. Raises UsageError where that is nothing."""
+def make_optimizer(exp: Experiment, model: nn.Module, graph: bool = False) -> torch.optim.Optimizer:
+    """The experiment's optimizer over what the model lets learn; on a GPU one for a CUDA graph, if asked.
+
+    Raises UsageError where nothing may learn.
+    """
     extra: dict = {} if exp.eps is None else {"eps": exp.eps}
-    if device().type == "cuda" and exp.optimizer != "SGD":  # which counts no steps
-        extra["capturable"] = True  # the count of steps lies on the device too, as a CUDA graph needs it
+    if graph and device().type == "cuda" and exp.optimizer != "SGD":  # which counts no steps
+        extra["capturable"] = True  # the count of steps lies on the device too
     if not (learned := [p for p in model.parameters() if p.requires_grad]):
         raise UsageError("nothing in the model can be trained; name some of its children in trainable, or leave trainable out")
     return OPTIMIZERS[exp.optimizer](learned, lr=exp.lr, **extra)
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, state: dict) -> None:
+    """Load a checkpoint's state, made on whichever device: where the steps are counted is a matter of this one."""
+    for saved, own in zip(state["param_groups"], optimizer.param_groups, strict=True):
+        saved |= {key: own[key] for key in ("capturable",) if key in own}
+    optimizer.load_state_dict(state)
 
 
 PIECE = 2**16  # numbers whose squares are summed in one go
@@ -157,7 +168,9 @@ class Graphed:
             with torch.cuda.graph(self._graph):
                 self._step(self._inputs, self._labels)
         if self._graph is None or inputs.shape != self._inputs.shape:
-            return self._step(inputs, labels)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", UserWarning)  # torch's, that the optimizer could be in a graph and is not
+                return self._step(inputs, labels)
         self._inputs.copy_(inputs)
         self._labels.copy_(labels)
         self._graph.replay()
@@ -266,8 +279,8 @@ def count_distinct(rows: Tensor) -> int:
     So no row leaves the device. Two rows that differ have the same sum with a chance below 2**-32.
     """
     bits = rows.contiguous().view(torch.int32)
-    weights = torch.randint(-(2**63), 2**63 - 1, bits.shape[1:], generator=torch.Generator().manual_seed(0))
-    return len((bits * weights.to(bits.device)).sum(1).unique())
+    weights = torch.randint(-(2**63), 2**63 - 1, bits.shape[1:], generator=torch.Generator().manual_seed(0)).to(bits.device)
+    return len(torch.cat([(few * weights).sum(1) for few in bits.split(32)]).unique())
 
 
 @dataclass

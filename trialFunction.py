@@ -3,7 +3,9 @@
 A trial whose process has been silent for GRACE seconds is tried again under its old number.
 """
 
+import os
 import re
+import shutil
 import time
 import warnings
 from collections.abc import Iterator
@@ -14,7 +16,7 @@ from typing import Any
 
 from experimentTable import ROWS, UsageError
 from fileFunction import first_line, writing
-from recordFunction import runs_dir
+from recordFunction import roots, runs_dir
 from utilityFunction import quiet_imports
 
 HEARTBEAT, GRACE = 5, 30  # seconds
@@ -46,20 +48,25 @@ def open_study(name: str, profile: str, seed: int, storage: str, goal: Any = Non
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     folder, title = runs_dir() / profile, f"{name}-{profile}-seed{seed}"
     url = storage or f"sqlite:///{folder / f'{name}.sqlite'}"
+    committed = None if storage else next((path for root in roots()[1:] if (path := root / profile / f"{name}.sqlite").exists()), None)
     with _answering(url):
         parts = make_url(url)
     absent = UsageError(f"no search {name!r} (profile {profile}, seed {seed}) in {_shown(url)}; begin it with search(...)")
     if parts.get_backend_name() == "sqlite":
         if not parts.database or ":memory:" in parts.database or parts.query.get("mode") == "memory":
             raise UsageError(f"{url} is a database in memory, gone with its process; name a file, as sqlite:////folder/search.sqlite")
-        if not goal and not Path(parts.database).exists():
+        if not goal and not committed and not Path(parts.database).exists():
             raise absent
-    if not storage and goal:
+    if not storage and (goal or committed):
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
     opening = alone(FileLock(folder / f".{name}.opening")) if folder.exists() else nullcontext()  # Optuna's tables are made by one alone
     with opening, _answering(url, ImportError, ValueError, RuntimeError), warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # heartbeats are called so since 2020
+        if committed and not (here := folder / f"{name}.sqlite").exists():
+            part = here.with_suffix(".part")
+            shutil.copyfile(committed, part)
+            os.replace(part, here)
         template = url.replace("{", "{{").replace("}", "}}")  # Optuna fills it in
         options = {"pool_pre_ping": True}  # a server may have closed a connection during a trial
         database = optuna.storages.RDBStorage(template, options, heartbeat_interval=HEARTBEAT, grace_period=GRACE)
@@ -122,14 +129,6 @@ def queue_trial(study: Any, point: dict, distributions: dict, **marks: Any) -> N
     from optuna.trial import TrialState, create_trial
 
     study.add_trial(create_trial(state=TrialState.WAITING, params=point, distributions=distributions, user_attrs=marks))
-
-
-def record_trial(study: Any, point: dict, distributions: dict, value: float | None, reason: str | None) -> None:
-    """Add a trial that was run elsewhere: its score, or without one why it failed."""
-    from optuna.trial import TrialState, create_trial
-
-    state, marks = (TrialState.COMPLETE, {}) if value is not None else (TrialState.FAIL, {"failed": reason})
-    study.add_trial(create_trial(state=state, value=value, params=point, distributions=distributions, user_attrs=marks))
 
 
 def attempts_of(study: Any) -> list[list]:

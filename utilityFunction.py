@@ -16,7 +16,7 @@ import numpy as np
 import torch
 import torchvision
 
-from experimentTable import UsageError
+from experimentTable import PROFILES, UsageError
 from productFunction import LARGEST_BY_TAPS, SmallMaps, conv2d_by_taps, emulated_bf16, native_bf16
 from recordFunction import RESULTS_VERSION, ROOT
 
@@ -47,7 +47,7 @@ def device() -> torch.device:
 
     On CUDA fp32 is then fp32, not TF32, and convolutions add up in the same order each time.
     """
-    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.deterministic = True
     if chosen := os.environ.get("DEVICE"):
         try:
@@ -190,6 +190,7 @@ def duration(seconds: float) -> str:
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
-def about(seconds: float) -> str:
-    """A price for a reader: `75` -> "about 1 min 15 s"; 0, which no run takes, says that none was measured."""
-    return f"about {duration(seconds)}" if seconds else "time not known"
+def about(seconds: float, profile: str) -> str:
+    """A price for a reader: `75` -> "about 1 min 15 s", in `paper` with "on one H200"; 0, which no run takes: none was measured."""
+    where = f" on {PROFILES[profile].priced_on}" if PROFILES[profile].priced_on else ""
+    return f"about {duration(seconds)}{where}" if seconds else "time not known"

@@ -227,7 +227,7 @@ def _takes(exp: Experiment, record: Record | None, epochs: int | None = None) ->
     rows = record.rows[: None if epochs is None else epochs + 1] if record else []
     if seconds := sum(row.get("train_seconds", 0) for row in rows):
         return f"its training took {duration(seconds)} there"
-    return about(price(exp))
+    return about(price(exp), exp.profile)
 
 
 def _lineage(exp: Experiment) -> tuple[list[Experiment], Record | None]:

@@ -109,7 +109,7 @@ class Ours:
             few = min(len(data), CHUNK) // exp.batch_size * exp.batch_size
             self.uncached = self.source.subset(range(few))
             self.source = MemorySet(self.make_cache(), self.uncached.labels, self.uncached.classes)
-        self.optimizer = make_optimizer(exp, self.model)
+        self.optimizer = make_optimizer(exp, self.model, graph=True)
         self.gradients = GradientNorms(self.model) if exp.record_gradients else None
 
     def make_cache(self) -> Tensor:

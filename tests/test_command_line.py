@@ -109,6 +109,9 @@ def test_publish_copies_what_is_finished(made, monkeypatch, tmp_path, runs_dir, 
     assert call("publish", "MLP_4")[0] == 0
     assert (tmp_path / "evidence" / "sample" / "MLP_4" / "seed-0" / "result.json").exists()
     assert publish(find_record("MLP_4", "sample")).is_relative_to(tmp_path / "evidence")  # again, over itself
+    edit(record, "result.json", status="failed", reason="the train loss is not finite")
+    assert call("publish", "MLP_4")[0] == 0  # a failed run is evidence too
+    assert not find_record("MLP_4", "sample").finished
     status, _, err = call("publish", "MLP_13")
     assert status == 1
     assert "MLP_13 has no finished record in sample; train it first" in err
@@ -120,9 +123,12 @@ def test_what_is_not_in_the_table_is_published_and_shown_too(made, monkeypatch, 
     trial = (runs_dir / "sample" / "MLP_4").rename(runs_dir / "sample" / "search_1") / "seed-0"
     edit(trial, "settings.json", "experiment", name="search_1")
     edit(trial, "settings.json", "provenance", dirty=False, commit="c" * 40)
+    (runs_dir / "sample" / "search.sqlite").write_bytes(b"of the search")
     status, _, err = call("publish", "search_1")
     assert (status, err) == (0, "")
     assert (tmp_path / "evidence" / "sample" / "search_1" / "seed-0" / "result.json").exists()
+    assert (tmp_path / "evidence" / "sample" / "search.sqlite").read_bytes() == b"of the search"
+    assert "unknown experiment '../sample/search_1'" in call("show", "../sample/search_1")[2]
     assert call("show", "search_1")[0] == 0
     status, _, err = call("train", "search_1")
     assert status == 1

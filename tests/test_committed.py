@@ -54,18 +54,21 @@ def test_a_table_is_what_the_records_say(block):
     assert marked in text, f"the {block} in {file.name} are not what the records say; run `{REMAKE}` and read what has changed"
 
 
-@pytest.fixture(scope="module")
-def replay(tmp_path_factory: pytest.TempPathFactory) -> nbformat.NotebookNode:
-    """The notebook from the committed records alone."""
-    folder = tmp_path_factory.mktemp("replay")
+def replayed(profile: str, folder: Path) -> nbformat.NotebookNode:
+    """The notebook in this profile, from the committed records alone."""
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in {"PROFILE": PROFILE, "RUNS_DIR": folder / "runs", "XDG_CACHE_HOME": folder / "cache"}.items():
+        for name, value in {"PROFILE": profile, "RUNS_DIR": folder / "runs", "XDG_CACHE_HOME": folder / "cache"}.items():
             patch.setenv(name, str(value))
         for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
             patch.setenv(name, "http://127.0.0.1:9")  # where nobody answers
         NotebookClient(notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": str(ROOT)}}).execute()
     return notebook
+
+
+@pytest.fixture(scope="module")
+def replay(tmp_path_factory: pytest.TempPathFactory) -> nbformat.NotebookNode:
+    return replayed(PROFILE, tmp_path_factory.mktemp("replay"))
 
 
 def picture(png: bytes) -> np.ndarray:
@@ -108,6 +111,13 @@ def test_the_notebook_s_outputs_are_those_of_the_records(replay):
         remedy = f"of the cell {kept.source!r}: run `{REMAKE}` and look at it"
         assert said == expected, f"other text {remedy}"
         assert len(drawn) == len(pictures) and all(map(alike, drawn, pictures)), f"another figure {remedy}"
+
+
+def test_the_other_profile_with_evidence_is_replayed_too(tmp_path):
+    cells = evidence(replayed("cpu", tmp_path))  # an error would have ended it
+    said = "".join(outputs(cell)[0] for cell in cells)
+    assert ledger_markdown(ledger("cpu")) in said
+    assert sum(len(outputs(cell)[1]) for cell in cells) > 20
 
 
 def test_the_readme_s_figure_is_that_of_the_records(replay):

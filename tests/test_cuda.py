@@ -31,7 +31,7 @@ def trained(exp: Experiment, graph: bool, epochs: int = 2) -> tuple[str, list[di
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(230, *shape, generator=generator).to(device())
     labels = torch.randint(min(classes, 10), (230,), generator=generator).to(device())
-    optimizer, norms = make_optimizer(exp, model), GradientNorms(model) if exp.record_gradients else None
+    optimizer, norms = make_optimizer(exp, model, graph), GradientNorms(model) if exp.record_gradients else None
     rows = []
     for epoch in range(epochs):
         seed_everything(0, epoch)  # dropout draws from it

@@ -136,4 +136,4 @@ def test_a_parent_that_nobody_named_is_in_the_estimate_once(monkeypatch, capsys)
     names = ("fine_tune_2", "early_stopping", "fine_tune_2")
     run_all(*names)
     whole = sum(price(experiment(name, "sample")) for name in ("train_resnet", "fine_tune_1", *names[:2]))
-    assert f"4 runs; to go: {about(whole)}\n" in capsys.readouterr().out
+    assert f"4 runs; to go: {about(whole, 'sample')}\n" in capsys.readouterr().out

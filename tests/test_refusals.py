@@ -10,7 +10,7 @@ from torch.utils.data import TensorDataset
 import coreFunction
 import utilityFunction
 from coreFunction import pipeline, run, run_all
-from experimentTable import EXPERIMENTS, Experiment, UsageError
+from experimentTable import EXPERIMENTS, PROFILES, Experiment, UsageError
 from utilityFunction import checkpoint_seconds
 
 
@@ -79,8 +79,9 @@ def test_a_checkpoint_of_other_contents_is_refused_and_kept(runs_dir, tiny):
     assert (unfinished.path / "checkpoint.pt").exists()
 
 
-@pytest.mark.parametrize(("profile", "said"), [("sample", "to go: about 9 s"), ("paper", "to go: time not known")])
-def test_a_price_that_nobody_measured_is_not_said_to_be_nothing(runs_dir, capsys, monkeypatch, profile, said):
+@pytest.mark.parametrize(("profile", "said"), [("sample", "about 9 s"), ("paper", "about 10 s on one H200"), ("cpu", "time not known")])
+def test_an_estimate_says_whose_it_is_and_that_nobody_has_measured_one(runs_dir, capsys, monkeypatch, profile, said):
     monkeypatch.setattr(coreFunction, "run", refuse)
-    run_all("MLP_4", profile=profile)
-    assert f"1 run; {said}\n" in capsys.readouterr().out
+    monkeypatch.delitem(PROFILES["cpu"].seconds, "mlp")
+    run_all("MLP_4", profile=profile, evidence=False)
+    assert f"1 run; to go: {said}\n" in capsys.readouterr().out

@@ -66,9 +66,8 @@ def test_a_finished_search_trains_nothing_and_a_longer_one_only_what_is_new(tiny
     assert len(trained) == 3
 
 
-def test_trials_that_have_records_count_where_the_database_is_gone(tiny, runs_dir, tmp_path, monkeypatch):
+def test_a_committed_search_is_gone_on_with(tiny, runs_dir, tmp_path, monkeypatch):
     first = search(SMALL, 3, base="MLP_4")
-    (runs_dir / "sample" / "search.sqlite").unlink()
     runs_dir.rename(tmp_path / "evidence")  # as in a clone, where they are committed
     monkeypatch.setattr(recordFunction, "EVIDENCE", tmp_path / "evidence")
     trained = counted(monkeypatch)
@@ -76,13 +75,20 @@ def test_trials_that_have_records_count_where_the_database_is_gone(tiny, runs_di
     assert trained == []
     assert len(search(SMALL, 4, base="MLP_4")) == 4
     assert trained == ["search_4"]
+    assert [path.name for path in (runs_dir / "sample").glob("search*")] != []
+    refused(lambda: search(config(method="random"), 3, base="MLP_4"), "begun with another configuration")
+    monkeypatch.setenv("EVIDENCE", "0")
+    assert len(join()) == 4  # what is here is gone on with, committed or not
 
 
-def test_records_of_another_search_are_not_taken_for_trials(tiny, runs_dir):
+def test_a_committed_search_can_be_joined(tiny, runs_dir, tmp_path, monkeypatch):
     search(SMALL, 2, base="MLP_4")
+    runs_dir.rename(tmp_path / "evidence")
+    monkeypatch.setattr(recordFunction, "EVIDENCE", tmp_path / "evidence")
+    assert len(join()) == 2
+    monkeypatch.setenv("EVIDENCE", "0")
     (runs_dir / "sample" / "search.sqlite").unlink()
-    parameters = SMALL["parameters"] | {"lr": LOG | {"min": 1e-6, "max": 1e-5}}
-    refused(lambda: search(config(parameters=parameters), 2, base="MLP_4"), "holds another run named search_1", "use another name")
+    refused(join, "no search 'search'")
 
 
 def test_a_search_that_was_cut_off_goes_on_with_the_trial_it_was_in(tiny, monkeypatch):

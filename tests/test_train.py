@@ -1,5 +1,6 @@
 """The pieces of the loop: batches, early stopping, gradient norms, accuracies, the probe."""
 
+import copy
 import math
 
 import numpy as np
@@ -22,6 +23,7 @@ from trainFunction import (
     macro_accuracy,
     make_optimizer,
     probe,
+    restore_optimizer,
     train_epoch,
 )
 
@@ -107,6 +109,30 @@ def test_gradients_whose_squares_float32_cannot_hold_are_still_measured(size):
     row = norms.row(1)
     assert row["gradient_norm"] == pytest.approx(8 * size, rel=1e-5)
     assert row["gradient_log10_rms"] == pytest.approx([max(math.log10(size), -30)], abs=1e-5)
+
+
+@pytest.mark.parametrize("name", sorted(OPTIMIZERS))
+def test_a_checkpoint_of_a_gpu_is_gone_on_with_on_a_cpu(name):
+    """There the steps are counted on the device, which RMSprop refuses to go on with elsewhere."""
+
+    def steps(optimizer, model, count):
+        for _ in range(count):
+            model(torch.ones(2, 4)).sum().backward()
+            optimizer.step()
+
+    exp, model, twin = Experiment("own", optimizer=name, lr=0.01), nn.Linear(4, 2), nn.Linear(4, 2)
+    optimizer = make_optimizer(exp, model)
+    steps(optimizer, model, 2)
+    twin.load_state_dict(model.state_dict())
+    checkpoint = copy.deepcopy(optimizer.state_dict())
+    for group in checkpoint["param_groups"]:
+        group |= {"capturable": True} if "capturable" in group else {}
+    again = make_optimizer(exp, twin)
+    restore_optimizer(again, checkpoint)
+    model.zero_grad()
+    steps(optimizer, model, 2)
+    steps(again, twin, 2)
+    assert same(state(model), state(twin))
 
 
 @pytest.mark.parametrize(("precision", "side"), [("fp32", 4), ("fp32", 2), ("bf16", 4), ("bf16", 2)])
