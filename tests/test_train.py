@@ -2,6 +2,7 @@
 
 import copy
 import math
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from trainFunction import (
     PIECE,
     EarlyStopping,
     GradientNorms,
+    Graphed,
     accuracy,
     epoch_batches,
     evaluate,
@@ -133,6 +135,33 @@ def test_a_checkpoint_of_a_gpu_is_gone_on_with_on_a_cpu(name):
     steps(optimizer, model, 2)
     steps(again, twin, 2)
     assert same(state(model), state(twin))
+
+
+def test_a_graph_is_recorded_after_the_warm_up_and_replayed_on_each_full_batch(monkeypatch):
+    """With a graph of paper, so that its order is tested without a GPU too; tests/test_cuda.py has real ones."""
+    recording, taken = [], []
+
+    class PaperGraph:
+        def replay(self):
+            taken.append(("replayed", recording[0][0].tolist()))
+
+    @contextmanager
+    def record(graph):
+        before = len(taken)
+        yield
+        assert taken.pop(before)[1] == recording[0][0].tolist()  # what is recorded is not run
+
+    def step(inputs, labels):
+        recording[:] = [(inputs, labels)] if not recording and len(taken) == Graphed.WARM_UP else recording
+        taken.append(("stepped", inputs.tolist()))
+
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", PaperGraph)
+    monkeypatch.setattr(torch.cuda, "graph", record)
+    take = Graphed(step)
+    for number in range(7):
+        take(torch.full((1 if number == 6 else 2,), number), torch.tensor(0))
+    kinds = ["stepped"] * 3 + ["replayed"] * 3 + ["stepped"]
+    assert taken == [(kind, [number] * (1 if number == 6 else 2)) for number, kind in enumerate(kinds)]
 
 
 @pytest.mark.parametrize(("precision", "side"), [("fp32", 4), ("fp32", 2), ("bf16", 4), ("bf16", 2)])
