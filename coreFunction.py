@@ -16,7 +16,19 @@ import torch
 from torch import nn
 
 from dataFunction import known_fingerprint, load_images
-from experimentTable import CLASSES, ROWS, Experiment, UsageError, choose, current_profile, experiment, has_budget, identity, price
+from experimentTable import (
+    CLASSES,
+    ROWS,
+    Experiment,
+    UsageError,
+    choose,
+    current_profile,
+    experiment,
+    has_budget,
+    identity,
+    price,
+    with_budget,
+)
 from featureFunction import Source, as_source, cached, extract_features, split
 from fileFunction import digest
 from myModel import MODELS, initialise, replace_head, set_train_mode, train_only
@@ -274,7 +286,7 @@ def run(
         check_identity(found, data_identity(exp))
         return found
     if not has_budget(exp):
-        raise UsageError(f"{exp.name} has no budget in the profile {exp.profile}; run it with profile cpu")
+        raise UsageError(f"{exp.name} has no budget in the profile {exp.profile}; run it with profile {with_budget(exp)}")
     if exp.kind == "training":
         return _train(exp, line, stop, wandb)
     import analysisFunction
@@ -307,8 +319,9 @@ def run_all(
         raise UsageError(f"seeds are a sequence of whole numbers, such as (0, 1), not {seeds!r}")
     rows = [experiment(name) if isinstance(name, str) else name for name in names]
     wanted = list(dict.fromkeys(replace(row, profile=profile, seed=seed) for seed in seeds for row in rows))
-    if beyond := [exp.name for exp in wanted if not has_budget(exp)]:
-        print(f"no budget in the profile {profile} for {', '.join(dict.fromkeys(beyond))}; the profile cpu has one")
+    if beyond := [exp for exp in wanted if not has_budget(exp)]:
+        listed = ", ".join(dict.fromkeys(exp.name for exp in beyond))
+        print(f"no budget in the profile {profile} for {listed}; choose profile {with_budget(*beyond)}")
         wanted = [exp for exp in wanted if has_budget(exp)]
     asked = [exp for exp in wanted if not _ended(exp, evidence)]
     parents = list(dict.fromkeys(parent for exp in asked for parent in missing_parents(exp) if parent not in asked))

@@ -247,9 +247,18 @@ def price(exp: Experiment) -> float:
     return PROFILES[exp.profile].seconds.get(exp.family, 0.0)
 
 
+# The families that a profile does not run: the sample has no budget for controls, and what bf16 does is asked at 32 pixels.
+NO_BUDGET = {"sample": ("control", "control_cnn", "control_bf16"), "paper": ("control_bf16",)}
+
+
 def has_budget(exp: Experiment) -> bool:
-    """Whether the experiment's profile runs it: the sample has no budget for controls, and what bf16 does is asked at 32 pixels."""
-    return exp.family not in {"sample": ("control", "control_cnn", "control_bf16"), "paper": ("control_bf16",)}.get(exp.profile, ())
+    """Whether the experiment's profile runs it."""
+    return exp.family not in NO_BUDGET.get(exp.profile, ())
+
+
+def with_budget(*exps: Experiment) -> str:
+    """The profiles that run all of these, as "cpu or paper"."""
+    return " or ".join(profile for profile in PROFILES if all(has_budget(replace(exp, profile=profile)) for exp in exps))
 
 
 def identity(exp: Experiment) -> dict:

@@ -319,7 +319,8 @@ def publish(record: Record) -> Path:
     target = EVIDENCE / record.profile / record.name / record.path.name
     shutil.copytree(record.path, target, dirs_exist_ok=True, ignore=shutil.ignore_patterns("*.pt", ".*"))
     if (database := record.path.parents[1] / f"{record.name.rpartition('_')[0]}.sqlite").exists():
-        shutil.copyfile(database, EVIDENCE / record.profile / database.name)
+        with atomic(EVIDENCE / record.profile / database.name) as part:
+            shutil.copyfile(database, part)
     logged = EVIDENCE / record.profile / "openings.jsonl"
     for opening in find_openings(record.profile, evidence=False):
         if (opening["run"], opening["seed"]) == (record.name, record.seed) and opening not in read_lines(logged):

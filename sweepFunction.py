@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from experimentTable import PROJECT, Experiment, UsageError, choose, experiment, has_budget, identity
+from experimentTable import PROJECT, Experiment, UsageError, choose, experiment, has_budget, identity, with_budget
 from myModel import MODELS
 from recordFunction import Record, runs_dir
 from report.text import counted
@@ -102,7 +102,7 @@ def check_trials(row: Experiment, config: Mapping, distributions: Mapping) -> No
     if row.kind != "training":
         raise UsageError(f"{row.name} is no training but a {row.kind}; a search needs a training to vary")
     if not has_budget(row):
-        raise UsageError(f"{row.name} has no budget in the profile {row.profile}; search it with profile cpu")
+        raise UsageError(f"{row.name} has no budget in the profile {row.profile}; search it with profile {with_budget(row)}")
     ends = {name: getattr(drawn, "choices", None) or (drawn.low, drawn.high) for name, drawn in distributions.items()}
     first = {name: values[0] for name, values in ends.items()}
     for (one, ones), (other, others) in combinations([*ends.items(), ("seed", (row.seed,))], 2):

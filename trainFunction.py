@@ -44,7 +44,8 @@ def make_optimizer(exp: Experiment, model: nn.Module, graph: bool = False) -> to
 def restore_optimizer(optimizer: torch.optim.Optimizer, state: dict) -> None:
     """Load a checkpoint's state, made on whichever device: where the steps are counted is a matter of this one."""
     for saved, own in zip(state["param_groups"], optimizer.param_groups, strict=True):
-        saved |= {key: own[key] for key in ("capturable",) if key in own}
+        if "capturable" in own:
+            saved["capturable"] = own["capturable"]
     optimizer.load_state_dict(state)
 
 

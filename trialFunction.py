@@ -3,7 +3,6 @@
 A trial whose process has been silent for GRACE seconds is tried again under its old number.
 """
 
-import os
 import re
 import shutil
 import time
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from experimentTable import ROWS, UsageError
-from fileFunction import first_line, writing
+from fileFunction import atomic, first_line, writing
 from recordFunction import roots, runs_dir
 from utilityFunction import quiet_imports
 
@@ -47,8 +46,9 @@ def open_study(name: str, profile: str, seed: int, storage: str, goal: Any = Non
         from sqlalchemy import make_url
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     folder, title = runs_dir() / profile, f"{name}-{profile}-seed{seed}"
-    url = storage or f"sqlite:///{folder / f'{name}.sqlite'}"
-    committed = None if storage else next((path for root in roots()[1:] if (path := root / profile / f"{name}.sqlite").exists()), None)
+    own = folder / f"{name}.sqlite"
+    url = storage or f"sqlite:///{own}"
+    committed = None if storage else next((path for root in roots()[1:] if (path := root / profile / own.name).exists()), None)
     with _answering(url):
         parts = make_url(url)
     absent = UsageError(f"no search {name!r} (profile {profile}, seed {seed}) in {_shown(url)}; begin it with search(...)")
@@ -63,10 +63,9 @@ def open_study(name: str, profile: str, seed: int, storage: str, goal: Any = Non
     opening = alone(FileLock(folder / f".{name}.opening")) if folder.exists() else nullcontext()  # Optuna's tables are made by one alone
     with opening, _answering(url, ImportError, ValueError, RuntimeError), warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # heartbeats are called so since 2020
-        if committed and not (here := folder / f"{name}.sqlite").exists():
-            part = here.with_suffix(".part")
-            shutil.copyfile(committed, part)
-            os.replace(part, here)
+        if committed and not own.exists():
+            with atomic(own) as part:
+                shutil.copyfile(committed, part)
         template = url.replace("{", "{{").replace("}", "}}")  # Optuna fills it in
         options = {"pool_pre_ping": True}  # a server may have closed a connection during a trial
         database = optuna.storages.RDBStorage(template, options, heartbeat_interval=HEARTBEAT, grace_period=GRACE)

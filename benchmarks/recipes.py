@@ -63,12 +63,9 @@ class Plain:
         """Inputs and labels of each batch of indices."""
         return iter(DataLoader(self.source, batch_sampler=[indices.tolist() for indices in order], num_workers=self.workers))
 
+    @torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=False, allow_tf32=True)  # torch's defaults
     def train(self, batches: Iterable[tuple[Tensor, Tensor]]) -> dict:
         """Train on the batches; the mean loss and, where recorded, the report's gradient norm."""
-        with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=False, allow_tf32=True):  # torch's defaults
-            return self._train(batches)
-
-    def _train(self, batches: Iterable[tuple[Tensor, Tensor]]) -> dict:
         self.model.train()
         loss_sum = norm_sum = 0.0
         images = 0

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from matplotlib import rc_context
 
-from experimentTable import EXPERIMENTS, UsageError, choose, current_profile, experiment, has_budget
+from experimentTable import EXPERIMENTS, UsageError, choose, current_profile, experiment, has_budget, with_budget
 from recordFunction import find_openings, find_records, roots
 from report.layers import depth, precision
 from report.lines import (
@@ -233,9 +233,10 @@ def draw(number: str, profile: str | None = None) -> Sheet:
     profile, entry = current_profile(profile), FIGURES[choose("figure", str(number), FIGURES)]
     records = {run: runs for name in entry.runs for run, runs in found(name, profile).items()}
     missing = [name for name in entry.runs if name in EXPERIMENTS and name not in records]
-    if lacking := [name for name in missing if not has_budget(experiment(name, profile))]:
-        runs = ", ".join(lacking)
-        raise UsageError(f"figure {number} shows controls ({runs}), for which profile {profile!r} has no budget; choose profile cpu")
+    if lacking := [exp for name in missing if not has_budget(exp := experiment(name, profile))]:
+        runs = ", ".join(exp.name for exp in lacking)
+        choice = with_budget(*lacking)
+        raise UsageError(f"figure {number} shows controls ({runs}), for which profile {profile!r} has no budget; choose profile {choice}")
     if entry.runs and not records:
         remedy = f"python run.py train {' '.join(missing)} --profile {profile}"
         raise UsageError(f"figure {number} has no finished record of {', '.join(missing)} in profile {profile!r}; train with: {remedy}")

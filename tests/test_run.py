@@ -197,7 +197,7 @@ def test_another_experiment_under_the_name_of_a_record_is_refused(made, runs_dir
         (lambda: run_all("MLP_4", "MLP_5"), ("unknown experiment 'MLP_5'",)),
         (lambda: run_all("MLP_4", profile="gpu"), ("unknown profile 'gpu'", "choose sample, cpu or paper")),
         (lambda: run(experiment("MLP_4", seed=-1)), ("seed must be a whole number of at least 0",)),
-        (lambda: run("MLP_33_eps"), ("MLP_33_eps has no budget in the profile sample", "with profile cpu")),
+        (lambda: run("MLP_33_eps"), ("MLP_33_eps has no budget in the profile sample", "cpu or paper")),
     ],
 )
 def test_what_cannot_be_run_is_refused(action, words, tiny, runs_dir):
