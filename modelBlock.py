@@ -7,7 +7,6 @@ A `layer` (and a `projection`) is any callable (width in, width out) -> module, 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 
-import torch
 from torch import Tensor, nn
 
 from experimentTable import UsageError
@@ -24,28 +23,38 @@ def chain(widths: Sequence[int], layer: Layer) -> nn.Sequential:
         raise UsageError(f"a chain needs at least two widths, got {list(widths)}; give the input's and the output's")
     modules: list[nn.Module] = []
     for width_in, width_out in pairwise(widths):
-        modules += [layer(width_in, width_out), nn.ReLU()]
+        modules += [layer(width_in, width_out), nn.ReLU(inplace=True)]
     return nn.Sequential(*modules[:-1])
 
 
-def plain_block(widths: Sequence[int], layer: Layer) -> nn.Sequential:
-    """A chain with a ReLU after the last layer too."""
-    return chain(widths, layer).append(nn.ReLU())
+def plain_block(widths: Sequence[int], layer: Layer, relu: bool = True) -> nn.Sequential:
+    """A chain with a ReLU after the last layer too; without it, where a `MaxPoolReLU` follows, if `relu` is false."""
+    block = chain(widths, layer)
+    return block.append(nn.ReLU(inplace=True)) if relu else block
 
 
 class ResidualBlock(nn.Module):
-    """relu(body(x) + shortcut(x)), the two being of one shape (He et al. 2016, arXiv:1512.03385)."""
+    """relu(body(x) + shortcut(x)), the two being of one shape (He et al. 2016, arXiv:1512.03385); `relu` as in `plain_block`."""
 
-    def __init__(self, body: nn.Module, shortcut: nn.Module) -> None:
+    def __init__(self, body: nn.Module, shortcut: nn.Module, relu: bool = True) -> None:
         super().__init__()
         self.body = body
         self.shortcut = shortcut
+        self.relu = relu
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.relu(self.body(x) + self.shortcut(x))
+        total = self.body(x) + self.shortcut(x)
+        return total.relu_() if self.relu else total
 
 
-def residual_block(widths: Sequence[int], layer: Layer, projection: Layer) -> ResidualBlock:
+def residual_block(widths: Sequence[int], layer: Layer, projection: Layer, relu: bool = True) -> ResidualBlock:
     """A chain with a shortcut: the identity where first and last width agree, else a projection."""
     first, last = widths[0], widths[-1]
-    return ResidualBlock(chain(widths, layer), nn.Identity() if first == last else projection(first, last))
+    return ResidualBlock(chain(widths, layer), nn.Identity() if first == last else projection(first, last), relu)
+
+
+class MaxPoolReLU(nn.AdaptiveMaxPool2d):
+    """relu(max pooling(x)), which is max pooling(relu(x)) to the bit, gradient included, but with a ReLU on the smaller map."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x).relu_()

@@ -6,13 +6,14 @@ Architectures are the literals at the top, `MODELS` builds them by name.
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
+from itertools import zip_longest
 
 import torch
 import torchvision
 from torch import Tensor, nn
 
 from experimentTable import UsageError, choose
-from modelBlock import chain, plain_block, residual_block
+from modelBlock import MaxPoolReLU, chain, plain_block, residual_block
 
 Layout = Sequence[Sequence[int] | int]
 WeightLayer = nn.Linear | nn.Conv2d
@@ -93,14 +94,14 @@ class CNN(nn.Sequential):
         block = partial(residual_block, projection=partial(nn.Conv2d, kernel_size=1)) if residual else plain_block
         features: list[nn.Module] = []
         channels, side = None, image_size
-        for item in layout:
+        for item, following in zip_longest(layout, layout[1:]):
             if isinstance(item, int):
                 side = max(SMALLEST_POOL, item * image_size // LAYOUT_SIZE)
-                features.append(nn.AdaptiveMaxPool2d(side))
+                features.append(MaxPoolReLU(side))
             else:
                 if channels not in (None, item[0]):
                     raise UsageError(f"block {list(item)} must start with the {channels} channels that come before it")
-                features.append(block(item, conv))
+                features.append(block(item, conv, relu=not isinstance(following, int)))
                 channels = item[-1]
         if channels is None:
             raise UsageError(f"layout {list(layout)} has no block of convolutions; add one, such as [3, 8, 16]")

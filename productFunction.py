@@ -145,7 +145,7 @@ class ByPatches(torch.autograd.Function):
     ) -> Tensor:  # fmt: skip
         ctx.save_for_backward(x, weight)
         ctx.stride, ctx.padding = stride, padding
-        return _convolve(x, weight, bias, stride, padding)
+        return _convolve(x, weight, bias, stride, padding).detach()  # no view, so that a ReLU behind it may write in place
 
     @staticmethod
     @once_differentiable

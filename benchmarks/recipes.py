@@ -24,7 +24,8 @@ from coreFunction import build
 from dataFunction import NORMALISATION, ImageSet
 from experimentTable import Experiment
 from featureFunction import CHUNK, MemorySet, forward_all, split
-from myModel import train_only
+from modelBlock import MaxPoolReLU, ResidualBlock
+from myModel import CNN, MLP, train_only
 from trainFunction import GradientNorms, make_optimizer, train_epoch
 from utilityFunction import device
 
@@ -54,7 +55,7 @@ class Plain:
 
     def __init__(self, exp: Experiment, data: ImageSet, workers: int = WORKERS) -> None:
         self.exp, self.source, self.workers = exp, PlainSet(data), workers
-        self.model = _initial_model(exp).to(device())
+        self.model = as_written(_initial_model(exp)).to(device())
         train_only(self.model, exp.trainable)
         self.optimizer = getattr(torch.optim, exp.optimizer)(self.model.parameters(), lr=exp.lr)
         self.ahead = 2 * workers  # batches that workers have ready before they are asked for
@@ -82,6 +83,19 @@ class Plain:
             loss_sum += loss.item() * len(labels)
             images += len(labels)
         return {"train_loss": loss_sum / images} | ({"gradient_norm_sum": norm_sum} if self.exp.record_gradients else {})
+
+
+def as_written(model: nn.Module) -> nn.Module:
+    """The model with each ReLU of `modelBlock` where the report has it and in memory of its own, as one writes it; changed in place."""
+    for name, module in list(model.named_modules()):
+        if isinstance(module, nn.ReLU) and isinstance(model, MLP | CNN):
+            module.inplace = False
+        elif isinstance(module, MaxPoolReLU):
+            model.set_submodule(name, nn.Sequential(nn.ReLU(), nn.AdaptiveMaxPool2d(module.output_size)))
+        elif isinstance(module, ResidualBlock) and module.relu:
+            module.relu = False
+            model.set_submodule(name, nn.Sequential(module, nn.ReLU()))
+    return model
 
 
 # ---------------------------------------------------------------- ours

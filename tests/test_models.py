@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import myModel
+from benchmarks.recipes import as_written
 from experimentTable import UsageError
 from modelBlock import ResidualBlock, chain, plain_block, residual_block
 from myModel import (
@@ -27,6 +28,7 @@ from myModel import (
     train_only,
     weight_layers,
 )
+from utilityFunction import arithmetic
 
 PARAMETERS = {
     "MLP_4": 1_083_338, "MLP_13": 1_120_778, "MLP_23": 1_162_378, "MLP_33": 1_203_978, "MLP_res_5": 1_284_298,
@@ -83,6 +85,44 @@ def test_a_residual_block_projects_only_where_widths_differ(widths):
     x = torch.randn(3, widths[0])
     assert isinstance(block.shortcut, nn.Identity if widths[0] == widths[-1] else nn.Linear)
     assert torch.equal(block(x), torch.relu(block.body(x) + block.shortcut(x)))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("name", ["MLP_13", "MLP_res_15", "CNN_10", "CNN_13", "CNN_30", "CNN_res_16", "CNN_res_56"])
+def test_relus_in_place_and_behind_poolings_change_no_bit(name, precision):
+    """Beside the model as the report has it: what comes out, and each gradient. Images of few colours make ties in the poolings."""
+    torch.manual_seed(0)
+    model = build(name)
+    initialise(model, "he")
+    other = as_written(copy.deepcopy(model))
+    relus = [sum(isinstance(m, nn.ReLU) for m in net.modules()) for net in (model, other)]
+    assert relus[0] < relus[1] or name == "MLP_13"
+    x = images(name, 4).sign().to(memory_format=torch.channels_last)
+    outputs = []
+    for net in (model, other):
+        with arithmetic(precision):
+            outputs.append(net(x))
+        outputs[-1].float().square().sum().backward()
+    assert outputs[0].equal(outputs[1])
+    for one, another in zip(model.parameters(), other.parameters(), strict=True):
+        assert one.grad.equal(another.grad)
+    assert min(p.grad.abs().max() for p in model.parameters()) > 0
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_block_on_maps_of_two_by_two_takes_its_relus_in_place_too(precision):
+    """There a convolution is computed otherwise, and gives a view, into which autograd does not let everything be written."""
+    torch.manual_seed(0)
+    model = plain_block([3, 8, 8], CONV)
+    other = nn.Sequential(*(nn.ReLU() if isinstance(m, nn.ReLU) else m for m in copy.deepcopy(model)))
+    outputs = []
+    for net in (model, other):
+        with arithmetic(precision):
+            outputs.append(net(torch.linspace(-1, 1, 24).view(2, 3, 2, 2)))
+        outputs[-1].float().square().sum().backward()
+    assert outputs[0].equal(outputs[1])
+    for one, another in zip(model.parameters(), other.parameters(), strict=True):
+        assert one.grad.equal(another.grad)
 
 
 def test_a_chain_of_one_width_is_refused():
