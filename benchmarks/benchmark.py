@@ -208,7 +208,7 @@ def run(profile: str, repeats: int, seconds: float, batch_size: int | None = Non
 def main() -> None:
     """Measure, or show what was measured."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--profile", choices=PROFILES, help="whose image sizes: paper has the report's own (default: cpu, on a GPU paper)")
+    parser.add_argument("--profile", choices=PROFILES, default="paper", help="whose image sizes (default: paper, the report's own)")
     parser.add_argument("--quick", action="store_true", help="a look: the sample's image sizes, batch 32, one repeat; nothing is written")
     parser.add_argument("--markdown", metavar="FILE", type=Path, help="measure nothing; the table of a results file")
     arguments = parser.parse_args()
@@ -219,8 +219,9 @@ def main() -> None:
     elif arguments.quick:
         run("sample", repeats=1, seconds=0, batch_size=32)
     else:
-        result = run(arguments.profile or ("paper" if device().type == "cuda" else "cpu"), repeats=3, seconds=5)
-        path = RESULTS / f"{result['machine']}.json"
+        result = run(arguments.profile, repeats=3, seconds=5)
+        smaller = "" if arguments.profile == "paper" else f"-{arguments.profile}"
+        path = RESULTS / f"{result['machine']}{smaller}.json"
         path.parent.mkdir(exist_ok=True)
         path.write_text(json.dumps(result, indent=1) + "\n")
         print(f"\nWritten to {path}")
