@@ -64,7 +64,7 @@ def search(
                     queue_trial(study, point, distributions)
         lock = trial_lock(study, profile)
         wait_for_the_silent(study, lock)
-        return _work(study, name, profile, seed, count, lock, worker=0)
+        return _Worker(study, name, profile, seed, count, lock, number=0).work()
 
 
 def join(name: str = "search", *, profile: str = "", seed: int = 0, storage: str = "") -> list[Record]:
@@ -76,9 +76,9 @@ def join(name: str = "search", *, profile: str = "", seed: int = 0, storage: str
     with open_study(name, profile, seed, storage) as study:
         lock = trial_lock(study, profile)
         with alone(lock):
-            worker = study.user_attrs.get("joined", 0) + 1
-            study.set_user_attr("joined", worker)
-        return _work(study, name, profile, seed, study.user_attrs["count"], lock, worker)
+            number = study.user_attrs.get("joined", 0) + 1
+            study.set_user_attr("joined", number)
+        return _Worker(study, name, profile, seed, study.user_attrs["count"], lock, number).work()
 
 
 def asked_trials(name: str = "search", *, profile: str = "", seed: int = 0, storage: str = "") -> int:
@@ -96,92 +96,110 @@ def _sweep(study: Any) -> str | None:
 # ---------------------------------------------------------------- the trials
 
 
-def _work(study: Any, name: str, profile: str, seed: int, count: int, lock: Any, worker: int) -> list[Record]:
-    """Run trials until `count` of them have ended, here or elsewhere; `worker`: 0 for who calls `search`, 1, 2, ... for who joins."""
-    from optuna.exceptions import TrialPruned
-    from optuna.trial import TrialState
+class _Worker:
+    """One process at a search, until `count` trials have ended, here or elsewhere; `number` 0 calls `search`, 1, 2, ... join it."""
 
-    config = study.user_attrs["asked"]["config"]
-    row, distributions = experiment(study.user_attrs["asked"]["base"], profile, seed), space(config)
-    todo = count - sum(map(has_ended, attempts_of(study)))
-    if todo > 0:
-        seconds = todo * price(row) + sum(map(price, missing_parents(row)))
-        print(f"{counted(count, 'trial')}, {count - todo} of them ended already; to go: {about(seconds, profile)}")
-    whole, line = bar(count, f"{name}: trials", unit="trial"), bar(1)
+    def __init__(self, study: Any, name: str, profile: str, seed: int, count: int, lock: Any, number: int) -> None:
+        self.study, self.name, self.seed, self.count, self.lock, self.number = study, name, seed, count, lock, number
+        self.config, base = (study.user_attrs["asked"][key] for key in ("config", "base"))
+        self.row, self.distributions = experiment(base, profile, seed), space(self.config)
 
-    def result(rank: int, params: dict, wandb: Any = True) -> Record:
-        return run(replace(row, name=f"{name}_{rank + 1}", **params), line=line, wandb=wandb)
+    def work(self) -> list[Record]:
+        """Run trials; returns the finished ones' records, best first."""
+        from optuna.trial import TrialState
 
-    def objective(begun: Any, trial: Any) -> float:
-        study._storage.record_heartbeat(trial._trial_id)  # Optuna's own thread may come to it after a kill, and nobody would miss us
-        trial.set_user_attr("begun", worker)
-        lock.release()
-        if (rank := rank_of(attempts_of(study), trial)) >= count:  # a grid's trials are all queued, however few were asked for
+        todo = self.count - sum(map(has_ended, attempts_of(self.study)))
+        if todo > 0:
+            seconds = todo * price(self.row) + sum(map(price, missing_parents(self.row)))
+            print(f"{counted(self.count, 'trial')}, {self.count - todo} of them ended already; to go: {about(seconds, self.row.profile)}")
+            if _sweep(self.study) and self.row.start_from:
+                build(self.row)  # trains what the trials start from, if need be: a W&B run that cannot be within an agent
+        whole, self.line = bar(self.count, f"{self.name}: trials", unit="trial"), bar(1)
+        point: dict | None = None  # is drawn without the lock, for that takes seconds
+        begun_then = 0  # trials, when it was drawn
+        while True:
+            with alone(self.lock):
+                take_over(self.study)
+                attempts = attempts_of(self.study)
+                ended = sum(map(has_ended, attempts))
+                whole.update(ended - whole.n)
+                if ended >= self.count:
+                    break
+                waiting = any(trial.state == TrialState.WAITING for tried in attempts for trial in tried)
+                wanting = not waiting and len(attempts) < self.count
+                sweep = _sweep(self.study) if wanting else None
+                taken = len(attempts) > begun_then and any(trial.params == point for tried in attempts for trial in tried)
+                if wanting and point and not taken and not sweep:
+                    queue_trial(self.study, point, self.distributions)
+                    waiting = True
+                if waiting:
+                    self._attempt()
+            point = None
+            if sweep:
+                with_agent(sweep, self._agents_trial)
+            elif not waiting and wanting:
+                begun_then = len(attempts)
+                drawing = mixed(int.from_bytes(self.name.encode()), self.seed, self.number, begun_then) % 2**32
+                point = _draw(self.study, self.config["method"], self.distributions, drawing)
+            elif not waiting:  # other processes are at the last ones
+                pause()
+        for display in (whole, self.line):
+            display.close()
+        return self._best_first(attempts[: self.count])
+
+    def _run(self, rank: int, params: dict, wandb: Any = True) -> Record:
+        return run(replace(self.row, name=f"{self.name}_{rank + 1}", **params), line=self.line, wandb=wandb)
+
+    def _objective(self, begun: Any, trial: Any) -> float:
+        from optuna.exceptions import TrialPruned
+
+        self.study._storage.record_heartbeat(trial._trial_id)  # Optuna's thread may come to it after a kill, and nobody would miss us
+        trial.set_user_attr("begun", self.number)
+        self.lock.release()
+        if (rank := rank_of(attempts_of(self.study), trial)) >= self.count:  # a grid's trials are all queued, however few were asked for
             raise TrialPruned
         # W&B knows one run alone within an agent: another trial than the one it is for goes without.
         its = bool(begun) and begun.id == trial.user_attrs.get("wandb")
-        record = result(rank, trial.params, begun if its else not begun)
+        record = self._run(rank, trial.params, begun if its else not begun)
         if not record.finished:
             trial.set_user_attr("failed", record.result["reason"])
             return math.nan  # a failed trial to Optuna
-        value = score(record, config["metric"])
+        value = score(record, self.config["metric"])
         if its:
-            begun.summary[config["metric"]["name"]] = value  # what the sweep goes by
+            begun.summary[self.config["metric"]["name"]] = value  # what the sweep goes by
         return value
 
-    def attempt(begun: Any = None) -> None:
+    def _attempt(self, begun: Any = None) -> None:
         """Take a waiting trial, with the lock held until it is ours, and run it; `begun` is the W&B run in which an agent has us."""
         try:
-            study.optimize(partial(objective, begun), n_trials=1)
+            self.study.optimize(partial(self._objective, begun), n_trials=1)
         except Held:  # its process is slow, not dead; the next attempt will find the record
             time.sleep(trialFunction.HEARTBEAT)
         except (ValueError, AssertionError) as error:  # the second, which Optuna fails with as it handles the first, covers it
             if "Cannot tell" not in f"{error} {error.__context__}":  # else it was us who were slow: another process has this trial now
                 raise
 
-    def agents_trial() -> None:
-        with open_for_sweep(row) as begun, alone(lock):
-            if len(attempts_of(study)) < count:
-                queue_trial(study, {key: begun.config[key] for key in distributions}, distributions, wandb=begun.id)
-                attempt(begun)
+    def _agents_trial(self) -> None:
+        with open_for_sweep(self.row) as begun, alone(self.lock):
+            if len(attempts_of(self.study)) < self.count:
+                values = {key: begun.config[key] for key in self.distributions}
+                queue_trial(self.study, values, self.distributions, wandb=begun.id)
+                self._attempt(begun)
 
-    if todo > 0 and _sweep(study) and row.start_from:
-        build(row)  # trains what the trials start from, if need be: a W&B run that cannot be within an agent
-    point: dict | None = None  # is drawn without the lock, for that takes seconds
-    begun_then = 0  # trials, when it was drawn
-    while True:
-        with alone(lock):
-            take_over(study)
-            attempts = attempts_of(study)
-            ended = sum(map(has_ended, attempts))
-            whole.update(ended - whole.n)
-            if ended >= count:
-                break
-            waiting = any(trial.state == TrialState.WAITING for tried in attempts for trial in tried)
-            wanting = not waiting and len(attempts) < count
-            sweep = _sweep(study) if wanting else None
-            taken = len(attempts) > begun_then and any(trial.params == point for tried in attempts for trial in tried)
-            if wanting and point and not taken and not sweep:
-                queue_trial(study, point, distributions)
-                waiting = True
-            if waiting:
-                attempt()
-        point = None
-        if sweep:
-            with_agent(sweep, agents_trial)
-        elif not waiting and wanting:
-            begun_then, drawing = len(attempts), mixed(int.from_bytes(name.encode()), seed, worker, len(attempts)) % 2**32
-            point = _draw(study, config["method"], distributions, drawing)
-        elif not waiting:  # other processes are at the last ones
-            pause()
-    for display in (whole, line):
-        display.close()
-    ranked = enumerate(attempts[:count])
-    scored = [(trial.value, rank, trial.params) for rank, tried in ranked for trial in tried if trial.state == TrialState.COMPLETE]
-    scored.sort(key=lambda trial: trial[0], reverse=config["metric"]["goal"] == "maximize")
-    records = [result(rank, params) for _, rank, params in scored]
-    print(f"{name}: {said_best(config, records)}" if records else f"{name}: no trial has a score")
-    return records
+    def _best_first(self, attempts: list[list[Any]]) -> list[Record]:
+        """The records of the trials that have a score, which is said of the best."""
+        from optuna.trial import TrialState
+
+        scored = [
+            (trial.value, rank, trial.params)
+            for rank, tried in enumerate(attempts)
+            for trial in tried
+            if trial.state == TrialState.COMPLETE
+        ]
+        scored.sort(key=lambda trial: trial[0], reverse=self.config["metric"]["goal"] == "maximize")
+        records = [self._run(rank, params) for _, rank, params in scored]
+        print(f"{self.name}: {said_best(self.config, records)}" if records else f"{self.name}: no trial has a score")
+        return records
 
 
 def _draw(study: Any, method: str, distributions: dict, seed: int) -> dict:
