@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from dataFunction import known_fingerprint, load_images
+from dataFunction import ImageSet, known_fingerprint, load_images
 from experimentTable import (
     CLASSES,
     ROWS,
@@ -40,6 +40,7 @@ from trainFunction import (
     check_model,
     epoch_batches,
     evaluate,
+    lay_out,
     make_optimizer,
     probe,
     restore_optimizer,
@@ -67,10 +68,9 @@ def _fit(
     `graph`: the model may be run as a CUDA graph, as those of the table may.
     """
     precision = resolve_precision(exp.precision)
-    convolutional = any(isinstance(module, nn.Conv2d) for module in model.modules())
     model.to(device(), torch.float64 if precision == "fp64" else torch.float32)
-    if convolutional:
-        model.to(memory_format=torch.channels_last)
+    layout = lay_out(model, train)
+    train, held = (source.to(device(), layout) if isinstance(source, ImageSet) else source for source in (train, held))
     train_only(model, exp.trainable)
     if checkpoint:
         with folder.restoring():

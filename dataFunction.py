@@ -107,6 +107,7 @@ class ImageSet:
     size: int  # pixels a side that a model sees
     coarse_labels: Tensor | None = None  # int64 (N,); CIFAR-100 only
     coarse_classes: tuple[str, ...] = ()
+    memory_format: torch.memory_format = torch.contiguous_format  # in which batches lie
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -125,10 +126,10 @@ class ImageSet:
         an x86 processor with AVX2 to the bit, elsewhere to one grey level.
         """
         indices = indices.to(self.images.device, non_blocking=True)  # else the device would be waited for, batch by batch
-        images = self.images[indices].contiguous(memory_format=torch.channels_last)  # as convolutions take them, and resized faster
+        images = self.images[indices].contiguous(memory_format=self.memory_format)
         if images.shape[-1] != self.size:
             images = resize(images, [self.size, self.size], antialias=True)
-        mean, deviation = _normalisation(self.name, self.size, images.device)
+        mean, deviation = _normalisation(self.name, self.size, self.memory_format, images.device)
         return images.float().div_(255).sub_(mean).div_(deviation), self.labels[indices]
 
     def subset(self, indices: Tensor | Sequence[int]) -> "ImageSet":
@@ -138,19 +139,18 @@ class ImageSet:
         return replace(self, images=self.images[indices], labels=self.labels[indices],
                        coarse_labels=None if coarse is None else coarse[indices])  # fmt: skip
 
-    def to(self, device: torch.device | str) -> "ImageSet":
-        """The same set on `device`."""
+    def to(self, device: torch.device | str, memory_format: torch.memory_format = torch.contiguous_format) -> "ImageSet":
+        """The same set on `device`, its batches in `memory_format`: channels last are resized faster, and as convolutions take them."""
         coarse = self.coarse_labels
         return replace(self, images=self.images.to(device), labels=self.labels.to(device),
-                       coarse_labels=None if coarse is None else coarse.to(device))  # fmt: skip
+                       coarse_labels=None if coarse is None else coarse.to(device), memory_format=memory_format)  # fmt: skip
 
 
 @functools.cache
-def _normalisation(name: str, size: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Mean and deviation of `name` on `device`, for each pixel of an image (C, size, size): repeated on the way, they took longer."""
-    mean, deviation = (
-        torch.tensor(values, device=device).expand(size, size, -1).contiguous().movedim(-1, 0) for values in NORMALISATION[name]
-    )
+def _normalisation(name: str, size: int, memory_format: torch.memory_format, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Mean and deviation of `name` on `device`, for each pixel (1, C, size, size) and laid out as batches: else they would take longer."""
+    numbers = (torch.tensor(values, device=device).view(1, -1, 1, 1) for values in NORMALISATION[name])
+    mean, deviation = (channels.expand(-1, -1, size, size).contiguous(memory_format=memory_format) for channels in numbers)
     return mean, deviation
 
 

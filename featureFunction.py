@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from experimentTable import UsageError
 from fileFunction import digest
 from myModel import set_train_mode
-from utilityFunction import arithmetic, cast, device
+from utilityFunction import arithmetic, cast, device, free_bytes
 
 CHUNK = 500  # images a forward pass without gradients takes; fixed, so that a cache made again is the same to the bit
-MOST_BYTES = 6 * 2**30  # a larger cache is not made; the whole model runs instead
+MOST_BYTES = 6 * 2**30  # a larger cache, or one of more than half of the free memory, is not made; the whole model runs instead
 
 
 class Source(Protocol):
@@ -107,8 +107,8 @@ def split(model: nn.Module, sample: Tensor) -> tuple[nn.Sequential, nn.Sequentia
     """Part a model into its frozen first children and the rest, so that rest(prefix(x)) == model(x).
 
     None where nothing at the front is frozen, or where the model does more than run its children in turn (asked of the
-    model itself, on `sample`, a batch of its inputs), or where training changes what the prefix does, as a dropout there
-    would. A flattening between the children, as ResNet's forward has before its last layer, is put in.
+    model itself, in training and in evaluation, on `sample`, a batch of its inputs), or where training changes what the
+    prefix does, as a dropout there would. A flattening between the children, as ResNet's forward has before its last layer, is put in.
     """
     children = list(model.children())
     frozen = 0
@@ -123,12 +123,13 @@ def split(model: nn.Module, sample: Tensor) -> tuple[nn.Sequential, nn.Sequentia
     prefix, rest = nn.Sequential(*parts[:frozen]), nn.Sequential(*parts[frozen:])
     was_training = [(m, m.training) for m in model.modules()]
     try:
-        with torch.no_grad():
+        with torch.no_grad(), torch.random.fork_rng():
             set_train_mode(model)
             in_training = copy.deepcopy(prefix)(sample)
+            whole, halves = (_drawn_alike(copy.deepcopy(run), sample) for run in (model, nn.Sequential(prefix, rest)))
             model.eval()
             outputs = prefix(sample)
-            same = torch.equal(in_training, outputs) and torch.equal(rest(outputs), model(sample))
+            same = torch.equal(in_training, outputs) and torch.equal(rest(outputs), model(sample)) and torch.equal(whole, halves)
     except (RuntimeError, TypeError, ValueError):
         same = False
     for module, training in was_training:
@@ -136,9 +137,18 @@ def split(model: nn.Module, sample: Tensor) -> tuple[nn.Sequential, nn.Sequentia
     return (prefix, rest) if same else None
 
 
+def _drawn_alike(model: nn.Module, sample: Tensor) -> Tensor:
+    """The model's outputs with the same random numbers each time."""
+    torch.manual_seed(0)
+    return model(sample)
+
+
 @torch.no_grad()
-def forward_all(model: nn.Module, data: Source, precision: str = "fp32", most_bytes: int = MOST_BYTES) -> Tensor | None:
-    """The outputs (N, ...) of `model` in eval mode for all of `data`, in chunks of fixed size; None where they take too much memory."""
+def forward_all(model: nn.Module, data: Source, precision: str = "fp32", most_bytes: float = MOST_BYTES) -> Tensor | None:
+    """The outputs (N, ...) of `model` in eval mode for all of `data`, in chunks of fixed size, laid out as they are.
+
+    None where they take more than `most_bytes`, or half of the memory that is free.
+    """
     model.eval()
     outputs = None
     for indices in torch.arange(len(data)).split(CHUNK):
@@ -146,9 +156,11 @@ def forward_all(model: nn.Module, data: Source, precision: str = "fp32", most_by
         with arithmetic(precision):
             chunk = model(cast(inputs, precision))
         if outputs is None:
-            if chunk[0].numel() * chunk.element_size() * len(data) > most_bytes:
+            if chunk[0].numel() * chunk.element_size() * len(data) > min(most_bytes, free_bytes() / 2):
                 return None
-            outputs = chunk.new_empty((len(data), *chunk.shape[1:]))
+            channels_last = chunk.ndim == 4 and chunk.is_contiguous(memory_format=torch.channels_last)
+            layout = torch.channels_last if channels_last else torch.contiguous_format
+            outputs = torch.empty((len(data), *chunk.shape[1:]), dtype=chunk.dtype, device=chunk.device, memory_format=layout)
         outputs[indices] = chunk
     return outputs
 
@@ -169,7 +181,7 @@ def cached(prefix: nn.Module, data: Source, precision: str) -> MemorySet | None:
         return None
     if key:  # the latest used stands last
         _shared[key] = outputs
-        while sum(tensor.nbytes for tensor in _shared.values()) > MOST_BYTES:
+        while len(_shared) > 2 and sum(tensor.nbytes for tensor in _shared.values()) > MOST_BYTES:  # a run's own two sets stay
             del _shared[next(iter(_shared))]
     return MemorySet(outputs, labels.to(outputs.device), data.classes)
 

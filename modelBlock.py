@@ -17,20 +17,25 @@ Layer = Callable[[int, int], nn.Module]
 def chain(widths: Sequence[int], layer: Layer) -> nn.Sequential:
     """One layer from each width to the next, ReLU between them and none after the last.
 
-    Raises UsageError for fewer than two widths.
+    Behind a Linear or Conv2d, whose outputs their backward pass does not need, a ReLU writes in place: a forward hook that keeps
+    such a layer's outputs must copy them. Raises UsageError for fewer than two widths.
     """
     if len(widths) < 2:
         raise UsageError(f"a chain needs at least two widths, got {list(widths)}; give the input's and the output's")
     modules: list[nn.Module] = []
     for width_in, width_out in pairwise(widths):
-        modules += [layer(width_in, width_out), nn.ReLU(inplace=True)]
+        modules += [made := layer(width_in, width_out), _relu_behind(made)]
     return nn.Sequential(*modules[:-1])
+
+
+def _relu_behind(layer: nn.Module) -> nn.ReLU:
+    return nn.ReLU(inplace=isinstance(layer, nn.Linear | nn.Conv2d))
 
 
 def plain_block(widths: Sequence[int], layer: Layer, relu: bool = True) -> nn.Sequential:
     """A chain with a ReLU after the last layer too; without it, where a `MaxPoolReLU` follows, if `relu` is false."""
     block = chain(widths, layer)
-    return block.append(nn.ReLU(inplace=True)) if relu else block
+    return block.append(_relu_behind(block[-1])) if relu else block
 
 
 class ResidualBlock(nn.Module):
@@ -54,7 +59,7 @@ def residual_block(widths: Sequence[int], layer: Layer, projection: Layer, relu:
 
 
 class MaxPoolReLU(nn.AdaptiveMaxPool2d):
-    """relu(max pooling(x)), which is max pooling(relu(x)) to the bit, gradient included, but with a ReLU on the smaller map."""
+    """relu(max pooling(x)), which is max pooling(relu(x)), and so are gradients, but with a ReLU on the smaller map."""
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x).relu_()

@@ -97,7 +97,7 @@ class CNN(nn.Sequential):
         for item, following in zip_longest(layout, layout[1:]):
             if isinstance(item, int):
                 side = max(SMALLEST_POOL, item * image_size // LAYOUT_SIZE)
-                features.append(MaxPoolReLU(side))
+                features.append(nn.AdaptiveMaxPool2d(side) if channels is None else MaxPoolReLU(side))
             else:
                 if channels not in (None, item[0]):
                     raise UsageError(f"block {list(item)} must start with the {channels} channels that come before it")

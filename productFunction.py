@@ -36,11 +36,15 @@ class RoundedProducts(TorchFunctionMode):
     """
 
     def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
-        if func not in (torch.conv2d, linear) or not _casts(args[0]):
-            return func(*args, **(kwargs or {}))
+        named = kwargs or {}
+        if func not in (torch.conv2d, linear) or not _casts(args[0] if args else named["input"]):
+            return func(*args, **named)
         with torch.autocast("cpu", enabled=False):
-            rounded = [arg.bfloat16().float() if isinstance(arg, Tensor) else arg for arg in args]
-            return func(*rounded, **(kwargs or {})).bfloat16()
+            return func(*map(_rounded, args), **{name: _rounded(arg) for name, arg in named.items()}).bfloat16()
+
+
+def _rounded(argument: Any) -> Any:
+    return argument.bfloat16().float() if isinstance(argument, Tensor) else argument
 
 
 def _casts(x: Tensor) -> bool:

@@ -127,16 +127,34 @@ def check_model(model: nn.Module, train: Source, held: Source, exp: Experiment) 
         trial = copy.deepcopy(model)
         train_only(trial, exp.trainable)
         try:
-            set_train_mode(trial)(train.batch(torch.arange(1))[0].float())
+            set_train_mode(trial)(train.batch(torch.arange(1))[0].to(device()).float())
         except ValueError as error:  # of batch normalisation
             raise UsageError(f"the model cannot train on a batch of one image ({error}); give more, and a larger batch_size") from None
+
+
+@torch.no_grad()
+def lay_out(model: nn.Module, source: Source) -> torch.memory_format:
+    """Lay the model out in memory as it is fastest, and say how: channels last where it has convolutions.
+
+    Contiguous where it cannot be, as when it flattens its maps by `view`.
+    """
+    model.eval().to(memory_format=torch.contiguous_format)
+    inputs = source.batch(torch.arange(min(2, len(source))))[0]
+    if inputs.ndim == 4 and any(isinstance(module, nn.Conv2d) for module in model.modules()):
+        model.to(memory_format=torch.channels_last)
+        try:
+            model(inputs.to(device(), next(model.parameters()).dtype, memory_format=torch.channels_last))
+            return torch.channels_last
+        except RuntimeError:
+            model.to(memory_format=torch.contiguous_format)
+    return torch.contiguous_format
 
 
 @torch.no_grad()
 def _outputs(model: nn.Module, source: Source) -> int:
     inputs, _ = source.batch(torch.arange(min(2, len(source))))
     try:
-        outputs = model.to(device()).eval()(inputs.float())
+        outputs = model.to(device()).eval()(inputs.to(device()).float())
     except (RuntimeError, ValueError, IndexError, TypeError, AttributeError) as error:
         shape = tuple(inputs.shape)
         raise UsageError(f"the model cannot take a batch of shape {shape} from the data set: {first_line(error)}") from None

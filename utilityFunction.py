@@ -1,6 +1,7 @@
 """What stands around training: seeds, device, precision, threads, provenance, progress bars."""
 
 import functools
+import math
 import os
 import platform
 import subprocess
@@ -55,6 +56,14 @@ def device() -> torch.device:
         except (RuntimeError, AssertionError, TypeError):
             raise UsageError(f"DEVICE={chosen} cannot be used here; set cpu or cuda, or unset it") from None
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def free_bytes() -> float:
+    """The device's memory that is free; infinity where the system does not say."""
+    if device().type == "cuda":
+        return torch.cuda.mem_get_info()[0]
+    lines = Path("/proc/meminfo").read_text().splitlines() if Path("/proc/meminfo").exists() else []
+    return next((1024.0 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")), math.inf)
 
 
 @functools.cache

@@ -17,6 +17,7 @@ import time
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -26,7 +27,7 @@ import torch
 
 from benchmarks.recipes import WORKERS, Ours, Plain
 from dataFunction import load_images
-from experimentTable import PROFILES, Experiment, experiment, identity
+from experimentTable import PROFILES, Experiment, UsageError, experiment, identity
 from trainFunction import Graphed, epoch_batches
 from utilityFunction import device, has_bfloat16, provenance, resolve_precision
 
@@ -36,26 +37,38 @@ ROWS = {  # the experiment that each row times
     "CNN_10": "CNN_10", "CNN_13": "CNN_13", "CNN_30": "CNN_30", "CNN_res_56": "CNN_res_56",
     "resnet18": "train_resnet", "head": "fine_tune_1", "layer4+head": "fine_tune_2", "layer3+layer4+head": "fine_tune_3_lr",
 }  # fmt: skip
-PRECISIONS = ("fp32", "bf16")  # of ours; plain is fp32
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}  # of ours; plain is fp32
 MOST_STEPS = 500  # of a block
 PROFILED_STEPS = {"cpu": 10, "cuda": Graphed.WARM_UP}  # under the profiler, which cannot see into a graph
 PEAK_WIDTH = {"cpu": 2048, "cuda": 8192}  # of the square matrices whose product is the machine's peak
-# As torch's profiler names them.
-PRODUCTS = re.compile(r"aten::(mm|addmm|bmm|baddbmm|\w*conv\w*)$")
-OPTIMIZER = re.compile(r"Optimizer\.step|aten::_fused_")
+PARTS = {  # of a step, as torch's profiler names what belongs to them
+    "products": re.compile(r"aten::(mm|addmm|bmm|baddbmm|\w*conv\w*)$"),
+    "optimizer": re.compile(r"Optimizer\.step|aten::_fused_"),
+    "ReLU and pooling": re.compile(r"aten::(clamp_min_?|threshold_backward|\w*max_pool\w*|\w*avg_pool\w*)$"),
+    "normalisation": re.compile(r"aten::\w*batch_norm\w*$"),
+    "copies": re.compile(r"aten::(copy_|fill_|index|flip)$"),
+}
 
 
 # ---------------------------------------------------------------- measuring
 
 
-def peak(precision: str) -> float:
-    """Floating-point operations a second of a product of two large matrices; of several measurements the best is the machine's."""
-    width, kind = PEAK_WIDTH[device().type], {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
-    one, other = (torch.randn(width, width, device=device(), dtype=kind) for _ in range(2))
-    (one @ other)[0, 0].item()  # warm-up
-    start = time.perf_counter()
-    (one @ other)[0, 0].item()
-    return 2 * width**3 / (time.perf_counter() - start)
+def peaks(repeats: int = 20) -> dict[str, float]:
+    """Floating-point operations a second of a product of two large matrices, in each precision the machine has; best of `repeats`."""
+    width, best = PEAK_WIDTH[device().type], {}
+    for precision in _precisions():
+        one, other = (torch.randn(width, width, device=device(), dtype=PRECISIONS[precision]) for _ in range(2))
+        taken = []
+        for _ in range(repeats):
+            start = time.perf_counter()
+            (one @ other)[0, 0].item()
+            taken.append(time.perf_counter() - start)
+        best[precision] = 2 * width**3 / min(taken)
+    return best
+
+
+def _precisions() -> list[str]:
+    return ["fp32", *(["bf16"] if has_bfloat16() else [])]
 
 
 def step_seconds(recipe: Plain | Ours, steps: int) -> float:
@@ -72,7 +85,7 @@ def step_seconds(recipe: Plain | Ours, steps: int) -> float:
 
 
 def time_shares(recipe: Ours, steps: int) -> dict[str, float]:
-    """Which share of a training step goes to products and convolutions, to the optimizer, to gradient norms and to all else.
+    """Which share of a training step goes to each of PARTS, to gradient norms and to all else.
 
     As torch's profiler has it, of the part that is trained; what is not products could be saved, at the very most.
     """
@@ -81,8 +94,8 @@ def time_shares(recipe: Ours, steps: int) -> dict[str, float]:
     clock = "device" if device().type == "cuda" else "cpu"
     events = profiled.key_averages()
     spent, within = ({event.key: getattr(event, f"{part}{clock}_time_total") for event in events} for part in ("self_", ""))
-    products, optimizer = (sum(spent[key] for key in spent if kind.match(key)) for kind in (PRODUCTS, OPTIMIZER))
-    shares = {"products": products, "optimizer": optimizer, "gradient norms": within.get("gradient norms", 0.0)}
+    shares = {part: sum(spent[key] for key in spent if names.match(key)) for part, names in PARTS.items()}
+    shares |= {"gradient norms": within.get("gradient norms", 0.0)}
     shares = {part: time / sum(spent.values()) for part, time in shares.items()}
     return shares | {"rest": 1 - sum(shares.values())}
 
@@ -101,7 +114,7 @@ def speed(step: float, cache: float, exp: Experiment) -> float:
     return 1 / (cache / exp.epochs + step / exp.batch_size)
 
 
-def measure(name: str, profile: str, repeats: int, seconds: float, batch_size: int | None = None) -> dict:
+def measure(name: str, profile: str, peaks: dict[str, float], repeats: int, seconds: float, batch_size: int | None = None) -> dict:
     """One row of the table: the recipes in turn, `repeats` blocks of about `seconds` each (0: three steps).
 
     batch_size: None is the experiment's own.
@@ -110,21 +123,16 @@ def measure(name: str, profile: str, repeats: int, seconds: float, batch_size: i
     exp = replace(exp, batch_size=batch_size or exp.batch_size)
     data = load_images(exp.dataset, "train", "sample", identity(exp)["image_size"])
     data = data.subset(range(len(data) // exp.batch_size * exp.batch_size))  # all batches are full
-    precisions = ["fp32", *(["bf16"] if has_bfloat16() else [])]
-    ours = {precision: Ours(exp, data, precision) for precision in precisions}
+    ours = {precision: Ours(exp, data, precision) for precision in _precisions()}
     recipes: dict[str, Plain | Ours] = {"plain": Plain(exp, data), **ours}
     steps = {kind: min(max(round(seconds / step_seconds(recipe, 1)), 1), MOST_STEPS) if seconds else 3 for kind, recipe in recipes.items()}
     speeds: dict[str, list[float]] = {kind: [] for kind in recipes}
-    peaks: dict[str, list[float]] = {precision: [] for precision in precisions}
     for _ in range(repeats):
         for kind, recipe in recipes.items():
             speeds[kind].append(speed(step_seconds(recipe, steps[kind]), cache_seconds(recipe), exp))
-        for precision in precisions:
-            peaks[precision].append(peak(precision))
-    best_peaks = {precision: max(measured) for precision, measured in peaks.items()}
     used = resolve_precision(exp.precision)
     shares = time_shares(ours[used], min(steps[used], PROFILED_STEPS[device().type]))
-    return row(name, exp, speeds, best_peaks, ours["fp32"].operations(), shares)
+    return row(name, exp, speeds, peaks, ours["fp32"].operations(), shares)
 
 
 def row(name: str, exp: Experiment, speeds: dict[str, list[float]], peaks: dict[str, float], flops: float, spent: dict[str, float]) -> dict:
@@ -152,8 +160,8 @@ def repeated_ratios(speeds: dict[str, list[float]], precision: str) -> list[floa
 # ---------------------------------------------------------------- the table
 
 HEADER = (
-    "| | pixels | plain | ours, fp32 | ours, bf16 | fp32 / plain | bf16 / plain | used | of the peak | in products |\n"
-    "|---|---:|---:|---:|---:|---:|---:|---|---:|---:|"
+    "| | pixels | plain | ours, fp32 | ours, bf16 | fp32 / plain | bf16 / plain | used | of the peak | in products | next |\n"
+    "|---|---:|---:|---:|---:|---:|---:|---|---:|---:|---|"
 )
 
 
@@ -162,7 +170,9 @@ def line(entry: dict) -> str:
     speeds = (f"{entry[kind]:,.0f}" if entry[kind] else "–" for kind in ("plain", *PRECISIONS))
     ratios = (_ratio(entry, precision) for precision in PRECISIONS)
     shares = (f"{share:.0%}" for share in (entry["share_of_peak"], entry["time_shares"]["products"]))
-    cells = [entry["name"], entry["image_size"], *speeds, *ratios, entry["precision"], *shares]
+    rest = {part: share for part, share in entry["time_shares"].items() if part != "products"}
+    following = max(rest, key=rest.__getitem__)
+    cells = [entry["name"], entry["image_size"], *speeds, *ratios, entry["precision"], *shares, f"{following} {rest[following]:.0%}"]
     return f"| {' | '.join(map(str, cells))} |"
 
 
@@ -197,10 +207,10 @@ def machine() -> str:
 def run(profile: str, repeats: int, seconds: float, batch_size: int | None = None) -> dict:
     """Measure all rows, each printed when it is there."""
     made = provenance(resolve_precision("auto")) | {"date": time.strftime("%Y-%m-%d"), "workers": WORKERS, "repeats": repeats}
+    best, rows = peaks(), []
     print(HEADER)
-    rows = []
     for name in ROWS:
-        rows.append(measure(name, profile, repeats, seconds, batch_size))
+        rows.append(measure(name, profile, best, repeats, seconds, batch_size))
         print(line(rows[-1]), flush=True)
     return {"machine": machine(), "profile": profile, "rows": rows, "provenance": made}
 
@@ -208,23 +218,34 @@ def run(profile: str, repeats: int, seconds: float, batch_size: int | None = Non
 def main() -> None:
     """Measure, or show what was measured."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--profile", choices=PROFILES, default="paper", help="whose image sizes (default: paper, the report's own)")
-    parser.add_argument("--quick", action="store_true", help="a look: the sample's image sizes, batch 32, one repeat; nothing is written")
-    parser.add_argument("--markdown", metavar="FILE", type=Path, help="measure nothing; the table of a results file")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--profile", choices=PROFILES, default="paper", help="whose image sizes (default: paper, the report's own)")
+    what.add_argument("--quick", action="store_true", help="a look: the sample's image sizes, batch 32, one repeat; nothing is written")
+    what.add_argument("--markdown", metavar="FILE", type=Path, help="measure nothing; the table of a results file")
     arguments = parser.parse_args()
-    if arguments.markdown:
-        if not arguments.markdown.is_file():
-            parser.error(f"{arguments.markdown} does not exist; the benchmark writes such files to {RESULTS}")
-        print(markdown(json.loads(arguments.markdown.read_text())))
-    elif arguments.quick:
-        run("sample", repeats=1, seconds=0, batch_size=32)
-    else:
-        result = run(arguments.profile, repeats=3, seconds=5)
-        smaller = "" if arguments.profile == "paper" else f"-{arguments.profile}"
-        path = RESULTS / f"{result['machine']}{smaller}.json"
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(json.dumps(result, indent=1) + "\n")
-        print(f"\nWritten to {path}")
+    try:
+        if arguments.markdown:
+            print(shown(arguments.markdown))
+        elif arguments.quick:
+            run("sample", repeats=1, seconds=0, batch_size=32)
+        else:
+            RESULTS.mkdir(exist_ok=True)
+            TemporaryFile(dir=RESULTS).close()  # if nothing can be written there, it is said before the measurement
+            result = run(arguments.profile, repeats=3, seconds=5)
+            smaller = "" if arguments.profile == "paper" else f"-{arguments.profile}"
+            path = RESULTS / f"{result['machine']}{smaller}.json"
+            path.write_text(json.dumps(result, indent=1) + "\n")
+            print(f"\nWritten to {path}")
+    except (UsageError, OSError) as error:
+        parser.error(str(error))
+
+
+def shown(path: Path) -> str:
+    """`markdown` of a results file; UsageError where it is none."""
+    try:
+        return markdown(json.loads(path.read_text()))
+    except (ValueError, KeyError, TypeError):
+        raise UsageError(f"{path} is no results file; the benchmark writes such files to {RESULTS}") from None
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ from experimentTable import Experiment
 from featureFunction import CHUNK, MemorySet, forward_all, split
 from modelBlock import MaxPoolReLU, ResidualBlock
 from myModel import CNN, MLP, train_only
-from trainFunction import GradientNorms, make_optimizer, train_epoch
+from trainFunction import GradientNorms, lay_out, make_optimizer, train_epoch
 from utilityFunction import device
 
 WORKERS = min(8, os.cpu_count() or 1)
@@ -108,10 +108,8 @@ class Ours:
 
     def __init__(self, exp: Experiment, data: ImageSet, precision: str = "fp32") -> None:
         self.exp, self.precision = exp, precision
-        self.source: Any = data.to(device())
         self.model = _initial_model(exp).to(device())
-        if any(isinstance(module, nn.Conv2d) for module in self.model.modules()):
-            self.model.to(memory_format=torch.channels_last)
+        self.source: Any = data.to(device(), lay_out(self.model, data.to(device())))
         train_only(self.model, exp.trainable)
         self.prefix: Any = None
         if parts := split(self.model, self.source.batch(torch.arange(4))[0]):

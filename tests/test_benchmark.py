@@ -2,14 +2,17 @@
 
 import json
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
 
-from benchmarks.benchmark import ROWS, line, markdown, measure, peak, row, speed, time_shares
+from benchmarks import benchmark
+from benchmarks.benchmark import ROWS, line, markdown, measure, peaks, row, speed, time_shares
 from benchmarks.recipes import Ours, Plain
 from dataFunction import load_images
 from experimentTable import Experiment, experiment, identity
+from modelBlock import MaxPoolReLU
 from myModel import model_table
 from trainFunction import epoch_batches
 
@@ -43,6 +46,14 @@ def test_plain_and_ours_give_the_same_losses_from_the_same_weights(name, profile
         losses.append(rows[0]["train_loss"])
     assert len(losses) == 4
     assert max(losses) - min(losses) > 10 * TOLERANCE * max(losses)  # they do move
+
+
+def test_plain_has_its_relus_as_one_writes_them():
+    plain, ours = (recipe(*prepared("CNN_10", "paper")).model for recipe in (partial(Plain, workers=0), Ours))
+    assert [type(m).__name__ for m in plain.features][:2] == ["Sequential", "Sequential"]
+    assert [type(m) for m in plain.features[1]] == [torch.nn.ReLU, torch.nn.AdaptiveMaxPool2d]
+    assert not any(getattr(m, "inplace", False) or isinstance(m, MaxPoolReLU) for m in plain.modules())
+    assert isinstance(ours.features[1], MaxPoolReLU)
 
 
 def test_plain_and_ours_get_the_same_batches_with_workers_too():
@@ -97,11 +108,14 @@ def test_a_cache_counts_once_a_run():
 
 def test_a_step_s_time_is_shared_out():
     """Of all that a step does each part has some; what is not asked for has none."""
-    exp, data = prepared("MLP_4", batch_size=64)
-    with_norms, without = (time_shares(Ours(replace(exp, record_gradients=asked), data), 3) for asked in (True, False))
-    assert sum(with_norms.values()) == pytest.approx(1)
-    assert min(with_norms.values()) > 0
-    assert without["gradient norms"] == 0 < min(without["optimizer"], without["products"])
+    shares = {}
+    for name, asked in (("MLP_4", True), ("MLP_4", False), ("CNN_10", True), ("resnet18", False)):
+        exp, data = prepared(name, batch_size=64)
+        shares[name, asked] = time_shares(Ours(replace(exp, record_gradients=asked), data), 3)
+        assert sum(shares[name, asked].values()) == pytest.approx(1)
+        parts = {"products", "optimizer", "ReLU and pooling", "copies"}
+        parts |= ({"gradient norms"} if asked else set()) | ({"normalisation"} if name == "resnet18" else set())
+        assert {part for part, share in shares[name, asked].items() if share > 0} - {"rest"} == parts
 
 
 # ---------------------------------------------------------------- what is kept and shown
@@ -114,7 +128,7 @@ def with_bfloat16(monkeypatch):
 
 SPEEDS = {"plain": [10.0, 40.0, 20.0], "fp32": [50.0, 60.0, 70.0]}
 PEAKS = {"fp32": 1e6, "bf16": 4e6}
-SPENT = {"products": 0.7, "optimizer": 0.1, "gradient norms": 0.1, "rest": 0.1}
+SPENT = {"products": 0.7, "optimizer": 0.05, "copies": 0.15, "gradient norms": 0.05, "rest": 0.05}
 
 
 def check_schema(entry):
@@ -131,7 +145,7 @@ def test_a_row_holds_medians_the_ratio_and_its_range():
     check_schema(entry)
     assert (entry["plain"], entry["fp32"], entry["bf16"], entry["image_size"]) == (20.0, 60.0, None, 128)
     assert (entry["ratio"], entry["ratio_range"], entry["share_of_peak"]) == (3.0, [1.5, 5.0], 0.6)
-    assert line(entry) == "| CNN_30 | 128 | 20 | 60 | – | 3.00 (1.50–5.00) | – | fp32 | 60% | 70% |"
+    assert line(entry) == "| CNN_30 | 128 | 20 | 60 | – | 3.00 (1.50–5.00) | – | fp32 | 60% | 70% | copies 15% |"
 
 
 @pytest.mark.parametrize(("experiment_name", "precision", "default"), [("CNN_10", "bf16", 80.0), ("CNN_30", "fp32", 60.0)])
@@ -155,8 +169,9 @@ def test_rows_are_the_experiments_they_are_named_after():
 
 def test_a_measured_row_has_the_schema_and_becomes_a_line_of_the_table(monkeypatch):
     monkeypatch.setattr("benchmarks.benchmark.PEAK_WIDTH", {"cpu": 64, "cuda": 64})
-    assert peak("fp32") > 0
-    entry = measure("head", "sample", repeats=1, seconds=0, batch_size=8)
+    best = peaks(repeats=2)
+    assert min(best.values()) > 0
+    entry = measure("head", "sample", best, repeats=1, seconds=0, batch_size=8)
     check_schema(entry)
     assert (entry["experiment"], entry["batch_size"], entry["image_size"]) == ("fine_tune_1", 8, 32)
     assert len(entry["repeats"]["plain"]) == len(entry["repeats"]["fp32"]) == 1
@@ -165,3 +180,46 @@ def test_a_measured_row_has_the_schema_and_becomes_a_line_of_the_table(monkeypat
     assert line(entry) in table.splitlines()
     assert len({text.count("|") for text in table.splitlines() if text.startswith("|")}) == 1
     assert "a-machine" in table
+
+
+# ---------------------------------------------------------------- the command line
+
+
+@pytest.fixture
+def called(monkeypatch, tmp_path):
+    """Calls the command line with a measurement that takes no time; gives the profiles measured and the files written."""
+    measured = []
+    monkeypatch.setattr(benchmark, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(benchmark, "run", lambda profile, **_: measured.append(profile) or {"machine": "a-machine"})
+
+    def call(*arguments):
+        monkeypatch.setattr("sys.argv", ["benchmark.py", *map(str, arguments)])
+        benchmark.main()
+        return measured, sorted(path.name for path in (tmp_path / "results").glob("*"))
+
+    return call
+
+
+def test_the_report_s_image_sizes_are_the_default_and_other_results_stand_beside(called):
+    assert called() == (["paper"], ["a-machine.json"])
+    assert called("--profile", "cpu") == (["paper", "cpu"], ["a-machine-cpu.json", "a-machine.json"])
+    assert called("--quick")[1] == ["a-machine-cpu.json", "a-machine.json"]
+
+
+@pytest.mark.parametrize("content", [None, "# text", "{}", "[]"])
+def test_what_is_no_results_file_is_one_line(called, capsys, tmp_path, content):
+    path = tmp_path / "file.json"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(SystemExit):
+        called("--markdown", path)
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("benchmark.py: error: ") and str(path) in last
+
+
+def test_a_folder_that_cannot_be_written_is_found_before_anything_is_measured(called, monkeypatch, tmp_path, capsys):
+    (tmp_path / "results").write_text("a file")
+    monkeypatch.setattr(benchmark, "run", lambda *_, **__: pytest.fail("measured"))
+    with pytest.raises(SystemExit):
+        called()
+    assert "results" in capsys.readouterr().err.splitlines()[-1]

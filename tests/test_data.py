@@ -111,6 +111,8 @@ def test_batches_equal_torchvisions_own_pipeline():
             some = torch.arange(0, len(data), len(data) // 16)
             pictures = [Image.fromarray(data.images[i].permute(1, 2, 0).squeeze(2).numpy()) for i in some]
             inputs, wanted = data.batch(some)[0], torch.stack([pipeline(each) for each in pictures])
+            last = data.to("cpu", torch.channels_last).batch(some)[0]
+            assert last.equal(inputs) and last.is_contiguous(memory_format=torch.channels_last) and inputs.is_contiguous()
             if size == data.images.shape[-1] or (has_pillows and data.images.shape[1] == 3):
                 assert torch.equal(inputs, wanted)
             levels = (inputs - wanted).abs() * torch.tensor(NORMALISATION[name][1]).view(-1, 1, 1) * 255

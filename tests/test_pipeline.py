@@ -11,6 +11,7 @@ from torch.utils.data import TensorDataset
 
 import coreFunction
 from coreFunction import pipeline
+from dataFunction import load_images
 from trainFunction import accuracy
 
 
@@ -279,3 +280,43 @@ def test_a_loss_of_exactly_zero_is_a_good_one():
     record = pipeline(model, data, data, name="zero", epochs=2)
     assert record.rows[1]["train_loss"] == 0
     assert record.finished
+
+
+class Views(nn.Module):
+    """Flattens by `view`, which channels-last maps do not allow, as torch's own tutorial does."""
+
+    def __init__(self):
+        super().__init__()
+        self.features, self.head = nn.Sequential(nn.Conv2d(3, 4, 5), nn.ReLU(), nn.MaxPool2d(2)), nn.Linear(4 * 14 * 14, 10)
+
+    def forward(self, x):
+        return self.head(self.features(x).view(-1, 4 * 14 * 14))
+
+
+class ViewsImages(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.head = nn.Linear(3 * 32 * 32, 10)
+
+    def forward(self, x):
+        return self.head(x.view(len(x), -1))
+
+
+@pytest.mark.parametrize("model", [Views, ViewsImages])
+@pytest.mark.parametrize("batched", [True, False])
+def test_a_model_that_views_its_maps_trains_in_contiguous_memory(model, batched):
+    data = load_images("cifar10", "train", "sample", 32).subset(range(40))
+    images = data if batched else TensorDataset(data.batch(torch.arange(40))[0], data.labels)
+    record = pipeline(model(), images, images, name="views", epochs=2, batch_size=20, wandb=False)
+    first, second = record.column("train_loss", trained_only=True)
+    assert second < first
+
+
+def test_convolutions_run_channels_last():
+    seen = []
+    data = load_images("cifar10", "train", "sample", 32).subset(range(40))
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveMaxPool2d(1), nn.Flatten(), nn.Linear(4, 10))
+    model[0].register_forward_hook(lambda _m, inputs, output: seen.append((inputs[0], output)))
+    pipeline(model, data, data, name="last", epochs=1, batch_size=20, wandb=False)
+    batches = seen[-3:-1]  # the last is the evaluation's
+    assert all(x.is_contiguous(memory_format=torch.channels_last) for pair in batches for x in pair)

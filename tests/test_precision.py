@@ -7,7 +7,7 @@ import pytest
 import torch
 from helpers import untimed
 from torch import nn
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, linear
 
 from coreFunction import run
 from experimentTable import BOTH_PRECISIONS, EXPERIMENTS, experiment
@@ -60,6 +60,16 @@ def test_operands_are_rounded_and_the_sum_is_not():
     nn.init.constant_(layer.weight, 1 + 2**-9)  # rounds to 1
     with emulated_bf16():
         assert layer(torch.full((1, 4096), 1 + 2**-7)).item() == 4096 + 32
+
+
+def test_arguments_given_by_name_are_rounded_too():
+    torch.manual_seed(0)
+    x, weight, bias = torch.randn(4, 8), torch.randn(3, 8), 100 + torch.rand(3)
+    with torch.autocast("cpu", torch.bfloat16):
+        expected = linear(x, weight, bias)
+    with emulated_bf16():
+        for given in (linear(x, weight, bias=bias), linear(input=x, weight=weight, bias=bias)):
+            assert given.equal(expected)
 
 
 def test_a_probe_sees_what_training_computes():
