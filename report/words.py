@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from experimentTable import ROWS, UsageError, current_profile, experiment
+from experimentTable import PROFILES, ROWS, UsageError, current_profile, experiment
 from recordFunction import Record, find_openings, find_records
 from report.claims import ledger, ledger_markdown
 from report.figures import found
@@ -140,26 +140,25 @@ def table(rows: Sequence[dict]) -> "Markdown":
 
 
 def results(profile: str | None = None) -> str:
-    """Train loss and accuracy at the epoch that counts, of every training that has finished: a column a seed.
+    """Train loss and accuracy at the epoch that counts, of every training that has finished, the search's too, and of the baseline.
 
-    The accuracy is that of the test set in chapters 3 and 4, and that of the validation set in chapter 5.
+    A column a seed. The accuracy is that of the set named beside it.
     """
     profile = current_profile(profile)
-    runs = {row.name: records for row in ROWS if row.kind == "training" and (records := find_records(row.name, profile))}
+    trials = (f"search_{number + 1}" for number in range(PROFILES[profile].search_trials))
+    names = [*(row.name for row in ROWS if row.kind in ("training", "baseline")), *trials]
+    runs = {name: records for name in names if (records := find_records(name, profile))}
     seeds = sorted({record.seed for records in runs.values() for record in records})
 
-    def cells(records: list[Record], measure: Callable[[Record], float]) -> list[str]:
-        by_seed = {record.seed: f"{measure(record):.4g}" for record in records}
-        return [by_seed.get(seed, "–") for seed in seeds]
+    def line(name: str, what: str, measure: Callable[[Record], float]) -> list[str]:
+        by_seed = {record.seed: f"{measure(record):.4g}" for record in runs[name]}
+        return [name, what, *(by_seed.get(seed, "–") for seed in seeds)]
 
-    lines = [
-        (name, what, *cells(records, measure))
-        for name, records in runs.items()
-        for what, measure in (
-            ("train loss", final_loss),
-            (f"{records[0].result['split']} accuracy", lambda record: record.result["accuracy"]),
-        )
-    ]
+    lines = []
+    for name, records in runs.items():
+        if "train_loss" in records[0].rows[-1]:
+            lines.append(line(name, "train loss", final_loss))
+        lines.append(line(name, f"{records[0].result['split']} accuracy", lambda record: record.result["accuracy"]))
     head = ["run", "", *(f"seed {seed}" for seed in seeds)]
     return markdown(head, lines, right=head[2:])
 

@@ -20,7 +20,7 @@ from nbclient import NotebookClient
 from PIL import Image
 
 from benchmarks.benchmark import markdown
-from report.claims import ledger, ledger_markdown, ledger_short
+from report.claims import RULES, check, ledger, ledger_markdown, ledger_short
 from report.words import results
 
 REMAKE = "REMAKE=1 python -m pytest tests/test_committed.py"
@@ -52,6 +52,14 @@ def test_a_table_is_what_the_records_say(block):
         text = re.sub(f"<!-- {block} -->.*<!-- /{block} -->", lambda _: marked, text, flags=re.DOTALL)
         file.write_text(text)
     assert marked in text, f"the {block} in {file.name} are not what the records say; run `{REMAKE}` and read what has changed"
+
+
+@pytest.mark.parametrize("claim", RULES)
+def test_the_findings_say_of_each_claim_what_its_rule_says(claim):
+    """Each has one paragraph, which begins with its verdict in both profiles; how many seeds stand behind it is in the tables."""
+    text = " ".join(FINDINGS.read_text().split("## Claim by claim")[1].split())
+    said = re.findall(rf"\*\*{claim}, [^*]*\*\* \(paper: ([^,()]*), cpu: ([^,()]*)\)", text)
+    assert said == [(check(claim, "paper").verdict, check(claim, "cpu").verdict)]
 
 
 def replayed(profile: str, folder: Path) -> nbformat.NotebookNode:
