@@ -11,6 +11,8 @@ from report.lines import Groups, label_lines, lines, positions
 from report.plots import GREY, INK, TEXT, WIDTH, Sheet, heat_map, looks, sheet, style, whole_numbers
 
 ADAM_EPS = -8  # log10 of its default
+MARGIN = 0.01  # of accuracy, within which q7 calls two precisions alike
+LEAST_GRADIENT = -18  # log10, of the colours: what is less, down to none at all, has one
 
 
 def layers(records: Sequence[Record], metric: str) -> np.ndarray:
@@ -46,13 +48,14 @@ def depth(records: Groups) -> Sheet:
     figure, look = Sheet(figsize=(WIDTH, 5.6), dpi=100, layout="constrained"), looks(records)
     upper, lower = figure.subfigures(2, 1, squeeze=False).flat
     maps = {name: layers(runs, "gradient_log10_rms")[1:] for name, runs in records.items()}
-    low, high = min(map(np.nanmin, maps.values())), max(map(np.nanmax, maps.values()))
+    least, high = min(map(np.nanmin, maps.values())), max(map(np.nanmax, maps.values()))
+    low = max(least, LEAST_GRADIENT)
     above = upper.subplots(1, len(maps), squeeze=False)[0]
     for ax, (name, values) in zip(above, maps.items(), strict=True):
         x, label = positions(records[name][0])
         mesh = heat_map(ax, x[: len(values)], values, low, high)
         style(ax, name, label, "weight layer (1: at the input)" if ax is above[0] else "", grid=None)
-    bar = upper.colorbar(mesh, ax=list(above), pad=0.01, aspect=16)
+    bar = upper.colorbar(mesh, ax=list(above), pad=0.01, aspect=16, extend="min" if least < low else "neither")
     bar.set_label("log10 of gradient's RMS", fontsize=TEXT, color=INK)
     bar.ax.tick_params(labelsize=TEXT, length=2.5, color=GREY)
     if low < ADAM_EPS < high:
@@ -67,38 +70,47 @@ def depth(records: Groups) -> Sheet:
             above_zero = np.where(spread[row] > 0, spread[row], np.nan)[shown[name]]  # the axis is logarithmic
             on_top = 2 + 1 / len(above_zero)  # the shallower, which the deeper would hide where they agree
             ax.plot(1 + shown[name], above_zero, color=look[name][0], linewidth=1.1, marker="o", markersize=2, label=name, zorder=on_top)
-        style(ax, when, "weight layer (1: at the input)", "variance across samples" if row == 0 else "")
+        ends = any((spread[row] == 0).any() for spread in spreads.values())
+        what = f"{when} (a line ends where there is none)" if ends else when
+        style(ax, what, "weight layer (1: at the input)", "variance across samples" if row == 0 else "")
         ax.set_yscale("log")
         ax.xaxis.set_major_locator(whole_numbers(6))
-        if plain:
-            _theory(ax, [spread[0] for spread in spreads.values()])
+        _theory(ax, [spread[0] for spread in spreads.values()], "theory" if plain else "theory, plain net")
     label_lines(*panels)
     return figure
 
 
-def _theory(ax: Axes, spreads: Sequence[np.ndarray]) -> None:
+def _theory(ax: Axes, spreads: Sequence[np.ndarray], label: str) -> None:
     """A decay to 1/6 a layer, and none, from the untrained first layers' mean variance down to the least that was measured."""
     first, least = np.mean([spread[0] for spread in spreads]), min(spread[spread > 0].min() for spread in spreads)
     layer = np.arange(max(map(len, spreads)))
     falling = np.where((decay := first / 6.0**layer) >= least / 6, decay, np.nan)
-    ax.plot(1 + layer, falling, color=GREY, linestyle="--", linewidth=1.2, label="theory: 1/6 a layer")
-    ax.plot(1 + layer, np.full(len(layer), first), color=GREY, linestyle=":", linewidth=1.2, label="theory, He: constant")
+    ax.plot(1 + layer, falling, color=GREY, linestyle="--", linewidth=1.2, label=f"{label}: 1/6 a layer")
+    ax.plot(1 + layer, np.full(len(layer), first), color=GREY, linestyle=":", linewidth=1.2, label=f"{label}, He: constant")
 
 
 def precision(records: Groups) -> Sheet:
-    """4.6: bf16 beside fp32 from the same weights: training, and what is left of a batch of images at each depth after it."""
+    """4.6: bf16 beside fp32 from the same weights: training, where it ends, and what is left of 256 images at each depth before it."""
     figure, axes = sheet(2, 2, height=5.2)
     look = looks(records)
-    for ax, metric in zip(axes, ("train_loss", "test_accuracy"), strict=False):
-        lines(ax, records, [metric], look)
+    lines(axes[0], records, ["train_loss"], look)
+    pairs = [name.removesuffix("_bf16") for name in records if name.endswith("_bf16") and f"{name.removesuffix('_bf16')}_fp32" in records]
+    for place, model in enumerate(pairs):
+        ends = [{record.seed: record.result["accuracy"] for record in records[f"{model}_{side}"]} for side in ("fp32", "bf16")]
+        apart = [ends[1][seed] - ends[0][seed] for seed in ends[0].keys() & ends[1].keys()]
+        axes[1].plot([place] * len(apart), apart, "o", color=look[f"{model}_bf16"][0], markersize=4, label=f"_{model}")
+    axes[1].axhspan(-MARGIN, MARGIN, color=GREY, alpha=0.15, linewidth=0)
+    style(axes[1], "Accuracy, bf16 less fp32 (grey: a point)", "", "difference (share of images)")
+    axes[1].set_xticks(range(len(pairs)), [model.replace("_", "\n", 1) for model in pairs])
+    axes[1].set_xlim(-0.5, max(len(pairs), 1) - 0.5)
     left = {"probe_variance": "Variance across samples", "probe_distinct": "Of 256 images told apart"}
     for ax, (metric, what) in zip(axes[2:], left.items(), strict=True):
         for name, runs in records.items():
-            shown, values = block_starts(experiment(name).model), layers(runs, metric)[-1]
+            shown, values = block_starts(experiment(name).model), layers(runs, metric)[0]
             ax.plot(1 + shown, values[shown], color=look[name][0], linestyle=look[name][1], linewidth=1.2, label=name)
-        style(ax, f"{what}, after training", "weight layer (1: at the input)", what.lower())
+        style(ax, f"{what}, before training", "weight layer (1: at the input)", what.lower())
         ax.xaxis.set_major_locator(whole_numbers(6))
     axes[2].set_yscale("log")
     axes[3].set_ylim(0)
-    label_lines(*axes, legend_at=1)
+    label_lines(axes[0], *axes[2:], legend_at=2)
     return figure

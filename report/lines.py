@@ -52,13 +52,14 @@ def lines(ax: Axes, groups: Groups, metrics: Sequence[str], look: Mapping, start
     """
     most = max(len(record.rows) for group in groups.values() for record in group)
     markers = ("o" if most <= 13 else None, "x" if most <= 2 else None)
-    for name, records in groups.items():
+    for number, (name, records) in enumerate(groups.items()):
         colour, dash = look[name]
+        width = max(1.2, 2.2 - 0.35 * number)  # thinner than the one below, which it would hide where they agree
         for thin, metric in enumerate(metrics):
             x, mean, low, high = series(records, metric)
             x = x + (start or {}).get(name, 0)
             ax.plot(
-                x, mean, color=colour, linestyle=SECOND if thin else dash, linewidth=1.0 if thin else 1.6,
+                x, mean, color=colour, linestyle=SECOND if thin else dash, linewidth=width / 1.6 if thin else width,
                 marker=markers[thin], markersize=4.0 if thin else 2.5, label=f"_{name}" if thin else name,
             )  # fmt: skip
             if len(records) > 1:
@@ -291,13 +292,15 @@ def controls(records: Groups) -> Sheet:
     eps = {name: runs for name, runs in records.items() if not name.endswith("_he")}
     he = {name: runs for name, runs in records.items() if name.endswith("_he")}
     columns = {what: runs for what, runs in (("Adam, eps 1e-16 (dashed), 1e-8", eps), ("He initialisation", he)) if runs}
-    figure, axes = sheet(2, len(columns), height=5.2, sharex=True, sharey="row")
+    figure, axes = sheet(2, len(columns), height=5.2, sharex=True)
     panels = [(metric, what, runs) for metric in GUESSING for what, runs in columns.items()]
     for ax, (metric, what, runs) in zip(axes, panels, strict=True):
         lines(ax, runs, [metric], looks(records))
-        for label, value in GUESSING[metric].items():
+        for label, value in GUESSING[metric].items() if runs is eps else ():
             reference(ax, value, label)
+        if metric.endswith("loss") and runs is he:  # which comes near 0
+            ax.set_yscale("log")
         ax.set_title(f"{what}: {metric.replace('_', ' ')}", fontsize=TEXT, loc="left")
-        ax.label_outer()
+        ax.set_xlabel(ax.get_xlabel() if metric is [*GUESSING][-1] else "")
     label_lines(*axes, legend_at=len(columns) - 1)
     return figure

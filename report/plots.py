@@ -6,14 +6,14 @@ figure leaks, and a notebook shows each figure once.
 
 import textwrap
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from io import BytesIO
 from typing import Any, Literal
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.collections import QuadMesh
+from matplotlib.collections import PolyCollection, QuadMesh
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
@@ -198,12 +198,30 @@ def footer(figure: Figure, records: Iterable[Record], note: str = "") -> None:
         sets = dict.fromkeys(name for record in records for name in _data(record))
         parts = [
             "profile " + ", ".join(dict.fromkeys(record.profile for record in records)),
-            seeds_of(seeds),
+            seeds_of(seeds) + _of_seeds(figure, seeds),
             "data " + ", ".join(DATA.get(name, name) for name in sets),
             "records at " + ", ".join(dict.fromkeys(_commit(record) for record in records)),
+            *_mixed(records),
         ]
     text = " · ".join([*(part for part in parts if part != "data "), *([note] if note else [])])
     figure.supxlabel(textwrap.fill(text, 118), x=0.012, ha="left", fontsize=SMALL, color=GREY)
+
+
+def _of_seeds(figure: Figure, seeds: Mapping[str, Sequence[int]]) -> str:
+    """What a line of several seeds shows."""
+    if all(len(set(of_run)) == 1 for of_run in seeds.values()):
+        return ""
+    banded = any(isinstance(drawn, PolyCollection) for ax in figure.axes for drawn in ax.collections)
+    return ", line: mean, band: range" if banded else ", means"
+
+
+def _mixed(records: Iterable[Record]) -> list[str]:
+    """The runs whose seeds were not all computed in one precision, if any."""
+    precisions: dict[str, set] = {}
+    for record in records:
+        precisions.setdefault(record.name, set()).add(record.settings.get("provenance", {}).get("precision"))
+    mixed = [name for name, of_run in precisions.items() if len(of_run) > 1]
+    return [f"seeds in different precisions: {', '.join(mixed)}"] if mixed else []
 
 
 def _data(record: Record) -> list[str]:

@@ -44,10 +44,13 @@ def three_best(values: Sequence[float]) -> list[int]:
 
 
 def searched_space(records: Groups) -> Sheet:
-    """5.9: learning rate against validation accuracy, batch size as marker: the report's points, ours there, our search."""
+    """5.9: learning rate against validation accuracy, batch size as marker: the report's points, ours there, our search.
+
+    Once all of them, and once those at rates from 5e-4 on, which lie close together.
+    """
     markers = dict(zip((16, 32, 64, 128, 256), "oPs^D", strict=True))
     groups = {"report": (GREY, "none", 3), "report's points, trained by us": (BLUE, BLUE, 2), "our search": (VERMILLION, VERMILLION, 2)}
-    figure, (ax,) = sheet(height=3.3)
+    figure, panels = sheet(1, 2, height=3.3)
     table_rows = [(EXPERIMENTS[f"sweep_{k}"], accuracy) for k, (accuracy, _) in SWEEP.items()]
     points = [("report", row.lr, row.batch_size, accuracy) for row, accuracy in table_rows]
     for name, runs in records.items():
@@ -56,15 +59,18 @@ def searched_space(records: Groups) -> Sheet:
             points.append(("report's points, trained by us", row.lr, row.batch_size, mean_result(runs, "accuracy")))
         else:  # each seed's search draws points of its own
             points += [("our search", setting("lr", run), int(setting("batch_size", run)), run.result["accuracy"]) for run in runs]
-    for group, lr, batch, accuracy in points:
-        edge, face, order = groups[group]
-        ax.plot([lr], [accuracy], markers.get(batch, "X"), mec=edge, mfc=face, markersize=6, label=f"_{group}", zorder=order)
-    ax.set_xscale("log")
-    style(ax, "Validation accuracy of the restored epoch", "learning rate", "validation accuracy (share of images)", grid="both")
-    rates = [lr for _, lr, *_ in points]
-    ax.set(xlim=(min(7e-7, min(rates) / 1.5), max(1.5e-2, 1.5 * max(rates))), ylim=(-0.02, None))
-    shown = {group for group, *_ in points}
-    handles = [Line2D([], [], ls="", marker="o", mec=e, mfc=f, label=group) for group, (e, f, _) in groups.items() if group in shown]
+    for ax, lowest, what in zip(panels, (0.0, 5e-4), ("All", "Rates from 5e-4 on"), strict=True):
+        shown = [point for point in points if point[1] >= lowest]
+        for group, lr, batch, accuracy in shown:
+            edge, face, order = groups[group]
+            ax.plot([lr], [accuracy], markers.get(batch, "X"), mec=edge, mfc=face, markersize=6, label=f"_{group}", zorder=order)
+        ax.set_xscale("log")
+        style(ax, what, "learning rate", "validation accuracy (share of images)" if ax is panels[0] else "", grid="both")
+        rates = [lr for _, lr, *_ in shown]
+        ax.set_xlim(min(rates) / 1.5, max(rates) * 1.5)
+    panels[0].set_ylim(-0.02)
+    named = {group for group, *_ in points}
+    handles = [Line2D([], [], ls="", marker="o", mec=e, mfc=f, label=group) for group, (e, f, _) in groups.items() if group in named]
     handles += [Line2D([], [], ls="", marker=m, mec=INK, mfc="none", label=f"batch size {batch}") for batch, m in markers.items()]
-    legend(ax, handles, handlelength=1)
+    legend(panels[1], handles, handlelength=1)
     return figure

@@ -146,11 +146,12 @@ def test_depth_map_holds_the_gradients_and_theory_falls_to_a_sixth(records):
     assert panels["Before training"].get_yscale() == "log"
 
 
-def test_theory_of_plain_chains_is_not_drawn_beside_residual_nets_nor_are_the_layers_inside_a_block(records):
+def test_of_residual_nets_the_layers_inside_a_block_are_not_drawn_and_theory_is_said_to_be_of_plain_ones(records):
     panels = {ax.get_title(loc="left"): ax for ax in draw("3.6b", "cpu").get_axes()}
     for when, row in (("Before training", 0), ("After training", -1)):
         drawn = named(panels[when])
-        assert set(drawn) == {"MLP_res_5", "MLP_res_15", "MLP_res_35", "MLP_res_55", "MLP_res_96"}
+        theory = {"theory, plain net: 1/6 a layer", "theory, plain net, He: constant"}
+        assert set(drawn) == {"MLP_res_5", "MLP_res_15", "MLP_res_35", "MLP_res_55", "MLP_res_96"} | theory
         x, y = drawn["MLP_res_15"].get_data()
         assert list(x) == [1, 4, 7, 9, 11, 13, 15]  # two blocks with a projection, four without, the last layer
         variance = np.mean([record.rows[row]["probe_variance"] for record in find_records("MLP_res_15", "cpu")], axis=0)
@@ -248,7 +249,7 @@ def test_unknown_numbers_and_profiles_are_refused(records, monkeypatch):
     with pytest.raises(UsageError, match="unknown profile 'huge'"):
         draw("3.1", "huge")
     monkeypatch.setenv("PROFILE", "cpu")
-    assert footer_of(draw("3.2")).startswith("profile cpu · seeds 0-1 ·")
+    assert footer_of(draw("3.2")).startswith("profile cpu · seeds 0-1, line: mean, band: range ·")
     monkeypatch.setenv("PROFILE", "")
     assert footer_of(draw("3.2")).startswith("profile sample · seed 0 ·")
 
@@ -306,3 +307,23 @@ def test_a_notebook_shows_a_figure_as_one_sharp_picture(records):
     data, metadata = formatters.DisplayFormatter().format(draw("3.2", "cpu"))
     assert set(data) == {"image/png", "text/plain"}
     assert metadata["image/png"]["width"] == 700
+
+
+def test_the_two_precisions_differ_by_a_dot_a_seed(records):
+    panel = draw("4.6", "cpu").get_axes()[1]
+    ends = [{r.seed: r.result["accuracy"] for r in find_records(f"CNN_13_{side}", "cpu")} for side in ("fp32", "bf16")]
+    dots = next(line for line in panel.get_lines() if line.get_label() == "_CNN_13")
+    assert list(dots.get_ydata()) == [ends[1][seed] - ends[0][seed] for seed in ends[0]]
+    assert "CNN\n13" in [label.get_text() for label in panel.get_xticklabels()]
+
+
+def test_a_line_is_thinner_than_the_one_below_it(records):
+    for number in ("5.4", "3.4"):
+        widths = [line.get_linewidth() for line in draw(number, "cpu").get_axes()[0].get_lines() if not line.get_label().startswith("_")]
+        assert widths == sorted(widths, reverse=True) and widths[0] > widths[-1]
+
+
+def test_what_lies_close_together_in_a_search_is_drawn_once_more(records):
+    everything, close = draw("5.9", "cpu").get_axes()
+    rates = [[float(line.get_xdata()[0]) for line in ax.get_lines()] for ax in (everything, close)]
+    assert min(rates[1]) >= 5e-4 and sorted(rates[1]) == sorted(rate for rate in rates[0] if rate >= 5e-4)
