@@ -6,7 +6,7 @@ import pickle
 import signal
 import socket
 import threading
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, CancelledError, Executor, Future, ProcessPoolExecutor, wait
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -18,8 +18,9 @@ from uuid import uuid4
 
 import torch
 
-from experimentTable import Experiment, Held, UsageError, experiment, price
-from recordFunction import Record, runs_dir
+from experimentTable import PROFILES, Experiment, Held, UsageError, experiment, price
+from recordFunction import Record, find_records, runs_dir
+from report.text import listed
 from utilityFunction import about, bar
 
 Call = Callable[..., Record]  # makes one run; takes `stop`, which is asked after each epoch, and `line`, a bar
@@ -28,6 +29,14 @@ Call = Callable[..., Record]  # makes one run; takes `stop`, which is asked afte
 def generation(exp: Experiment) -> int:
     """0 for a run that starts afresh, one more than its parent's otherwise."""
     return 0 if exp.start_from is None else 1 + generation(experiment(exp.start_from))
+
+
+def _say_who_has_them(todo: Iterable[Experiment]) -> None:
+    """Of runs on the complete sets: which other profile of these has records to look at, in place of hours of training."""
+    for profile, described in PROFILES.items():
+        others = [exp.name for exp in todo if PROFILES[exp.profile].data == described.data == "complete" and exp.profile != profile]
+        if names := [name for name in dict.fromkeys(others) if find_records(name, profile)]:
+            print(f"profile {profile} has records of {listed(names)}")
 
 
 def work_off(
@@ -40,6 +49,7 @@ def work_off(
     held, total, wanted = [], sum(map(price, todo)), len(todo) + recorded
     beside = f", {recorded} of them recorded already" if recorded else ""
     print(f"{wanted} run{'s' * (wanted != 1)}{beside}; to go: {about(total, next(iter(todo)).profile)}")
+    _say_who_has_them(todo)
     whole, line = bar(len(todo), "all runs", unit="run"), bar(1)
     refused: dict[str, list[str]] = {}
     one_by_one = ((exp, partial(call, line=line, stop=stop)) for exp, call in todo.items())

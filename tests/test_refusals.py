@@ -8,6 +8,7 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 import coreFunction
+import queueFunction
 import utilityFunction
 from coreFunction import pipeline, run, run_all
 from experimentTable import EXPERIMENTS, PROFILES, Experiment, UsageError
@@ -85,3 +86,12 @@ def test_an_estimate_says_whose_it_is_and_that_nobody_has_measured_one(runs_dir,
     monkeypatch.delitem(PROFILES["cpu"].seconds, "mlp")
     run_all("MLP_4", profile=profile, evidence=False)
     assert f"1 run; to go: {said}\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("profile", "there"), [("sample", []), ("cpu", []), ("paper", ["cpu"])])
+def test_who_would_train_for_long_is_told_which_profile_has_the_records(runs_dir, capsys, monkeypatch, profile, there):
+    monkeypatch.setattr(coreFunction, "run", refuse)
+    monkeypatch.setattr(queueFunction, "find_records", lambda name, profile: [name] * ((name, profile) == ("train_resnet", "cpu")))
+    run_all("train_resnet", "MLP_4", profile=profile, evidence=False)
+    said = [line for line in capsys.readouterr().out.splitlines() if "has records" in line]
+    assert said == [f"profile {other} has records of train_resnet" for other in there]
