@@ -139,11 +139,11 @@ class ImageSet:
         return replace(self, images=self.images[indices], labels=self.labels[indices],
                        coarse_labels=None if coarse is None else coarse[indices])  # fmt: skip
 
-    def to(self, device: torch.device | str, memory_format: torch.memory_format = torch.contiguous_format) -> "ImageSet":
-        """The same set on `device`, its batches in `memory_format`: channels last are resized faster, and as convolutions take them."""
-        coarse = self.coarse_labels
-        return replace(self, images=self.images.to(device), labels=self.labels.to(device),
-                       coarse_labels=None if coarse is None else coarse.to(device), memory_format=memory_format)  # fmt: skip
+    def to(self, device: torch.device | str, memory_format: torch.memory_format | None = None) -> "ImageSet":
+        """The same set on `device`, its batches in `memory_format`; channels last are resized faster, and as convolutions take them."""
+        coarse = None if self.coarse_labels is None else self.coarse_labels.to(device)
+        images, labels = self.images.to(device), self.labels.to(device)
+        return replace(self, images=images, labels=labels, coarse_labels=coarse, memory_format=memory_format or self.memory_format)
 
 
 @functools.cache

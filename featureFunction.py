@@ -1,6 +1,7 @@
 """What is frozen is computed once: a frozen prefix's outputs, feature extraction, the classical baseline."""
 
 import copy
+import math
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -123,14 +124,14 @@ def split(model: nn.Module, sample: Tensor) -> tuple[nn.Sequential, nn.Sequentia
     prefix, rest = nn.Sequential(*parts[:frozen]), nn.Sequential(*parts[frozen:])
     was_training = [(m, m.training) for m in model.modules()]
     try:
-        with torch.no_grad(), torch.random.fork_rng():
+        with torch.no_grad(), torch.random.fork_rng([torch.cuda.current_device()] if device().type == "cuda" else []):
             set_train_mode(model)
             in_training = copy.deepcopy(prefix)(sample)
             whole, halves = (_drawn_alike(copy.deepcopy(run), sample) for run in (model, nn.Sequential(prefix, rest)))
             model.eval()
             outputs = prefix(sample)
             same = torch.equal(in_training, outputs) and torch.equal(rest(outputs), model(sample)) and torch.equal(whole, halves)
-    except (RuntimeError, TypeError, ValueError):
+    except (RuntimeError, TypeError, ValueError, AttributeError, IndexError):
         same = False
     for module, training in was_training:
         module.training = training
@@ -147,7 +148,7 @@ def _drawn_alike(model: nn.Module, sample: Tensor) -> Tensor:
 def forward_all(model: nn.Module, data: Source, precision: str = "fp32", most_bytes: float = MOST_BYTES) -> Tensor | None:
     """The outputs (N, ...) of `model` in eval mode for all of `data`, in chunks of fixed size, laid out as they are.
 
-    None where they take more than `most_bytes`, or half of the memory that is free.
+    None where they take more than `most_bytes`.
     """
     model.eval()
     outputs = None
@@ -156,7 +157,7 @@ def forward_all(model: nn.Module, data: Source, precision: str = "fp32", most_by
         with arithmetic(precision):
             chunk = model(cast(inputs, precision))
         if outputs is None:
-            if chunk[0].numel() * chunk.element_size() * len(data) > min(most_bytes, free_bytes() / 2):
+            if chunk[0].numel() * chunk.element_size() * len(data) > most_bytes:
                 return None
             channels_last = chunk.ndim == 4 and chunk.is_contiguous(memory_format=torch.channels_last)
             layout = torch.channels_last if channels_last else torch.contiguous_format
@@ -168,7 +169,8 @@ def forward_all(model: nn.Module, data: Source, precision: str = "fp32", most_by
 def cached(prefix: nn.Module, data: Source, precision: str) -> MemorySet | None:
     """`data` as the rest of the model sees it; None where that does not fit in memory or differs from one reading to the next.
 
-    Outputs for the report's own sets are shared by all runs of one prefix in this process.
+    It fits where it takes at most `MOST_BYTES` and half of the memory that is free now, so a run that is gone on with may do without.
+    Outputs for the report's own sets are shared by all runs of one prefix in this process, as long as there is room.
     """
     if (labels := getattr(data, "labels", None)) is None:
         return None
@@ -177,8 +179,11 @@ def cached(prefix: nn.Module, data: Source, precision: str) -> MemorySet | None:
     if not key and not torch.equal(data.batch(first)[0], data.batch(first)[0]):  # a random transform
         return None
     outputs = _shared.pop(key, None) if key else None
-    if outputs is None and (outputs := forward_all(prefix, data, precision)) is None:
-        return None
+    if outputs is None:
+        while len(_shared) > 1 and free_bytes() / 2 < MOST_BYTES:  # the last may be this run's other set
+            del _shared[next(iter(_shared))]
+        if (outputs := forward_all(prefix, data, precision, min(MOST_BYTES, free_bytes() / 2))) is None:
+            return None
     if key:  # the latest used stands last
         _shared[key] = outputs
         while len(_shared) > 2 and sum(tensor.nbytes for tensor in _shared.values()) > MOST_BYTES:  # a run's own two sets stay
@@ -191,7 +196,10 @@ _shared: dict[tuple, Tensor] = {}
 
 def _key(prefix: nn.Module, data: Any, precision: str) -> tuple | None:
     fingerprint = getattr(data, "fingerprint", None)
-    return fingerprint and (digest(prefix.state_dict()), str(prefix), precision, fingerprint, data.size, digest({"images": data.images}))
+    if fingerprint is None:
+        return None
+    made_of = digest(prefix.state_dict()), str(prefix), precision
+    return *made_of, fingerprint, data.size, data.memory_format, digest({"images": data.images})
 
 
 def extract_features(model: nn.Module, data: Any, precision: str = "fp32") -> Tensor:
@@ -205,7 +213,7 @@ def extract_features(model: nn.Module, data: Any, precision: str = "fp32") -> Te
     seen: list[Tensor] = []
     hook = layers[-1].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].flatten(1).float()))
     try:
-        forward_all(model, source, precision)
+        forward_all(model, source, precision, most_bytes=math.inf)
     finally:
         hook.remove()
     return torch.cat(seen)

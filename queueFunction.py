@@ -35,8 +35,9 @@ def _say_who_has_them(todo: Iterable[Experiment]) -> None:
     """Of runs on the complete sets: which other profile of these has records to look at, in place of hours of training."""
     for profile, described in PROFILES.items():
         others = [exp.name for exp in todo if PROFILES[exp.profile].data == described.data == "complete" and exp.profile != profile]
-        if names := [name for name in dict.fromkeys(others) if find_records(name, profile)]:
-            print(f"profile {profile} has records of {listed(names)}")
+        with suppress(UsageError):  # of a damaged record, which is said where it is needed
+            if names := [name for name in dict.fromkeys(others) if find_records(name, profile)]:
+                print(f"profile {profile} has records of {listed(names)}")
 
 
 def work_off(

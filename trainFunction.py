@@ -5,6 +5,7 @@ import math
 import time
 import warnings
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 
@@ -136,18 +137,18 @@ def check_model(model: nn.Module, train: Source, held: Source, exp: Experiment) 
 def lay_out(model: nn.Module, source: Source) -> torch.memory_format:
     """Lay the model out in memory as it is fastest, and say how: channels last where it has convolutions.
 
-    Contiguous where it cannot be, as when it flattens its maps by `view`.
+    Contiguous where it cannot be, as when it flattens its maps by `view`; asked of a copy, in evaluation and in training.
     """
-    model.eval().to(memory_format=torch.contiguous_format)
     inputs = source.batch(torch.arange(min(2, len(source))))[0]
+    layout = torch.contiguous_format
     if inputs.ndim == 4 and any(isinstance(module, nn.Conv2d) for module in model.modules()):
-        model.to(memory_format=torch.channels_last)
-        try:
-            model(inputs.to(device(), next(model.parameters()).dtype, memory_format=torch.channels_last))
-            return torch.channels_last
-        except RuntimeError:
-            model.to(memory_format=torch.contiguous_format)
-    return torch.contiguous_format
+        with suppress(RuntimeError, ValueError, TypeError):
+            trial = copy.deepcopy(model).to(memory_format=torch.channels_last)
+            for training in (False, True):
+                trial.train(training)(inputs.to(device(), next(model.parameters()).dtype, memory_format=torch.channels_last))
+            layout = torch.channels_last
+    model.to(memory_format=layout)
+    return layout
 
 
 @torch.no_grad()

@@ -24,6 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # else torch's profiler says on standard error when it begins and ends
 
 import torch
+from torch.autograd import DeviceType
 
 from benchmarks.recipes import WORKERS, Ours, Plain
 from dataFunction import load_images
@@ -92,7 +93,9 @@ def time_shares(recipe: Ours, steps: int) -> dict[str, float]:
     with torch.profiler.profile() as profiled:
         step_seconds(recipe, steps)
     clock = "device" if device().type == "cuda" else "cpu"
-    events = profiled.key_averages()
+    events = [
+        event for event in profiled.key_averages() if event.device_type == DeviceType.CPU
+    ]  # a kernel's time stands with who called it
     spent, within = ({event.key: getattr(event, f"{part}{clock}_time_total") for event in events} for part in ("self_", ""))
     shares = {part: sum(spent[key] for key in spent if names.match(key)) for part, names in PARTS.items()}
     shares |= {"gradient norms": within.get("gradient norms", 0.0)}
@@ -169,10 +172,19 @@ def line(entry: dict) -> str:
     """A row of the table, in Markdown."""
     speeds = (f"{entry[kind]:,.0f}" if entry[kind] else "–" for kind in ("plain", *PRECISIONS))
     ratios = (_ratio(entry, precision) for precision in PRECISIONS)
-    shares = (f"{share:.0%}" for share in (entry["share_of_peak"], entry["time_shares"]["products"]))
-    rest = {part: share for part, share in entry["time_shares"].items() if part != "products"}
-    following = max(rest, key=rest.__getitem__)
-    cells = [entry["name"], entry["image_size"], *speeds, *ratios, entry["precision"], *shares, f"{following} {rest[following]:.0%}"]
+    spent = entry["time_shares"] or {}
+    rest = [f"{part} {share:.0%}" for part, share in sorted(spent.items(), key=lambda part: -part[1]) if part != "products"]
+    products = f"{spent['products']:.0%}" if spent else "–"
+    cells = [
+        entry["name"],
+        entry["image_size"],
+        *speeds,
+        *ratios,
+        entry["precision"],
+        f"{entry['share_of_peak']:.0%}",
+        products,
+        *(rest or "–")[:1],
+    ]
     return f"| {' | '.join(map(str, cells))} |"
 
 
@@ -224,20 +236,21 @@ def main() -> None:
     what.add_argument("--markdown", metavar="FILE", type=Path, help="measure nothing; the table of a results file")
     arguments = parser.parse_args()
     try:
+        device()
         if arguments.markdown:
-            print(shown(arguments.markdown))
-        elif arguments.quick:
-            run("sample", repeats=1, seconds=0, batch_size=32)
-        else:
-            RESULTS.mkdir(exist_ok=True)
-            TemporaryFile(dir=RESULTS).close()  # if nothing can be written there, it is said before the measurement
-            result = run(arguments.profile, repeats=3, seconds=5)
-            smaller = "" if arguments.profile == "paper" else f"-{arguments.profile}"
-            path = RESULTS / f"{result['machine']}{smaller}.json"
-            path.write_text(json.dumps(result, indent=1) + "\n")
-            print(f"\nWritten to {path}")
+            return print(shown(arguments.markdown))
+        RESULTS.mkdir(exist_ok=True)
+        TemporaryFile(dir=RESULTS).close()  # if nothing can be written there, it is said before the measurement
     except (UsageError, OSError) as error:
         parser.error(str(error))
+    if arguments.quick:
+        run("sample", repeats=1, seconds=0, batch_size=32)
+        return
+    result = run(arguments.profile, repeats=3, seconds=5)
+    smaller = "" if arguments.profile == "paper" else f"-{arguments.profile}"
+    path = RESULTS / f"{result['machine']}{smaller}.json"
+    path.write_text(json.dumps(result, indent=1) + "\n")
+    print(f"\nWritten to {path}")
 
 
 def shown(path: Path) -> str:

@@ -212,7 +212,7 @@ def _of_seeds(figure: Figure, seeds: Mapping[str, Sequence[int]]) -> str:
     if all(len(set(of_run)) == 1 for of_run in seeds.values()):
         return ""
     banded = any(isinstance(drawn, PolyCollection) for ax in figure.axes for drawn in ax.collections)
-    return ", line: mean, band: range" if banded else ", means"
+    return ", bands: their range" if banded else ", means"
 
 
 def _mixed(records: Iterable[Record]) -> list[str]:

@@ -156,6 +156,11 @@ def test_default_is_the_precision_that_the_experiment_uses(with_bfloat16, experi
     assert entry["share_of_peak"] == default * 1e4 / PEAKS[precision]
 
 
+def test_what_time_went_to_may_be_unknown():
+    entry = row("CNN_30", experiment("CNN_30", "paper"), SPEEDS, PEAKS, flops=1e4, spent=SPENT) | {"time_shares": None}
+    assert line(entry).endswith("| 60% | – | – |")
+
+
 def test_rows_are_the_experiments_they_are_named_after():
     for name, experiment_name in ROWS.items():
         exp = experiment(experiment_name)

@@ -100,6 +100,17 @@ class DropsInBetween(nn.Module):
         return self.head(nn.functional.dropout(self.features(x), 0.9, self.training))
 
 
+class Recurrent(nn.Module):
+    """Its first child gives more than a tensor."""
+
+    def __init__(self):
+        super().__init__()
+        self.rows, self.head = nn.LSTM(8, 16, batch_first=True), nn.Linear(16, 10)
+
+    def forward(self, x):
+        return self.head(self.rows(x.flatten(0, 1))[0][:, -1])
+
+
 def with_dropout():
     return mlp().insert(3, nn.Dropout(0.5)).insert(1, nn.Dropout(0.5))
 
@@ -114,6 +125,7 @@ FALLS_BACK = [
     ("a parameter of its own", Scaled, ("last",)),
     ("another order", Backwards, ("last",)),
     ("a dropout in between", DropsInBetween, ("head",)),
+    ("a child that gives no tensor", Recurrent, ("head",)),
     ("dropout in front", with_dropout, ("5",)),
     ("statistics in front", with_loose_statistics, ("4",)),
     ("nothing frozen", mlp, None),
@@ -196,7 +208,8 @@ def test_a_cache_that_would_not_fit_in_memory_is_not_made():
 @pytest.mark.parametrize("free", [2 * 200 * 64 * 4, 2 * 200 * 64 * 4 - 1])
 def test_a_cache_takes_no_more_than_half_of_the_memory_that_is_free(monkeypatch, free):
     monkeypatch.setattr(featureFunction, "free_bytes", lambda: free)
-    assert (forward_all(nn.Flatten(), as_source(digits())) is not None) == (free % 2 == 0)
+    assert (cached(nn.Flatten(), as_source(digits()), "fp32") is not None) == (free % 2 == 0)
+    assert len(extract_features(mlp(), digits())) == 200  # which are asked for, however large
 
 
 def test_a_cache_lies_as_the_convolutions_behind_it_take_it():
@@ -204,6 +217,23 @@ def test_a_cache_lies_as_the_convolutions_behind_it_take_it():
     seen = cached(nn.Sequential(nn.Conv2d(3, 8, 3)).to(memory_format=torch.channels_last), data, "fp32")
     assert seen.inputs.is_contiguous(memory_format=torch.channels_last)
     assert seen.batch(torch.tensor([3, 1]))[0].is_contiguous(memory_format=torch.channels_last)
+
+
+def test_where_memory_is_short_a_cache_makes_room_for_another(monkeypatch):
+    """All but the latest go, which may be of the same run."""
+    monkeypatch.setattr(featureFunction, "free_bytes", lambda: 2.0 * featureFunction.MOST_BYTES - 1)
+    data = load_images("mnist", "train", "sample", 28)
+    for start in (0, 10, 20):
+        cached(nn.Flatten(), data.subset(range(start, start + 10)), "fp32")
+    assert len(featureFunction._shared) == 2
+
+
+def test_a_contiguous_and_a_channels_last_model_share_no_cache():
+    data = load_images("cifar10", "train", "sample", 32).subset(range(10))
+    prefix = nn.Conv2d(3, 8, 3)
+    for layout in (torch.channels_last, torch.contiguous_format):
+        seen = cached(prefix.to(memory_format=layout), data.to("cpu", layout), "fp32")
+        assert seen.inputs.is_contiguous(memory_format=layout)
 
 
 def test_a_run_s_two_sets_stay_however_large(monkeypatch):

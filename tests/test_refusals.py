@@ -88,6 +88,16 @@ def test_an_estimate_says_whose_it_is_and_that_nobody_has_measured_one(runs_dir,
     assert f"1 run; to go: {said}\n" in capsys.readouterr().out
 
 
+def test_a_damaged_record_of_another_profile_hinders_nobody(runs_dir, capsys, monkeypatch):
+    folder = runs_dir / "cpu" / "MLP_4" / "seed-0"
+    folder.mkdir(parents=True)
+    for name in ("settings.json", "result.json"):
+        (folder / name).write_text("{")
+    monkeypatch.setattr(coreFunction, "run", refuse)
+    run_all("MLP_4", profile="paper", evidence=False)
+    assert "no data" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(("profile", "there"), [("sample", []), ("cpu", []), ("paper", ["cpu"])])
 def test_who_would_train_for_long_is_told_which_profile_has_the_records(runs_dir, capsys, monkeypatch, profile, there):
     monkeypatch.setattr(coreFunction, "run", refuse)

@@ -249,7 +249,7 @@ def test_unknown_numbers_and_profiles_are_refused(records, monkeypatch):
     with pytest.raises(UsageError, match="unknown profile 'huge'"):
         draw("3.1", "huge")
     monkeypatch.setenv("PROFILE", "cpu")
-    assert footer_of(draw("3.2")).startswith("profile cpu · seeds 0-1, line: mean, band: range ·")
+    assert footer_of(draw("3.2")).startswith("profile cpu · seeds 0-1, bands: their range ·")
     monkeypatch.setenv("PROFILE", "")
     assert footer_of(draw("3.2")).startswith("profile sample · seed 0 ·")
 

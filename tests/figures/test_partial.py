@@ -19,8 +19,7 @@ def test_runs_without_a_record_are_named_in_the_footer_and_the_others_drawn(runs
     figure = draw("3.1", "cpu")
     assert all(set(named(ax)) == {"MLP_4", "MLP_23"} for ax in figure.get_axes())
     assert footer_of(figure) == (
-        "profile cpu · seeds 0-2 (MLP_4), 0 (MLP_23), line: mean, band: range · data MNIST · records at 012345678"
-        " · no finished record of MLP_13"
+        "profile cpu · seeds 0-2 (MLP_4), 0 (MLP_23), bands: their range · data MNIST · records at 012345678 · no finished record of MLP_13"
     )
 
 
