@@ -146,13 +146,18 @@ def row(name: str, exp: Experiment, speeds: dict[str, list[float]], peaks: dict[
     precision = resolve_precision(exp.precision)
     medians: dict[str, Any] = {kind: statistics.median(speeds[kind]) if kind in speeds else None for kind in ("plain", *PRECISIONS)}
     default, ratios = medians[precision], repeated_ratios(speeds, precision)
-    return {
+    entry = {
         "name": name, "experiment": exp.name, "image_size": identity(exp)["image_size"], "batch_size": exp.batch_size,
         "gradient_norms": exp.record_gradients, **medians, "default": default, "precision": precision,
         "ratio": default / medians["plain"], "ratio_range": [min(ratios), max(ratios)],
-        "share_of_peak": default * flops / peaks[precision], "flops_per_image": flops, "peak_flops": peaks,
-        "time_shares": spent, "repeats": speeds,
+        "flops_per_image": flops, "time_shares": spent, "repeats": speeds,
     }  # fmt: skip
+    return with_peaks(entry, peaks)
+
+
+def with_peaks(entry: dict, peaks: dict[str, float]) -> dict:
+    """The row with its share of these peaks."""
+    return entry | {"peak_flops": peaks, "share_of_peak": entry["default"] * entry["flops_per_image"] / peaks[entry["precision"]]}
 
 
 def repeated_ratios(speeds: dict[str, list[float]], precision: str) -> list[float]:
@@ -219,11 +224,14 @@ def machine() -> str:
 def run(profile: str, repeats: int, seconds: float, batch_size: int | None = None) -> dict:
     """Measure all rows, each printed when it is there."""
     made = provenance(resolve_precision("auto")) | {"date": time.strftime("%Y-%m-%d"), "workers": WORKERS, "repeats": repeats}
-    best, rows = peaks(), []
+    rows: list[dict] = []
+    best = dict.fromkeys(_precisions(), 0.0)
     print(HEADER)
     for name in ROWS:
+        best = {precision: max(best[precision], measured) for precision, measured in peaks().items()}
         rows.append(measure(name, profile, best, repeats, seconds, batch_size))
         print(line(rows[-1]), flush=True)
+    rows = [with_peaks(entry, best) for entry in rows]  # the best of the whole run: other guests may slow the machine down for a while
     return {"machine": machine(), "profile": profile, "rows": rows, "provenance": made}
 
 
