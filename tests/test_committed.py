@@ -35,7 +35,7 @@ def benchmark(machine: str) -> str:
 
 BLOCKS: dict[str, tuple[Path, Callable[[], str]]] = {  # what stands between the marks of that name, and where
     "ledger": (README, lambda: ledger_short(ledger(PROFILE))),
-    "benchmark": (README, lambda: benchmark("intel-r-xeon-r-processor-family-6-model-207-2-cores-cpu")),
+    "benchmark": (README, lambda: benchmark("intel-r-xeon-r-processor-family-6-model-207-2-cores")),
     "benchmark-gpu": (README, lambda: benchmark("nvidia-h200-16-cores")),
     **{f"parts-{p}": (FINDINGS, lambda p=p: ledger_markdown(ledger(p))) for p in ("paper", "cpu")},
     **{f"results-{p}": (FINDINGS, lambda p=p: results(p)) for p in ("paper", "cpu")},
