@@ -28,7 +28,7 @@ from experimentTable import (
     identity,
     price,
     with_budget,
-)
+)  # fmt: skip
 from featureFunction import Source, as_source, cached, extract_features, split
 from fileFunction import digest
 from myModel import MODELS, initialise, replace_head, set_train_mode, train_only
@@ -259,7 +259,7 @@ def _train(exp: Experiment, line: Any, stop: Callable[[], bool], use_wandb: Any)
     if makeup["steps_per_epoch"] and exp.epochs not in {row.epochs for row in ROWS if row.family == exp.family}:
         print(f"{exp.name}: epochs={exp.epochs} has no effect in the profile {exp.profile}; its family has {makeup['epochs']} rows there")
     exp = replace(exp, epochs=makeup["epochs"])  # what its profile grants
-    train, held = (load_images(exp.dataset, part, exp.profile, makeup["image_size"]).to(device()) for part in ("train", split_name))
+    train, held = (load_images(exp.dataset, part, exp.profile, makeup["image_size"]) for part in ("train", split_name))
     model = build(exp)
     check_model(model, train, held, exp)
     with RunFolder(exp, runs_dir()) as folder:

@@ -93,9 +93,8 @@ def time_shares(recipe: Ours, steps: int) -> dict[str, float]:
     with torch.profiler.profile() as profiled:
         step_seconds(recipe, steps)
     clock = "device" if device().type == "cuda" else "cpu"
-    events = [
-        event for event in profiled.key_averages() if event.device_type == DeviceType.CPU
-    ]  # a kernel's time stands with who called it
+    # A kernel's time stands with who called it too.
+    events = [event for event in profiled.key_averages() if event.device_type == DeviceType.CPU]
     spent, within = ({event.key: getattr(event, f"{part}{clock}_time_total") for event in events} for part in ("self_", ""))
     shares = {part: sum(spent[key] for key in spent if names.match(key)) for part, names in PARTS.items()}
     shares |= {"gradient norms": within.get("gradient norms", 0.0)}
@@ -178,18 +177,9 @@ def line(entry: dict) -> str:
     speeds = (f"{entry[kind]:,.0f}" if entry[kind] else "–" for kind in ("plain", *PRECISIONS))
     ratios = (_ratio(entry, precision) for precision in PRECISIONS)
     spent = entry["time_shares"] or {}
-    rest = [f"{part} {share:.0%}" for part, share in sorted(spent.items(), key=lambda part: -part[1]) if part != "products"]
-    products = f"{spent['products']:.0%}" if spent else "–"
-    cells = [
-        entry["name"],
-        entry["image_size"],
-        *speeds,
-        *ratios,
-        entry["precision"],
-        f"{entry['share_of_peak']:.0%}",
-        products,
-        *(rest or "–")[:1],
-    ]
+    parts = [f"{part} {share:.0%}" for part, share in sorted(spent.items(), key=lambda part: -part[1]) if part != "products"]
+    shares = [f"{entry['share_of_peak']:.0%}", *([f"{spent['products']:.0%}", parts[0]] if spent else ["–", "–"])]
+    cells = [entry["name"], entry["image_size"], *speeds, *ratios, entry["precision"], *shares]
     return f"| {' | '.join(map(str, cells))} |"
 
 
@@ -244,11 +234,13 @@ def main() -> None:
     what.add_argument("--markdown", metavar="FILE", type=Path, help="measure nothing; the table of a results file")
     arguments = parser.parse_args()
     try:
-        device()
         if arguments.markdown:
-            return print(shown(arguments.markdown))
-        RESULTS.mkdir(exist_ok=True)
-        TemporaryFile(dir=RESULTS).close()  # if nothing can be written there, it is said before the measurement
+            print(shown(arguments.markdown))
+            return
+        device()
+        if not arguments.quick:
+            RESULTS.mkdir(exist_ok=True)
+            TemporaryFile(dir=RESULTS).close()  # if nothing can be written there, it is said before the measurement
     except (UsageError, OSError) as error:
         parser.error(str(error))
     if arguments.quick:

@@ -108,7 +108,7 @@ class Ours:
 
     def __init__(self, exp: Experiment, data: ImageSet, precision: str = "fp32") -> None:
         self.exp, self.precision = exp, precision
-        self.model, data = _initial_model(exp).to(device()), data.to(device())
+        self.model = _initial_model(exp).to(device())
         self.source: Any = data.to(device(), lay_out(self.model, data))
         train_only(self.model, exp.trainable)
         self.prefix: Any = None

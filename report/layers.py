@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.axes import Axes
 
-from experimentTable import experiment
+from experimentTable import BOTH_PRECISIONS, experiment
 from recordFunction import Record
 from report.lines import Groups, label_lines, lines, positions
 from report.plots import GREY, INK, TEXT, WIDTH, Sheet, heat_map, looks, sheet, style, whole_numbers
@@ -43,7 +43,8 @@ def depth(records: Groups) -> Sheet:
     again by the shortcut, so that the line through all layers would be a saw.
 
     Theory (Schoenholz et al. 2017; He et al. 2015): torch's default weights have variance 1 / (3 fan-in), and a ReLU
-    halves, so in a plain chain the variance across samples falls to 1/6 a layer; He's 2 / fan-in keeps it.
+    halves, so in a plain chain the variance across samples falls to 1/6 a layer; He's 2 / fan-in keeps it. Beside residual
+    nets it is drawn to compare with.
     """
     figure, look = Sheet(figsize=(WIDTH, 5.6), dpi=100, layout="constrained"), looks(records)
     upper, lower = figure.subfigures(2, 1, squeeze=False).flat
@@ -94,7 +95,7 @@ def precision(records: Groups) -> Sheet:
     figure, axes = sheet(2, 2, height=5.2)
     look = looks(records)
     lines(axes[0], records, ["train_loss"], look)
-    pairs = [name.removesuffix("_bf16") for name in records if name.endswith("_bf16") and f"{name.removesuffix('_bf16')}_fp32" in records]
+    pairs = [model for model in BOTH_PRECISIONS if {f"{model}_fp32", f"{model}_bf16"} <= records.keys()]
     for place, model in enumerate(pairs):
         ends = [{record.seed: record.result["accuracy"] for record in records[f"{model}_{side}"]} for side in ("fp32", "bf16")]
         apart = [ends[1][seed] - ends[0][seed] for seed in ends[0].keys() & ends[1].keys()]

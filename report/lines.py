@@ -301,6 +301,7 @@ def controls(records: Groups) -> Sheet:
         if metric.endswith("loss") and runs is he:  # which comes near 0
             ax.set_yscale("log")
         ax.set_title(f"{what}: {metric.replace('_', ' ')}", fontsize=TEXT, loc="left")
-        ax.set_xlabel(ax.get_xlabel() if metric is [*GUESSING][-1] else "")
+    for ax in axes[: len(columns)]:  # the lower ones say it
+        ax.set_xlabel("")
     label_lines(*axes, legend_at=len(columns) - 1)
     return figure

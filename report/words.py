@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from experimentTable import PROFILES, ROWS, UsageError, current_profile, experiment
+from experimentTable import ROWS, UsageError, current_profile, experiment
 from recordFunction import Record, find_openings, find_records
 from report.claims import ledger, ledger_markdown
 from report.figures import found
@@ -145,9 +145,8 @@ def results(profile: str | None = None) -> str:
     A column a seed. The accuracy is that of the set named beside it.
     """
     profile = current_profile(profile)
-    trials = (f"search_{number + 1}" for number in range(PROFILES[profile].search_trials))
-    names = [*(row.name for row in ROWS if row.kind in ("training", "baseline")), *trials]
-    runs = {name: records for name in names if (records := find_records(name, profile))}
+    names = [*(row.name for row in ROWS if row.kind in ("training", "baseline")), "search_*"]
+    runs = {run: records for name in names for run, records in found(name, profile).items()}
     seeds = sorted({record.seed for records in runs.values() for record in records})
 
     def line(name: str, what: str, measure: Callable[[Record], float]) -> list[str]:
