@@ -1,4 +1,4 @@
-"""What is frozen is computed once, and that changes nothing: the split, the cache, the features, the classical baseline."""
+"""What is frozen is computed once, and that changes nothing: the split, the cache, the features."""
 
 import copy
 
@@ -6,9 +6,6 @@ import numpy as np
 import pytest
 import torch
 from helpers import QUICK, digits, held, mlp, normed, refused, same, state
-from sklearn.datasets import load_digits
-from sklearn.linear_model import LogisticRegression
-from sklearn.preprocessing import StandardScaler
 from torch import nn
 from torch.utils.data import Dataset
 
@@ -16,7 +13,7 @@ import coreFunction
 import featureFunction
 from coreFunction import pipeline
 from dataFunction import load_images
-from featureFunction import AnySet, as_source, cached, classical_baseline, extract_features, forward_all, linear, split
+from featureFunction import AnySet, as_source, cached, extract_features, forward_all, split
 from myModel import MODELS, replace_head, set_train_mode, train_only
 from utilityFunction import arithmetic
 
@@ -310,65 +307,3 @@ def test_features_of_any_model_and_data_set_come_in_the_order_of_the_images():
 
 def test_a_model_without_a_linear_layer_has_no_features():
     refused(lambda: extract_features(nn.Conv2d(1, 2, 3), digits()), "Conv2d", "Linear")
-
-
-# ---------------------------------------------------------------- the classical baseline
-
-
-def digit_pixels():
-    data = load_digits()
-    return data.data.astype(np.float32), data.target
-
-
-def test_the_baseline_chooses_c_on_the_held_out_part_and_fits_again_on_both():
-    x, y = digit_pixels()
-    train, out = (x[:400], y[:400]), (x[400:700], y[400:700])
-    rows, states = classical_baseline(train, out)
-    assert [(row["classifier"], row["C"]) for row in rows] == [
-        (name, c) for name in ("svm", "logistic_regression") for c in featureFunction.CS[name]
-    ]
-    assert all(row["converged"] is True for row in rows)
-    logistic = [row for row in rows if row["classifier"] == "logistic_regression"]
-    for row in logistic:
-        scaler = StandardScaler().fit(train[0])
-        plain = LogisticRegression(C=row["C"], tol=1e-3, max_iter=2000).fit(scaler.transform(train[0]), train[1])
-        assert row["held_out_accuracy"] == pytest.approx(plain.score(scaler.transform(out[0]), out[1]), abs=1e-9)
-    best = max(logistic, key=lambda row: row["held_out_accuracy"])
-    both = np.concatenate([train[0], out[0]]), np.concatenate([train[1], out[1]])
-    scaler = StandardScaler().fit(both[0])
-    plain = LogisticRegression(C=best["C"], tol=1e-3, max_iter=2000).fit(scaler.transform(both[0]), both[1])
-    given = linear(states["logistic_regression"])(x[700:])
-    assert (given == plain.predict(scaler.transform(x[700:]))).mean() > 0.999
-
-
-def test_among_equals_the_smallest_c_is_chosen(monkeypatch):
-    """Two classes far apart, which every C gets right."""
-    x = np.concatenate([np.full((10, 2), -1.0), np.full((10, 2), 1.0)])
-    y = np.repeat([0, 1], 10)
-    fits = []
-    original = LogisticRegression.fit
-    monkeypatch.setattr(LogisticRegression, "fit", lambda self, *a: fits.append(self.C) or original(self, *a))
-    rows, states = classical_baseline((x, y), (x, y))
-    assert [row["held_out_accuracy"] for row in rows] == [1.0] * len(rows)
-    assert fits == [*featureFunction.CS["logistic_regression"], min(featureFunction.CS["logistic_regression"])]
-    assert all(linear(state)(x).tolist() == y.tolist() for state in states.values())
-
-
-def test_classes_keep_their_numbers_where_some_are_missing():
-    x, y = digit_pixels()
-    some = np.isin(y, (2, 5, 7))
-    x, y = x[some][:200], y[some][:200]
-    _, states = classical_baseline((x, y), (x, y))
-    assert all(set(linear(state)(x)) == {2, 5, 7} for state in states.values())
-
-
-def test_a_fit_that_did_not_converge_is_marked(monkeypatch):
-    import sklearn.linear_model
-    import sklearn.svm
-
-    for module, name in ((sklearn.svm, "LinearSVC"), (sklearn.linear_model, "LogisticRegression")):
-        made = getattr(module, name)
-        monkeypatch.setattr(module, name, lambda made=made, **options: made(**options | {"max_iter": 1}))
-    x, y = digit_pixels()
-    rows, _ = classical_baseline((x[:300], y[:300]), (x[300:400], y[300:400]))
-    assert {(row["classifier"], row["converged"]) for row in rows} == {("svm", False), ("logistic_regression", False)}
