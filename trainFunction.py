@@ -18,7 +18,7 @@ from experimentTable import Experiment, UsageError
 from featureFunction import CHUNK, Source
 from fileFunction import first_line
 from myModel import set_train_mode, train_only, weight_layers
-from utilityFunction import arithmetic, cast, device
+from utilityFunction import arithmetic, cast, device, has_float64
 
 # Fused: one kernel a step. torch has no fused RMSprop; foreach is its next best.
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
@@ -54,11 +54,15 @@ PIECE = 2**16  # numbers whose squares are summed in one go
 
 
 def l2_norms(tensors: list[Tensor]) -> Tensor:
-    """The L2 norm of each tensor, (len(tensors),) in float64.
+    """The L2 norm of each tensor, (len(tensors),) in float64, where the device has it.
 
     On a CPU torch copies what it sums in float64, so there the squares are summed in float32, to 1e-5 or so in pieces of `PIECE`;
-    but in float64 where they may leave float32's range, as the gradients of a deep plain net's first layers do.
+    but in float64 where they may leave float32's range, as the gradients of a deep plain net's first layers do. Without float64
+    each tensor is divided by its largest number first.
     """
+    if not has_float64():
+        largest = torch.stack(torch._foreach_norm(tensors, math.inf)).clamp(min=torch.finfo(torch.float32).tiny)
+        return largest * torch.stack(torch._foreach_norm(torch._foreach_div(tensors, largest.unbind()), 2))
     if device().type != "cpu":
         return torch.stack(torch._foreach_norm(tensors, 2, torch.float64))
     split = [(t.movedim(1, -1) if t.ndim == 4 else t).flatten().split(PIECE) for t in tensors]  # as channels-last ones lie: no copy
@@ -77,12 +81,13 @@ class GradientNorms:
         position = {id(p): i for i, p in enumerate(self._parameters)}
         weights = [layer.weight for _, layer in weight_layers(model) if id(layer.weight) in position]
         self._weights = torch.tensor([position[id(w)] for w in weights], dtype=torch.long, device=device())
-        self._roots = torch.tensor([math.sqrt(w.numel()) for w in weights], dtype=torch.float64, device=device())
+        widest = torch.float64 if has_float64() else torch.float32
+        self._roots = torch.tensor([math.sqrt(w.numel()) for w in weights], dtype=widest, device=device())
         self.reset()
 
     def reset(self) -> None:
         """Begin a new epoch."""
-        self._sum, self._global = torch.zeros(2, dtype=torch.float64, device=device())
+        self._sum, self._global = self._roots.new_zeros(2)
         self._log_rms = torch.zeros_like(self._roots)
 
     @torch.profiler.record_function("gradient norms")

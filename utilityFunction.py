@@ -44,7 +44,7 @@ def seed_everything(*numbers: int) -> torch.Generator:
 
 @functools.cache
 def device() -> torch.device:
-    """CUDA, else the CPU; `DEVICE` in the environment decides otherwise (not MPS: it lacks the float64 of the gradient norms).
+    """CUDA, else Apple's MPS, else the CPU; `DEVICE` in the environment decides otherwise.
 
     On CUDA fp32 is then fp32, not TF32, and convolutions add up in the same order each time.
     """
@@ -52,10 +52,15 @@ def device() -> torch.device:
     torch.backends.cudnn.deterministic = True
     if chosen := os.environ.get("DEVICE"):
         try:
-            return torch.zeros((), device=chosen, dtype=torch.float64).device
-        except (RuntimeError, AssertionError, TypeError):
-            raise UsageError(f"DEVICE={chosen} cannot be used here; set cpu or cuda, or unset it") from None
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+            return torch.zeros((), device=chosen).device
+        except (RuntimeError, AssertionError):
+            raise UsageError(f"DEVICE={chosen} cannot be used here; set cpu, cuda or mps, or unset it") from None
+    return torch.device("cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def has_float64() -> bool:
+    """Whether the device computes in float64; Apple's MPS does not."""
+    return device().type != "mps"
 
 
 def free_bytes() -> float:
@@ -79,7 +84,9 @@ def has_bfloat16() -> bool:
 
 
 def resolve_precision(precision: str) -> str:
-    """ "fp32", "fp64" or "bf16": what "auto" means here."""
+    """ "fp32", "fp64" or "bf16": what "auto" means here. Raises UsageError where the device lacks what is asked."""
+    if precision == "fp64" and not has_float64():
+        raise UsageError(f"{device().type} does not compute in float64; set DEVICE=cpu for this experiment")
     return ("bf16" if has_bfloat16() else "fp32") if precision == "auto" else precision
 
 

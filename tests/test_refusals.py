@@ -55,7 +55,7 @@ def test_seeds_are_a_sequence(runs_dir):
 def test_an_unknown_device_is_refused_with_the_choice(monkeypatch):
     monkeypatch.setenv("DEVICE", "foo")
     utilityFunction.device.cache_clear()
-    with pytest.raises(UsageError, match="DEVICE=foo cannot be used here; set cpu or cuda"):
+    with pytest.raises(UsageError, match="DEVICE=foo cannot be used here; set cpu, cuda or mps"):
         utilityFunction.device()
     utilityFunction.device.cache_clear()
 

@@ -1,0 +1,74 @@
+"""On a device without float64, as Apple's MPS: nothing that runs there asks for it, and the gradient norms are the same numbers."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+import trainFunction
+import utilityFunction
+from coreFunction import build
+from dataFunction import load_images
+from experimentTable import UsageError, experiment
+from myModel import train_only
+from trainFunction import GradientNorms, evaluate, l2_norms, make_optimizer, probe, train_epoch
+from utilityFunction import device, seed_everything
+
+
+class NoFloat64(TorchDispatchMode):
+    """Refuses an operation that gives float64, as MPS does."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        if any(isinstance(leaf, torch.Tensor) and leaf.dtype == torch.float64 for leaf in tree_leaves(out)):
+            raise TypeError(f"{func} gives float64, which the device does not have")
+        return out
+
+
+@pytest.fixture
+def without_float64(monkeypatch):
+    monkeypatch.setattr(trainFunction, "has_float64", lambda: False)
+
+
+def trained(name: str) -> dict:
+    """An epoch of three batches with norms, the evaluation and the probe, on the embedded sample."""
+    exp = replace(experiment(name), start_from=None, profile="sample")
+    data = load_images(exp.dataset, "train", "sample", 28 if exp.chapter == 3 else 32).to(device())
+    seed_everything(0, 0)
+    model = build(exp).to(device())
+    train_only(model, exp.trainable)
+    batches = [data.batch(indices) for indices in torch.arange(90).split(30)]
+    row = train_epoch(model, batches, make_optimizer(exp, model), gradients=GradientNorms(model))
+    row.pop("train_seconds")
+    return row | evaluate(model, data.subset(range(100)))[0] | probe(model, batches[0][0])
+
+
+@pytest.mark.parametrize("name", ["MLP_33", "CNN_10", "CNN_res_16", "fine_tune_2", "sgd", "rmsprop"])
+def test_training_evaluation_and_probe_do_without(name, monkeypatch):
+    expected = trained(name)
+    monkeypatch.setattr(trainFunction, "has_float64", lambda: False)
+    with NoFloat64():
+        row = trained(name)
+    norms = [key for key in row if key.startswith("gradient")]
+    assert len(norms) == 3
+    for key in norms:
+        # A CPU adds up a tensor's squares one after another: to 2e-5 in float32 where they are millions.
+        assert row.pop(key) == pytest.approx(expected.pop(key), rel=1e-4)
+    assert row == expected
+
+
+@pytest.mark.skipif(not utilityFunction.has_float64(), reason="the test needs float64 to compare with")
+def test_norms_reach_over_all_of_float32(without_float64):
+    generator = torch.Generator().manual_seed(0)
+    tensors = [torch.randn(shape, generator=generator) for shape in ((70, 1000), (64, 3, 3, 3), (5,), (1,))]
+    tensors = [tensor * scale for tensor in tensors for scale in (1e-36, 1e-30, 1e-12, 1.0, 1e20, 1e35)] + [torch.zeros(3)]
+    exact = torch.stack([tensor.double().norm() for tensor in tensors])
+    torch.testing.assert_close(l2_norms([tensor.to(device()) for tensor in tensors]).cpu().double(), exact, rtol=1e-5, atol=0)
+
+
+def test_an_experiment_in_float64_is_refused_in_one_line(monkeypatch):
+    monkeypatch.setattr(utilityFunction, "device", lambda: torch.device("mps"))
+    with pytest.raises(UsageError, match="mps does not compute in float64; set DEVICE=cpu"):
+        utilityFunction.resolve_precision("fp64")
