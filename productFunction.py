@@ -175,14 +175,16 @@ def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None, stride: tuple[int,
 
 
 def _input_gradient(gradient: Tensor, x: Tensor, weight: Tensor, stride: tuple[int, int], padding: tuple[int, int]) -> Tensor:
-    """At stride 1 a convolution too: of the outputs' gradient by the kernel turned round, with inputs and outputs exchanged."""
+    """At stride 1 a convolution too: of the outputs' gradient by the kernel turned round, with inputs and outputs exchanged.
+
+    The gradient is turned round instead, and the result back, since kernels are larger than maps.
+    """
     if max(x.shape[2:]) > SMALLEST or stride != (1, 1):
         only_inputs = [True, False, False]
         return torch.ops.aten.convolution_backward(gradient, x, weight, None, stride, padding, (1, 1), False, (0, 0), 1, only_inputs)[0]
     around = [k - 1 - p for k, p in zip(weight.shape[2:], padding, strict=True)]
-    matrix = weight.permute(2, 3, 0, 1).flip(0, 1).flatten(0, 2)
-    rows = _patches(gradient, weight, (1, 1), around) @ matrix
-    return rows.unflatten(0, (-1, *x.shape[2:])).permute(0, 3, 1, 2)
+    rows = _patches(gradient.flip(2, 3), weight, (1, 1), around) @ weight.permute(2, 3, 0, 1).flatten(0, 2)
+    return rows.unflatten(0, (-1, *x.shape[2:])).flip(1, 2).permute(0, 3, 1, 2)
 
 
 def _patches(x: Tensor, weight: Tensor, stride: Sequence[int], padding: Sequence[int]) -> Tensor:

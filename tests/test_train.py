@@ -2,7 +2,9 @@
 
 import copy
 import math
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import contextmanager, nullcontext
+from functools import partial
 
 import numpy as np
 import pytest
@@ -12,10 +14,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+import trainFunction
 from experimentTable import OPTIMIZERS, Experiment
 from featureFunction import as_source
 from trainFunction import (
     PIECE,
+    AsTheyLie,
     EarlyStopping,
     GradientNorms,
     Graphed,
@@ -227,6 +231,32 @@ def test_an_epoch_is_the_plain_loop():
     assert (row["learning_rate"], row["steps"]) == (0.01, 2)
     assert row["train_seconds"] > 0
     assert "gradient_norm" not in row
+
+
+@pytest.mark.parametrize("name", ["Adam", "AdamW", "SGD"])
+def test_optimizers_take_channels_last_weights_as_they_lie(name):
+    """The same weights to the bit as without it, those of torch's simplest form, and no copy of a gradient on the way."""
+    images, labels = torch.randn(64, 3, 8, 8, generator=torch.Generator().manual_seed(0)), torch.arange(64) % 10
+
+    def trained(optimizer_of: Callable) -> tuple[nn.Sequential, torch.optim.Optimizer]:
+        torch.manual_seed(0)
+        layers = nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 8, 3, stride=2), nn.Flatten(), nn.Linear(32, 10)
+        model = nn.Sequential(*layers).to(memory_format=torch.channels_last)
+        optimizer = optimizer_of(model)
+        train_epoch(model, 3 * list(zip(images.split(32), labels.split(32), strict=True)), optimizer)
+        return model, optimizer
+
+    ours = partial(make_optimizer, Experiment("own", optimizer=name, lr=0.01))
+    model, optimizer = trained(ours)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trainFunction, "AsTheyLie", nullcontext)
+        assert same(state(model), state(trained(ours)[0]))
+    plain, _ = trained(lambda model: getattr(torch.optim, name)(model.parameters(), lr=0.01, foreach=False))
+    for one, other in zip(model.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
+    with AsTheyLie(), torch.profiler.profile() as profiled:
+        optimizer.step()
+    assert not [event.name for event in profiled.events() if event.name in ("aten::contiguous", "aten::clone")]
 
 
 def test_the_running_accuracy_is_taken_in_training_mode():
