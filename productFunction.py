@@ -55,6 +55,7 @@ def _casts(x: Tensor) -> bool:
 # ---------------------------------------------------------------- convolutions on small maps
 
 LARGEST_BY_TAPS, LARGEST_BY_PATCHES, SMALLEST = 2, 4, 2  # sides of a map; on the smallest oneDNN is slow forward too
+LARGEST_KERNEL = 2**20  # numbers; in bf16 as much as a core's second-level cache holds (Sapphire Rapids)
 MOST_TAPS = 25  # of a kernel; a product for each, or patches that are larger than the map by as much, gain nothing beyond
 
 Convolution = Callable[[Tensor, Tensor, Tensor | None, tuple[int, int], tuple[int, int]], Tensor]
@@ -139,8 +140,8 @@ def conv2d_by_patches(x: Tensor, weight: Tensor, bias: Tensor | None, stride: tu
 class ByPatches(torch.autograd.Function):
     """torch.conv2d of (N, C, H, W) by (O, C, h, w) in its operands' precision; its weight gradient is one product with all patches.
 
-    Outputs and the inputs' gradient are such products too on maps of at most 2 x 2; on larger ones oneDNN is as quick. It can be
-    differentiated once.
+    Outputs and the inputs' gradient are such products too on maps of at most 2 x 2 and with large kernels; else oneDNN is as quick.
+    It can be differentiated once.
     """
 
     @staticmethod
@@ -159,36 +160,68 @@ class ByPatches(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             of_inputs = _input_gradient(gradient, x, weight, ctx.stride, ctx.padding)
         if ctx.needs_input_grad[1]:
-            rows = gradient.permute(0, 2, 3, 1).flatten(0, 2)
-            of_weight = (rows.t() @ _patches(x, weight, ctx.stride, ctx.padding)).unflatten(1, (*weight.shape[2:], -1)).permute(0, 3, 1, 2)
+            of_weight = _weight_gradient(gradient, x, weight, ctx.stride, ctx.padding)
         if ctx.needs_input_grad[2]:
             of_bias = gradient.sum((0, 2, 3))
         return of_inputs, of_weight, of_bias, None, None
 
 
+def _slow_in_torch(shape: Sequence[int], weight: Tensor) -> bool:
+    """Of a map of at most 4 x 4: a kernel that overflows the cache is fetched anew for each image by oneDNN."""
+    return max(shape) <= SMALLEST or weight.numel() > LARGEST_KERNEL
+
+
 def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None, stride: tuple[int, int], padding: tuple[int, int]) -> Tensor:
     shape = _map(x, weight, stride, padding)
-    if max(shape) > SMALLEST:
+    if not _slow_in_torch(shape, weight):
         return torch.conv2d(x, weight, bias, stride, padding)
     rows = linear(_patches(x, weight, stride, padding), weight.permute(0, 2, 3, 1).flatten(1), bias)
     return rows.unflatten(0, (-1, *shape)).permute(0, 3, 1, 2)
 
 
-def _input_gradient(gradient: Tensor, x: Tensor, weight: Tensor, stride: tuple[int, int], padding: tuple[int, int]) -> Tensor:
-    """At stride 1 a convolution too: of the outputs' gradient by the kernel turned round, with inputs and outputs exchanged.
+def _weight_gradient(gradient: Tensor, x: Tensor, weight: Tensor, stride: tuple[int, int], padding: tuple[int, int]) -> Tensor:
+    columns = gradient.transpose(0, 1).flatten(1)  # a copy; a transposed view is slower to multiply
+    return (columns @ _patches(x, weight, stride, padding)).unflatten(1, (*weight.shape[2:], -1)).permute(0, 3, 1, 2)
 
-    The gradient is turned round instead, and the result back, since kernels are larger than maps.
+
+def _input_gradient(gradient: Tensor, x: Tensor, weight: Tensor, stride: tuple[int, int], padding: tuple[int, int]) -> Tensor:
+    """A convolution of the outputs' gradient by the kernel turned round, one for each phase: the inputs that meet the same taps.
+
+    The gradient is turned round instead, and what comes out turned back, since such kernels are larger than maps.
     """
-    if max(x.shape[2:]) > SMALLEST or stride != (1, 1):
+    if not _slow_in_torch(gradient.shape[2:], weight):
         only_inputs = [True, False, False]
         return torch.ops.aten.convolution_backward(gradient, x, weight, None, stride, padding, (1, 1), False, (0, 0), 1, only_inputs)[0]
-    around = [k - 1 - p for k, p in zip(weight.shape[2:], padding, strict=True)]
-    rows = _patches(gradient.flip(2, 3), weight, (1, 1), around) @ weight.permute(2, 3, 0, 1).flatten(0, 2)
-    return rows.unflatten(0, (-1, *x.shape[2:])).flip(1, 2).permute(0, 3, 1, 2)
+    turned = gradient.permute(0, 2, 3, 1).flip(1, 2)
+    of_inputs = x.new_zeros(len(x), *x.shape[2:], x.shape[1])  # a phase without taps keeps its zeros
+    rows, columns = (_phases(*axis) for axis in zip(x.shape[2:], gradient.shape[2:], weight.shape[2:], stride, padding, strict=True))
+    for (down, i, above, below), (across, j, left, right) in product(rows, columns):
+        taps = weight[:, :, i, j]
+        windows = _windows(pad(turned, (0, 0, left, right, above, below)), taps, (1, 1))
+        part = windows.flatten(0, 2) @ taps.permute(2, 3, 0, 1).flatten(0, 2)
+        of_inputs[:, down, across] = part.unflatten(0, windows.shape[:3]).flip(1, 2)
+    return of_inputs.permute(0, 3, 1, 2)
+
+
+def _phases(size: int, outputs: int, kernel: int, stride: int, padding: int) -> list[tuple[slice, slice, int, int]]:
+    """Along one axis, for each phase: its inputs, its taps, and how much to pad the turned gradient by, before and after."""
+    phases = []
+    for start in range(min(stride, size)):
+        first = (start + padding) % stride
+        served, taps = len(range(start, size, stride)), len(range(first, kernel, stride))
+        before = served - outputs + (start + padding - first) // stride
+        if taps:
+            phases.append((slice(start, None, stride), slice(first, None, stride), before, taps - 1 - before + served - outputs))
+    return phases
 
 
 def _patches(x: Tensor, weight: Tensor, stride: Sequence[int], padding: Sequence[int]) -> Tensor:
     """What each output is made of: (N * outputs, h * w * C), a row for each position of the kernel."""
-    (height, width), (down, across), (above, left) = weight.shape[2:], stride, padding
-    padded = pad(x.permute(0, 2, 3, 1), (0, 0, left, left, above, above))
-    return padded.unfold(1, height, down).unfold(2, width, across).permute(0, 1, 2, 4, 5, 3).flatten(3).flatten(0, 2)
+    above, left = padding
+    return _windows(pad(x.permute(0, 2, 3, 1), (0, 0, left, left, above, above)), weight, stride).flatten(0, 2)
+
+
+def _windows(images: Tensor, weight: Tensor, stride: Sequence[int]) -> Tensor:
+    """The parts of (N, H, W, C) under each position of the kernel (O, C, h, w): (N, rows, columns, h * w * C)."""
+    (height, width), (down, across) = weight.shape[2:], stride
+    return images.unfold(1, height, down).unfold(2, width, across).permute(0, 1, 2, 4, 5, 3).flatten(3)

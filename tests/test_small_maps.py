@@ -33,15 +33,17 @@ def with_gradients(conv, x):
     return outputs, *torch.autograd.grad((outputs * weights).sum(), (x, *conv.parameters()))
 
 
-KERNELS, STRIDES, PADDINGS = [(3, 3), (2, 2), (5, 5), (1, 3), (1, 1)], [(1, 1), (2, 2), (2, 1)], [(0, 0), (1, 1), (2, 2), (0, 1)]
+KERNELS, STRIDES, PADDINGS = [(3, 3), (2, 2), (5, 5), (1, 3), (1, 1)], [(1, 1), (2, 2), (2, 1), (1, 3)], [(0, 0), (1, 1), (2, 2), (0, 1)]
 LAYERS = [(k, s, p) for k, s, p in product(KERNELS, STRIDES, PADDINGS) if p[0] < k[0] and p[1] < k[1]]  # others are left to torch
 
 
 @pytest.mark.parametrize(("kernel", "stride", "padding"), LAYERS)
-def test_outputs_and_gradients_equal_torch_s(kernel, stride, padding):
-    """In float64, where another order of the sums is seen at 1e-16 or so."""
+def test_outputs_and_gradients_equal_torch_s(kernel, stride, padding, monkeypatch):
+    """In float64, where another order of the sums is seen at 1e-16 or so; by patches as for small kernels, and as for large ones."""
     tried = 0
-    for largest, convolve in ((2, conv2d_by_taps), (4, productFunction.ByPatches.apply)):
+    by_patches = productFunction.ByPatches.apply
+    for largest, convolve, largest_kernel in ((2, conv2d_by_taps, None), (4, by_patches, 2**20), (4, by_patches, 0)):
+        monkeypatch.setattr(productFunction, "LARGEST_KERNEL", largest_kernel)
         counted = Counted(convolve)
         for height, width, bias in product((1, 2, 3, 4, 6), (1, 2, 4, 5), (True, False)):
             conv = nn.Conv2d(3, 5, kernel, stride, padding, bias=bias).double()
@@ -57,9 +59,11 @@ def test_outputs_and_gradients_equal_torch_s(kernel, stride, padding):
     assert tried
 
 
+@pytest.mark.parametrize("largest_kernel", [0, 2**20])
 @pytest.mark.parametrize(("stride", "side"), [((1, 1), 2), ((1, 1), 4), ((2, 2), 4), ((2, 2), 8)])
-def test_patches_round_to_bf16_no_more_than_torch_does(stride, side):
+def test_patches_round_to_bf16_no_more_than_torch_does(stride, side, largest_kernel, monkeypatch):
     """Beside the exact convolution of the rounded operands: what comes out is rounded once, whatever was summed."""
+    monkeypatch.setattr(productFunction, "LARGEST_KERNEL", largest_kernel)
     torch.manual_seed(0)
     conv, x = nn.Conv2d(32, 64, 3, stride, 1), torch.randn(8, 32, side, side).to(memory_format=torch.channels_last)
     x = x.bfloat16().float().requires_grad_()
