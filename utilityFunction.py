@@ -1,5 +1,6 @@
 """What stands around training: seeds, device, precision, threads, provenance, progress bars."""
 
+import ctypes
 import functools
 import math
 import os
@@ -21,8 +22,12 @@ from experimentTable import PROFILES, UsageError
 from productFunction import LARGEST_BY_TAPS, SmallMaps, conv2d_by_taps, emulated_bf16, native_bf16
 from recordFunction import RESULTS_VERSION, ROOT
 
-# Large tensors in huge pages, where the system grants them: a page of 4 KiB costs more to get than to fill. torch asks at its first tensor.
-os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+# A page that the system hands out is cleared first, so large tensors lie in huge pages, where it grants them (torch asks at its first
+# tensor), and glibc keeps up to 1 GiB of what is freed for the next tensors; 32 MiB is the largest block that it can keep.
+# THP_MEM_ALLOC_ENABLE=0 leaves both as they are.
+if os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1") == "1" and platform.libc_ver()[0] == "glibc":
+    for option, number in ((-3, 2**25), (-1, 2**30)):  # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD of malloc.h
+        ctypes.CDLL(None).mallopt(option, number)
 
 # ---------------------------------------------------------------- seeds
 

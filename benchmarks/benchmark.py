@@ -14,11 +14,16 @@ import re
 import statistics
 import sys
 import time
+from collections.abc import Callable
+from concurrent.futures import Executor, ProcessPoolExecutor
 from dataclasses import replace
+from functools import partial
 from itertools import islice
+from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
+from unittest.mock import patch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # else torch's profiler says on standard error when it begins and ends
@@ -27,7 +32,7 @@ import torch
 from torch.autograd import DeviceType
 
 from benchmarks.recipes import WORKERS, Ours, Plain
-from dataFunction import load_images
+from dataFunction import ImageSet, load_images
 from experimentTable import PROFILES, Experiment, UsageError, experiment, identity
 from trainFunction import Graphed, epoch_batches
 from utilityFunction import device, has_bfloat16, provenance, resolve_precision
@@ -85,6 +90,28 @@ def step_seconds(recipe: Plain | Ours, steps: int) -> float:
     return (time.perf_counter() - start) / steps
 
 
+def plain_process() -> ProcessPoolExecutor:
+    """A process for the plain recipe, where memory is as torch and the system have it."""
+    with patch.dict(os.environ, {"THP_MEM_ALLOC_ENABLE": "0"}):
+        process = ProcessPoolExecutor(1, get_context("spawn"))
+        process.submit(int).result()  # it starts with its first task
+    return process
+
+
+_plain: Plain  # in that process: the recipe that is timed
+
+
+def prepare_plain(exp: Experiment, data: ImageSet) -> None:
+    """Within that process: what `plain_step_seconds` times from here on."""
+    global _plain
+    _plain = Plain(exp, data)
+
+
+def plain_step_seconds(steps: int) -> float:
+    """Within that process: `step_seconds` of the plain recipe."""
+    return step_seconds(_plain, steps)
+
+
 def time_shares(recipe: Ours, steps: int) -> dict[str, float]:
     """Which share of a training step goes to each of PARTS, to gradient norms and to all else.
 
@@ -102,9 +129,9 @@ def time_shares(recipe: Ours, steps: int) -> dict[str, float]:
     return shares | {"rest": 1 - sum(shares.values())}
 
 
-def cache_seconds(recipe: Plain | Ours) -> float:
+def cache_seconds(recipe: Ours) -> float:
     """Seconds an image that the frozen prefix takes, once a run; 0 where nothing is cached."""
-    if not (isinstance(recipe, Ours) and recipe.prefix):
+    if not recipe.prefix:
         return 0.0
     start = time.perf_counter()
     images = len(recipe.make_cache())
@@ -116,22 +143,26 @@ def speed(step: float, cache: float, exp: Experiment) -> float:
     return 1 / (cache / exp.epochs + step / exp.batch_size)
 
 
-def measure(name: str, profile: str, peaks: dict[str, float], repeats: int, seconds: float, batch_size: int | None = None) -> dict:
+def measure(
+    name: str, profile: str, peaks: dict[str, float], plain: Executor, repeats: int, seconds: float, batch_size: int | None = None
+) -> dict:  # fmt: skip
     """One row of the table: the recipes in turn, `repeats` blocks of about `seconds` each (0: three steps).
 
-    batch_size: None is the experiment's own.
+    plain: `plain_process()`. batch_size: None is the experiment's own.
     """
     exp = experiment(ROWS[name], profile)
     exp = replace(exp, batch_size=batch_size or exp.batch_size)
     data = load_images(exp.dataset, "train", "sample", identity(exp)["image_size"])
     data = data.subset(range(len(data) // exp.batch_size * exp.batch_size))  # all batches are full
     ours = {precision: Ours(exp, data, precision) for precision in _precisions()}
-    recipes: dict[str, Plain | Ours] = {"plain": Plain(exp, data), **ours}
-    steps = {kind: min(max(round(seconds / step_seconds(recipe, 1)), 1), MOST_STEPS) if seconds else 3 for kind, recipe in recipes.items()}
-    speeds: dict[str, list[float]] = {kind: [] for kind in recipes}
+    plain.submit(prepare_plain, exp, data).result()
+    time_steps: dict[str, Callable[[int], float]] = {"plain": lambda steps: plain.submit(plain_step_seconds, steps).result()}
+    time_steps |= {precision: partial(step_seconds, recipe) for precision, recipe in ours.items()}
+    steps = {kind: min(max(round(seconds / timed(1)), 1), MOST_STEPS) if seconds else 3 for kind, timed in time_steps.items()}
+    speeds: dict[str, list[float]] = {kind: [] for kind in time_steps}
     for _ in range(repeats):
-        for kind, recipe in recipes.items():
-            speeds[kind].append(speed(step_seconds(recipe, steps[kind]), cache_seconds(recipe), exp))
+        for kind, timed in time_steps.items():
+            speeds[kind].append(speed(timed(steps[kind]), cache_seconds(ours[kind]) if kind in ours else 0.0, exp))
     used = resolve_precision(exp.precision)
     shares = time_shares(ours[used], min(steps[used], PROFILED_STEPS[device().type]))
     return row(name, exp, speeds, peaks, ours["fp32"].operations(), shares)
@@ -217,10 +248,11 @@ def run(profile: str, repeats: int, seconds: float, batch_size: int | None = Non
     rows: list[dict] = []
     best = dict.fromkeys(_precisions(), 0.0)
     print(HEADER)
-    for name in ROWS:
-        best = {precision: max(best[precision], measured) for precision, measured in peaks().items()}
-        rows.append(measure(name, profile, best, repeats, seconds, batch_size))
-        print(line(rows[-1]), flush=True)
+    with plain_process() as plain:
+        for name in ROWS:
+            best = {precision: max(best[precision], measured) for precision, measured in peaks().items()}
+            rows.append(measure(name, profile, best, plain, repeats, seconds, batch_size))
+            print(line(rows[-1]), flush=True)
     rows = [with_peaks(entry, best) for entry in rows]  # the best of the whole run: other guests may slow the machine down for a while
     return {"machine": machine(), "profile": profile, "rows": rows, "provenance": made}
 

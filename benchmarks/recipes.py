@@ -2,8 +2,8 @@
 
 Plain: PIL images through torchvision's transforms one by one, a DataLoader with workers, fp32 (on a GPU with TF32 in convolutions, as
 torch has it), contiguous memory, the optimizer as torch has it, `loss.item()` each step, `grad.norm().item()` for each parameter where
-norms are recorded, and every layer in each forward pass, frozen or not. In the huge pages that the package asks torch for, since both
-are timed in one process.
+norms are recorded, and every layer in each forward pass, frozen or not. It is timed in a process of its own, without what this package
+asks of the system's memory.
 Ours: the functions that a run goes through (`coreFunction._fit`).
 """
 

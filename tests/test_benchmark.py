@@ -1,6 +1,8 @@
 """The benchmark compares like with like, and says what it measured. Nothing here depends on how fast anything is."""
 
 import json
+import platform
+import resource
 from dataclasses import replace
 from functools import partial
 
@@ -8,7 +10,7 @@ import pytest
 import torch
 
 from benchmarks import benchmark
-from benchmarks.benchmark import ROWS, line, markdown, measure, peaks, row, speed, time_shares
+from benchmarks.benchmark import ROWS, line, markdown, measure, peaks, plain_process, row, speed, time_shares
 from benchmarks.recipes import Ours, Plain
 from dataFunction import load_images
 from experimentTable import Experiment, experiment, identity
@@ -176,7 +178,8 @@ def test_a_measured_row_has_the_schema_and_becomes_a_line_of_the_table(monkeypat
     monkeypatch.setattr("benchmarks.benchmark.PEAK_WIDTH", {"cpu": 64, "cuda": 64})
     best = peaks(repeats=2)
     assert min(best.values()) > 0
-    entry = measure("head", "sample", best, repeats=1, seconds=0, batch_size=8)
+    with plain_process() as plain:
+        entry = measure("head", "sample", best, plain, repeats=1, seconds=0, batch_size=8)
     check_schema(entry)
     assert (entry["experiment"], entry["batch_size"], entry["image_size"]) == ("fine_tune_1", 8, 32)
     assert len(entry["repeats"]["plain"]) == len(entry["repeats"]["fp32"]) == 1
@@ -185,6 +188,23 @@ def test_a_measured_row_has_the_schema_and_becomes_a_line_of_the_table(monkeypat
     assert line(entry) in table.splitlines()
     assert len({text.count("|") for text in table.splitlines() if text.startswith("|")}) == 1
     assert "a-machine" in table
+
+
+def new_pages() -> int:
+    """The most pages that the system must hand out for tensors of the size of those freed just before."""
+    handed = []
+    for _ in range(6):
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        tensors = [torch.ones(5 * 2**20) for _ in range(4)]
+        del tensors
+        handed.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+    return max(handed[2:])
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
+def test_memory_is_kept_for_the_next_tensor_but_in_the_plain_recipe_s_process():
+    with plain_process() as plain:
+        assert 5 * new_pages() < plain.submit(new_pages).result()
 
 
 # ---------------------------------------------------------------- the command line
