@@ -84,11 +84,12 @@ def l2_norms(tensors: list[Tensor]) -> Tensor:
         return largest * torch.stack(torch._foreach_norm(torch._foreach_div(tensors, largest.unbind()), 2))
     if device().type != "cpu":
         return torch.stack(torch._foreach_norm(tensors, 2, torch.float64))
-    split = [(t.movedim(1, -1) if t.ndim == 4 else t).flatten().split(PIECE) for t in tensors]  # as channels-last ones lie: no copy
+    split = [_as_it_lies(t).flatten().split(PIECE) if t.numel() > PIECE else (t,) for t in tensors]
     pieces = [piece for parts in split for piece in parts]
     norms = torch.stack(torch._foreach_norm(pieces, 2)).double()
-    for i in (~((norms > 1e-12) & (norms < 1e18))).nonzero().flatten().tolist():
-        norms[i] = torch.linalg.vector_norm(pieces[i], dtype=torch.float64)
+    outside = (~((norms > 1e-12) & (norms < 1e18))).nonzero().flatten()
+    if len(outside):
+        norms[outside] = torch.stack(torch._foreach_norm([pieces[i] for i in outside], 2, torch.float64))
     return torch.segment_reduce(norms.square(), "sum", lengths=torch.tensor([len(parts) for parts in split])).sqrt()
 
 
