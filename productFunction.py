@@ -167,7 +167,7 @@ class ByPatches(torch.autograd.Function):
 
 
 def _slow_in_torch(shape: Sequence[int], weight: Tensor) -> bool:
-    """Of a map of at most 4 x 4: a kernel that overflows the cache is fetched anew for each image by oneDNN."""
+    """Whether oneDNN is, of maps of at most 4 x 4: on the smallest, and where a kernel is so large that it fetches it for each image."""
     return max(shape) <= SMALLEST or weight.numel() > LARGEST_KERNEL
 
 
@@ -185,9 +185,10 @@ def _weight_gradient(gradient: Tensor, x: Tensor, weight: Tensor, stride: tuple[
 
 
 def _input_gradient(gradient: Tensor, x: Tensor, weight: Tensor, stride: tuple[int, int], padding: tuple[int, int]) -> Tensor:
-    """A convolution of the outputs' gradient by the kernel turned round, one for each phase: the inputs that meet the same taps.
+    """The inputs' gradient: by oneDNN, or where that is slow as one product for each phase, which is the inputs that meet the same taps.
 
-    The gradient is turned round instead, and what comes out turned back, since such kernels are larger than maps.
+    A phase's is a convolution of the outputs' gradient by its taps turned round. The gradient is turned round instead, and what comes
+    out turned back, since such kernels are larger than maps.
     """
     if not _slow_in_torch(gradient.shape[2:], weight):
         only_inputs = [True, False, False]

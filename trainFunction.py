@@ -34,7 +34,8 @@ OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
 class AsTheyLie(TorchFunctionMode):
     """While it is on, fused optimizers see channels-last tensors as contiguous ones with other axes: the same numbers, to the bit.
 
-    On a CPU torch makes a contiguous copy of each other gradient, and then does not use it: half of Adam's time (torch 2.14).
+    On a CPU torch makes a contiguous copy of each other gradient, and then does not use it: half of Adam's time (torch 2.14). It goes
+    through memory as it lies, with this or without: weight, gradient and state must lie alike, and autograd and torch's states do.
     """
 
     def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
@@ -115,7 +116,7 @@ class GradientNorms:
         """Take in the gradients as the backward pass left them."""
         norms = l2_norms([torch.zeros_like(p) if p.grad is None else p.grad for p in self._parameters])
         self._sum += norms.sum()
-        self._global += norms.square().sum().sqrt()
+        self._global += l2_norms([norms])[0]
         self._log_rms += (norms[self._weights] / self._roots).clamp(min=1e-30).log10()
 
     def row(self, steps: int) -> dict:
@@ -162,11 +163,12 @@ def check_model(model: nn.Module, train: Source, held: Source, exp: Experiment) 
 def lay_out(model: nn.Module, source: Source) -> torch.memory_format:
     """Lay the model out in memory as it is fastest, and say how: channels last where it has convolutions.
 
-    Contiguous where it cannot be, as when it flattens its maps by `view`; asked of a copy, in evaluation and in training.
+    Contiguous where it cannot be, as when it flattens its maps by `view`; asked of a copy, in evaluation and in training. And on
+    MPS, where the gradients of a channels-last batch normalisation come out wrong (pytorch/pytorch#175189).
     """
     inputs = source.batch(torch.arange(min(2, len(source))))[0]
     layout = torch.contiguous_format
-    if inputs.ndim == 4 and any(isinstance(module, nn.Conv2d) for module in model.modules()):
+    if device().type != "mps" and inputs.ndim == 4 and any(isinstance(module, nn.Conv2d) for module in model.modules()):
         with suppress(RuntimeError, ValueError, TypeError):
             trial = copy.deepcopy(model).to(memory_format=torch.channels_last)
             for training in (False, True):

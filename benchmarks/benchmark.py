@@ -93,9 +93,9 @@ def step_seconds(recipe: Plain | Ours, steps: int) -> float:
 def plain_process() -> ProcessPoolExecutor:
     """A process for the plain recipe, where memory is as torch and the system have it."""
     with patch.dict(os.environ, {"THP_MEM_ALLOC_ENABLE": "0"}):
-        process = ProcessPoolExecutor(1, get_context("spawn"))
-        process.submit(int).result()  # it starts with its first task
-    return process
+        executor = ProcessPoolExecutor(1, get_context("spawn"))
+        executor.submit(int).result()  # the process starts with its first task
+    return executor
 
 
 _plain: Plain  # in that process: the recipe that is timed
@@ -269,7 +269,8 @@ def main() -> None:
         if arguments.markdown:
             print(shown(arguments.markdown))
             return
-        device()
+        if device().type not in PEAK_WIDTH:
+            raise UsageError(f"the benchmark measures {' and '.join(PEAK_WIDTH)}, not {device().type}; set DEVICE=cpu")
         if not arguments.quick:
             RESULTS.mkdir(exist_ok=True)
             TemporaryFile(dir=RESULTS).close()  # if nothing can be written there, it is said before the measurement

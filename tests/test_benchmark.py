@@ -1,6 +1,7 @@
 """The benchmark compares like with like, and says what it measured. Nothing here depends on how fast anything is."""
 
 import json
+import os
 import platform
 import resource
 from dataclasses import replace
@@ -202,6 +203,7 @@ def new_pages() -> int:
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
+@pytest.mark.skipif(os.environ.get("THP_MEM_ALLOC_ENABLE") != "1", reason="memory is left to the system")
 def test_memory_is_kept_for_the_next_tensor_but_in_the_plain_recipe_s_process():
     with plain_process() as plain:
         assert 5 * new_pages() < plain.submit(new_pages).result()

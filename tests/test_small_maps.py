@@ -139,6 +139,14 @@ def test_training_resnet18_in_bf16_goes_by_patches_on_layer3_and_layer4(monkeypa
     assert len(by_patches.shapes) == 10
 
 
+@pytest.mark.parametrize(("channels", "torch_s"), [(300, 0), (16, 2)])
+def test_a_large_kernel_is_left_to_torch_neither_forward_nor_backward(channels, torch_s):
+    conv, x = nn.Conv2d(channels, 400, 3, padding=1), torch.randn(1, channels, 4, 4, requires_grad=True)
+    with torch.profiler.profile() as profiled, native_bf16():
+        conv(x).float().sum().backward()
+    assert len([event for event in profiled.events() if event.name in ("aten::convolution", "aten::convolution_backward")]) == torch_s
+
+
 def test_an_epoch_of_resnet18_is_the_same_by_taps(monkeypatch):
     by_taps = Counted(conv2d_by_taps)
     monkeypatch.setattr(utilityFunction, "conv2d_by_taps", by_taps)

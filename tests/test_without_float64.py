@@ -4,16 +4,17 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import trainFunction
 import utilityFunction
-from coreFunction import build
+from coreFunction import build, run
 from dataFunction import load_images
 from experimentTable import UsageError, experiment
 from myModel import train_only
-from trainFunction import GradientNorms, evaluate, l2_norms, make_optimizer, probe, train_epoch
+from trainFunction import GradientNorms, evaluate, l2_norms, lay_out, make_optimizer, probe, train_epoch
 from utilityFunction import device, seed_everything
 
 
@@ -59,6 +60,25 @@ def test_training_evaluation_and_probe_do_without(name, monkeypatch):
     assert row == expected
 
 
+def test_a_whole_run_does_without(without_float64, runs_dir, tiny):
+    with NoFloat64():
+        assert run(replace(experiment("MLP_4"), profile="sample"), wandb=False).rows[-1]["gradient_norm"] > 0
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-24, 1.0, 1e20, 1e30])
+def test_an_epoch_s_norms_are_those_of_float64_at_any_scale(scale, monkeypatch):
+    model, rows = nn.Sequential(nn.Linear(50, 40), nn.Linear(40, 3)).to(device()), []
+    for parameter in model.parameters():
+        parameter.grad = torch.randn_like(parameter) * scale
+    for has_float64 in (True, False):
+        monkeypatch.setattr(trainFunction, "has_float64", lambda has=has_float64: has)
+        norms = GradientNorms(model)
+        norms.add()
+        rows.append(norms.row(1))
+    for key in rows[0]:
+        assert rows[1][key] == pytest.approx(rows[0][key], rel=1e-5) and rows[1][key] != 0
+
+
 @pytest.mark.skipif(not utilityFunction.has_float64(), reason="the test needs float64 to compare with")
 def test_norms_reach_over_all_of_float32(without_float64):
     generator = torch.Generator().manual_seed(0)
@@ -68,7 +88,17 @@ def test_norms_reach_over_all_of_float32(without_float64):
     torch.testing.assert_close(l2_norms([tensor.to(device()) for tensor in tensors]).cpu().double(), exact, rtol=1e-5, atol=0)
 
 
-def test_an_experiment_in_float64_is_refused_in_one_line(monkeypatch):
+@pytest.mark.parametrize("precision", ["fp64", "bf16"])
+def test_an_experiment_in_another_precision_is_refused_on_mps(precision, monkeypatch):
     monkeypatch.setattr(utilityFunction, "device", lambda: torch.device("mps"))
-    with pytest.raises(UsageError, match="mps does not compute in float64; set DEVICE=cpu"):
-        utilityFunction.resolve_precision("fp64")
+    assert utilityFunction.resolve_precision("auto") == "fp32"
+    with pytest.raises(UsageError, match=f"on mps experiments train in fp32, not in {precision}; set DEVICE=cpu"):
+        utilityFunction.resolve_precision(precision)
+
+
+def test_models_lie_contiguous_on_mps(monkeypatch):
+    data = load_images("cifar10", "train", "sample", 32)
+    model = build(experiment("CNN_10", "sample"))
+    assert lay_out(model, data) == torch.channels_last
+    monkeypatch.setattr(trainFunction, "device", lambda: torch.device("mps"))
+    assert lay_out(model, data) == torch.contiguous_format
