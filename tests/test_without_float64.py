@@ -91,6 +91,7 @@ def test_norms_reach_over_all_of_float32(without_float64):
 @pytest.mark.parametrize("precision", ["fp64", "bf16"])
 def test_an_experiment_in_another_precision_is_refused_on_mps(precision, monkeypatch):
     monkeypatch.setattr(utilityFunction, "device", lambda: torch.device("mps"))
+    monkeypatch.setattr(utilityFunction, "has_bfloat16", utilityFunction.has_bfloat16.__wrapped__)  # it remembers this machine's
     assert utilityFunction.resolve_precision("auto") == "fp32"
     with pytest.raises(UsageError, match=f"on mps experiments train in fp32, not in {precision}; set DEVICE=cpu"):
         utilityFunction.resolve_precision(precision)
