@@ -8,18 +8,17 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
-from torch.overrides import TorchFunctionMode
 
 from experimentTable import Experiment, UsageError
 from featureFunction import CHUNK, Source
 from fileFunction import first_line
 from myModel import set_train_mode, train_only, weight_layers
+from productFunction import AsTheyLie, as_it_lies
 from utilityFunction import arithmetic, cast, device, has_float64
 
 # Fused: one kernel a step. torch has no fused RMSprop; foreach is its next best.
@@ -29,24 +28,6 @@ OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "SGD": partial(torch.optim.SGD, fused=True),
     "RMSprop": partial(torch.optim.RMSprop, foreach=True),
 }
-
-
-class AsTheyLie(TorchFunctionMode):
-    """While it is on, fused optimizers see channels-last tensors as contiguous ones with other axes: the same numbers, to the bit.
-
-    On a CPU torch makes a contiguous copy of each other gradient, and then does not use it: half of Adam's time (torch 2.14). It goes
-    through memory as it lies, with this or without: weight, gradient and state must lie alike, and autograd and torch's states do.
-    """
-
-    def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
-        if func in (torch._fused_adam_, torch._fused_adamw_, torch._fused_sgd_):
-            args = tuple([_as_it_lies(t) for t in arg] if isinstance(arg, list) else arg for arg in args)
-        return func(*args, **(kwargs or {}))
-
-
-def _as_it_lies(tensor: Tensor) -> Tensor:
-    channels_last = tensor.ndim == 4 and tensor.is_contiguous(memory_format=torch.channels_last)
-    return tensor.permute(0, 2, 3, 1) if channels_last else tensor
 
 
 def make_optimizer(exp: Experiment, model: nn.Module, graph: bool = False) -> torch.optim.Optimizer:
@@ -85,7 +66,7 @@ def l2_norms(tensors: list[Tensor]) -> Tensor:
         return largest * torch.stack(torch._foreach_norm(torch._foreach_div(tensors, largest.unbind()), 2))
     if device().type != "cpu":
         return torch.stack(torch._foreach_norm(tensors, 2, torch.float64))
-    split = [_as_it_lies(t).flatten().split(PIECE) if t.numel() > PIECE else (t,) for t in tensors]
+    split = [as_it_lies(t).flatten().split(PIECE) if t.numel() > PIECE else (t,) for t in tensors]
     pieces = [piece for parts in split for piece in parts]
     norms = torch.stack(torch._foreach_norm(pieces, 2)).double()
     outside = (~((norms > 1e-12) & (norms < 1e18))).nonzero().flatten()
