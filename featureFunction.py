@@ -79,7 +79,7 @@ class AnySet:
         return len(self.dataset)
 
     def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
-        """Items stacked; UsageError where their shapes differ."""
+        """Items stacked, in float32; UsageError where their shapes differ."""
         inputs = [self.dataset[i][0] for i in indices.tolist()]
         if len({x.shape for x in inputs}) > 1:
             shapes = sorted({tuple(x.shape) for x in inputs})
@@ -115,10 +115,20 @@ def split(model: nn.Module, sample: Tensor) -> tuple[nn.Sequential, nn.Sequentia
     frozen = 0
     while frozen < len(children) and not any(p.requires_grad for p in children[frozen].parameters()):
         frozen += 1
-    if frozen in (0, len(children)) or not any(True for c in children[:frozen] for _ in c.parameters()):
+    if frozen == len(children):
         return None
+    while frozen and any(True for child in children[:frozen] for _ in child.parameters()):
+        if parts := _split_at(frozen, model, sample):
+            return parts
+        if any(True for _ in children[frozen - 1].parameters()):
+            return None
+        frozen -= 1  # a last one without weights, such as a dropout, may belong to what learns
+    return None
+
+
+def _split_at(frozen: int, model: nn.Module, sample: Tensor) -> tuple[nn.Sequential, nn.Sequential] | None:
     parts = []
-    for child in children:
+    for child in model.children():
         last = child[-1] if isinstance(child, nn.Sequential) and len(child) else child
         parts.append(nn.Sequential(nn.Flatten(1), child) if isinstance(last, nn.Linear) else child)
     prefix, rest = nn.Sequential(*parts[:frozen]), nn.Sequential(*parts[frozen:])
@@ -146,7 +156,7 @@ def _drawn_alike(model: nn.Module, sample: Tensor) -> Tensor:
 
 @torch.no_grad()
 def forward_all(model: nn.Module, data: Source, precision: str = "fp32", most_bytes: float = MOST_BYTES) -> Tensor | None:
-    """The outputs (N, ...) of `model` in eval mode for all of `data`, in chunks of fixed size, laid out as they are.
+    """The outputs (N, ...) of `model`, left in eval mode, for all of `data`, in chunks of fixed size, laid out as they are.
 
     None where they take more than `most_bytes`.
     """
@@ -169,20 +179,21 @@ def forward_all(model: nn.Module, data: Source, precision: str = "fp32", most_by
 def cached(prefix: nn.Module, data: Source, precision: str) -> MemorySet | None:
     """`data` as the rest of the model sees it; None where that does not fit in memory or differs from one reading to the next.
 
-    It fits where it takes at most `MOST_BYTES` and half of the memory that is free now, so a run that is gone on with may do without.
-    Outputs for the report's own sets are shared by all runs of one prefix in this process, as long as there is room.
+    It fits where it takes at most `MOST_BYTES` and half of the memory that is free now, so a run that is gone on with may do without;
+    where it does not, a line says so. Outputs for the report's own sets are shared by all runs of one prefix in this process, as
+    long as there is room.
     """
     if (labels := getattr(data, "labels", None)) is None:
         return None
     key = _key(prefix, data, precision)
-    first = torch.arange(min(CHUNK, len(data)))
-    if not key and not torch.equal(data.batch(first)[0], data.batch(first)[0]):  # a random transform
+    if not key and _read_differently(data):
         return None
     outputs = _shared.pop(key, None) if key else None
     if outputs is None:
         while len(_shared) > 1 and free_bytes() / 2 < MOST_BYTES:  # the last may be this run's other set
             del _shared[next(iter(_shared))]
         if (outputs := forward_all(prefix, data, precision, min(MOST_BYTES, free_bytes() / 2))) is None:
+            print("what the frozen layers give does not fit in memory; they are computed anew in each epoch")
             return None
     if key:  # the latest used stands last
         _shared[key] = outputs
@@ -194,29 +205,47 @@ def cached(prefix: nn.Module, data: Source, precision: str) -> MemorySet | None:
 _shared: dict[tuple, Tensor] = {}
 
 
+def _read_differently(data: Source) -> bool:
+    """Whether the data set's first inputs differ from one reading to the next, as behind a random transform."""
+    first = torch.arange(min(CHUNK, len(data)))
+    inputs, _ = data.batch(first)
+    return not all(torch.equal(inputs, data.batch(first)[0]) for _ in range(1 + 50 // len(data)))  # few may fall alike by chance
+
+
 def _key(prefix: nn.Module, data: Any, precision: str) -> tuple | None:
     fingerprint = getattr(data, "fingerprint", None)
     if fingerprint is None:
         return None
-    made_of = digest(prefix.state_dict()), str(prefix), precision
+    prefix.eval()
+    with torch.no_grad(), arithmetic(precision):  # an edited `forward` has the same weights and name
+        few = prefix(cast(data.batch(torch.arange(min(4, len(data))))[0], precision))
+    made_of = digest(prefix.state_dict() | {"": few.float()}), str(prefix), precision
     return *made_of, fingerprint, data.size, data.memory_format, digest({"images": data.images})
 
 
 def extract_features(model: nn.Module, data: Any, precision: str = "fp32") -> Tensor:
-    """What the model's last Linear layer gets to see, flat: (N, features), computed in eval mode.
+    """What the Linear layer that runs last gets to see, flat: (N, features) in float32. Leaves the model on the device, in eval mode.
 
-    For ResNet-18 these are the 512 average-pooled features that the report's baseline is fitted on.
+    For ResNet-18 these are the 512 average-pooled features that the report's baseline is fitted on. Raises UsageError for a
+    model that has no Linear layer.
     """
     source = as_source(data)
     if not (layers := [m for m in model.modules() if isinstance(m, nn.Linear)]):
         raise UsageError(f"{type(model).__name__} has no Linear layer to take the features before; use forward_all(model, data)")
-    seen: list[Tensor] = []
-    hook = layers[-1].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].flatten(1).float()))
+    features: list[Tensor] = []
+    latest: list[Tensor] = []
+
+    def look(_layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        latest[:] = [inputs[0]]
+
+    hooks = [layer.register_forward_pre_hook(look) for layer in layers]
+    hooks.append(model.register_forward_hook(lambda *_: features.append(latest[0].flatten(1).float())))
     try:
-        forward_all(model, source, precision, most_bytes=math.inf)
+        forward_all(model.to(device()), source, precision, most_bytes=math.inf)
     finally:
-        hook.remove()
-    return torch.cat(seen)
+        for hook in hooks:
+            hook.remove()
+    return torch.cat(features)
 
 
 # ---------------------------------------------------------------- the classical baseline

@@ -4,7 +4,7 @@ Architectures are the literals at the top, `MODELS` builds them by name.
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import partial
 from itertools import zip_longest
 
@@ -186,17 +186,19 @@ def initialise(model: nn.Module, initialisation: str) -> None:
                 nn.init.zeros_(layer.bias)
 
 
-def train_only(model: nn.Module, children: Iterable[str] | None) -> None:
-    """Let only the parameters of these children (as in `model.named_children()`) learn; None: all parameters.
+def train_only(model: nn.Module, children: Collection[str] | None) -> None:
+    """Let only the parameters of these children (as in `model.named_children()`) learn; None: those that may learn already.
 
     Enter training mode with `set_train_mode`, which keeps what is frozen in evaluation mode.
     Raises UsageError for what is no sequence of names, and, naming the choices, for a child that is unknown or has no parameters.
     """
-    if isinstance(children, str) or not isinstance(children, Iterable | None):
+    if isinstance(children, str) or not isinstance(children, Collection | None):
         raise UsageError(f"trainable must be a sequence of children's names, such as ('fc',), not {children!r}")
     choices = {name: child for name, child in model.named_children() if any(True for _ in child.parameters())}
-    chosen = [] if children is None else [choose("child", name, choices) for name in children]
-    model.requires_grad_(children is None)
+    if children is None:
+        return
+    chosen = [choose("child", name, choices) for name in children]
+    model.requires_grad_(False)
     for name in chosen:
         choices[name].requires_grad_(True)
 

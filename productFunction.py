@@ -103,6 +103,8 @@ def conv2d_by_taps(x: Tensor, weight: Tensor, bias: Tensor | None, stride: tuple
     The same sums without the padding's zeros, in another order: equal up to rounding, and so are the gradients. For fp32, where
     products are what takes the time: on maps of 2 x 2 more than half of a 3 x 3 kernel's are with padding.
     """
+    if torch.is_autocast_enabled("cpu"):  # by the model itself; each tap would be rounded
+        return torch.conv2d(x, weight, bias, stride, padding)
     rows, columns = (_reach(*axis) for axis in zip(x.shape[2:], weight.shape[2:], stride, padding, strict=True))
     images = x.permute(0, 2, 3, 1)
     # At once and in a piece of their own, (O, C) each: views of the kernel would have gradients that are as large, or transposed.

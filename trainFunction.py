@@ -17,7 +17,7 @@ from torch.nn.functional import cross_entropy
 from experimentTable import Experiment, UsageError
 from featureFunction import CHUNK, Source
 from fileFunction import first_line
-from myModel import set_train_mode, train_only, weight_layers
+from myModel import set_train_mode, weight_layers
 from productFunction import AsTheyLie, as_it_lies
 from utilityFunction import arithmetic, cast, device, has_float64
 
@@ -31,24 +31,26 @@ OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
 
 
 def make_optimizer(exp: Experiment, model: nn.Module, graph: bool = False) -> torch.optim.Optimizer:
-    """The experiment's optimizer over what the model lets learn; on a GPU one for a CUDA graph, if asked.
-
-    Raises UsageError where nothing may learn.
-    """
+    """The experiment's optimizer over what the model lets learn; on a GPU one for a CUDA graph, if asked."""
     extra: dict = {} if exp.eps is None else {"eps": exp.eps}
     if graph and device().type == "cuda" and exp.optimizer != "SGD":  # which counts no steps
         extra["capturable"] = True  # the count of steps lies on the device too
-    if not (learned := [p for p in model.parameters() if p.requires_grad]):
-        raise UsageError("nothing in the model can be trained; name some of its children in trainable, or leave trainable out")
-    return OPTIMIZERS[exp.optimizer](learned, lr=exp.lr, **extra)
+    return OPTIMIZERS[exp.optimizer]((p for p in model.parameters() if p.requires_grad), lr=exp.lr, **extra)
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, state: dict) -> None:
-    """Load a checkpoint's state, made on whichever device: where the steps are counted is a matter of this one."""
+    """Load a checkpoint's `state`, which is changed, made on whichever device: where the steps are counted is a matter of this one.
+
+    So is the layout in memory, which fused steps take to be the weights'.
+    """
     for saved, own in zip(state["param_groups"], optimizer.param_groups, strict=True):
         if "capturable" in own:
             saved["capturable"] = own["capturable"]
     optimizer.load_state_dict(state)
+    for weight, averages in optimizer.state.items():
+        for name, values in averages.items():
+            if values.shape == weight.shape:
+                averages[name] = torch.empty_like(weight).copy_(values)
 
 
 PIECE = 2**16  # numbers whose squares are summed in one go
@@ -57,9 +59,9 @@ PIECE = 2**16  # numbers whose squares are summed in one go
 def l2_norms(tensors: list[Tensor]) -> Tensor:
     """The L2 norm of each tensor, (len(tensors),) in float64, where the device has it.
 
-    On a CPU torch copies what it sums in float64, so there the squares are summed in float32, to 1e-5 or so in pieces of `PIECE`;
-    but in float64 where they may leave float32's range, as the gradients of a deep plain net's first layers do. Without float64
-    each tensor is divided by its largest number first.
+    On a CPU torch copies what it sums in float64, so there squares are summed in float32, at most `PIECE` numbers at a time (off by
+    3e-6, where a whole tensor of 8 million is by 3e-4), and in float64 where they may leave float32's range, as the gradients of a
+    deep plain net's first layers do. On a device without float64 each tensor is divided by its largest number first.
     """
     if not has_float64():
         largest = torch.stack(torch._foreach_norm(tensors, math.inf)).clamp(min=torch.finfo(torch.float32).tiny)
@@ -124,18 +126,18 @@ def epoch_batches(images: int, batch_size: int, generator: torch.Generator, step
 
 
 def check_model(model: nn.Module, train: Source, held: Source, exp: Experiment) -> None:
-    """Raise UsageError where the model cannot take the images or has fewer outputs than the train set has classes.
+    """Raise UsageError where the model cannot take the images, has too few outputs for the classes, or nothing in it may learn.
 
-    Or cannot train on batches of one image, where the data or `batch_size` make such.
+    Or it cannot train on batches of one image, where the data or `batch_size` make such. Moves the model to the device.
     """
     outputs = min(_outputs(model, source) for source in (train, held))
     if outputs < len(train.classes):
         raise UsageError(f"the model gives {outputs} outputs but the train set has {len(train.classes)} classes; change its last layer")
+    if not any(p.requires_grad for p in model.parameters()):
+        raise UsageError("nothing in the model can be trained; name some of its children in trainable, or unfreeze some")
     if min(len(train), exp.batch_size) == 1:
-        trial = copy.deepcopy(model)
-        train_only(trial, exp.trainable)
         try:
-            set_train_mode(trial)(train.batch(torch.arange(1))[0].to(device()).float())
+            set_train_mode(copy.deepcopy(model))(train.batch(torch.arange(1))[0].to(device()).float())
         except ValueError as error:  # of batch normalisation
             raise UsageError(f"the model cannot train on a batch of one image ({error}); give more, and a larger batch_size") from None
 
@@ -164,7 +166,7 @@ def _outputs(model: nn.Module, source: Source) -> int:
     inputs, _ = source.batch(torch.arange(min(2, len(source))))
     try:
         outputs = model.to(device()).eval()(inputs.to(device()).float())
-    except (RuntimeError, ValueError, IndexError, TypeError, AttributeError) as error:
+    except Exception as error:  # whatever a reader's own model raises
         shape = tuple(inputs.shape)
         raise UsageError(f"the model cannot take a batch of shape {shape} from the data set: {first_line(error)}") from None
     if not isinstance(outputs, torch.Tensor) or outputs.ndim != 2 or len(outputs) != len(inputs):
@@ -210,8 +212,9 @@ def train_epoch(
 ) -> dict:  # fmt: skip
     """One epoch of cross-entropy: (inputs (B, ...), labels (B,)) batches in, the epoch's running means out.
 
-    Returns train_loss, train_accuracy, learning_rate, steps, train_seconds (with the making of the batches and the gradient
-    norms, without evaluation, probe and checkpoint), and the gradient norms where asked for.
+    Batches lie on the device, one at least; `gradients` are those of this model. Returns train_loss, train_accuracy,
+    learning_rate, steps, train_seconds (with the making of the batches and the gradient norms, without evaluation, probe and
+    checkpoint), and the gradient norms where asked for.
     Nothing is read back from the device before the end. `graph`: on a GPU the steps go as a CUDA graph, which the model must allow.
     """
     set_train_mode(model)
@@ -246,7 +249,10 @@ def train_epoch(
 
 @torch.no_grad()
 def evaluate(model: nn.Module, source: Source, precision: str = "fp32") -> tuple[dict, np.ndarray]:
-    """Loss, accuracy (share of images) and macro accuracy (mean over classes), and (2, N): labels and classes given."""
+    """Loss, accuracy (share of images) and macro accuracy (mean over classes), and (2, N): labels and classes given.
+
+    Leaves the model in eval mode.
+    """
     model.eval()
     losses, given, truth = [], [], []
     for indices in torch.arange(len(source)).split(CHUNK):
@@ -279,10 +285,11 @@ def macro_accuracy(predictions: np.ndarray) -> float:
 def probe(model: nn.Module, inputs: Tensor, precision: str = "fp32") -> dict:
     """What depth does to a signal: `inputs` (B, ...) as training computes them, and of each weight layer's outputs (before any ReLU)
 
+    NaN of a layer that does not run, or is not called as a module, as in nn.MultiheadAttention.
     probe_variance: variance across samples, mean over units; probe_dead: the share of units (channels of a convolution)
     that are at most 0 for every sample; probe_distinct: how many of the B outputs differ.
     """
-    seen: dict[int, tuple[float, float, int]] = {}
+    seen: dict[int, tuple[float, float, float]] = {}
 
     def look(number: int, output: Tensor) -> None:
         output = output.float() if precision == "bf16" else output  # exact; bf16 cannot hold a variance
@@ -298,7 +305,7 @@ def probe(model: nn.Module, inputs: Tensor, precision: str = "fp32") -> dict:
         model(cast(inputs, precision))
     for hook in hooks:
         hook.remove()
-    variance, dead, distinct = zip(*(seen[n] for n in range(len(layers))), strict=True)
+    variance, dead, distinct = zip(*(seen.get(n, (math.nan,) * 3) for n in range(len(layers))), strict=True)
     return {"probe_variance": list(variance), "probe_dead": list(dead), "probe_distinct": list(distinct)}
 
 

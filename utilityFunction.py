@@ -5,6 +5,7 @@ import functools
 import math
 import os
 import platform
+import random
 import subprocess
 import sys
 import warnings
@@ -38,9 +39,11 @@ def mixed(*numbers: int) -> int:
 
 
 def seed_everything(*numbers: int) -> torch.Generator:
-    """Seed torch's global generators from `numbers`; returns a CPU generator seeded alike, for shuffling."""
+    """Seed torch's, numpy's and Python's global generators from `numbers`; returns a CPU generator seeded alike, for shuffling."""
     seed = mixed(*numbers)
     torch.manual_seed(seed)
+    np.random.seed(seed % 2**32)  # a reader's own transforms may draw from it, or from Python's
+    random.seed(seed)
     return torch.Generator().manual_seed(seed)
 
 
@@ -51,9 +54,9 @@ def seed_everything(*numbers: int) -> torch.Generator:
 def device() -> torch.device:
     """CUDA, else the CPU; `DEVICE` in the environment decides otherwise.
 
-    Apple's MPS is not chosen by itself: nobody has trained on it yet, and some of torch's operations there give wrong numbers.
+    On CUDA this makes fp32 mean fp32, not TF32, and convolutions add up in the same order each time.
 
-    On CUDA fp32 is then fp32, not TF32, and convolutions add up in the same order each time.
+    Apple's MPS is not chosen by itself: nobody has trained on it yet, and some of torch's operations there give wrong numbers.
     """
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.deterministic = True
@@ -107,8 +110,10 @@ def arithmetic(precision: str) -> Any:
 
 
 def cast(inputs: torch.Tensor, precision: str) -> torch.Tensor:
-    """A batch in the type its model has; autocast sees to bf16."""
-    return inputs.double() if precision == "fp64" else inputs
+    """A batch in the type its model has. Autocast sees to bf16, in which a frozen prefix's outputs come already."""
+    if precision == "fp64":
+        return inputs.double()
+    return inputs if inputs.dtype == torch.bfloat16 else inputs.float()
 
 
 @functools.cache

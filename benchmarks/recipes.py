@@ -4,7 +4,7 @@ Plain: PIL images through torchvision's transforms one by one, a DataLoader with
 torch has it), contiguous memory, the optimizer as torch has it, `loss.item()` each step, `grad.norm().item()` for each parameter where
 norms are recorded, and every layer in each forward pass, frozen or not. It is timed in a process of its own, without what this package
 asks of the system's memory.
-Ours: the functions that a run goes through (`coreFunction._fit`).
+Ours: the functions that a run goes through (`loopFunction.fit`).
 """
 
 import os

@@ -5,7 +5,7 @@ from contextlib import ExitStack
 
 from helpers import tiny_sample
 
-import coreFunction
+import loopFunction
 import trainFunction
 
 _small = ExitStack()  # kept, so that the cut lasts as long as the process
@@ -19,4 +19,4 @@ def _slowly(*arguments):
 def dask_setup(worker):
     """Called once in each worker, where the module itself is loaded twice."""
     _small.enter_context(tiny_sample())
-    coreFunction.evaluate = _slowly
+    loopFunction.evaluate = _slowly

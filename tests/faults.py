@@ -96,7 +96,7 @@ UNFREEZING: list[Place] = [
     BATCH,
     ("with the final weights written", "recordFunction:RunFolder.save_weights", "after"),
     UNCHECKED,
-    ("before a frozen prefix is computed", "coreFunction:cached", "before"),
+    ("before a frozen prefix is computed", "loopFunction:cached", "before"),
     WRITTEN,
     ("with the result written", "recordFunction:RunFolder.finish", "after"),
 ]

@@ -7,6 +7,7 @@ import pytest
 from helpers import edit, found, interrupt, lend, untimed
 
 import coreFunction
+import loopFunction
 import recordFunction
 import run
 import searchFunction
@@ -93,7 +94,7 @@ def test_fresh_leaves_the_evidence_aside_and_what_is_here_in_place(made, monkeyp
     assert not (runs_dir / "sample" / "MLP_4").exists()
     assert call("train", "MLP_4", "--fresh")[0] == 0
     assert (runs_dir / "sample" / "MLP_4" / "seed-0" / "result.json").exists()
-    monkeypatch.setattr(coreFunction, "train_epoch", lambda *_: pytest.fail("an epoch was trained"))
+    monkeypatch.setattr(loopFunction, "train_epoch", lambda *_: pytest.fail("an epoch was trained"))
     assert call("train", "MLP_4", "--fresh")[0] == 0
 
 
@@ -185,7 +186,7 @@ def test_status_1_where_not_everything_that_was_named_is_done(made, runs_dir, ti
 
 
 def test_an_interrupt_ends_in_one_line(call, monkeypatch, tiny):
-    monkeypatch.setattr(coreFunction, "train_epoch", interrupt)
+    monkeypatch.setattr(loopFunction, "train_epoch", interrupt)
     status, out, err = call("train", "MLP_4")
     assert status == 1
     assert out.splitlines()[-1] == "interrupted; the same call goes on from here"

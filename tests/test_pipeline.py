@@ -9,7 +9,7 @@ from helpers import QUICK, Listed, digits, held, interrupt, mlp, normed, refused
 from torch import nn
 from torch.utils.data import TensorDataset
 
-import coreFunction
+import loopFunction
 from coreFunction import pipeline
 from dataFunction import load_images
 from trainFunction import accuracy
@@ -208,8 +208,8 @@ def test_a_frozen_weight_that_moved_before_an_interrupt_fails_the_run_that_goes_
     options = {"lr": 1e-12, "epochs": 5, "batch_size": 200, "trainable": ("last",)}
     torch.manual_seed(0)
     with monkeypatch.context() as patch:
-        epochs = iter([coreFunction.train_epoch] * 3 + [interrupt])
-        patch.setattr(coreFunction, "train_epoch", lambda *arguments: next(epochs)(*arguments))
+        epochs = iter([loopFunction.train_epoch] * 3 + [interrupt])
+        patch.setattr(loopFunction, "train_epoch", lambda *arguments: next(epochs)(*arguments))
         with pytest.raises(KeyboardInterrupt):
             pipeline(Leaking(), digits(), held(), name="leaking", **options)
     later = Leaking()

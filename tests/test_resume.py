@@ -10,7 +10,7 @@ from helpers import QUICK, digits, held, mlp, needs_fork, normed, refused, same,
 from torch import nn
 from torch.utils.data import Dataset
 
-import coreFunction
+import loopFunction
 from coreFunction import pipeline
 from recordFunction import RunFolder, find_record
 
@@ -92,7 +92,7 @@ def test_a_run_that_was_killed_goes_on_to_the_bit(straight, monkeypatch):
 def test_a_run_that_was_interrupted_anywhere_goes_on_to_the_bit(straight, monkeypatch, seconds, place):
     """Twice, at the second call of each piece; with no checkpoint written it begins again."""
     monkeypatch.setenv("CHECKPOINT_SECONDS", seconds)
-    real = getattr(coreFunction, place)
+    real = getattr(loopFunction, place)
     for _ in range(2):
         calls = iter(range(100))
 
@@ -101,10 +101,10 @@ def test_a_run_that_was_interrupted_anywhere_goes_on_to_the_bit(straight, monkey
                 raise KeyboardInterrupt
             return real(*arguments)
 
-        monkeypatch.setattr(coreFunction, place, interrupted)
+        monkeypatch.setattr(loopFunction, place, interrupted)
         with pytest.raises(KeyboardInterrupt):
             resumable("interrupted")
-    monkeypatch.setattr(coreFunction, place, real)
+    monkeypatch.setattr(loopFunction, place, real)
     assert_equal_to_the_bit(resumable("interrupted"), straight)
 
 

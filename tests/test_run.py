@@ -9,6 +9,7 @@ from helpers import ANALYSES, TRAININGS, found, interrupt, lend, refused, same, 
 
 import analysisFunction
 import coreFunction
+import loopFunction
 import recordFunction
 from coreFunction import build, run, run_all
 from experimentTable import EXPERIMENTS, experiment
@@ -153,9 +154,9 @@ def test_a_parent_that_is_evidence_alone_is_trained_again(made, monkeypatch, tmp
 
 def test_an_interrupted_run_goes_on_and_says_how(made, monkeypatch, capsys, tiny, runs_dir):
     monkeypatch.setenv("CHECKPOINT_SECONDS", "0")
-    evaluate, calls = coreFunction.evaluate, iter(range(9))
+    evaluate, calls = loopFunction.evaluate, iter(range(9))
     with monkeypatch.context() as patch:
-        patch.setattr(coreFunction, "evaluate", lambda *a: interrupt() if next(calls) == 1 else evaluate(*a))
+        patch.setattr(loopFunction, "evaluate", lambda *a: interrupt() if next(calls) == 1 else evaluate(*a))
         with pytest.raises(KeyboardInterrupt):
             run_all("MLP_4")
     assert capsys.readouterr().out.endswith("interrupted; the same call goes on from here\n")
@@ -230,7 +231,7 @@ def test_a_run_whose_loss_is_not_finite_is_kept_and_not_tried_again(tiny, capsys
     assert "MLP_4_far (seed 0) failed: the" in capsys.readouterr().out
     record = find_record("MLP_4_far", "sample")
     assert record.result["status"] == "failed"
-    monkeypatch.setattr(coreFunction, "train_epoch", lambda *_: pytest.fail("trained again"))
+    monkeypatch.setattr(loopFunction, "train_epoch", lambda *_: pytest.fail("trained again"))
     assert run(exp).result == record.result
 
 

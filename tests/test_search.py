@@ -9,6 +9,7 @@ from filelock import FileLock
 from helpers import interrupt, refused
 
 import coreFunction
+import loopFunction
 import recordFunction
 import searchFunction
 import sweepFunction
@@ -93,7 +94,7 @@ def test_a_committed_search_can_be_joined(tiny, runs_dir, tmp_path, monkeypatch)
 
 def test_a_search_that_was_cut_off_goes_on_with_the_trial_it_was_in(tiny, monkeypatch):
     monkeypatch.setenv("CHECKPOINT_SECONDS", "0")
-    evaluate, calls = coreFunction.evaluate, iter(range(99))
+    evaluate, calls = loopFunction.evaluate, iter(range(99))
 
     def cut_off(*arguments):
         if next(calls) == 4:  # the second trial's second measurement of three
@@ -101,7 +102,7 @@ def test_a_search_that_was_cut_off_goes_on_with_the_trial_it_was_in(tiny, monkey
         return evaluate(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(coreFunction, "evaluate", cut_off)
+        patch.setattr(loopFunction, "evaluate", cut_off)
         with pytest.raises(KeyboardInterrupt):
             search(SMALL, 3, base="MLP_4")
     begun = find_record("search_2", "sample")

@@ -1,10 +1,7 @@
 """The pieces of the loop: batches, early stopping, gradient norms, accuracies, the probe."""
 
-import copy
 import math
-from collections.abc import Callable
-from contextlib import contextmanager, nullcontext
-from functools import partial
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -14,8 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-import trainFunction
-from experimentTable import OPTIMIZERS, Experiment
 from featureFunction import as_source
 from trainFunction import (
     PIECE,
@@ -26,9 +21,7 @@ from trainFunction import (
     epoch_batches,
     evaluate,
     macro_accuracy,
-    make_optimizer,
     probe,
-    restore_optimizer,
     train_epoch,
 )
 
@@ -116,30 +109,6 @@ def test_gradients_whose_squares_float32_cannot_hold_are_still_measured(size):
     assert row["gradient_log10_rms"] == pytest.approx([max(math.log10(size), -30)], abs=1e-5)
 
 
-@pytest.mark.parametrize("name", sorted(OPTIMIZERS))
-def test_a_checkpoint_of_a_gpu_is_gone_on_with_on_a_cpu(name):
-    """There the steps are counted on the device, which RMSprop refuses to go on with elsewhere."""
-
-    def steps(optimizer, model, count):
-        for _ in range(count):
-            model(torch.ones(2, 4)).sum().backward()
-            optimizer.step()
-
-    exp, model, twin = Experiment("own", optimizer=name, lr=0.01), nn.Linear(4, 2), nn.Linear(4, 2)
-    optimizer = make_optimizer(exp, model)
-    steps(optimizer, model, 2)
-    twin.load_state_dict(model.state_dict())
-    checkpoint = copy.deepcopy(optimizer.state_dict())
-    for group in checkpoint["param_groups"]:
-        group |= {"capturable": True} if "capturable" in group else {}
-    again = make_optimizer(exp, twin)
-    restore_optimizer(again, checkpoint)
-    model.zero_grad()
-    steps(optimizer, model, 2)
-    steps(again, twin, 2)
-    assert same(state(model), state(twin))
-
-
 def test_a_graph_is_recorded_after_the_warm_up_and_replayed_on_each_full_batch(monkeypatch):
     """With a graph of paper, so that its order is tested without a GPU too; tests/test_cuda.py has real ones."""
     recording, taken = [], []
@@ -165,24 +134,6 @@ def test_a_graph_is_recorded_after_the_warm_up_and_replayed_on_each_full_batch(m
         take(torch.full((1 if number == 6 else 2,), number), torch.tensor(0))
     kinds = ["stepped"] * 3 + ["replayed"] * 3 + ["stepped"]
     assert taken == [(kind, [number] * (1 if number == 6 else 2)) for number, kind in enumerate(kinds)]
-
-
-@pytest.mark.parametrize(("precision", "side"), [("fp32", 4), ("fp32", 2), ("bf16", 4), ("bf16", 2)])
-@pytest.mark.parametrize("name", sorted(OPTIMIZERS))
-def test_a_fused_step_on_channels_last_weights_is_the_plain_one(name, precision, side):
-    """torch's fused kernels on a CPU go through memory as it lies: a gradient laid out otherwise than its weight would be misread."""
-    images, labels = torch.randn(16, 3, side, side), torch.arange(16) % 10
-    weights = []
-    for plain in (False, True):
-        torch.manual_seed(0)
-        model = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 4, 1), nn.Flatten(1), nn.Linear(4 * side**2, 10))
-        model.to(memory_format=torch.channels_last)
-        exp = Experiment("own", optimizer=name, lr=1e-2)
-        optimizer = getattr(torch.optim, name)(model.parameters(), lr=1e-2, foreach=False) if plain else make_optimizer(exp, model)
-        for _ in range(3):
-            train_epoch(model, [(images, labels)], optimizer, precision)
-        weights.append(model.state_dict())
-    torch.testing.assert_close(weights[0], weights[1], rtol=1e-5, atol=1e-6)
 
 
 def test_a_gradient_of_many_pieces_has_one_norm():
@@ -232,34 +183,6 @@ def test_an_epoch_is_the_plain_loop():
     assert "gradient_norm" not in row
 
 
-@pytest.mark.parametrize("name", ["Adam", "AdamW", "SGD"])
-def test_optimizers_take_channels_last_weights_as_they_lie(name):
-    """The same weights to the bit as without it, those of torch's simplest form, and no copy of a gradient on the way."""
-    images, labels = torch.randn(64, 3, 8, 8, generator=torch.Generator().manual_seed(0)), torch.arange(64) % 10
-
-    def trained(optimizer_of: Callable) -> tuple[nn.Sequential, torch.optim.Optimizer]:
-        torch.manual_seed(0)
-        layers = nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 8, 3, stride=2), nn.Flatten(), nn.Linear(32, 10)
-        model = nn.Sequential(*layers).to(memory_format=torch.channels_last)
-        optimizer = optimizer_of(model)
-        train_epoch(model, 3 * list(zip(images.split(32), labels.split(32), strict=True)), optimizer)
-        return model, optimizer
-
-    ours = partial(make_optimizer, Experiment("own", optimizer=name, lr=0.01))
-    model, optimizer = trained(ours)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trainFunction, "AsTheyLie", nullcontext)
-        assert same(state(model), state(trained(ours)[0]))
-    plain, _ = trained(lambda model: getattr(torch.optim, name)(model.parameters(), lr=0.01, foreach=False))
-    for one, other in zip(model.parameters(), plain.parameters(), strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
-    with torch.profiler.profile() as profiled:
-        train_epoch(model, [(images, labels)], optimizer)
-    (span,) = [event.time_range for event in profiled.events() if event.name.startswith("Optimizer.step")]
-    inside = {event.name for event in profiled.events() if span.start < event.time_range.start < span.end}
-    assert any(name.startswith("aten::_fused_") for name in inside) and not inside & {"aten::contiguous", "aten::clone"}
-
-
 def test_the_running_accuracy_is_taken_in_training_mode():
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10), nn.Dropout(0.999999))  # in training all outputs are 0, so the class is 0
     images, labels = digits(0, 100).tensors
@@ -281,24 +204,6 @@ def test_an_evaluation_changes_nothing_and_sees_every_image_once():
 
 
 # ---------------------------------------------------------------- optimizers
-
-
-@pytest.mark.parametrize("name", OPTIMIZERS)
-def test_optimizers_have_torch_s_defaults_and_the_experiment_s_rate(name):
-    model = mlp()
-    made = make_optimizer(Experiment("x", optimizer=name, lr=0.25), model)
-    plain = getattr(torch.optim, name)(model.parameters(), lr=0.25)
-    speed = {"fused", "foreach"}
-    assert type(made) is type(plain)
-    assert {k: v for k, v in made.defaults.items() if k not in speed} == {k: v for k, v in plain.defaults.items() if k not in speed}
-
-
-def test_eps_reaches_the_optimizer_and_frozen_parameters_do_not():
-    model = mlp()
-    model[1].requires_grad_(False)
-    made = make_optimizer(Experiment("x", lr=0.25, eps=1e-16), model)
-    assert made.defaults["eps"] == 1e-16
-    assert [id(p) for p in made.param_groups[0]["params"]] == [id(p) for p in model[3].parameters()]
 
 
 # ---------------------------------------------------------------- accuracies, the probe
@@ -342,7 +247,7 @@ def test_a_channel_is_dead_only_where_it_is_dead_at_every_position():
 
 def test_a_float64_net_is_probed_in_float64():
     net, inputs = nn.Linear(1, 1, bias=False).double(), 1 + 1e-12 * torch.arange(5.0, dtype=torch.float64).view(-1, 1)
-    found = probe(net, inputs)
+    found = probe(net, inputs, "fp64")
     assert found["probe_distinct"] == [5]
     assert found["probe_variance"] == pytest.approx([(net.weight.square() * inputs.var()).item()], rel=1e-6)
 

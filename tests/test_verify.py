@@ -11,7 +11,7 @@ import torch
 from helpers import edit, interrupt, lend, refused, tiny_sample
 from scipy import stats
 
-import coreFunction
+import loopFunction
 import recordFunction
 import verifyFunction
 from coreFunction import run_all
@@ -54,8 +54,8 @@ def slower(monkeypatch):
 @pytest.fixture
 def trained(monkeypatch):
     """Counts the epochs that are trained."""
-    epochs, train_epoch = [], coreFunction.train_epoch
-    monkeypatch.setattr(coreFunction, "train_epoch", lambda *a: epochs.append(a) or train_epoch(*a))
+    epochs, train_epoch = [], loopFunction.train_epoch
+    monkeypatch.setattr(loopFunction, "train_epoch", lambda *a: epochs.append(a) or train_epoch(*a))
     return epochs
 
 
@@ -85,7 +85,7 @@ def two(evidence, tmp_path, there, here=0.5, **provenance):
 
 @pytest.mark.parametrize(("name", "verdict"), [("MLP_4", "bit-equal"), ("distribution", "equal"), ("tsne_mnist", "equal")])
 def test_a_run_made_again_is_equal_and_touches_nothing(evidence, runs_dir, monkeypatch, capsys, name, verdict):
-    monkeypatch.setattr(coreFunction, "Mirror", lambda *_: pytest.fail("W&B was told"))
+    monkeypatch.setattr(loopFunction, "Mirror", lambda *_: pytest.fail("W&B was told"))
     monkeypatch.setenv("EVIDENCE", "0")  # which is for others
     before = dict(os.environ), {path: path.stat().st_mtime_ns for path in evidence.rglob("*")}
     difference = verify(name)
@@ -323,6 +323,6 @@ def test_json_is_all_that_standard_output_holds(evidence, call):
 
 
 def test_an_interrupt_says_that_it_begins_again(evidence, call, monkeypatch):
-    monkeypatch.setattr(coreFunction, "train_epoch", interrupt)
+    monkeypatch.setattr(loopFunction, "train_epoch", interrupt)
     status, _, err = call("verify", "MLP_4")
     assert (status, err) == (1, "interrupted; the same command begins again\n")

@@ -34,7 +34,7 @@ def test_an_offline_run_holds_the_record_s_rows_settings_and_result(runs_dir, ca
 def test_a_resumed_run_is_mirrored_whole(runs_dir, monkeypatch):
     monkeypatch.setenv("CHECKPOINT_SECONDS", "0")
     with monkeypatch.context() as patch:
-        patch.setattr("coreFunction.EarlyStopping.update", lambda *_: 1 / 0)
+        patch.setattr("loopFunction.EarlyStopping.update", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             pipeline(mlp(), digits(), held(), name="resumed", **QUICK)
     record = pipeline(mlp(), digits(), held(), name="resumed", resume=True, **QUICK)

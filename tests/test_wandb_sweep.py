@@ -10,7 +10,7 @@ import pytest
 from helpers import refused
 from offline import flat, history, name_of, offline_runs, summary
 
-import coreFunction
+import loopFunction
 import searchFunction
 from recordFunction import find_record
 from searchFunction import REPORT_SWEEP, join, search
@@ -110,7 +110,7 @@ def test_a_trial_that_was_stopped_is_the_first_of_the_next_call(server, runs_dir
         raise Exception
 
     with monkeypatch.context() as patch:
-        patch.setattr(coreFunction, "evaluate", stop)
+        patch.setattr(loopFunction, "evaluate", stop)
         refused(lambda: search(SWEEP, 2, base="MLP_4"), "W&B's agent was stopped", "the same call goes on")
     begun = find_record("search_1", "sample")
     assert not begun.result

@@ -1,0 +1,175 @@
+"""A reader's own model: what `pipeline` asks of it, what it leaves of it, and what it does not share with another."""
+
+import random
+from dataclasses import replace
+
+import pytest
+import torch
+from helpers import QUICK, Listed, digits, held, mlp, refused, state, untimed
+from torch import nn
+
+from coreFunction import pipeline, run, run_all
+from dataFunction import load_images
+from experimentTable import EXPERIMENTS
+from featureFunction import MemorySet, extract_features, split
+from productFunction import LARGEST_BY_TAPS, SmallMaps, conv2d_by_taps
+from recordFunction import find_record
+
+
+def learns(model: nn.Module) -> list[bool]:
+    return [parameter.requires_grad for parameter in model.parameters()]
+
+
+def test_what_was_frozen_by_hand_stays_frozen():
+    model = mlp()
+    model[1].requires_grad_(False)
+    before = state(model)
+    pipeline(model, digits(), held(), name="by_hand", **QUICK)
+    assert torch.equal(model[1].weight, before["1.weight"]) and not torch.equal(model[3].weight, before["3.weight"])
+    assert learns(model) == [False, False, True, True]
+
+
+def test_what_one_call_freezes_the_next_may_train():
+    model = mlp()
+    pipeline(model, digits(), held(), name="head", trainable=("3",), **QUICK)
+    assert all(learns(model))
+    before = state(model)
+    pipeline(model, digits(), held(), name="all", **QUICK)
+    assert not torch.equal(model[1].weight, before["1.weight"])
+
+
+def test_the_model_is_left_in_eval_mode():
+    model = mlp().insert(3, nn.Dropout(0.5))
+    pipeline(model, digits(), held(), name="dropped", **QUICK)
+    images = digits().tensors[0]
+    assert torch.equal(model(images), model(images))
+
+
+def test_own_models_train_in_fp32_unless_asked():
+    assert pipeline(mlp(), digits(), held(), name="plain", **QUICK).settings["provenance"]["precision"] == "fp32"
+
+
+class Front(nn.Module):
+    """What it computes stands in no weight and no name, as after an edit of its `forward`."""
+
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.convolution, self.factor = nn.Conv2d(3, 4, 3, stride=4), factor
+
+    def forward(self, x):
+        return self.factor * torch.relu(self.convolution(x)).flatten(1)
+
+
+def test_a_frozen_prefix_that_computes_otherwise_shares_no_cache():
+    data = load_images("cifar10", "train", "sample", 32).subset(range(64))
+    losses = []
+    for factor in (1, 5, 5):
+        torch.manual_seed(1)
+        model = nn.Sequential(Front(factor), nn.Linear(256, 10))
+        losses.append(pipeline(model, data, data, name="front", trainable=("1",), **QUICK).rows[0]["validation_loss"])
+    assert losses[0] != losses[1] == losses[2]
+
+
+@pytest.mark.parametrize(("layer", "at"), [(nn.Dropout(0.5), 3), (nn.BatchNorm1d(16, affine=False), 2)])
+def test_what_training_changes_before_what_learns_goes_with_it(layer, at):
+    """A dropout, and batch normalisation without parameters, which has nothing to freeze, so that its statistics move."""
+    model = mlp().insert(at, layer)
+    model[1].requires_grad_(False)
+    prefix, rest = split(model, digits(0, 4).tensors[0])
+    assert [*prefix, *rest][:2] == [model[0], prefix[1]] and len(prefix) == at
+    assert pipeline(model, digits(), held(), name="behind", **QUICK).finished
+
+
+class Attention(nn.Module):
+    """Has a Linear that is not called as a module, and one that nobody calls."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.spare, self.attention, self.head = nn.Linear(3, 3), nn.MultiheadAttention(8, 2, batch_first=True), nn.Linear(64, 10)
+
+    def forward(self, x):
+        rows = x.flatten(0, 1)
+        return self.head(self.attention(rows, rows, rows)[0].flatten(1))
+
+
+def test_a_layer_that_does_not_run_has_no_probe():
+    torch.manual_seed(0)
+    record = pipeline(Attention(), digits(), held(), name="attention", record_gradients=True, **QUICK)
+    assert record.finished
+    assert [value is None for value in record.rows[1]["probe_variance"]] == [True, True, False]
+
+
+def test_features_are_those_of_the_layer_that_runs_last():
+    class HeadFirst(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.head, self.body = nn.Linear(16, 10), nn.Linear(64, 16)
+
+        def forward(self, x):
+            return self.head(self.body(x.flatten(1)))
+
+    assert extract_features(HeadFirst(), digits()).shape == (200, 16)
+
+
+def test_random_transforms_of_python_s_own_are_seeded():
+    class Jittered(Listed):
+        def __getitem__(self, index):
+            image, label = self.items[index]
+            return image * random.random(), label
+
+    data = Jittered(list(digits()))
+    rows = [untimed(pipeline(mlp(), data, held(), name="jittered", **QUICK).rows) for _ in range(2)]
+    assert rows[0] == rows[1]
+
+
+@pytest.mark.parametrize("kind", [torch.float64, torch.uint8])
+def test_a_set_in_memory_may_have_any_number_type(kind):
+    images, labels = digits().tensors
+    data = MemorySet((255 * images).to(kind), labels, tuple(range(10)))
+    assert pipeline(mlp(), data, data, name="in_memory", **QUICK).finished
+
+
+def test_a_model_that_autocasts_by_itself_rounds_as_torch_does():
+    torch.manual_seed(0)
+    images, convolution = torch.randn(8, 16, 2, 2), nn.Conv2d(16, 16, 3, padding=1)
+    with torch.autocast("cpu", torch.bfloat16):
+        expected = convolution(images)
+        with SmallMaps(LARGEST_BY_TAPS, conv2d_by_taps):
+            assert torch.equal(convolution(images), expected)
+
+
+# ---------------------------------------------------------------- refusals
+
+
+def test_a_call_in_which_nothing_could_learn_moves_no_record_aside(runs_dir):
+    record = pipeline(mlp(), digits(), held(), name="dear", **QUICK)
+    refused(lambda: pipeline(mlp(), digits(), held(), name="dear", trainable=(), **QUICK), "nothing in the model can be trained")
+    frozen = mlp().requires_grad_(False)
+    refused(lambda: pipeline(frozen, digits(), held(), name="dear", **QUICK), "nothing in the model can be trained")
+    assert [path.name for path in record.path.parent.iterdir() if path.is_dir()] == ["seed-0"]
+
+
+def test_a_slip_in_a_variant_does_not_take_its_name(tiny):
+    exp = replace(EXPERIMENTS["MLP_4"], name="mine", profile="sample")
+    refused(lambda: run(replace(exp, trainable=("lst",)), wandb=False), "'lst'")
+    assert find_record("mine", "sample") is None
+    assert run(exp, wandb=False).finished
+
+
+@pytest.mark.parametrize("slip", [5, None, ["MLP_4"]])
+def test_what_is_no_experiment_is_refused(slip):
+    refused(lambda: run(slip), "experiment", "'MLP_4'")
+    refused(lambda: run_all(slip), "experiment", "'MLP_4'")
+
+
+def test_what_is_no_model_is_refused():
+    refused(lambda: pipeline(nn.Linear, digits(), held(), name="class"), "torch.nn.Module")
+
+
+def test_whatever_a_model_raises_is_one_line():
+    class Picky(nn.Module):
+        def forward(self, x):
+            raise KeyError("size")
+
+    refused(lambda: pipeline(nn.Sequential(nn.Linear(8, 8), Picky()), digits(), held(), name="picky"), "(2, 1, 8, 8)", "size")
