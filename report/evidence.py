@@ -6,7 +6,19 @@ from functools import partial
 from typing import Any
 
 from report.intervals import BESIDE, Aim, Number, Part, at_least, judge, judge_property, left_out, less
-from report.measures import Measure, Record, Runs, final_loss, first_to_last, learns_nothing, macro_accuracy, numbers, step_ratio, vanishes
+from report.measures import (
+    Measure,
+    Record,
+    Runs,
+    final_loss,
+    first_to_last,
+    learns_nothing,
+    macro_accuracy,
+    numbers,
+    opened_accuracies,
+    step_ratio,
+    vanishes,
+)
 
 Source = Callable[[str], Sequence[Any]]  # a run's name -> its finished records of all seeds
 
@@ -33,18 +45,8 @@ class Evidence:
         return {seed: tuple(run[seed] for run in runs) for seed in sorted(set.intersection(*map(set, runs)))}
 
     def test_accuracy(self, runs: Runs) -> dict[int, Number]:
-        """CIFAR-100's test accuracy of each run, from its first opening: later ones are no second chance.
-
-        Of the baseline, the classifier chosen on held-out images counts. An opening leaves no predictions, so a
-        number from it has no interval of its own.
-        """
-        found: dict[int, Number] = {}
-        for line in self._openings:
-            record = runs.get(line["seed"])
-            if record is None or record.name != line["run"]:
-                continue
-            if record.result.get("chosen") in (None, line.get("classifier")):
-                found.setdefault(record.seed, Number(line["accuracy"]))
+        """`opened_accuracies`. An opening leaves no predictions, so a number from it has no interval of its own."""
+        found = {seed: Number(accuracy) for seed, accuracy in opened_accuracies(runs, self._openings).items()}
         return found or self._note(*(f"the final test of {name}" for name in {r.name for r in runs.values()}))
 
     def _note(self, *names: str) -> dict:

@@ -72,7 +72,7 @@ def depth(records: Groups) -> Sheet:
             on_top = 2 + 1 / len(above_zero)  # the shallower, which the deeper would hide where they agree
             ax.plot(1 + shown[name], above_zero, color=look[name][0], linewidth=1.1, marker="o", markersize=2, label=name, zorder=on_top)
         ends = any((spread[row] == 0).any() for spread in spreads.values())
-        what = f"{when} (a line ends where there is none)" if ends else when
+        what = f"{when} (a line ends where it is 0)" if ends else when
         style(ax, what, "weight layer (1: at the input)", "variance across samples" if row == 0 else "")
         ax.set_yscale("log")
         ax.xaxis.set_major_locator(whole_numbers(6))
@@ -101,7 +101,7 @@ def precision(records: Groups) -> Sheet:
         apart = [ends[1][seed] - ends[0][seed] for seed in ends[0].keys() & ends[1].keys()]
         axes[1].plot([place] * len(apart), apart, "o", color=look[f"{model}_bf16"][0], markersize=4, label=f"_{model}")
     axes[1].axhspan(-MARGIN, MARGIN, color=GREY, alpha=0.15, linewidth=0)
-    style(axes[1], "Accuracy, bf16 less fp32 (grey: a point)", "", "difference (share of images)")
+    style(axes[1], "Accuracy, bf16 less fp32 (grey: within a point)", "", "difference (share of images)")
     axes[1].set_xticks(range(len(pairs)), [model.replace("_", "\n", 1) for model in pairs])
     axes[1].set_xlim(-0.5, max(len(pairs), 1) - 0.5)
     left = {"probe_variance": "Variance across samples", "probe_distinct": "Of 256 images told apart"}

@@ -9,6 +9,7 @@ from matplotlib.lines import Line2D
 
 from experimentTable import UsageError
 from recordFunction import Record
+from report.measures import opened_accuracies
 from report.plots import GREY, SECOND, TEXT, Sheet, footer, legend, looks, sheet, style, whole_numbers
 from report.text import counted
 
@@ -262,13 +263,15 @@ def training(
 def fine_tuning(records: Groups) -> Sheet:
     """5.1, 5.2: runs that go on from one another, beside the classical baseline's validation accuracy where there is one."""
     tuned = {name: runs for name, runs in records.items() if name != "baseline"}
-    baseline = {name: mean_result(runs, "accuracy") for name, runs in records.items() if name == "baseline"}
+    runs = records.get("baseline", ())
+    chosen = " or ".join(sorted({run.result["chosen"].replace("_", " ") for run in runs}))
+    baseline = {f"baseline ({chosen})": mean_result(runs, "accuracy")} if runs else {}
     return training(tuned, metrics=TUNING, references={"validation_accuracy": baseline}, chained=True)
 
 
 def dropout(records: Mapping[str, list]) -> Sheet:
-    """5.8: the run with dropout, and its test accuracy where the test set has been opened (a seed's last opening)."""
-    opened = {line["seed"]: line["accuracy"] for line in records[OPENINGS] if line["run"] == "dropout"}
+    """5.8: the run with dropout, and its test accuracy where the test set has been opened."""
+    opened = opened_accuracies({record.seed: record for record in records["dropout"]}, records[OPENINGS])
     test = {"test set": float(np.mean(list(opened.values())))} if opened else {}
     return training({"dropout": records["dropout"]}, metrics=TUNING, references={"validation_accuracy": test})
 

@@ -62,6 +62,21 @@ def accuracies(record: Record) -> np.ndarray:
     return record.column(f"{record.result['split']}_accuracy")
 
 
+def opened_accuracies(runs: Runs, openings: Iterable[Mapping]) -> dict[int, float]:
+    """Seed -> CIFAR-100's test accuracy of each run, from the first opening of its weights: later ones are no second chance.
+
+    Of the baseline, the classifier chosen on held-out images counts.
+    """
+    found: dict[int, float] = {}
+    for line in openings:
+        record = runs.get(line["seed"])
+        if record is None or (record.name, record.result["sha256"].get("weights.pt")) != (line["run"], line["weights"]):
+            continue
+        if record.result.get("chosen") in (None, line.get("classifier")):
+            found.setdefault(record.seed, line["accuracy"])
+    return found
+
+
 def final_loss(record: Record) -> float:
     """Train loss of the final epoch."""
     return float(record.column("train_loss")[record.result["epoch"]])

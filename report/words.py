@@ -7,14 +7,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from experimentTable import ROWS, UsageError, current_profile, experiment
+from experimentTable import PROFILES, ROWS, UsageError, current_profile, experiment, has_budget, price
 from recordFunction import Record, find_openings, find_records
 from report.claims import ledger, ledger_markdown
 from report.figures import found
-from report.measures import final_loss, step_ratios
+from report.measures import ends_early, final_loss, step_ratios
 from report.sweep import SWEEP
-from report.text import DATA, counted, markdown, seeds_of
+from report.text import DATA, counted, markdown, ranges, seeds_of
 from sweepFunction import REPORT_SWEEP, said_best, said_point
+from utilityFunction import duration
 
 if TYPE_CHECKING:
     from IPython.display import Markdown
@@ -22,8 +23,8 @@ if TYPE_CHECKING:
 
 def _mean(values: Sequence[float]) -> str:
     """The seeds' mean and, of several, their range: `0.912 (0.905 to 0.921)`."""
-    spread = f" ({min(values):.3g} to {max(values):.3g})" if len(values) > 1 else ""
-    return f"{np.mean(values):.3g}{spread}"
+    low, high = f"{min(values):.3g}", f"{max(values):.3g}"
+    return f"{np.mean(values):.3g}" + (f" ({low} to {high})" if low != high else "")
 
 
 def _row(profile: str) -> str:
@@ -34,10 +35,12 @@ def _row(profile: str) -> str:
 def _training(name: str, records: list[Record]) -> str:
     split = records[0].result["split"]
     loss, score = (_mean([measure(record) for record in records]) for measure in (final_loss, lambda record: record.result["accuracy"]))
-    early = [f"{record.result['last_epoch']}" for record in records if record.result["stopped_early"]]
-    stopped = f", stopped early after {_row(records[0].profile)} {', '.join(early)}" if early else ""
+    row, early = _row(records[0].profile), [str(record.result["last_epoch"]) for record in records if ends_early(record)]
+    restored = [str(record.result["epoch"]) for record in records if record.result["epoch"] < record.result["last_epoch"]]
+    best = f" in {row} {', '.join(restored)}, which was restored" if restored else ""
+    stopped = f", stopped early after {row} {', '.join(early)}" if early else ""
     some = f" ({len(early)} of {counted(len(records), 'seed')})" if 0 < len(early) < len(records) else ""
-    return f"{name} train loss {loss}, {split} accuracy {score}{stopped}{some}"
+    return f"{name} train loss {loss}, {split} accuracy {score}{best}{stopped}{some}"
 
 
 def _distribution(name: str, records: list[Record]) -> str:
@@ -142,7 +145,7 @@ def table(rows: Sequence[dict]) -> "Markdown":
 def results(profile: str | None = None) -> str:
     """Train loss and accuracy at the epoch that counts, of every training that has finished, the search's too, and of the baseline.
 
-    A column a seed. The accuracy is that of the set named beside it.
+    That is the last one, with early stopping the restored one. A column a seed. The accuracy is that of the set named beside it.
     """
     profile = current_profile(profile)
     names = [*(row.name for row in ROWS if row.kind in ("training", "baseline")), "search_*"]
@@ -160,6 +163,32 @@ def results(profile: str | None = None) -> str:
         lines.append(line(name, f"{records[0].result['split']} accuracy", lambda record: record.result["accuracy"]))
     head = ["run", "", *(f"seed {seed}" for seed in seeds)]
     return markdown(head, lines, right=head[2:])
+
+
+def sources(profile: str | None = None) -> str:
+    """Which records were made by which commit, on which machine, in which precision: a Markdown table."""
+    made: dict[tuple[str, ...], dict[str, list[int]]] = {}
+    for name, records in found("*", current_profile(profile)).items():
+        for record in records:
+            by = record.settings["provenance"]
+            machine = by["processor"] if by["device"] == "cpu" else by["device"]
+            kind = (by["commit"][:7], machine, str(by["threads"]), by["precision"])
+            made.setdefault(kind, {}).setdefault(name, []).append(record.seed)
+    rows = [(*kind, ", ".join(f"{name} ({ranges(seeds)})" for name, seeds in runs.items())) for kind, runs in made.items()]
+    return markdown(["commit", "machine", "threads", "precision", "runs (seeds)"], rows)
+
+
+def prices() -> str:
+    """What one run costs in each profile, a line a family of runs, as `run.py list` has it: a Markdown table."""
+    families: dict[str, list[str]] = {}
+    for row in ROWS:
+        families.setdefault(row.family, []).append(row.name)
+
+    def cost(name: str, profile: str) -> str:
+        return duration(price(exp)) if has_budget(exp := experiment(name, profile)) else "–"
+
+    rows = [(", ".join(names), *(cost(names[0], profile) for profile in PROFILES)) for names in families.values()]
+    return markdown(["runs", *PROFILES], rows, right=PROFILES)
 
 
 def verdicts(profile: str | None = None) -> "Markdown":

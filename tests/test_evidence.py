@@ -6,7 +6,7 @@ import pytest
 
 from coreFunction import data_identity
 from experimentTable import EXPERIMENTS, experiment
-from recordFunction import EVIDENCE, RESULTS_VERSION, Record, check_identity, find_openings
+from recordFunction import EVIDENCE, RESULTS_VERSION, Record, check_identity, find_openings, find_record
 
 RECORDS = [Record(path.parent) for path in sorted(EVIDENCE.glob("*/*/seed-*/settings.json"))]
 
@@ -31,7 +31,10 @@ def test_a_committed_record_is_whole_and_of_its_row(record):
         assert all(value is not None for row in record.rows for key, value in row.items() if key.endswith("accuracy"))
 
 
-def test_each_weights_of_chapter_5_met_the_test_set_once():
-    for profile in {record.profile for record in RECORDS}:
-        doors = [(o["run"], o["classifier"], o["seed"]) for o in find_openings(profile)]
+def test_the_test_set_was_opened_once_for_each_run_and_for_the_weights_that_its_record_is_of():
+    for profile in sorted({record.profile for record in RECORDS}):
+        opened = find_openings(profile)
+        doors = [(o["run"], o["classifier"], o["seed"]) for o in opened]
         assert len(doors) == len(set(doors))
+        for o in opened:
+            assert o["weights"] == find_record(o["run"], profile, o["seed"]).result["sha256"]["weights.pt"]

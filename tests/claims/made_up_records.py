@@ -7,6 +7,7 @@ import numpy as np
 from report import intervals as st
 
 IMAGES = 1000
+WEIGHTS = {"weights.pt": "of these weights"}
 
 
 @dataclass
@@ -51,7 +52,7 @@ def train(name, seed=0, loss=1.0, accuracy=0.5, train=0.5, macro=None, epochs=20
     result = {
         "status": "finished", "split": more.get("split", "validation"), "classes": 10, "epoch": final, "last_epoch": ran,
         "best_epoch": best, "budget": epochs, "accuracy": accuracies[final - 1], "best_accuracy": max(accuracies),
-        "macro_accuracy": accuracies[final - 1] if macro is None else macro,
+        "macro_accuracy": accuracies[final - 1] if macro is None else macro, "sha256": WEIGHTS,
     }  # fmt: skip
     experiment = {"lr": more.get("lr", 5e-4), "batch_size": more.get("batch_size", 128)}
     return FakeRecord(name, seed, result, rows, {"experiment": experiment})
@@ -75,7 +76,7 @@ def analysis(name, **results):
 
 
 def baseline(accuracy, seeds=3, chosen="svm"):
-    return analysis("baseline", accuracy=[accuracy] * seeds, chosen=chosen)
+    return analysis("baseline", accuracy=[accuracy] * seeds, chosen=chosen, sha256=WEIGHTS)
 
 
 def blocks(name, *pairs):
@@ -90,7 +91,8 @@ def blocks(name, *pairs):
 
 def opened(run, *accuracies, classifier=None):
     """An opening of the test set for each seed."""
-    return [{"run": run, "classifier": classifier, "seed": s, "accuracy": accuracy} for s, accuracy in enumerate(accuracies)]
+    opening = {"run": run, "classifier": classifier, "weights": WEIGHTS["weights.pt"]}
+    return [opening | {"seed": seed, "accuracy": accuracy} for seed, accuracy in enumerate(accuracies)]
 
 
 # Values of three seeds about a middle, too wide to tell a small difference from none.

@@ -6,11 +6,12 @@ import shutil
 import numpy as np
 import pytest
 from helpers import refused
-from made_up_runs import EPOCHS, flat, footer_of, named, texts, write_experiment, write_record
+from made_up_runs import EPOCHS, flat, footer_of, named, texts, vouched, write_experiment, write_record
 from matplotlib.colors import to_hex
 from PIL import Image
 
 from experimentTable import EXPERIMENTS, UsageError
+from fileFunction import sha256
 from recordFunction import find_record, find_records
 from report import figures
 from report.figures import FIGURES, curves, draw, save, save_all
@@ -113,7 +114,7 @@ def test_runs_that_go_on_from_one_another_follow_one_another(records):
     ax = figure.get_axes()[1]
     starts = [named(ax)[f"fine_tune_{k}_lr"].get_xdata()[0] for k in (1, 2, 3)]
     assert starts == [1, 21, 41]
-    assert set(named(ax)["baseline"].get_ydata()) == {0.37}
+    assert set(named(ax)["baseline (svm)"].get_ydata()) == {0.37}
 
 
 def test_rings_mark_every_seeds_restored_epoch(runs_dir):
@@ -127,12 +128,18 @@ def test_rings_mark_every_seeds_restored_epoch(runs_dir):
 
 def test_the_test_sets_accuracy_is_shown_once_it_was_opened(records, made):
     assert "test set" not in named(draw("5.8", "cpu").get_axes()[1])
-    log = made / "cpu" / "openings.jsonl"
-    log.write_text(json.dumps({"time": "2025-01-01", "run": "dropout", "seed": 0, "accuracy": 0.503}) + "\n")
+    log, weights = made / "cpu" / "openings.jsonl", made / "cpu" / "dropout" / "seed-0" / "weights.pt"
+    weights.write_bytes(b"weights")
+    vouched(weights.parent)
+    opening = {"time": "2025-01-01", "run": "dropout", "seed": 0, "weights": sha256(weights)}
+    first, again, other = opening | {"accuracy": 0.503}, opening | {"accuracy": 0.6}, opening | {"accuracy": 0.7, "weights": "another's"}
+    log.write_text("".join(json.dumps(line) + "\n" for line in (other, first, again)))
     try:
         assert set(named(draw("5.8", "cpu").get_axes()[1])["test set"].get_ydata()) == {0.503}
     finally:
         log.unlink()
+        weights.unlink()
+        vouched(weights.parent)
 
 
 def test_depth_map_holds_the_gradients_and_theory_falls_to_a_sixth(records):
