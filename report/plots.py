@@ -64,6 +64,10 @@ class Sheet(Figure):
         image.save(small, "png", optimize=True)
         return small.getvalue()
 
+    def __repr__(self) -> str:
+        """Title and footer, which a saved notebook keeps beside the picture."""
+        return f"<{' · '.join(' '.join(text.split()) for text in (self.get_suptitle(), self.get_supxlabel()))}>"
+
     def _repr_png_(self) -> tuple[bytes, dict[str, int]]:
         width, height = (round(inches * self.dpi) for inches in self.get_size_inches())
         return self.png, {"width": width, "height": height}
