@@ -101,6 +101,11 @@ def as_source(dataset: Any, classes: Sequence[Any] | None = None) -> Source:
     return dataset if hasattr(dataset, "batch") and hasattr(dataset, "classes") else AnySet(dataset, classes)
 
 
+def first_inputs(source: Source, most: int) -> Tensor:
+    """The first inputs (B, ...) of a source, at most so many."""
+    return source.batch(torch.arange(min(most, len(source))))[0]
+
+
 # ---------------------------------------------------------------- the frozen prefix
 
 
@@ -207,9 +212,8 @@ _shared: dict[tuple, Tensor] = {}
 
 def _read_differently(data: Source) -> bool:
     """Whether the data set's first inputs differ from one reading to the next, as behind a random transform."""
-    first = torch.arange(min(CHUNK, len(data)))
-    inputs, _ = data.batch(first)
-    return not all(torch.equal(inputs, data.batch(first)[0]) for _ in range(1 + 50 // len(data)))  # few may fall alike by chance
+    inputs = first_inputs(data, CHUNK)
+    return not all(torch.equal(inputs, first_inputs(data, CHUNK)) for _ in range(1 + 50 // len(data)))  # few may fall alike by chance
 
 
 def _key(prefix: nn.Module, data: Any, precision: str) -> tuple | None:
@@ -218,7 +222,7 @@ def _key(prefix: nn.Module, data: Any, precision: str) -> tuple | None:
         return None
     prefix.eval()
     with torch.no_grad(), arithmetic(precision):  # an edited `forward` has the same weights and name
-        few = prefix(cast(data.batch(torch.arange(min(4, len(data))))[0], precision))
+        few = prefix(cast(first_inputs(data, 4), precision))
     made_of = digest(prefix.state_dict() | {"": few.float()}), str(prefix), precision
     return *made_of, fingerprint, data.size, data.memory_format, digest({"images": data.images})
 

@@ -13,7 +13,7 @@ from torch import nn
 
 from dataFunction import ImageSet
 from experimentTable import Experiment
-from featureFunction import Source, cached, split
+from featureFunction import Source, cached, first_inputs, split
 from fileFunction import digest
 from myModel import set_train_mode
 from recordFunction import Record, RunFolder
@@ -51,7 +51,7 @@ def fit(
             frozen = set(map(tuple, checkpoint["frozen"]))  # what moved before it must not go unseen
     else:
         frozen = _frozen_digests(model)
-    probed = train.batch(torch.arange(min(256, len(train))))[0] if exp.record_gradients else None
+    probed = first_inputs(train, 256) if exp.record_gradients else None
     trained, train, held = _without_frozen_prefix(model, train, held, precision)
     optimizer = make_optimizer(exp, trained, graph)
     gradients = GradientNorms(trained) if exp.record_gradients else None
@@ -137,7 +137,7 @@ def _frozen_digests(model: nn.Module) -> set[tuple[str, str]]:
 
 def _without_frozen_prefix(model: nn.Module, train: Source, held: Source, precision: str) -> tuple[nn.Module, Source, Source]:
     """The part of the model that learns, and both sets as that part sees them; all as they are where nothing can be cut off."""
-    if not (parts := split(model, cast(train.batch(torch.arange(min(4, len(train))))[0], precision))):
+    if not (parts := split(model, cast(first_inputs(train, 4), precision))):
         return model, train, held
     seen_train, seen_held = cached(parts[0], train, precision), cached(parts[0], held, precision)
     return (parts[1], seen_train, seen_held) if seen_train and seen_held else (model, train, held)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from experimentTable import Experiment, UsageError
-from featureFunction import CHUNK, Source
+from featureFunction import CHUNK, Source, first_inputs
 from fileFunction import first_line
 from myModel import set_train_mode, weight_layers
 from productFunction import AsTheyLie, as_it_lies
@@ -137,7 +137,7 @@ def check_model(model: nn.Module, train: Source, held: Source, exp: Experiment) 
         raise UsageError("nothing in the model can be trained; name some of its children in trainable, or unfreeze some")
     if min(len(train), exp.batch_size) == 1:
         try:
-            set_train_mode(copy.deepcopy(model))(train.batch(torch.arange(1))[0].to(device()).float())
+            set_train_mode(copy.deepcopy(model))(first_inputs(train, 1).to(device()).float())
         except ValueError as error:  # of batch normalisation
             raise UsageError(f"the model cannot train on a batch of one image ({error}); give more, and a larger batch_size") from None
 
@@ -149,7 +149,7 @@ def lay_out(model: nn.Module, source: Source) -> torch.memory_format:
     Contiguous where it cannot be, as when it flattens its maps by `view`; asked of a copy, in evaluation and in training. And on
     MPS, where the gradients of a channels-last batch normalisation come out wrong (pytorch/pytorch#175189).
     """
-    inputs = source.batch(torch.arange(min(2, len(source))))[0]
+    inputs = first_inputs(source, 2)
     layout = torch.contiguous_format
     if device().type != "mps" and inputs.ndim == 4 and any(isinstance(module, nn.Conv2d) for module in model.modules()):
         with suppress(RuntimeError, ValueError, TypeError):
@@ -163,7 +163,7 @@ def lay_out(model: nn.Module, source: Source) -> torch.memory_format:
 
 @torch.no_grad()
 def _outputs(model: nn.Module, source: Source) -> int:
-    inputs, _ = source.batch(torch.arange(min(2, len(source))))
+    inputs = first_inputs(source, 2)
     try:
         outputs = model.to(device()).eval()(inputs.to(device()).float())
     except Exception as error:  # whatever a reader's own model raises

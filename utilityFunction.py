@@ -78,7 +78,21 @@ def free_bytes() -> float:
     if device().type == "cuda":
         return torch.cuda.mem_get_info()[0]
     lines = Path("/proc/meminfo").read_text().splitlines() if Path("/proc/meminfo").exists() else []
-    return next((1024.0 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")), math.inf)
+    whole = next((1024.0 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")), math.inf)
+    return min(whole, _container_bytes())
+
+
+CGROUP = Path("/sys/fs/cgroup")
+
+
+def _container_bytes() -> float:
+    """What a container's limit (cgroup v2) leaves, with cached file pages, which it would give up; infinity where there is none."""
+    try:
+        limit, used = (float((CGROUP / name).read_text()) for name in ("memory.max", "memory.current"))
+        cached = dict(line.split() for line in (CGROUP / "memory.stat").read_text().splitlines())["inactive_file"]
+    except (OSError, ValueError, KeyError):  # "max" is no number
+        return math.inf
+    return limit - used + float(cached)
 
 
 @functools.cache

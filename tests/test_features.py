@@ -11,11 +11,12 @@ from torch.utils.data import Dataset
 
 import featureFunction
 import loopFunction
+import utilityFunction
 from coreFunction import pipeline
 from dataFunction import load_images
 from featureFunction import AnySet, as_source, cached, extract_features, forward_all, split
 from myModel import MODELS, replace_head, set_train_mode, train_only
-from utilityFunction import arithmetic
+from utilityFunction import arithmetic, free_bytes
 
 CUTS = {("fc",): 9, ("layer4", "fc"): 7, ("layer3", "layer4", "fc"): 6}  # children in the frozen prefix
 
@@ -201,6 +202,16 @@ def test_a_cache_takes_no_more_than_half_of_the_memory_that_is_free(monkeypatch,
     monkeypatch.setattr(featureFunction, "free_bytes", lambda: free)
     assert (cached(nn.Flatten(), as_source(digits()), "fp32") is not None) == (free % 2 == 0)
     assert len(extract_features(mlp(), digits())) == 200  # which are asked for, however large
+
+
+@pytest.mark.parametrize(("limit", "free"), [("1000\n", 650), ("max\n", None)])
+def test_a_container_s_limit_counts(monkeypatch, tmp_path, limit, free):
+    """Its file pages that are cached can be given up, and count as free."""
+    (tmp_path / "memory.max").write_text(limit)
+    (tmp_path / "memory.current").write_text("400\n")
+    (tmp_path / "memory.stat").write_text("anon 300\ninactive_file 50\n")
+    monkeypatch.setattr(utilityFunction, "CGROUP", tmp_path)
+    assert free_bytes() == free if free else free_bytes() > 1e6
 
 
 def test_a_cache_lies_as_the_convolutions_behind_it_take_it():
