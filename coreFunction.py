@@ -53,7 +53,8 @@ def pipeline(
     Always trains: a finished record of that `name` is moved aside; `resume=True` goes on with an interrupted one.
     `record=False` leaves nothing on the disk, `wandb=False` nothing in W&B; the record is returned all the same.
     The model is trained in place: with `patience` it ends with its best epoch's weights, and it is left on the device, in eval mode,
-    channels last where that is faster. What is frozen stays so; `trainable` names the children that alone learn in this call.
+    channels last where that is faster. What is frozen stays so, unless `trainable` names its child: those alone learn in this call.
+    Each epoch seeds torch's, numpy's and Python's global generators.
     `options` are fields of Experiment, those in OPTIONS, and default to lr 1e-3, Adam, 20 epochs, batch_size 128, no patience and
     precision "fp32"; "auto" is bf16 where the hardware has it, and several times as fast for convolutions there.
     Raises UsageError for an unknown option or value, for data that does not fit the model, and where nothing could learn.
@@ -74,7 +75,7 @@ def pipeline(
 
 @contextmanager
 def _learning(model: nn.Module, children: Collection[str] | None) -> Iterator[None]:
-    """Let these children alone learn meanwhile; afterwards what could learn before can again, and the model is in eval mode."""
+    """Let these children alone learn meanwhile; afterwards, refusal or not, what could learn before can again, in eval mode."""
     learned = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     try:
         train_only(model, children)
@@ -90,6 +91,8 @@ def _train_own(
 ) -> Record:
     makeup = asdict(exp) | {"architecture": str(model), "images": [len(train), len(held)], "classes": len(train.classes)}
     makeup = {key: value for key, value in makeup.items() if key not in ("name", "profile", "seed", "family")}
+    if frozen := [name for name, parameter in model.named_parameters() if not parameter.requires_grad]:
+        makeup["frozen"] = frozen
     scratch = None if record else tempfile.TemporaryDirectory()
     with RunFolder(exp, Path(scratch.name) if scratch else runs_dir()) as folder:
         checkpoint = folder.start(makeup, provenance(resolve_precision(exp.precision)), fresh=not resume or folder.ended)

@@ -112,11 +112,14 @@ def first_inputs(source: Source, most: int) -> Tensor:
 def split(model: nn.Module, sample: Tensor) -> tuple[nn.Sequential, nn.Sequential] | None:
     """Part a model into its frozen first children and the rest, so that rest(prefix(x)) == model(x).
 
-    None where nothing at the front is frozen, or where the model does more than run its children in turn (asked of the
-    model itself, in training and in evaluation, on `sample`, a batch of its inputs), or where training changes what the
-    prefix does, as a dropout there would. A flattening between the children, as ResNet's forward has before its last layer, is put in.
+    None where nothing at the front is frozen, or where the model does more than run its children in turn (asked of the model itself, in
+    training and in evaluation, on `sample`, a batch of its inputs), or where training changes what the prefix does, as a dropout there
+    would; a last child without weights is then left to the rest. A flattening between the children, as ResNet's forward has before its
+    last layer, is put in.
     """
     children = list(model.children())
+    if any(p.requires_grad for p in model.parameters(recurse=False)):  # of its own; one that begins as 1 or 0 would not be seen below
+        return None
     frozen = 0
     while frozen < len(children) and not any(p.requires_grad for p in children[frozen].parameters()):
         frozen += 1
@@ -231,7 +234,7 @@ def extract_features(model: nn.Module, data: Any, precision: str = "fp32") -> Te
     """What the Linear layer that runs last gets to see, flat: (N, features) in float32. Leaves the model on the device, in eval mode.
 
     For ResNet-18 these are the 512 average-pooled features that the report's baseline is fitted on. Raises UsageError for a
-    model that has no Linear layer.
+    model that has no Linear layer, or calls none.
     """
     source = as_source(data)
     if not (layers := [m for m in model.modules() if isinstance(m, nn.Linear)]):
@@ -239,11 +242,16 @@ def extract_features(model: nn.Module, data: Any, precision: str = "fp32") -> Te
     features: list[Tensor] = []
     latest: list[Tensor] = []
 
-    def look(_layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        latest[:] = [inputs[0]]
+    def look(_layer: nn.Module, inputs: tuple, named: dict) -> None:
+        latest[:] = inputs or named.values()
 
-    hooks = [layer.register_forward_pre_hook(look) for layer in layers]
-    hooks.append(model.register_forward_hook(lambda *_: features.append(latest[0].flatten(1).float())))
+    def keep(*_: Any) -> None:
+        if not latest:
+            raise UsageError(f"no Linear layer of {type(model).__name__} is called as a module; use forward_all(model, data)")
+        features.append(latest.pop().flatten(1).float())
+
+    hooks = [layer.register_forward_pre_hook(look, with_kwargs=True) for layer in layers]
+    hooks.append(model.register_forward_hook(keep))
     try:
         forward_all(model.to(device()), source, precision, most_bytes=math.inf)
     finally:

@@ -51,6 +51,7 @@ def fit(
             frozen = set(map(tuple, checkpoint["frozen"]))  # what moved before it must not go unseen
     else:
         frozen = _frozen_digests(model)
+    seed_everything(exp.seed, 0)  # a reader's data set may be random
     probed = first_inputs(train, 256) if exp.record_gradients else None
     trained, train, held = _without_frozen_prefix(model, train, held, precision)
     optimizer = make_optimizer(exp, trained, graph)
@@ -73,8 +74,9 @@ def fit(
 
     for epoch in range(first, exp.epochs + 1):
         row: dict = {"epoch": epoch}
+        generator = seed_everything(exp.seed, epoch)
         if epoch:
-            order = epoch_batches(len(train), exp.batch_size, seed_everything(exp.seed, epoch), steps)
+            order = epoch_batches(len(train), exp.batch_size, generator, steps)
             row |= train_epoch(trained, map(train.batch, order), optimizer, precision, gradients, graph)
         measured, predictions = evaluate(trained, held, precision)
         row |= {f"{split_name}_{metric}": value for metric, value in measured.items()}
@@ -139,5 +141,6 @@ def _without_frozen_prefix(model: nn.Module, train: Source, held: Source, precis
     """The part of the model that learns, and both sets as that part sees them; all as they are where nothing can be cut off."""
     if not (parts := split(model, cast(first_inputs(train, 4), precision))):
         return model, train, held
-    seen_train, seen_held = cached(parts[0], train, precision), cached(parts[0], held, precision)
+    seen_train = cached(parts[0], train, precision)
+    seen_held = cached(parts[0], held, precision) if seen_train else None
     return (parts[1], seen_train, seen_held) if seen_train and seen_held else (model, train, held)

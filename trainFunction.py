@@ -41,16 +41,17 @@ def make_optimizer(exp: Experiment, model: nn.Module, graph: bool = False) -> to
 def restore_optimizer(optimizer: torch.optim.Optimizer, state: dict) -> None:
     """Load a checkpoint's `state`, which is changed, made on whichever device: where the steps are counted is a matter of this one.
 
-    So is the layout in memory, which fused steps take to be the weights'.
+    So is the layout in memory, which fused steps take to be the weights'. Raises ValueError where it is of other weights.
     """
     for saved, own in zip(state["param_groups"], optimizer.param_groups, strict=True):
         if "capturable" in own:
             saved["capturable"] = own["capturable"]
     optimizer.load_state_dict(state)
     for weight, averages in optimizer.state.items():
-        for name, values in averages.items():
-            if values.shape == weight.shape:
-                averages[name] = torch.empty_like(weight).copy_(values)
+        for name in averages.keys() - {"step"}:
+            if averages[name].shape != weight.shape:
+                raise ValueError(f"{name} has shape {tuple(averages[name].shape)}, its weight {tuple(weight.shape)}")
+            averages[name] = torch.empty_like(weight).copy_(averages[name])
 
 
 PIECE = 2**16  # numbers whose squares are summed in one go
@@ -128,7 +129,7 @@ def epoch_batches(images: int, batch_size: int, generator: torch.Generator, step
 def check_model(model: nn.Module, train: Source, held: Source, exp: Experiment) -> None:
     """Raise UsageError where the model cannot take the images, has too few outputs for the classes, or nothing in it may learn.
 
-    Or it cannot train on batches of one image, where the data or `batch_size` make such. Moves the model to the device.
+    Or where it cannot train on batches of one image, and the data or `batch_size` make such. Moves the model to the device.
     """
     outputs = min(_outputs(model, source) for source in (train, held))
     if outputs < len(train.classes):
@@ -285,7 +286,7 @@ def macro_accuracy(predictions: np.ndarray) -> float:
 def probe(model: nn.Module, inputs: Tensor, precision: str = "fp32") -> dict:
     """What depth does to a signal: `inputs` (B, ...) as training computes them, and of each weight layer's outputs (before any ReLU)
 
-    NaN of a layer that does not run, or is not called as a module, as in nn.MultiheadAttention.
+    NaN for a layer that does not run, or is not called as a module, as in nn.MultiheadAttention.
     probe_variance: variance across samples, mean over units; probe_dead: the share of units (channels of a convolution)
     that are at most 0 for every sample; probe_distinct: how many of the B outputs differ.
     """

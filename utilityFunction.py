@@ -127,7 +127,7 @@ def cast(inputs: torch.Tensor, precision: str) -> torch.Tensor:
     """A batch in the type its model has. Autocast sees to bf16, in which a frozen prefix's outputs come already."""
     if precision == "fp64":
         return inputs.double()
-    return inputs if inputs.dtype == torch.bfloat16 else inputs.float()
+    return inputs if precision == "bf16" and inputs.dtype == torch.bfloat16 else inputs.float()
 
 
 @functools.cache

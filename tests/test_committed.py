@@ -102,9 +102,10 @@ def outputs(cell: nbformat.NotebookNode) -> tuple[str, list[np.ndarray]]:
 
 
 def tiles(image: np.ndarray) -> np.ndarray:
-    """The mean grey level of each whole tile."""
-    rows, columns = (side // TILE for side in image.shape)
-    return image[: rows * TILE, : columns * TILE].reshape(rows, TILE, columns, TILE).mean((1, 3))
+    """The mean grey level of each tile."""
+    whole = np.pad(image, [(0, -side % TILE) for side in image.shape], mode="edge")
+    rows, columns = (side // TILE for side in whole.shape)
+    return whole.reshape(rows, TILE, columns, TILE).mean((1, 3))
 
 
 def alike(one: np.ndarray, other: np.ndarray) -> bool:

@@ -76,6 +76,18 @@ class Scaled(nn.Module):
         return self.last(self.first(self.flatten(x)) * self.scale)
 
 
+class Tempered(nn.Module):
+    """A frozen child, and a parameter of its own that learns, and changes nothing before it has."""
+
+    def __init__(self):
+        super().__init__()
+        self.flatten, self.first, self.last = nn.Flatten(), nn.Linear(64, 16).requires_grad_(False), nn.Linear(16, 10)
+        self.temperature = nn.Parameter(torch.ones(()))
+
+    def forward(self, x):
+        return self.last(self.first(self.flatten(x))) * self.temperature
+
+
 class Backwards(nn.Module):
     """Its children are not defined in the order they run in, and do not fit in the order they are defined in."""
 
@@ -116,6 +128,7 @@ def with_dropout():
 FALLS_BACK = [
     ("more than its children", Residual, ("last",)),
     ("a parameter of its own", Scaled, ("last",)),
+    ("one that begins as 1", Tempered, None),
     ("another order", Backwards, ("last",)),
     ("a dropout in between", DropsInBetween, ("head",)),
     ("a child that gives no tensor", Recurrent, ("head",)),
@@ -211,6 +224,7 @@ def test_a_container_s_limit_counts(monkeypatch, tmp_path, limit, free):
     (tmp_path / "memory.current").write_text("400\n")
     (tmp_path / "memory.stat").write_text("anon 300\ninactive_file 50\n")
     monkeypatch.setattr(utilityFunction, "CGROUP", tmp_path)
+    monkeypatch.setattr(utilityFunction, "device", lambda: torch.device("cpu"))
     assert free_bytes() == free if free else free_bytes() > 1e6
 
 

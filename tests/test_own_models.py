@@ -46,7 +46,7 @@ def test_the_model_is_left_in_eval_mode():
 
 
 def test_own_models_train_in_fp32_unless_asked():
-    assert pipeline(mlp(), digits(), held(), name="plain", **QUICK).settings["provenance"]["precision"] == "fp32"
+    assert pipeline(mlp(), digits(), held(), name="plain", **QUICK).settings["experiment"]["precision"] == "fp32"
 
 
 class Front(nn.Module):
@@ -76,9 +76,11 @@ def test_what_training_changes_before_what_learns_goes_with_it(layer, at):
     """A dropout, and batch normalisation without parameters, which has nothing to freeze, so that its statistics move."""
     model = mlp().insert(at, layer)
     model[1].requires_grad_(False)
-    prefix, rest = split(model, digits(0, 4).tensors[0])
-    assert [*prefix, *rest][:2] == [model[0], prefix[1]] and len(prefix) == at
+    prefix, _ = split(model, digits(0, 4).tensors[0])
+    assert prefix[0] is model[0] and len(prefix) == at
+    before = state(model)
     assert pipeline(model, digits(), held(), name="behind", **QUICK).finished
+    assert all(not torch.equal(value, before[key]) for key, value in state(model).items() if "running" in key or "tracked" in key)
 
 
 class Attention(nn.Module):
@@ -112,6 +114,19 @@ def test_features_are_those_of_the_layer_that_runs_last():
     assert extract_features(HeadFirst(), digits()).shape == (200, 16)
 
 
+def test_features_of_a_model_that_calls_no_linear_layer_are_refused():
+    class Attends(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.attention = nn.MultiheadAttention(8, 2)
+
+        def forward(self, x):
+            rows = x.flatten(0, 1)
+            return self.attention(rows, rows, rows)[0]
+
+    refused(lambda: extract_features(Attends(), digits()), "Attends", "forward_all(model, data)")
+
+
 def test_random_transforms_of_python_s_own_are_seeded():
     class Jittered(Listed):
         def __getitem__(self, index):
@@ -119,11 +134,11 @@ def test_random_transforms_of_python_s_own_are_seeded():
             return image * random.random(), label
 
     data = Jittered(list(digits()))
-    rows = [untimed(pipeline(mlp(), data, held(), name="jittered", **QUICK).rows) for _ in range(2)]
+    rows = [untimed(pipeline(mlp(), data, data, name="jittered", record_gradients=True, **QUICK).rows) for _ in range(2)]
     assert rows[0] == rows[1]
 
 
-@pytest.mark.parametrize("kind", [torch.float64, torch.uint8])
+@pytest.mark.parametrize("kind", [torch.float64, torch.bfloat16, torch.uint8])
 def test_a_set_in_memory_may_have_any_number_type(kind):
     images, labels = digits().tensors
     data = MemorySet((255 * images).to(kind), labels, tuple(range(10)))
@@ -140,6 +155,23 @@ def test_a_model_that_autocasts_by_itself_rounds_as_torch_does():
 
 
 # ---------------------------------------------------------------- refusals
+
+
+def test_a_run_is_not_gone_on_with_where_other_layers_are_frozen(monkeypatch):
+    """The optimizer's state would be taken for other weights'."""
+    monkeypatch.setenv("CHECKPOINT_SECONDS", "0")
+
+    def frozen(child: int) -> nn.Module:
+        model = nn.Sequential(nn.Flatten(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
+        model[child].requires_grad_(False)
+        return model
+
+    with monkeypatch.context() as patch:
+        patch.setattr("loopFunction.EarlyStopping.update", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            pipeline(frozen(1), digits(), held(), name="cut", **QUICK)
+    refused(lambda: pipeline(frozen(3), digits(), held(), name="cut", resume=True, **QUICK), "frozen", "1.weight", "3.weight")
+    assert pipeline(frozen(1), digits(), held(), name="cut", resume=True, **QUICK).finished
 
 
 def test_a_call_in_which_nothing_could_learn_moves_no_record_aside(runs_dir):
