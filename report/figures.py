@@ -208,7 +208,7 @@ FIGURES: dict[str, Entry] = {
     "5.3": _curves(TUNING, f"Early stopping with patience 5 {RING}", "early_stopping"),
     "5.4": _curves(TUNING, f"Four optimizers at learning rate 5e-4 {RING}", "adam", "sgd", "adamw", "rmsprop"),
     "5.5": _curves(TUNING, f"Four optimizers at learning rate 1e-5 {RING}", "adam_2", "sgd_2", "adamw_2", "rmsprop_2"),
-    "5.6": Entry(sweep_table, SWEEP_RUNS, "The sweep's points: the report's, ours (restored epoch), ours at the end; bold: best three"),
+    "5.6": Entry(sweep_table, SWEEP_RUNS, "The sweep: the report's, ours (restored epoch), ours at the end; bold: best three"),
     "5.7": _curves(TUNING, f"The sweep's best: rates .0096, .0093, .0027; batch 64, 64, 128 {RING}", "sweep_4", "sweep_6", "sweep_10"),
     "5.8": Entry(dropout, ("dropout",), f"Dropout before the last layer {RING}", (OPENINGS,)),
     "5.9": Entry(searched_space, (*SWEEP_RUNS, "search_*"), "The searched space: learning rate and batch size"),

@@ -265,7 +265,7 @@ def fine_tuning(records: Groups) -> Sheet:
     tuned = {name: runs for name, runs in records.items() if name != "baseline"}
     runs = records.get("baseline", ())
     chosen = " or ".join(sorted({run.result["chosen"].replace("_", " ") for run in runs}))
-    baseline = {f"baseline ({chosen})": mean_result(runs, "accuracy")} if runs else {}
+    baseline = {f"baseline,\n{chosen}": mean_result(runs, "accuracy")} if runs else {}
     return training(tuned, metrics=TUNING, references={"validation_accuracy": baseline}, chained=True)
 
 

@@ -66,7 +66,8 @@ class Sheet(Figure):
 
     def __repr__(self) -> str:
         """Title and footer, which a saved notebook keeps beside the picture."""
-        return f"<{' · '.join(' '.join(text.split()) for text in (self.get_suptitle(), self.get_supxlabel()))}>"
+        said = (" ".join(text.split()) for text in (self.get_suptitle(), self.get_supxlabel()))
+        return f"<{' · '.join(filter(None, said))}>"
 
     def _repr_png_(self) -> tuple[bytes, dict[str, int]]:
         width, height = (round(inches * self.dpi) for inches in self.get_size_inches())

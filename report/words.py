@@ -37,7 +37,7 @@ def _training(name: str, records: list[Record]) -> str:
     loss, score = (_mean([measure(record) for record in records]) for measure in (final_loss, lambda record: record.result["accuracy"]))
     row, early = _row(records[0].profile), [str(record.result["last_epoch"]) for record in records if ends_early(record)]
     restored = [str(record.result["epoch"]) for record in records if record.result["epoch"] < record.result["last_epoch"]]
-    best = f" in {row} {', '.join(restored)}, which was restored" if restored else ""
+    best = f" (restored: {row} {', '.join(restored)})" if restored else ""
     stopped = f", stopped early after {row} {', '.join(early)}" if early else ""
     some = f" ({len(early)} of {counted(len(records), 'seed')})" if 0 < len(early) < len(records) else ""
     return f"{name} train loss {loss}, {split} accuracy {score}{best}{stopped}{some}"
@@ -179,7 +179,7 @@ def sources(profile: str | None = None) -> str:
 
 
 def prices() -> str:
-    """What one run costs in each profile, a line a family of runs, as `run.py list` has it: a Markdown table."""
+    """What one run costs in each profile, estimated for a family of runs together, as `run.py list` has it: a Markdown table."""
     families: dict[str, list[str]] = {}
     for row in ROWS:
         families.setdefault(row.family, []).append(row.name)

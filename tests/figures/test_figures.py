@@ -114,7 +114,7 @@ def test_runs_that_go_on_from_one_another_follow_one_another(records):
     ax = figure.get_axes()[1]
     starts = [named(ax)[f"fine_tune_{k}_lr"].get_xdata()[0] for k in (1, 2, 3)]
     assert starts == [1, 21, 41]
-    assert set(named(ax)["baseline (svm)"].get_ydata()) == {0.37}
+    assert set(named(ax)["baseline,\nsvm"].get_ydata()) == {0.37}
 
 
 def test_rings_mark_every_seeds_restored_epoch(runs_dir):
