@@ -54,6 +54,16 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, state: dict) -> None:
             averages[name] = torch.empty_like(weight).copy_(averages[name])
 
 
+def drop_subnormals(optimizer: torch.optim.Optimizer) -> None:
+    """Set Adam's first moments to 0 where they are smaller than any normal number, as those of units that died become.
+
+    There they stay, since 0.9 times the smallest number is rounded to it again, and a CPU takes many times as long for each. No
+    weight can tell: a step of theirs, even over an eps of 1e-16, is far below what a weight of normal size resolves.
+    """
+    for moments in (state["exp_avg"] for state in optimizer.state.values() if "exp_avg" in state):
+        moments.masked_fill_(moments.abs() < torch.finfo(moments.dtype).tiny, 0)
+
+
 PIECE = 2**16  # numbers whose squares are summed in one go
 
 
@@ -219,6 +229,8 @@ def train_epoch(
     Nothing is read back from the device before the end. `graph`: on a GPU the steps go as a CUDA graph, which the model must allow.
     """
     set_train_mode(model)
+    if device().type == "cpu":
+        drop_subnormals(optimizer)
     if gradients:
         gradients.reset()
     loss_sum = torch.zeros((), dtype=torch.float64 if precision == "fp64" else torch.float32, device=device())
