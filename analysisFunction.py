@@ -16,8 +16,9 @@ from experimentTable import ROWS, Experiment, Held, UsageError, experiment
 from featureFunction import CS, classical_baseline, extract_features, linear
 from fileFunction import append_line, rounded, writing
 from myModel import MODELS
+from optimizerFunction import make_optimizer
 from recordFunction import WEIGHTS, Record, RunFolder, find_openings, find_record, roots, runs_dir
-from trainFunction import accuracy, evaluate, macro_accuracy, make_optimizer, train_epoch
+from trainFunction import accuracy, evaluate, macro_accuracy, train_epoch
 from utilityFunction import device, mixed, provenance, resolve_precision, seed_everything
 
 TIMED_PAIRS = {  # plain beside residual

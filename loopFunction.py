@@ -16,6 +16,7 @@ from experimentTable import Experiment
 from featureFunction import Source, cached, first_inputs, split
 from fileFunction import digest
 from myModel import set_train_mode
+from optimizerFunction import make_optimizer, restore_optimizer
 from recordFunction import Record, RunFolder
 from trainFunction import (
     EarlyStopping,
@@ -23,9 +24,7 @@ from trainFunction import (
     epoch_batches,
     evaluate,
     lay_out,
-    make_optimizer,
     probe,
-    restore_optimizer,
     train_epoch,
 )
 from utilityFunction import bar, cast, checkpoint_seconds, device, resolve_precision, seed_everything

@@ -1,4 +1,4 @@
-"""What is computed otherwise where torch's own way is slow: bf16 without its hardware, convolutions on small maps, fused optimizers."""
+"""Products computed otherwise where torch's own way is slow: bf16 without its hardware, convolutions on small maps."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -228,25 +228,3 @@ def _windows(images: Tensor, weight: Tensor, stride: Sequence[int]) -> Tensor:
     """The parts of (N, H, W, C) under each position of the kernel (O, C, h, w): (N, rows, columns, h * w * C)."""
     (height, width), (down, across) = weight.shape[2:], stride
     return images.unfold(1, height, down).unfold(2, width, across).permute(0, 1, 2, 4, 5, 3).flatten(3)
-
-
-# ---------------------------------------------------------------- the optimizer's step
-
-
-class AsTheyLie(TorchFunctionMode):
-    """While it is on, fused optimizers see channels-last tensors as contiguous ones with other axes: the same numbers, to the bit.
-
-    On a CPU torch makes a contiguous copy of each other gradient, and then does not use it: half of Adam's time (torch 2.14). It goes
-    through memory as it lies, with this or without: weight, gradient and state must lie alike, and autograd and torch's states do.
-    """
-
-    def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
-        if func in (torch._fused_adam_, torch._fused_adamw_, torch._fused_sgd_):
-            args = tuple([as_it_lies(t) for t in arg] if isinstance(arg, list) else arg for arg in args)
-        return func(*args, **(kwargs or {}))
-
-
-def as_it_lies(tensor: Tensor) -> Tensor:
-    """The tensor, or a channels-last one with its axes in the order of its memory: (N, H, W, C), which is contiguous."""
-    channels_last = tensor.ndim == 4 and tensor.is_contiguous(memory_format=torch.channels_last)
-    return tensor.permute(0, 2, 3, 1) if channels_last else tensor

@@ -7,7 +7,6 @@ import warnings
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 import torch
@@ -18,51 +17,8 @@ from experimentTable import Experiment, UsageError
 from featureFunction import CHUNK, Source, first_inputs
 from fileFunction import first_line
 from myModel import set_train_mode, weight_layers
-from productFunction import AsTheyLie, as_it_lies
+from optimizerFunction import AsTheyLie, as_it_lies, drop_subnormals
 from utilityFunction import arithmetic, cast, device, has_float64
-
-# Fused: one kernel a step. torch has no fused RMSprop; foreach is its next best.
-OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
-    "Adam": partial(torch.optim.Adam, fused=True),
-    "AdamW": partial(torch.optim.AdamW, fused=True),
-    "SGD": partial(torch.optim.SGD, fused=True),
-    "RMSprop": partial(torch.optim.RMSprop, foreach=True),
-}
-
-
-def make_optimizer(exp: Experiment, model: nn.Module, graph: bool = False) -> torch.optim.Optimizer:
-    """The experiment's optimizer over what the model lets learn; on a GPU one for a CUDA graph, if asked."""
-    extra: dict = {} if exp.eps is None else {"eps": exp.eps}
-    if graph and device().type == "cuda" and exp.optimizer != "SGD":  # which counts no steps
-        extra["capturable"] = True  # the count of steps lies on the device too
-    return OPTIMIZERS[exp.optimizer]((p for p in model.parameters() if p.requires_grad), lr=exp.lr, **extra)
-
-
-def restore_optimizer(optimizer: torch.optim.Optimizer, state: dict) -> None:
-    """Load a checkpoint's `state`, which is changed, made on whichever device: where the steps are counted is a matter of this one.
-
-    So is the layout in memory, which fused steps take to be the weights'. Raises ValueError where it is of other weights.
-    """
-    for saved, own in zip(state["param_groups"], optimizer.param_groups, strict=True):
-        if "capturable" in own:
-            saved["capturable"] = own["capturable"]
-    optimizer.load_state_dict(state)
-    for weight, averages in optimizer.state.items():
-        for name in averages.keys() - {"step"}:
-            if averages[name].shape != weight.shape:
-                raise ValueError(f"{name} has shape {tuple(averages[name].shape)}, its weight {tuple(weight.shape)}")
-            averages[name] = torch.empty_like(weight).copy_(averages[name])
-
-
-def drop_subnormals(optimizer: torch.optim.Optimizer) -> None:
-    """Set Adam's first moments to 0 where they are smaller than any normal number, as those of units that died become.
-
-    There they stay, since 0.9 times the smallest number is rounded to it again, and a CPU takes many times as long for each. No
-    weight can tell: a step of theirs, even over an eps of 1e-16, is far below what a weight of normal size resolves.
-    """
-    for moments in (state["exp_avg"] for state in optimizer.state.values() if "exp_avg" in state):
-        moments.masked_fill_(moments.abs() < torch.finfo(moments.dtype).tiny, 0)
-
 
 PIECE = 2**16  # numbers whose squares are summed in one go
 

@@ -26,7 +26,8 @@ from experimentTable import Experiment
 from featureFunction import CHUNK, MemorySet, forward_all, split
 from modelBlock import MaxPoolReLU, ResidualBlock
 from myModel import CNN, MLP, train_only
-from trainFunction import GradientNorms, lay_out, make_optimizer, train_epoch
+from optimizerFunction import make_optimizer
+from trainFunction import GradientNorms, lay_out, train_epoch
 from utilityFunction import device
 
 WORKERS = min(8, os.cpu_count() or 1)

@@ -10,7 +10,8 @@ from coreFunction import build
 from experimentTable import OPTIMIZERS, Experiment, experiment
 from fileFunction import digest
 from myModel import train_only
-from trainFunction import GradientNorms, Graphed, make_optimizer, train_epoch
+from optimizerFunction import make_optimizer
+from trainFunction import GradientNorms, Graphed, train_epoch
 from utilityFunction import device, resolve_precision, seed_everything
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")

@@ -12,7 +12,8 @@ from torch import nn
 
 import trainFunction
 from experimentTable import OPTIMIZERS, Experiment
-from trainFunction import make_optimizer, restore_optimizer, train_epoch
+from optimizerFunction import make_optimizer, restore_optimizer
+from trainFunction import train_epoch
 
 
 @pytest.mark.parametrize("name", sorted(OPTIMIZERS))

@@ -14,7 +14,8 @@ from coreFunction import build, run
 from dataFunction import load_images
 from experimentTable import UsageError, experiment
 from myModel import train_only
-from trainFunction import GradientNorms, evaluate, l2_norms, lay_out, make_optimizer, probe, train_epoch
+from optimizerFunction import make_optimizer
+from trainFunction import GradientNorms, evaluate, l2_norms, lay_out, probe, train_epoch
 from utilityFunction import device, seed_everything
 
 
