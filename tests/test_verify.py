@@ -16,9 +16,9 @@ import recordFunction
 import verifyFunction
 from coreFunction import run_all
 from fileFunction import sha256
+from optimizerFunction import OPTIMIZERS
 from recordFunction import Record
 from report.intervals import wilson_interval
-from trainFunction import OPTIMIZERS
 from verifyFunction import compare, verify
 
 OTHER = {"processor": "another"}  # a condition under which bits need not be equal
