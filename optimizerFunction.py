@@ -45,7 +45,7 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, state: dict) -> None:
 
 
 def drop_subnormals(optimizer: torch.optim.Optimizer) -> None:
-    """Set Adam's first moments to 0 where they are smaller than any normal number, as those of units that died become.
+    """Set Adam's first moments to 0 where they are smaller than any normal number, as those of units that are silent become.
 
     There they stay, since 0.9 times the smallest number is rounded to it again, and a CPU takes many times as long for each. No
     weight can tell: a step of theirs, even over an eps of 1e-16, is far below what a weight of normal size resolves.
