@@ -25,7 +25,7 @@ from experimentTable import (
     price,
     with_budget,
 )  # fmt: skip
-from featureFunction import Source, as_source, extract_features
+from featureFunction import as_source, extract_features
 from loopFunction import fit
 from myModel import MODELS, initialise, replace_head, train_only
 from queueFunction import generation, work_off
@@ -42,6 +42,19 @@ KEEP_WEIGHTS = {row.start_from for row in ROWS if row.start_from} | {"baseline",
 # ---------------------------------------------------------------- a reader's own model and data
 
 OPTIONS = {"lr", "optimizer", "epochs", "batch_size", "trainable", "patience", "min_delta", "record_gradients", "eps", "precision", "seed"}
+
+
+@contextmanager
+def _learning(model: nn.Module, children: Collection[str] | None) -> Iterator[None]:
+    """Let these children alone learn meanwhile; afterwards, refusal or not, what could learn before can again, in eval mode."""
+    learned = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    try:
+        train_only(model, children)
+        yield
+    finally:
+        for parameter, could_learn in learned:
+            parameter.requires_grad_(could_learn)
+        model.eval()
 
 
 def pipeline(
@@ -70,35 +83,16 @@ def pipeline(
     held = as_source(eval_set, train.classes)
     with _learning(model, exp.trainable):
         check_model(model, train, held, exp)  # before anything is moved aside
-        return _train_own(model, train, held, exp, resume, record, wandb, keep_weights)
-
-
-@contextmanager
-def _learning(model: nn.Module, children: Collection[str] | None) -> Iterator[None]:
-    """Let these children alone learn meanwhile; afterwards, refusal or not, what could learn before can again, in eval mode."""
-    learned = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
-    try:
-        train_only(model, children)
-        yield
-    finally:
-        for parameter, could_learn in learned:
-            parameter.requires_grad_(could_learn)
-        model.eval()
-
-
-def _train_own(
-    model: nn.Module, train: Source, held: Source, exp: Experiment, resume: bool, record: bool, wandb: bool, keep_weights: bool
-) -> Record:
-    makeup = asdict(exp) | {"architecture": str(model), "images": [len(train), len(held)], "classes": len(train.classes)}
-    makeup = {key: value for key, value in makeup.items() if key not in ("name", "profile", "seed", "family")}
-    if frozen := [name for name, parameter in model.named_parameters() if not parameter.requires_grad]:
-        makeup["frozen"] = frozen
-    scratch = None if record else tempfile.TemporaryDirectory()
-    with RunFolder(exp, Path(scratch.name) if scratch else runs_dir()) as folder:
-        checkpoint = folder.start(makeup, provenance(resolve_precision(exp.precision)), fresh=not resume or folder.ended)
-        made = fit(
-            model, train, held, exp, folder, checkpoint, split_name="validation", keep_weights=keep_weights, use_wandb=wandb and record
-        )
+        makeup = asdict(exp) | {"architecture": str(model), "images": [len(train), len(held)], "classes": len(train.classes)}
+        makeup = {key: value for key, value in makeup.items() if key not in ("name", "profile", "seed", "family")}
+        if frozen := [name for name, parameter in model.named_parameters() if not parameter.requires_grad]:
+            makeup["frozen"] = frozen
+        scratch = None if record else tempfile.TemporaryDirectory()
+        with RunFolder(exp, Path(scratch.name) if scratch else runs_dir()) as folder:
+            checkpoint = folder.start(makeup, provenance(resolve_precision(exp.precision)), fresh=not resume or folder.ended)
+            made = fit(
+                model, train, held, exp, folder, checkpoint, split_name="validation", keep_weights=keep_weights, use_wandb=wandb and record
+            )
     made.scratch = scratch  # the folder lives as long as the record that reads it
     return made
 
