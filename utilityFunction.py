@@ -10,7 +10,7 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -114,12 +114,15 @@ def resolve_precision(precision: str) -> str:
     return ("bf16" if has_bfloat16() else "fp32") if precision == "auto" else precision
 
 
-def arithmetic(precision: str) -> Any:
-    """The context that a forward pass runs in at this resolved precision: how its products are computed."""
+def arithmetic(precision: str, convolves: bool = True) -> Any:
+    """The context that a forward pass runs in at this resolved precision: how its products are computed.
+
+    convolves: whether the model has convolutions. Where it has none, a deep MLP is spared the mode that looks out for them.
+    """
     if device().type != "cpu":
         return torch.autocast(device().type, torch.bfloat16, enabled=precision == "bf16")
     if precision != "bf16":
-        return SmallMaps(LARGEST_BY_TAPS, conv2d_by_taps)
+        return SmallMaps(LARGEST_BY_TAPS, conv2d_by_taps) if convolves else nullcontext()
     return native_bf16() if has_bfloat16() else emulated_bf16()
 
 

@@ -20,6 +20,7 @@ from trainFunction import (
     accuracy,
     epoch_batches,
     evaluate,
+    l2_norms,
     macro_accuracy,
     probe,
     train_epoch,
@@ -107,6 +108,19 @@ def test_gradients_whose_squares_float32_cannot_hold_are_still_measured(size):
     row = norms.row(1)
     assert row["gradient_norm"] == pytest.approx(8 * size, rel=1e-5)
     assert row["gradient_log10_rms"] == pytest.approx([max(math.log10(size), -30)], abs=1e-5)
+
+
+@pytest.mark.parametrize("flush", [False, True])
+def test_the_smallest_gradients_summed_in_float32_lose_nothing_to_its_range(flush):
+    """Also where a processor takes subnormal squares for 0, and of numbers over twelve orders of magnitude."""
+    spread = torch.exp(4 * torch.randn(PIECE, generator=torch.Generator().manual_seed(0), dtype=torch.float64))
+    gradient = (spread / spread.norm() * 1.1e-14).float()
+    if not torch.set_flush_denormal(flush):
+        pytest.skip("this processor cannot")
+    try:
+        assert float(l2_norms([gradient])[0]) == pytest.approx(float(gradient.double().norm()), rel=4e-6)
+    finally:
+        torch.set_flush_denormal(False)
 
 
 def test_a_graph_is_recorded_after_the_warm_up_and_replayed_on_each_full_batch(monkeypatch):
