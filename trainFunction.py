@@ -254,11 +254,11 @@ def macro_accuracy(predictions: np.ndarray) -> float:
 
 @torch.no_grad()
 def probe(model: nn.Module, inputs: Tensor, precision: str = "fp32") -> dict:
-    """What depth does to a signal: `inputs` (B, ...) as training computes them, and of each weight layer's outputs (before any ReLU)
+    """What depth does to a signal: each weight layer's outputs, before any ReLU, for `inputs` (B, ...), in training's precision.
 
-    NaN for a layer that does not run, or is not called as a module, as in nn.MultiheadAttention.
     probe_variance: variance across samples, mean over units; probe_dead: the share of units (channels of a convolution)
-    that are at most 0 for every sample; probe_distinct: how many of the B outputs differ.
+    that are at most 0 for every sample; probe_distinct: how many of the B outputs differ. NaN stands for a layer that does
+    not run, or is not called as a module, as in nn.MultiheadAttention. Leaves the model in eval mode.
     """
     seen: dict[int, tuple[float, float, float]] = {}
 

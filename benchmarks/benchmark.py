@@ -279,7 +279,7 @@ def main() -> None:
     if arguments.quick:
         run("sample", repeats=1, seconds=0, batch_size=32)
         return
-    result = run(arguments.profile, repeats=3, seconds=5)
+    result = run(arguments.profile, repeats=5, seconds=2)
     smaller = "" if arguments.profile == "paper" else f"-{arguments.profile}"
     path = RESULTS / f"{result['machine']}{smaller}.json"
     path.write_text(json.dumps(result, indent=1) + "\n")
