@@ -54,7 +54,9 @@ def _casts(x: Tensor) -> bool:
 
 # ---------------------------------------------------------------- convolutions on small maps
 
-LARGEST_BY_TAPS, LARGEST_BY_PATCHES, SMALLEST = 2, 4, 2  # sides of a map; on the smallest oneDNN is slow forward too
+LARGEST_BY_TAPS, LARGEST_BY_PATCHES = 2, 8  # sides of a map
+SMALLEST, SMALL = 2, 4  # on the smallest oneDNN is slow forward too; on larger than small ones patches want channels to pay
+FEWEST_CHANNELS = 64  # of a kernel there; with half of them oneDNN is the faster (AMX)
 LARGEST_KERNEL = 2**20  # numbers; in bf16 as much as a core's second-level cache holds (Sapphire Rapids)
 MOST_TAPS = 25  # of a kernel; a product for each, or patches that are larger than the map by as much, gain nothing beyond
 
@@ -64,7 +66,7 @@ Convolution = Callable[[Tensor, Tensor, Tensor | None, tuple[int, int], tuple[in
 class SmallMaps(TorchFunctionMode):
     """While it is on, a convolution that gives a map of at most `largest` x `largest` goes through `convolve`.
 
-    There oneDNN is slow: with 512 channels on 2 x 2, at a fiftieth of the peak in bf16 (AMX), and its weight gradient up to 4 x 4.
+    There oneDNN is slow: with 512 channels on 2 x 2, at a fiftieth of the peak in bf16 (AMX), and its weight gradient up to 8 x 8.
     """
 
     def __init__(self, largest: int, convolve: Convolution) -> None:
@@ -134,7 +136,8 @@ def conv2d_by_patches(x: Tensor, weight: Tensor, bias: Tensor | None, stride: tu
     Operands and results are rounded to bf16 and sums are not, as torch's autocast has it; the order of a sum is another. Products
     with padding are not left out as by taps: in bf16 copies cost more than products.
     """
-    if not _casts(x):
+    pays = weight.shape[1] >= FEWEST_CHANNELS or max(_map(x, weight, stride, padding)) <= SMALL
+    if not (pays and _casts(x)):
         return torch.conv2d(x, weight, bias, stride, padding)
     return ByPatches.apply(x.bfloat16(), weight.bfloat16(), None if bias is None else bias.bfloat16(), stride, padding)
 
@@ -142,7 +145,7 @@ def conv2d_by_patches(x: Tensor, weight: Tensor, bias: Tensor | None, stride: tu
 class ByPatches(torch.autograd.Function):
     """torch.conv2d of (N, C, H, W) by (O, C, h, w) in its operands' precision; its weight gradient is one product with all patches.
 
-    Outputs and the inputs' gradient are such products too on maps of at most 2 x 2 and with large kernels; else oneDNN is as quick.
+    Outputs and the inputs' gradient are such products too on maps of at most 2 x 2, with large kernels 4 x 4; else oneDNN is as quick.
     It can be differentiated once.
     """
 
@@ -169,8 +172,8 @@ class ByPatches(torch.autograd.Function):
 
 
 def _slow_in_torch(shape: Sequence[int], weight: Tensor) -> bool:
-    """Whether oneDNN is, of maps of at most 4 x 4: on the smallest, and where a kernel is so large that it fetches it for each image."""
-    return max(shape) <= SMALLEST or weight.numel() > LARGEST_KERNEL
+    """Whether oneDNN is: on the smallest maps, and on small ones where a kernel is so large that it fetches it for each image."""
+    return max(shape) <= (SMALL if weight.numel() > LARGEST_KERNEL else SMALLEST)
 
 
 def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None, stride: tuple[int, int], padding: tuple[int, int]) -> Tensor:

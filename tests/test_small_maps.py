@@ -42,7 +42,7 @@ def test_outputs_and_gradients_equal_torch_s(kernel, stride, padding, monkeypatc
     """In float64, where another order of the sums is seen at 1e-16 or so; by patches as for small kernels, and as for large ones."""
     tried = 0
     by_patches = productFunction.ByPatches.apply
-    for largest, convolve, largest_kernel in ((2, conv2d_by_taps, None), (4, by_patches, 2**20), (4, by_patches, 0)):
+    for largest, convolve, largest_kernel in ((2, conv2d_by_taps, None), (8, by_patches, 2**20), (8, by_patches, 0)):
         monkeypatch.setattr(productFunction, "LARGEST_KERNEL", largest_kernel)
         counted = Counted(convolve)
         for height, width, bias in product((1, 2, 3, 4, 6), (1, 2, 4, 5), (True, False)):
@@ -129,19 +129,26 @@ def test_a_kernel_that_does_not_fit_is_refused_as_torch_does():
         nn.Conv2d(3, 3, 3)(torch.randn(1, 3, 2, 2))
 
 
-def test_training_resnet18_in_bf16_goes_by_patches_on_layer3_and_layer4(monkeypatch):
+def test_training_resnet18_in_bf16_goes_by_patches_from_layer2_on(monkeypatch):
     by_patches = Counted(conv2d_by_patches)
     monkeypatch.setattr(productFunction, "conv2d_by_patches", by_patches)
     monkeypatch.setattr(utilityFunction, "has_bfloat16", lambda: True)
     model = MODELS["resnet18"]()
     train_epoch(model, [(torch.randn(2, 3, 64, 64), torch.arange(2))], torch.optim.SGD(model.parameters(), lr=0.01), "bf16")
     assert by_patches.shapes[-5:] == [(2, 256, 4, 4), (2, 512, 2, 2), (2, 256, 4, 4), (2, 512, 2, 2), (2, 512, 2, 2)]
-    assert len(by_patches.shapes) == 10
+    assert len(by_patches.shapes) == 15
 
 
-@pytest.mark.parametrize(("channels", "torch_s"), [(300, 0), (16, 2)])
-def test_a_large_kernel_is_left_to_torch_neither_forward_nor_backward(channels, torch_s):
-    conv, x = nn.Conv2d(channels, 400, 3, padding=1), torch.randn(1, channels, 4, 4, requires_grad=True)
+@pytest.mark.parametrize(("channels", "side", "by_patches"), [(64, 8, True), (63, 8, False), (63, 4, True), (64, 9, False)])
+def test_on_larger_maps_patches_are_for_many_channels(channels, side, by_patches):
+    with native_bf16():
+        outputs = nn.Conv2d(channels, 8, 3, padding=1)(torch.randn(1, channels, side, side))
+    assert ("ByPatches" in outputs.grad_fn.name()) == by_patches
+
+
+@pytest.mark.parametrize(("channels", "side", "torch_s"), [(300, 4, 0), (16, 4, 2), (300, 5, 2)])
+def test_a_large_kernel_on_a_small_map_is_left_to_torch_neither_forward_nor_backward(channels, side, torch_s):
+    conv, x = nn.Conv2d(channels, 400, 3, padding=1), torch.randn(1, channels, side, side, requires_grad=True)
     with torch.profiler.profile() as profiled, native_bf16():
         conv(x).float().sum().backward()
     assert len([event for event in profiled.events() if event.name in ("aten::convolution", "aten::convolution_backward")]) == torch_s
@@ -163,7 +170,7 @@ def test_an_epoch_of_resnet18_is_the_same_by_taps(monkeypatch):
     layer4 = [(8, 256, 4, 4), (8, 512, 2, 2), (8, 256, 4, 4), (8, 512, 2, 2), (8, 512, 2, 2)]  # of the first batch
     assert by_taps.shapes[:5] == layer4
     assert len(by_taps.shapes) == 10
-    monkeypatch.setattr(trainFunction, "arithmetic", lambda _: nullcontext())
+    monkeypatch.setattr(trainFunction, "arithmetic", lambda *_: nullcontext())
     expected, plain = trained()
     assert len(by_taps.shapes) == 10
     assert row["train_loss"] == pytest.approx(expected["train_loss"], rel=1e-9)
