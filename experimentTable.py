@@ -127,7 +127,7 @@ ROWS = [
     Experiment("timing_4", "timing", 4, "timing", dataset="cifar10", lr=5e-4, precision="fp32"),
     _cnn_control("CNN_30_eps", model="CNN_30", eps=1e-16),
     *(_cnn_control(f"{m}_he", model=m, initialisation="he") for m in ("CNN_10", "CNN_13", "CNN_30")),
-    _cnn_control("CNN_30_fp64", model="CNN_30", precision="fp64"),
+    _cnn_control("CNN_30_fp64", model="CNN_30", family="control_fp64", precision="fp64"),
     *(  # does bf16 change what comes out? Each pair from the same weights, in the same order
         _precision(f"{model}_{precision}", model=model, precision=precision)
         for model in BOTH_PRECISIONS for precision in ("fp32", "bf16")
@@ -181,7 +181,7 @@ class Profile:
 
 # What a run of each family gets in the sample (steps, rows: a row, a checkpoint and the patience count
 # `steps / rows` steps), and its price in seconds: sample, measured, and cpu, from the measured images a second, both on two Zen 1 cores
-# (AVX2, fp32); paper, from the measured steps a second, on one H200.
+# (AVX2, fp32, and twice that for float64); paper, from the measured steps a second, on one H200.
 BUDGETS = {
     #                  steps  rows sample    cpu  paper
     "distribution":    (0,     0,    0.1,      5,     5),
@@ -197,6 +197,7 @@ BUDGETS = {
     "cnn_res_56":      (6,     2,     14,   7600,   120),
     "control":         (0,     0,      0,    300,    10),
     "control_cnn":     (0,     0,      0,   4100,   240),
+    "control_fp64":    (0,     0,      0,   9000,   240),
     "control_bf16":    (0,     0,      0,   1000,     0),
     "timing":          (0,     0,      5,    600,    30),
     "resnet":          (36,    4,     21,  14000,    45),
@@ -248,7 +249,7 @@ def price(exp: Experiment) -> float:
 
 
 # The families that a profile does not run: the sample has no budget for controls, and what bf16 does is asked at 32 pixels.
-NO_BUDGET = {"sample": ("control", "control_cnn", "control_bf16"), "paper": ("control_bf16",)}
+NO_BUDGET = {"sample": ("control", "control_cnn", "control_fp64", "control_bf16"), "paper": ("control_bf16",)}
 
 
 def has_budget(exp: Experiment) -> bool:
