@@ -1,5 +1,6 @@
 """Products computed otherwise where torch's own way is slow: bf16 without its hardware, convolutions on small maps."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import product
@@ -55,10 +56,10 @@ def _casts(x: Tensor) -> bool:
 # ---------------------------------------------------------------- convolutions on small maps
 
 LARGEST_BY_TAPS, LARGEST_BY_PATCHES = 2, 8  # sides of a map
-SMALLEST, SMALL = 2, 4  # on the smallest oneDNN is slow forward too; on larger than small ones patches want channels to pay
-FEWEST_CHANNELS = 64  # of a kernel there; with half of them oneDNN is the faster (AMX)
+SMALLEST, SMALL = 2, 4  # on the smallest oneDNN is slow forward too; beyond small ones patches pay for some kernels only
 LARGEST_KERNEL = 2**20  # numbers; in bf16 as much as a core's second-level cache holds (Sapphire Rapids)
 MOST_TAPS = 25  # of a kernel; a product for each, or patches that are larger than the map by as much, gain nothing beyond
+MOST_IN_PATCHES = 2**27  # numbers, of all the patches of a batch: 256 MiB
 
 Convolution = Callable[[Tensor, Tensor, Tensor | None, tuple[int, int], tuple[int, int]], Tensor]
 
@@ -85,6 +86,8 @@ class SmallMaps(TorchFunctionMode):
         if x.ndim != 4 or dilation != (1, 1) or groups != 1 or weight.shape[2:].numel() > MOST_TAPS:
             return False
         if not all(isinstance(pair, tuple) and len(pair) == 2 for pair in (stride, padding)):
+            return False
+        if torch._C._autograd._top_saved_tensors_default_hooks(False):  # as of torch's checkpoint, which comes again without this mode
             return False
         inside = all(around < kernel for kernel, around in zip(weight.shape[2:], padding, strict=True))
         return inside and all(0 < side <= self.largest for side in _map(x, weight, stride, padding))
@@ -136,10 +139,21 @@ def conv2d_by_patches(x: Tensor, weight: Tensor, bias: Tensor | None, stride: tu
     Operands and results are rounded to bf16 and sums are not, as torch's autocast has it; the order of a sum is another. Products
     with padding are not left out as by taps: in bf16 copies cost more than products.
     """
-    pays = weight.shape[1] >= FEWEST_CHANNELS or max(_map(x, weight, stride, padding)) <= SMALL
-    if not (pays and _casts(x)):
+    if not (_casts(x) and _pays(x, weight, stride, padding)):
         return torch.conv2d(x, weight, bias, stride, padding)
     return ByPatches.apply(x.bfloat16(), weight.bfloat16(), None if bias is None else bias.bfloat16(), stride, padding)
+
+
+def _pays(x: Tensor, weight: Tensor, stride: Sequence[int], padding: Sequence[int]) -> bool:
+    """Whether the weights' gradient is the faster by patches (AMX): on small maps, on larger ones for 3x3 kernels of many channels.
+
+    Where the patches would take too much memory it is left to torch.
+    """
+    shape = _map(x, weight, stride, padding)
+    channels, taps = weight.shape[:2], weight.shape[2:].numel()
+    if len(x) * math.prod(shape) * weight[0].numel() > MOST_IN_PATCHES:
+        return False
+    return max(shape) <= SMALL or (1 < taps <= 9 and min(channels) >= 64 and channels.numel() >= 64 * 128)
 
 
 class ByPatches(torch.autograd.Function):

@@ -27,7 +27,7 @@ def l2_norms(tensors: list[Tensor]) -> Tensor:
     """The L2 norm of each tensor, (len(tensors),) in float64, where the device has it.
 
     On a CPU torch copies what it sums in float64, so there squares are summed in float32, at most `PIECE` numbers at a time (off by
-    3e-6, where a whole tensor of 8 million is by 3e-4), and in float64 where they may leave float32's range, as the gradients of a
+    3e-6 mostly, where a whole tensor of 8 million is by 3e-4), and in float64 where they may leave float32's range, as the gradients of a
     deep plain net's first layers do: at a norm of 1e-14 the squares that vanish add up to 4e-6 of it at most. On a device without
     float64 each tensor is divided by its largest number first.
     """

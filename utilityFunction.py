@@ -21,7 +21,7 @@ import torchvision
 
 from experimentTable import PROFILES, UsageError
 from productFunction import LARGEST_BY_TAPS, SmallMaps, conv2d_by_taps, emulated_bf16, native_bf16
-from recordFunction import RESULTS_VERSION, ROOT
+from recordFunction import RESULTS_VERSION, ROOT, ROUNDING_VERSION
 
 # A page that the system hands out is cleared first, so large tensors lie in huge pages, where it grants them (torch asks at its first
 # tensor), and glibc keeps up to 1 GiB of what is freed for the next tensors; 32 MiB is the largest block that it can keep.
@@ -149,6 +149,7 @@ def provenance(precision: str) -> dict:
         "commit": commit,
         "dirty": bool(changes) or commit is None,
         "results_version": RESULTS_VERSION,
+        "rounding_version": ROUNDING_VERSION,
         "precision": precision,
         "emulated": precision == "bf16" and not has_bfloat16(),
         "device": torch.cuda.get_device_name() if device().type == "cuda" else device().type,

@@ -25,7 +25,7 @@ from report.intervals import Interval, t_interval, wilson_interval
 from utilityFunction import about, duration, provenance, resolve_precision
 
 # What must be the same for bits to be equal; for the analyses that scikit-learn does, its version too
-CONDITIONS = ("processor", "device", "threads", "precision", "torch", "numpy", "results_version")
+CONDITIONS = ("processor", "device", "threads", "precision", "torch", "numpy", "results_version", "rounding_version")
 LEVEL = 0.95
 OWN = ("settings.json", "rows.jsonl")  # these have commit and times in them; rows are compared one by one
 NOT_COMPARED = {"train_seconds", "sha256"}  # a clock's time; digests are compared one by one

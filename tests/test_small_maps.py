@@ -6,6 +6,7 @@ from itertools import product
 import pytest
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 import productFunction
 import trainFunction
@@ -60,18 +61,18 @@ def test_outputs_and_gradients_equal_torch_s(kernel, stride, padding, monkeypatc
 
 
 @pytest.mark.parametrize("largest_kernel", [0, 2**20])
-@pytest.mark.parametrize(("stride", "side"), [((1, 1), 2), ((1, 1), 4), ((2, 2), 4), ((2, 2), 8)])
+@pytest.mark.parametrize(("stride", "side"), [((1, 1), 2), ((1, 1), 4), ((2, 2), 4), ((2, 2), 8), ((1, 1), 8), ((2, 2), 16)])
 def test_patches_round_to_bf16_no_more_than_torch_does(stride, side, largest_kernel, monkeypatch):
     """Beside the exact convolution of the rounded operands: what comes out is rounded once, whatever was summed."""
     monkeypatch.setattr(productFunction, "LARGEST_KERNEL", largest_kernel)
     torch.manual_seed(0)
-    conv, x = nn.Conv2d(32, 64, 3, stride, 1), torch.randn(8, 32, side, side).to(memory_format=torch.channels_last)
+    conv, x = nn.Conv2d(64, 128, 3, stride, 1), torch.randn(8, 64, side, side).to(memory_format=torch.channels_last)
     x = x.bfloat16().float().requires_grad_()
     with torch.no_grad():
         for p in conv.parameters():
             p.copy_(p.bfloat16())
     exact = with_gradients(conv, x)
-    with SmallMaps(4, conv2d_by_patches), torch.autocast("cpu", torch.bfloat16):
+    with native_bf16():
         ours = with_gradients(conv, x)
     with torch.autocast("cpu", torch.bfloat16):
         theirs = with_gradients(conv, x)
@@ -124,6 +125,19 @@ def test_all_others_are_left_to_torch(conv, shape):
     assert not counted.shapes
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_model_that_checkpoints_its_activations_trains(precision):
+    class Saving(nn.Sequential):
+        def forward(self, x):
+            return checkpoint(super().forward, x, use_reentrant=False)
+
+    model = nn.Sequential(Saving(nn.Conv2d(4, 4, 3, padding=1), nn.ReLU()), nn.Flatten(), nn.Linear(16, 3))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    before = model[0][0].weight.detach().clone()
+    train_epoch(model, [(torch.randn(6, 4, 2, 2), torch.arange(6) % 3)], optimizer, precision)
+    assert not torch.equal(model[0][0].weight, before)
+
+
 def test_a_kernel_that_does_not_fit_is_refused_as_torch_does():
     with SmallMaps(2, conv2d_by_taps), pytest.raises(RuntimeError, match="Kernel size can't be greater than actual input size"):
         nn.Conv2d(3, 3, 3)(torch.randn(1, 3, 2, 2))
@@ -139,11 +153,14 @@ def test_training_resnet18_in_bf16_goes_by_patches_from_layer2_on(monkeypatch):
     assert len(by_patches.shapes) == 15
 
 
-@pytest.mark.parametrize(("channels", "side", "by_patches"), [(64, 8, True), (63, 8, False), (63, 4, True), (64, 9, False)])
-def test_on_larger_maps_patches_are_for_many_channels(channels, side, by_patches):
-    with native_bf16():
-        outputs = nn.Conv2d(channels, 8, 3, padding=1)(torch.randn(1, channels, side, side))
-    assert ("ByPatches" in outputs.grad_fn.name()) == by_patches
+@pytest.mark.parametrize(("images", "side", "shape", "by_patches"), [
+    (1, 8, (128, 64, 3, 3), True), (1, 8, (64, 64, 3, 3), False), (1, 8, (256, 32, 3, 3), False),
+    (1, 8, (128, 64, 1, 1), False), (1, 8, (128, 64, 5, 5), False), (1, 4, (8, 4, 5, 5), True), (1, 4, (8, 4, 1, 1), True),
+    (2**14, 4, (2, 64, 3, 3), False),
+])  # fmt: skip
+def test_on_larger_maps_patches_are_for_many_channels_and_never_without_bound(images, side, shape, by_patches):
+    x = torch.empty(1, shape[1], side, side).expand(images, -1, -1, -1)
+    assert productFunction._pays(x, torch.empty(shape), (1, 1), [k // 2 for k in shape[2:]]) == by_patches
 
 
 @pytest.mark.parametrize(("channels", "side", "torch_s"), [(300, 4, 0), (16, 4, 2), (300, 5, 2)])
