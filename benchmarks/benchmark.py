@@ -19,7 +19,7 @@ from concurrent.futures import Executor, ProcessPoolExecutor
 from dataclasses import replace
 from functools import partial
 from itertools import islice
-from multiprocessing import get_context, get_start_method, set_start_method
+from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
@@ -91,18 +91,11 @@ def step_seconds(recipe: Plain | Ours, steps: int) -> float:
 
 
 def plain_process() -> ProcessPoolExecutor:
-    """A process for the plain recipe, where memory is as torch and the system have it.
-
-    Its workers start as they do elsewhere on this system; a spawned process would spawn them too, which takes seconds each.
-    """
+    """A process for the plain recipe, where memory is as torch and the system have it."""
     with patch.dict(os.environ, {"THP_MEM_ALLOC_ENABLE": "0"}):
-        executor = ProcessPoolExecutor(1, get_context("spawn"), initializer=_start_workers_by, initargs=(get_start_method(),))
+        executor = ProcessPoolExecutor(1, get_context("spawn"))
         executor.submit(int).result()  # the process starts with its first task
     return executor
-
-
-def _start_workers_by(method: str) -> None:  # of its own: set_start_method goes to another process with a context of its own
-    set_start_method(method, force=True)
 
 
 _plain: Plain  # in that process: the recipe that is timed

@@ -10,6 +10,7 @@ Ours: the functions that a run goes through (`loopFunction.fit`).
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from multiprocessing import get_all_start_methods
 from typing import Any
 
 import torch
@@ -63,7 +64,10 @@ class Plain:
 
     def batches(self, order: list[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
         """Inputs and labels of each batch of indices."""
-        return iter(DataLoader(self.source, batch_sampler=[indices.tolist() for indices in order], num_workers=self.workers))
+        # As workers start by default; in a spawned process they would be spawned too, which takes seconds each.
+        start = get_all_start_methods()[0] if self.workers else None
+        sampler = [indices.tolist() for indices in order]
+        return iter(DataLoader(self.source, batch_sampler=sampler, num_workers=self.workers, multiprocessing_context=start))
 
     @torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=False, allow_tf32=True)  # torch's defaults
     def train(self, batches: Iterable[tuple[Tensor, Tensor]]) -> dict:
