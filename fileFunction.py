@@ -48,11 +48,13 @@ def load_tensors(path: Path) -> dict:
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Say in one line what a full or read-only disk refuses. Raises UsageError."""
+    """Say in one line what a full or read-only disk refuses; Ctrl-C stays Ctrl-C. Raises UsageError."""
     try:
         yield
     except (OSError, RuntimeError) as error:
-        cause = error if isinstance(error, OSError) else error.__context__  # torch.save covers a full disk's error with its own
+        cause = error if isinstance(error, OSError) else error.__context__  # torch.save covers what ended its writing with its own error
+        if isinstance(cause, KeyboardInterrupt):
+            raise cause from None
         if not isinstance(cause, OSError):
             raise
         reason = cause.strerror or cause

@@ -1,10 +1,12 @@
 """A records folder that another process holds, that cannot be written, or whose disk is full: one line, and the run goes on later."""
 
+import io
 import resource
 import subprocess
 import sys
 
 import pytest
+import torch
 from helpers import digits, held, mlp, refused, same, state, untimed
 
 import recordFunction
@@ -78,3 +80,28 @@ def test_an_error_that_is_not_the_disk_s_is_not_explained_away(tmp_path):
         raise RuntimeError("something else")
     with pytest.raises(UsageError, match="No space left on device"), atomic(tmp_path / "file"):
         raise OSError(28, "No space left on device")
+
+
+class Interrupted(io.BytesIO):
+    """Ctrl-C comes in the n-th writing to this file."""
+
+    def __init__(self, n: int) -> None:
+        super().__init__()
+        self.left = n
+
+    def write(self, data: object) -> int:
+        self.left -= 1
+        if not self.left:
+            raise KeyboardInterrupt
+        return super().write(data)
+
+
+def test_ctrl_c_while_torch_writes_stays_ctrl_c(tmp_path):
+    whole = Interrupted(0)
+    torch.save({"weights": torch.zeros(10)}, whole)
+    assert -whole.left > 10
+    for n in range(1, 1 - whole.left):
+        with pytest.raises(KeyboardInterrupt), atomic(tmp_path / "file") as part:
+            part.touch()
+            torch.save({"weights": torch.zeros(10)}, Interrupted(n))
+    assert not list(tmp_path.iterdir())
