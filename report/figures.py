@@ -15,7 +15,7 @@ from matplotlib import rc_context
 
 from experimentTable import EXPERIMENTS, UsageError, choose, current_profile, experiment, has_budget, with_budget
 from recordFunction import find_openings, find_records, roots
-from report.layers import depth, precision
+from report.layers import depth, float64, precision
 from report.lines import (
     GUESSING,
     OPENINGS,
@@ -147,6 +147,7 @@ class Entry:
     runs: tuple[str, ...]  # names, or "search_*" for all trials; a figure is drawn if any has a record
     caption: str
     also: tuple[str, ...] = ()  # a name or OPENINGS; no figure by itself
+    paired: bool = False  # of the runs that are there, only the seeds that all of them have
 
 
 def _curves(metrics: Sequence, caption: str, *runs: str, **options: Any) -> Entry:
@@ -168,6 +169,11 @@ def _norms(what: str, *parts: tuple[str, ...]) -> Entry:
 
 def _depth(what: str, *runs: str, below: str = "signal by depth") -> Entry:
     return Entry(depth, runs, f"{what}, layer by layer: gradient over training, {below}")
+
+
+def _float64(name: str) -> Entry:
+    caption = f"{name} in float64 (dashed) and float32, from the same weights: depth or arithmetic?"
+    return Entry(float64, (name, f"{name}_fp64"), caption, paired=True)
 
 
 def _timing(name: str, what: str) -> Entry:
@@ -196,12 +202,14 @@ FIGURES: dict[str, Entry] = {
     "3.6": _norms("residual MLPs", RES),
     "3.6b": _depth("Residual MLPs", *RES, below=BEGINS),
     "3.7": Entry(controls, MLP_CONTROLS, "Controls: what stops MLP_33"),
+    "3.7b": _float64("MLP_33"),
     "4.1": _curves(LOSS_TEST, f"{BOTH} CNN_10 and CNN_13", "CNN_10", "CNN_13"),
     "4.2": _curves(LOSS_TEST, f"{BOTH} CNN_30", "CNN_30", **FLAT),
     "4.2b": _depth("Plain CNNs", "CNN_10", "CNN_13", "CNN_30"),
     "4.3": _curves(LOSS_TEST, f"{BOTH} the residual CNNs", "CNN_res_16", "CNN_res_35", "CNN_res_56"),
     "4.4": _timing("timing_4", "CNNs"),
     "4.5": Entry(controls, CNN_CONTROLS, "Controls: what stops CNN_30"),
+    "4.5b": _float64("CNN_30"),
     "4.6": Entry(precision, PRECISION, "bf16 (dashed) beside fp32, from the same weights"),
     "5.1": Entry(fine_tuning, TUNED, "Fine-tuning at one learning rate: the last layer, then layer4 too", ("baseline",)),
     "5.2": Entry(fine_tuning, TUNED_LR, "Fine-tuning, from the second run on at learning rate 1e-5", ("baseline",)),
@@ -232,6 +240,9 @@ def draw(number: str, profile: str | None = None) -> Sheet:
     """
     profile, entry = current_profile(profile), FIGURES[choose("figure", str(number), FIGURES)]
     records = {run: runs for name in entry.runs for run, runs in found(name, profile).items()}
+    if entry.paired and records:
+        both = set.intersection(*({record.seed for record in runs} for runs in records.values()))
+        records = {run: [record for record in runs if record.seed in both] or runs for run, runs in records.items()}
     missing = [name for name in entry.runs if name in EXPERIMENTS and name not in records]
     if lacking := [exp for name in missing if not has_budget(exp := experiment(name, profile))]:
         runs = ", ".join(exp.name for exp in lacking)

@@ -13,6 +13,7 @@ from report.plots import GREY, INK, TEXT, WIDTH, Sheet, heat_map, looks, sheet, 
 ADAM_EPS = -8  # log10 of its default
 MARGIN = 0.01  # of accuracy, within which q7 calls two precisions alike
 LEAST_GRADIENT = -18  # log10, of the colours: what is less, down to none at all, has one
+LEFT = {"probe_variance": "Variance across samples", "probe_distinct": "Of 256 images told apart"}  # of a signal
 
 
 def layers(records: Sequence[Record], metric: str) -> np.ndarray:
@@ -104,14 +105,33 @@ def precision(records: Groups) -> Sheet:
     style(axes[1], "Accuracy, bf16 less fp32 (grey: within a point)", "", "difference (share of images)")
     axes[1].set_xticks(range(len(pairs)), [model.replace("_", "\n", 1) for model in pairs])
     axes[1].set_xlim(-0.5, max(len(pairs), 1) - 0.5)
-    left = {"probe_variance": "Variance across samples", "probe_distinct": "Of 256 images told apart"}
-    for ax, (metric, what) in zip(axes[2:], left.items(), strict=True):
-        for name, runs in records.items():
-            shown, values = block_starts(experiment(name).model), layers(runs, metric)[0]
-            ax.plot(1 + shown, values[shown], color=look[name][0], linestyle=look[name][1], linewidth=1.2, label=name)
-        style(ax, f"{what}, before training", "weight layer (1: at the input)", what.lower())
-        ax.xaxis.set_major_locator(whole_numbers(6))
-    axes[2].set_yscale("log")
-    axes[3].set_ylim(0)
+    for ax, (metric, what) in zip(axes[2:], LEFT.items(), strict=True):
+        _by_layer(ax, records, metric, 0, f"{what}, before training", what.lower())
     label_lines(axes[0], *axes[2:], legend_at=2)
     return figure
+
+
+def float64(records: Groups) -> Sheet:
+    """3.7b, 4.5b: float64 beside float32: what is left of 256 images at each depth, before training and after it, and the gradient."""
+    figure, axes = sheet(2, 2, height=5.2)
+    for ax, (metric, what) in zip(axes[:2], LEFT.items(), strict=True):
+        _by_layer(ax, records, metric, 0, f"{what}, before training", what.lower())
+    _by_layer(axes[2], records, "gradient_log10_rms", 1, "Gradient in the first epoch (grey: Adam's eps)", "log10 of gradient's RMS")
+    axes[2].axhline(ADAM_EPS, color=GREY, linestyle=":", linewidth=1.2)
+    _by_layer(axes[3], records, "probe_distinct", -1, "Of 256 images told apart, after training", "of 256 images told apart")
+    label_lines(*axes)
+    return figure
+
+
+def _by_layer(ax: Axes, records: Groups, metric: str, row: int, title: str, label: str) -> None:
+    """A metric of the layers that begin a block, in one row of each run."""
+    look = looks(records)
+    for name, runs in records.items():
+        shown, values = block_starts(experiment(name).model), layers(runs, metric)[row]
+        ax.plot(1 + shown, values[shown], color=look[name][0], linestyle=look[name][1], linewidth=1.2, label=name)
+    style(ax, title, "weight layer (1: at the input)", label)
+    ax.xaxis.set_major_locator(whole_numbers(6))
+    if metric == "probe_variance":
+        ax.set_yscale("log")
+    if metric == "probe_distinct":
+        ax.set_ylim(0)

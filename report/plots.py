@@ -103,12 +103,12 @@ def whole_numbers(at_most: int) -> MaxNLocator:
 def looks(names: Iterable[str]) -> dict[str, tuple[str, object]]:
     """Colour and dash of each run, distinct within one figure.
 
-    A run of the table has one colour everywhere, its `_eps`, `_he`, `_bf16`, `_fp32` and `_2` variants have their model's;
-    the first three are dashed. Any other name draws its colour from its letters, and moves on to a free one where it is taken.
+    A run of the table has one colour everywhere, its `_eps`, `_he`, `_bf16`, `_fp64`, `_fp32` and `_2` variants have their model's;
+    the first four are dashed. Any other name draws its colour from its letters, and moves on to a free one where it is taken.
     """
     chosen: dict[str, tuple[str, object]] = {}
     for name in sorted(names, key=lambda name: _table_colour(name) is None):  # fixed colours first
-        dashes = DASHES[1:] if name.endswith(("_eps", "_bf16")) else DASHES[2:] if name.endswith("_he") else DASHES
+        dashes = DASHES[1:] if name.endswith(("_eps", "_bf16", "_fp64")) else DASHES[2:] if name.endswith("_he") else DASHES
         start = zlib.crc32(name.encode()) % len(PALETTE)
         fixed = _table_colour(name)
         colours = [fixed] if fixed else [*PALETTE[start:], *PALETTE[:start]]
@@ -118,7 +118,7 @@ def looks(names: Iterable[str]) -> dict[str, tuple[str, object]]:
 
 
 def _table_colour(name: str) -> str | None:
-    base = next((name.removesuffix(end) for end in ("_eps", "_he", "_2", "_fp32", "_bf16") if name.endswith(end)), name)
+    base = next((name.removesuffix(end) for end in ("_eps", "_he", "_2", "_fp32", "_bf16", "_fp64") if name.endswith(end)), name)
     return COLOURS.get(name) or COLOURS.get(base)
 
 

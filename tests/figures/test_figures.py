@@ -239,7 +239,7 @@ def test_class_counts_are_the_bars(records):
     assert "data MNIST, CIFAR-10, CIFAR-100" in footer_of(axes[0].figure)
 
 
-@pytest.mark.parametrize(("number", "choice"), [("3.7", "cpu or paper"), ("4.5", "cpu or paper"), ("4.6", "cpu$")])
+@pytest.mark.parametrize(("number", "choice"), [*((number, "cpu or paper") for number in ("3.7", "3.7b", "4.5", "4.5b")), ("4.6", "cpu$")])
 def test_controls_are_refused_in_the_sample(number, choice, records):
     with pytest.raises(UsageError, match=f"figure {number} shows controls .* choose profile {choice}"):
         draw(number, "sample")
@@ -322,6 +322,17 @@ def test_the_two_precisions_differ_by_a_dot_a_seed(records):
     dots = next(line for line in panel.get_lines() if line.get_label() == "_CNN_13")
     assert list(dots.get_ydata()) == [ends[1][seed] - ends[0][seed] for seed in ends[0]]
     assert "CNN\n13" in [label.get_text() for label in panel.get_xticklabels()]
+
+
+def test_float64_stands_beside_float32_of_the_same_seed(runs_dir):
+    for name, seed in (("MLP_33", 0), ("MLP_33", 1), ("MLP_33_fp64", 1)):
+        write_experiment(runs_dir, name, "cpu", seed)
+    figure = draw("3.7b", "cpu")
+    before, after = figure.get_axes()[1], figure.get_axes()[3]
+    record = find_records("MLP_33", "cpu")[1]
+    assert record.seed == 1 and "seed 1" in footer_of(figure)
+    assert [list(named(ax)["MLP_33"].get_ydata()) for ax in (before, after)] == [record.rows[row]["probe_distinct"] for row in (0, -1)]
+    assert named(before)["MLP_33_fp64"].get_linestyle() != named(before)["MLP_33"].get_linestyle() == "-"
 
 
 def test_a_line_is_thinner_than_the_one_below_it(records):
