@@ -24,11 +24,12 @@ from productFunction import LARGEST_BY_TAPS, SmallMaps, conv2d_by_taps, emulated
 from recordFunction import RESULTS_VERSION, ROOT, ROUNDING_VERSION
 
 # A page that the system hands out is cleared first, so large tensors lie in huge pages, where it grants them (torch asks at its first
-# tensor), and glibc keeps up to 1 GiB of what is freed for the next tensors; 32 MiB is the largest block that it can keep.
-# THP_MEM_ALLOC_ENABLE=0 leaves both as they are.
-if os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1") == "1" and platform.libc_ver()[0] == "glibc":
-    for option, number in ((-3, 2**25), (-1, 2**30)):  # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD of malloc.h
-        ctypes.CDLL(None).mallopt(option, number)
+# tensor), and glibc keeps up to 1 GiB of what is freed for the next tensors, none of them in a mapping of its own, which would go back
+# with it. THP_MEM_ALLOC_ENABLE=0 leaves both as they are.
+_GLIBC = ctypes.CDLL(None) if platform.libc_ver()[0] == "glibc" else None
+if os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1") == "1" and _GLIBC:
+    for option, number in ((-4, 0), (-1, 2**30)):  # M_MMAP_MAX, M_TRIM_THRESHOLD of malloc.h
+        _GLIBC.mallopt(option, number)
 
 # ---------------------------------------------------------------- seeds
 
@@ -74,9 +75,11 @@ def has_float64() -> bool:
 
 
 def free_bytes() -> float:
-    """The device's memory that is free; infinity where the system does not say."""
+    """The device's memory that is free; infinity where the system does not say. What glibc keeps of what was freed goes back first."""
     if device().type == "cuda":
         return torch.cuda.mem_get_info()[0]
+    if _GLIBC:
+        _GLIBC.malloc_trim(0)
     lines = Path("/proc/meminfo").read_text().splitlines() if Path("/proc/meminfo").exists() else []
     whole = next((1024.0 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")), math.inf)
     return min(whole, _container_bytes())

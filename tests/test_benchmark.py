@@ -198,7 +198,7 @@ def new_pages() -> int:
     handed = []
     for _ in range(6):
         before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-        tensors = [torch.ones(5 * 2**20) for _ in range(4)]
+        tensors = [torch.ones(10 * 2**20) for _ in range(4)]
         del tensors
         handed.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
     return max(handed[2:])
@@ -208,7 +208,8 @@ def new_pages() -> int:
 @pytest.mark.skipif(os.environ.get("THP_MEM_ALLOC_ENABLE") != "1", reason="memory is left to the system")
 def test_memory_is_kept_for_the_next_tensor_but_in_the_plain_recipe_s_process():
     with plain_process() as plain, ProcessPoolExecutor(1, get_context("spawn")) as ours:  # both anew: what a process did before counts
-        assert 5 * ours.submit(new_pages).result() < plain.submit(new_pages).result()
+        assert ours.submit(new_pages).result() < 20  # one tensor's, were they huge
+        assert plain.submit(new_pages).result() > 4 * 20
 
 
 # ---------------------------------------------------------------- the command line
