@@ -27,10 +27,11 @@ from trainFunction import (
     probe,
     train_epoch,
 )
-from utilityFunction import bar, cast, checkpoint_seconds, device, resolve_precision, seed_everything
+from utilityFunction import bar, cast, checkpoint_seconds, device, kept_memory, resolve_precision, seed_everything
 from wandbFunction import Mirror
 
 
+@kept_memory()
 def fit(
     model: nn.Module, train: Source, held: Source, exp: Experiment, folder: RunFolder, checkpoint: dict | None, *, split_name: str,
     steps: int | None = None, graph: bool = False, keep_weights: bool = False, use_wandb: Any = True, line: Any = None,

@@ -23,13 +23,11 @@ from experimentTable import PROFILES, UsageError
 from productFunction import LARGEST_BY_TAPS, SmallMaps, conv2d_by_taps, emulated_bf16, native_bf16
 from recordFunction import RESULTS_VERSION, ROOT, ROUNDING_VERSION
 
-# A page that the system hands out is cleared first, so large tensors lie in huge pages, where it grants them (torch asks at its first
-# tensor), and glibc keeps up to 1 GiB of what is freed for the next tensors, none of them in a mapping of its own, which would go back
-# with it. THP_MEM_ALLOC_ENABLE=0 leaves both as they are.
-_GLIBC = ctypes.CDLL(None) if platform.libc_ver()[0] == "glibc" else None
-if os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1") == "1" and _GLIBC:
-    for option, number in ((-4, 0), (-1, 2**30)):  # M_MMAP_MAX, M_TRIM_THRESHOLD of malloc.h
-        _GLIBC.mallopt(option, number)
+# The system clears a page when it hands it out. So large tensors lie in huge pages, where it grants them (torch asks at its first
+# tensor), and `kept_memory` spares most of it. THP_MEM_ALLOC_ENABLE=0 leaves both to the system.
+_KEEPS = os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1") == "1" and platform.libc_ver()[0] == "glibc"
+_C_LIBRARY = ctypes.CDLL(None) if _KEEPS else None
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4  # of malloc.h
 
 # ---------------------------------------------------------------- seeds
 
@@ -74,25 +72,60 @@ def has_float64() -> bool:
     return device().type != "mps"
 
 
+@contextmanager
+def kept_memory() -> Iterator[None]:
+    """While it is open, glibc keeps what is freed for the next tensors: all that lies between others, and 1 GiB at its heap's end.
+
+    By itself it maps a block of more than 32 MiB anew each time. What was kept goes back to the system at the end, from when on
+    glibc does what it comes to by itself once such blocks were freed.
+    """
+    if _C_LIBRARY is None:
+        yield
+        return
+    _C_LIBRARY.mallopt(M_MMAP_MAX, 0)
+    _C_LIBRARY.mallopt(M_TRIM_THRESHOLD, 2**30)
+    try:
+        yield
+    finally:
+        for option, number in ((M_MMAP_MAX, 65536), (M_MMAP_THRESHOLD, 2**25), (M_TRIM_THRESHOLD, 2**26)):
+            _C_LIBRARY.mallopt(option, number)
+        _give_back()
+
+
+def _give_back() -> None:
+    """Return to the system what is freed and kept."""
+    if _C_LIBRARY is not None:
+        _C_LIBRARY.malloc_trim(0)
+
+
 def free_bytes() -> float:
-    """The device's memory that is free; infinity where the system does not say. What glibc keeps of what was freed goes back first."""
+    """The device's memory that is free, with what was kept of it; infinity where the system does not say."""
     if device().type == "cuda":
         return torch.cuda.mem_get_info()[0]
-    if _GLIBC:
-        _GLIBC.malloc_trim(0)
+    _give_back()
     lines = Path("/proc/meminfo").read_text().splitlines() if Path("/proc/meminfo").exists() else []
     whole = next((1024.0 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")), math.inf)
     return min(whole, _container_bytes())
 
 
-CGROUP = Path("/sys/fs/cgroup")
+CGROUPS = Path("/sys/fs/cgroup")
 
 
 def _container_bytes() -> float:
-    """What a container's limit (cgroup v2) leaves, with cached file pages, which it would give up; infinity where there is none."""
+    """What the limits (cgroup v2) of a container, or of a job of Slurm's, leave; infinity where there is none.
+
+    With cached file pages, which it would give up. A group's limit holds for the groups within it.
+    """
+    own = Path("/proc/self/cgroup")
+    line = next((line for line in own.read_text().splitlines() if line.startswith("0::/")), "0::/") if own.exists() else "0::/"
+    group = CGROUPS / line.removeprefix("0::/")
+    return min(_left_in(folder) for folder in (group, *group.parents) if folder.is_relative_to(CGROUPS))
+
+
+def _left_in(group: Path) -> float:
     try:
-        limit, used = (float((CGROUP / name).read_text()) for name in ("memory.max", "memory.current"))
-        cached = dict(line.split() for line in (CGROUP / "memory.stat").read_text().splitlines())["inactive_file"]
+        limit, used = (float((group / name).read_text()) for name in ("memory.max", "memory.current"))
+        cached = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())["inactive_file"]
     except (OSError, ValueError, KeyError):  # "max" is no number
         return math.inf
     return limit - used + float(cached)

@@ -35,7 +35,7 @@ from benchmarks.recipes import WORKERS, Ours, Plain
 from dataFunction import ImageSet, load_images
 from experimentTable import PROFILES, Experiment, UsageError, experiment, identity
 from trainFunction import Graphed, epoch_batches
-from utilityFunction import device, has_bfloat16, provenance, resolve_precision
+from utilityFunction import device, has_bfloat16, kept_memory, provenance, resolve_precision
 
 RESULTS = Path(__file__).resolve().parent / "results"
 ROWS = {  # the experiment that each row times
@@ -59,7 +59,7 @@ PARTS = {  # of a step, as torch's profiler names what belongs to them
 # ---------------------------------------------------------------- measuring
 
 
-def peaks(repeats: int = 20) -> dict[str, float]:
+def peaks(repeats: int) -> dict[str, float]:
     """Floating-point operations a second of a product of two large matrices, in each precision the machine has; best of `repeats`."""
     width, best = PEAK_WIDTH[device().type], {}
     for precision in _precisions():
@@ -123,20 +123,29 @@ def timed_images(exp: Experiment) -> ImageSet:
 
 
 def time_shares(recipe: Ours, steps: int) -> dict[str, float]:
-    """Which share of a training step goes to each of PARTS, to gradient norms and to all else.
+    """Which share of an image's time in training goes to each of PARTS, to gradient norms and to all else; with its share of a cache.
 
-    As torch's profiler has it, of the part that is trained; what is not products could be saved, at the very most.
+    As torch's profiler has it. What is not products could be saved, at the very most.
     """
+    exp = recipe.exp
+    spent = _profiled(lambda: step_seconds(recipe, steps), (1 + steps) * exp.batch_size)
+    if recipe.prefix:
+        cache = _profiled(recipe.make_cache, len(recipe.uncached) * exp.epochs)
+        spent = {part: seconds + cache[part] for part, seconds in spent.items()}
+    return {part: seconds / sum(spent.values()) for part, seconds in spent.items()}
+
+
+def _profiled(work: Callable[[], object], images: int) -> dict[str, float]:
+    """The time that each part takes in `work`, an image."""
     with torch.profiler.profile() as profiled:
-        step_seconds(recipe, steps)
+        work()
     clock = "device" if device().type == "cuda" else "cpu"
     # A kernel's time stands with who called it too.
     events = [event for event in profiled.key_averages() if event.device_type == DeviceType.CPU]
     spent, within = ({event.key: getattr(event, f"{part}{clock}_time_total") for event in events} for part in ("self_", ""))
-    shares = {part: sum(spent[key] for key in spent if names.match(key)) for part, names in PARTS.items()}
-    shares |= {"gradient norms": within.get("gradient norms", 0.0)}
-    shares = {part: time / sum(spent.values()) for part, time in shares.items()}
-    return shares | {"rest": 1 - sum(shares.values())}
+    parts = {part: sum(spent[key] for key in spent if names.match(key)) for part, names in PARTS.items()}
+    parts |= {"gradient norms": within.get("gradient norms", 0.0)}
+    return {part: time / images for part, time in (parts | {"rest": sum(spent.values()) - sum(parts.values())}).items()}
 
 
 def cache_seconds(recipe: Ours) -> float:
@@ -153,6 +162,7 @@ def speed(step: float, cache: float, exp: Experiment) -> float:
     return 1 / (cache / exp.epochs + step / exp.batch_size)
 
 
+@kept_memory()
 def measure(
     name: str, profile: str, peaks: dict[str, float], plain: Executor, repeats: int, seconds: float, batch_size: int | None = None
 ) -> dict:  # fmt: skip
@@ -259,7 +269,7 @@ def run(profile: str, repeats: int, seconds: float, batch_size: int | None = Non
     print(HEADER)
     with plain_process() as plain:
         for name in ROWS:
-            best = {precision: max(best[precision], measured) for precision, measured in peaks().items()}
+            best = {precision: max(best[precision], measured) for precision, measured in peaks(20 if seconds else 2).items()}
             rows.append(measure(name, profile, best, plain, repeats, seconds, batch_size))
             print(line(rows[-1]), flush=True)
     rows = [with_peaks(entry, best) for entry in rows]  # the best of the whole run: other guests may slow the machine down for a while

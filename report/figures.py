@@ -242,7 +242,9 @@ def draw(number: str, profile: str | None = None) -> Sheet:
     records = {run: runs for name in entry.runs for run, runs in found(name, profile).items()}
     if entry.paired and records:
         both = set.intersection(*({record.seed for record in runs} for runs in records.values()))
-        records = {run: [record for record in runs if record.seed in both] or runs for run, runs in records.items()}
+        if not both:
+            raise UsageError(f"figure {number} sets seeds side by side, and {', '.join(records)} share none; train one with another's seed")
+        records = {run: [record for record in runs if record.seed in both] for run, runs in records.items()}
     missing = [name for name in entry.runs if name in EXPERIMENTS and name not in records]
     if lacking := [exp for name in missing if not has_budget(exp := experiment(name, profile))]:
         runs = ", ".join(exp.name for exp in lacking)

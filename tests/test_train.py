@@ -217,9 +217,6 @@ def test_an_evaluation_changes_nothing_and_sees_every_image_once():
     assert measured["accuracy"] == float((outputs.argmax(1) == data.tensors[1]).double().mean())
 
 
-# ---------------------------------------------------------------- optimizers
-
-
 # ---------------------------------------------------------------- accuracies, the probe
 
 
