@@ -76,8 +76,9 @@ def has_float64() -> bool:
 def kept_memory() -> Iterator[None]:
     """While it is open, glibc keeps what is freed for the next tensors: all that lies between others, and 1 GiB at its heap's end.
 
-    By itself it maps a block of more than 32 MiB anew each time. What was kept goes back to the system at the end, from when on
-    glibc does what it comes to by itself once such blocks were freed.
+    By itself it maps a block of more than 32 MiB anew each time. What is kept grows, as blocks come to lie where none of the holes
+    before them was large enough, so `give_back` is called now and then, and at the end; from when on glibc does what it comes to by
+    itself once such blocks were freed.
     """
     if _C_LIBRARY is None:
         yield
@@ -89,11 +90,11 @@ def kept_memory() -> Iterator[None]:
     finally:
         for option, number in ((M_MMAP_MAX, 65536), (M_MMAP_THRESHOLD, 2**25), (M_TRIM_THRESHOLD, 2**26)):
             _C_LIBRARY.mallopt(option, number)
-        _give_back()
+        give_back()
 
 
-def _give_back() -> None:
-    """Return to the system what is freed and kept."""
+def give_back() -> None:
+    """Return to the system the memory that is freed and kept."""
     if _C_LIBRARY is not None:
         _C_LIBRARY.malloc_trim(0)
 
@@ -102,7 +103,7 @@ def free_bytes() -> float:
     """The device's memory that is free, with what was kept of it; infinity where the system does not say."""
     if device().type == "cuda":
         return torch.cuda.mem_get_info()[0]
-    _give_back()
+    give_back()
     lines = Path("/proc/meminfo").read_text().splitlines() if Path("/proc/meminfo").exists() else []
     whole = next((1024.0 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")), math.inf)
     return min(whole, _container_bytes())
