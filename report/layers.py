@@ -134,4 +134,4 @@ def _by_layer(ax: Axes, records: Groups, metric: str, row: int, title: str, labe
     if metric == "probe_variance":
         ax.set_yscale("log")
     if metric == "probe_distinct":
-        ax.set_ylim(0)
+        ax.set_ylim(0, 1.05 * ax.get_ylim()[1])  # most lines run along the top
