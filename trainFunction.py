@@ -210,7 +210,7 @@ def train_epoch(
     take = Graphed(step) if graph and device().type == "cuda" else step
     for inputs, labels in batches:
         if device().type == "cpu" and steps % 100 == 0:
-            drop_subnormals(optimizer)  # a moment sinks for some 800 steps before it is one
+            drop_subnormals(optimizer)  # a moment sinks for some 800 steps before it is subnormal
             give_back()  # CNN_res_56 at 128 pixels keeps 1 GB more by then
         take(inputs, labels)
         images, steps = images + len(labels), steps + 1

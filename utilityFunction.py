@@ -77,8 +77,8 @@ def kept_memory() -> Iterator[None]:
     """While it is open, glibc keeps what is freed for the next tensors: all that lies between others, and 1 GiB at its heap's end.
 
     By itself it maps a block of more than 32 MiB anew each time. What is kept grows, as blocks come to lie where none of the holes
-    before them was large enough, so `give_back` is called now and then, and at the end; from when on glibc does what it comes to by
-    itself once such blocks were freed.
+    before them was large enough, so `give_back` is called now and then, and at the end. Afterwards the thresholds are those that glibc
+    comes to by itself once such blocks were freed.
     """
     if _C_LIBRARY is None:
         yield

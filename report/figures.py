@@ -236,14 +236,17 @@ def draw(number: str, profile: str | None = None) -> Sheet:
     """Figure `number` from the finished records of one profile (None: `PROFILE` in the environment, else the sample).
 
     Where only some of its runs have one, they are drawn and the footer names the others. Raises UsageError for an unknown
-    number, and when none of its runs has a finished record, with the way to train them.
+    number, where seeds that stand side by side are of one run alone, and when none of its runs has a finished record, with the way to
+    train them.
     """
     profile, entry = current_profile(profile), FIGURES[choose("figure", str(number), FIGURES)]
     records = {run: runs for name in entry.runs for run, runs in found(name, profile).items()}
     if entry.paired and records:
         both = set.intersection(*({record.seed for record in runs} for runs in records.values()))
         if not both:
-            raise UsageError(f"figure {number} sets seeds side by side, and {', '.join(records)} share none; train one with another's seed")
+            raise UsageError(
+                f"figure {number} sets seeds side by side, and {', '.join(records)} share none; train one with another's seed, by --seeds"
+            )
         records = {run: [record for record in runs if record.seed in both] for run, runs in records.items()}
     missing = [name for name in entry.runs if name in EXPERIMENTS and name not in records]
     if lacking := [exp for name in missing if not has_budget(exp := experiment(name, profile))]:

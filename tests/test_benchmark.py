@@ -4,6 +4,7 @@ import json
 import os
 import platform
 import resource
+import time
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from functools import partial
@@ -13,7 +14,7 @@ import pytest
 import torch
 
 from benchmarks import benchmark
-from benchmarks.benchmark import ROWS, line, markdown, measure, peaks, plain_process, row, speed, time_shares
+from benchmarks.benchmark import ROWS, line, markdown, measure, peaks, plain_process, row, speed, step_seconds, time_shares
 from benchmarks.recipes import Ours, Plain
 from dataFunction import load_images
 from experimentTable import Experiment, experiment, identity
@@ -110,6 +111,22 @@ def test_a_cache_counts_once_a_run():
     assert speed(step=0.5, cache=0.0, exp=exp) == 16  # 8 images in half a second
     images = 1000
     assert speed(step=0.5, cache=0.25, exp=exp) == pytest.approx(20 * images / (0.25 * images + 20 * images / 8 * 0.5))
+
+
+def test_the_first_step_and_what_workers_made_ahead_are_not_timed():
+    """A recipe whose epoch begins slowly, and whose workers are two batches ahead."""
+    exp, data = prepared("MLP_4")
+    recipe, seen = Ours(exp, data), []
+    recipe.ahead = 2
+
+    def train(batches):
+        for number, _ in enumerate(batches):
+            time.sleep(0 if number else 0.5)
+            seen.append(number)
+
+    recipe.train = train
+    assert step_seconds(recipe, 3) < 0.1
+    assert seen == [0, 1, 2, 3]
 
 
 def test_a_step_s_time_is_shared_out():
