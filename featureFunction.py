@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from experimentTable import UsageError
 from fileFunction import digest
 from myModel import set_train_mode
-from utilityFunction import arithmetic, cast, device, free_bytes
+from utilityFunction import arithmetic, cast, device, free_bytes, kept_memory
 
 CHUNK = 500  # images a forward pass without gradients takes; fixed, so that a cache made again is the same to the bit
 MOST_BYTES = 6 * 2**30  # a larger cache, or one of more than half of the free memory, is not made; the whole model runs instead
@@ -230,6 +230,7 @@ def _key(prefix: nn.Module, data: Any, precision: str) -> tuple | None:
     return *made_of, fingerprint, data.size, data.memory_format, digest({"images": data.images})
 
 
+@kept_memory()
 def extract_features(model: nn.Module, data: Any, precision: str = "fp32") -> Tensor:
     """What the Linear layer that runs last gets to see, flat: (N, features) in float32. Leaves the model on the device, in eval mode.
 

@@ -25,8 +25,8 @@ from recordFunction import RESULTS_VERSION, ROOT, ROUNDING_VERSION
 
 # The system clears a page when it hands it out. So large tensors lie in huge pages, where it grants them (torch asks at its first
 # tensor), and `kept_memory` spares most of it. THP_MEM_ALLOC_ENABLE=0 leaves both to the system.
-_KEEPS = os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1") == "1" and platform.libc_ver()[0] == "glibc"
-_C_LIBRARY = ctypes.CDLL(None) if _KEEPS else None
+_kept = os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1") == "1"
+_C_LIBRARY = ctypes.CDLL(None) if _kept and platform.libc_ver()[0] == "glibc" else None
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4  # of malloc.h
 
 # ---------------------------------------------------------------- seeds

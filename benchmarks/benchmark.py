@@ -145,7 +145,8 @@ def time_shares(recipe: Ours, steps: int) -> dict[str, float]:
     if recipe.prefix:
         cache = _profiled(recipe.make_cache, len(recipe.uncached) * exp.epochs)
         spent = {part: seconds + cache[part] for part, seconds in spent.items()}
-    return {part: seconds / sum(spent.values()) for part, seconds in spent.items()}
+    whole = sum(spent.values())
+    return {part: seconds / whole for part, seconds in spent.items()}
 
 
 def _profiled(work: Callable[[], object], images: int) -> dict[str, float]:
@@ -157,8 +158,9 @@ def _profiled(work: Callable[[], object], images: int) -> dict[str, float]:
     events = [event for event in profiled.key_averages() if event.device_type == DeviceType.CPU]
     spent, within = ({event.key: getattr(event, f"{part}{clock}_time_total") for event in events} for part in ("self_", ""))
     parts = {part: sum(spent[key] for key in spent if names.match(key)) for part, names in PARTS.items()}
-    parts |= {"gradient norms": within.get("gradient norms", 0.0)}
-    return {part: time / images for part, time in (parts | {"rest": sum(spent.values()) - sum(parts.values())}).items()}
+    parts["gradient norms"] = within.get("gradient norms", 0.0)
+    parts["rest"] = sum(spent.values()) - sum(parts.values())
+    return {part: time / images for part, time in parts.items()}
 
 
 def cache_seconds(recipe: Ours) -> float:

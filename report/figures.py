@@ -236,7 +236,7 @@ def draw(number: str, profile: str | None = None) -> Sheet:
     """Figure `number` from the finished records of one profile (None: `PROFILE` in the environment, else the sample).
 
     Where only some of its runs have one, they are drawn and the footer names the others. Raises UsageError for an unknown
-    number, where seeds that stand side by side are of one run alone, and when none of its runs has a finished record, with the way to
+    number, where runs of one seed are set side by side and share none, and when none of its runs has a finished record, with the way to
     train them.
     """
     profile, entry = current_profile(profile), FIGURES[choose("figure", str(number), FIGURES)]

@@ -13,7 +13,11 @@ from report.plots import GREY, INK, TEXT, WIDTH, Sheet, heat_map, looks, sheet, 
 ADAM_EPS = -8  # log10 of its default
 MARGIN = 0.01  # of accuracy, within which q7 calls two precisions alike
 LEAST_GRADIENT = -18  # log10, of the colours: what is less, down to none at all, has one
-LEFT = {"probe_variance": "Variance across samples", "probe_distinct": "Of 256 images told apart"}  # of a signal
+BY_LAYER = {  # what a layer's metric is
+    "probe_variance": "variance across samples",
+    "probe_distinct": "of 256 images told apart",
+    "gradient_log10_rms": "log10 of gradient's RMS",
+}
 
 
 def layers(records: Sequence[Record], metric: str) -> np.ndarray:
@@ -105,8 +109,8 @@ def precision(records: Groups) -> Sheet:
     style(axes[1], "Accuracy, bf16 less fp32 (grey: within a point)", "", "difference (share of images)")
     axes[1].set_xticks(range(len(pairs)), [model.replace("_", "\n", 1) for model in pairs])
     axes[1].set_xlim(-0.5, max(len(pairs), 1) - 0.5)
-    for ax, (metric, what) in zip(axes[2:], LEFT.items(), strict=True):
-        _by_layer(ax, records, metric, 0, f"{what}, before training", what.lower())
+    for ax, metric in zip(axes[2:], ("probe_variance", "probe_distinct"), strict=True):
+        _by_layer(ax, records, metric, 0, "before training")
     label_lines(axes[0], *axes[2:], legend_at=2)
     return figure
 
@@ -114,22 +118,22 @@ def precision(records: Groups) -> Sheet:
 def float64(records: Groups) -> Sheet:
     """3.7b, 4.5b: float64 beside float32: what is left of 256 images at each depth, before training and after it, and the gradient."""
     figure, axes = sheet(2, 2, height=5.2)
-    for ax, (metric, what) in zip(axes[:2], LEFT.items(), strict=True):
-        _by_layer(ax, records, metric, 0, f"{what}, before training", what.lower())
-    _by_layer(axes[2], records, "gradient_log10_rms", 1, "Gradient in the first epoch (grey: Adam's eps)", "log10 of gradient's RMS")
+    _by_layer(axes[0], records, "probe_variance", 0, "before training")
+    _by_layer(axes[1], records, "probe_distinct", 0, "before training")
+    _by_layer(axes[2], records, "gradient_log10_rms", 1, "epoch 1 (grey: Adam's eps)")
     axes[2].axhline(ADAM_EPS, color=GREY, linestyle=":", linewidth=1.2)
-    _by_layer(axes[3], records, "probe_distinct", -1, "Of 256 images told apart, after training", "of 256 images told apart")
+    _by_layer(axes[3], records, "probe_distinct", -1, "after training")
     label_lines(*axes)
     return figure
 
 
-def _by_layer(ax: Axes, records: Groups, metric: str, row: int, title: str, label: str) -> None:
+def _by_layer(ax: Axes, records: Groups, metric: str, row: int, when: str) -> None:
     """A metric of the layers that begin a block, in one row of each run."""
-    look = looks(records)
+    look, what = looks(records), BY_LAYER[metric]
     for name, runs in records.items():
         shown, values = block_starts(experiment(name).model), layers(runs, metric)[row]
         ax.plot(1 + shown, values[shown], color=look[name][0], linestyle=look[name][1], linewidth=1.2, label=name)
-    style(ax, title, "weight layer (1: at the input)", label)
+    style(ax, f"{what[0].upper()}{what[1:]}, {when}", "weight layer (1: at the input)", what)
     ax.xaxis.set_major_locator(whole_numbers(6))
     if metric == "probe_variance":
         ax.set_yscale("log")

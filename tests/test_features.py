@@ -1,11 +1,6 @@
 """What is frozen is computed once, and that changes nothing: the split, the cache, the features."""
 
 import copy
-import os
-import platform
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,12 +11,11 @@ from torch.utils.data import Dataset
 
 import featureFunction
 import loopFunction
-import utilityFunction
 from coreFunction import pipeline
 from dataFunction import load_images
 from featureFunction import AnySet, as_source, cached, extract_features, forward_all, split
 from myModel import MODELS, replace_head, set_train_mode, train_only
-from utilityFunction import arithmetic, free_bytes, kept_memory
+from utilityFunction import arithmetic
 
 CUTS = {("fc",): 9, ("layer4", "fc"): 7, ("layer3", "layer4", "fc"): 6}  # children in the frozen prefix
 
@@ -220,49 +214,6 @@ def test_a_cache_takes_no_more_than_half_of_the_memory_that_is_free(monkeypatch,
     monkeypatch.setattr(featureFunction, "free_bytes", lambda: free)
     assert (cached(nn.Flatten(), as_source(digits()), "fp32") is not None) == (free % 2 == 0)
     assert len(extract_features(mlp(), digits())) == 200  # which are asked for, however large
-
-
-@pytest.mark.parametrize("group", ["", "job_7/step_0"])
-@pytest.mark.parametrize(("limit", "free"), [("1000\n", 650), ("max\n", None)])
-def test_a_container_s_limit_counts(monkeypatch, tmp_path, limit, free, group):
-    """Its file pages that are cached can be given up, and count as free. A job's limit may be that of a group above its own."""
-    real = Path.read_text
-    monkeypatch.setattr(Path, "read_text", lambda path: f"1:name=systemd:/\n0::/{group}\n" if path.name == "cgroup" else real(path))
-    (tmp_path / "memory.max").write_text(limit)
-    (tmp_path / "memory.current").write_text("400\n")
-    (tmp_path / "memory.stat").write_text("anon 300\ninactive_file 50\n")
-    monkeypatch.setattr(utilityFunction, "CGROUPS", tmp_path)
-    monkeypatch.setattr(utilityFunction, "device", lambda: torch.device("cpu"))
-    assert free_bytes() == free if free else free_bytes() > 1e6
-
-
-def resident() -> int:
-    """Bytes of memory that this process has."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-
-
-def given_back() -> list[int]:
-    """Bytes that go back to the system, of 400 MiB freed: when the free memory is asked for, and when training is over."""
-    went = []
-    for ask in (True, False):
-        with kept_memory():
-            tensors = [torch.ones(10 * 2**20) for _ in range(10)]
-            del tensors
-            before = resident()
-            if ask:
-                free_bytes()
-                went.append(before - resident())
-        if not ask:
-            went.append(before - resident())
-    return went
-
-
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
-@pytest.mark.skipif(os.environ.get("THP_MEM_ALLOC_ENABLE") != "1", reason="memory is left to the system")
-def test_memory_that_is_kept_counts_as_free_and_goes_back_in_the_end(monkeypatch):
-    monkeypatch.setenv("DEVICE", "cpu")
-    with ProcessPoolExecutor(1, get_context("spawn")) as anew:  # what a process did before counts
-        assert min(anew.submit(given_back).result()) > 200 * 2**20
 
 
 def test_a_cache_lies_as_the_convolutions_behind_it_take_it():

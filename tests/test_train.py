@@ -11,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-import trainFunction
 from featureFunction import as_source
 from trainFunction import (
     PIECE,
@@ -219,15 +218,6 @@ def test_an_evaluation_changes_nothing_and_sees_every_image_once():
 
 
 # ---------------------------------------------------------------- accuracies, the probe
-
-
-def test_kept_memory_is_given_back_every_hundred_steps(monkeypatch):
-    monkeypatch.setattr(trainFunction, "device", lambda: torch.device("cpu"))
-    given = []
-    monkeypatch.setattr(trainFunction, "give_back", lambda: given.append(True))
-    model, (inputs, labels) = mlp(), digits().tensors
-    train_epoch(model, [(inputs[:4], labels[:4])] * 201, torch.optim.SGD(model.parameters(), lr=0.0))
-    assert len(given) == 3
 
 
 @given(st.lists(st.tuples(st.integers(0, 6), st.integers(0, 9)), min_size=1, max_size=60))
