@@ -18,9 +18,9 @@ from uuid import uuid4
 
 import torch
 
+from deepnet.text import listed
 from experimentTable import PROFILES, Experiment, Held, UsageError, experiment, price
 from recordFunction import Record, find_records, runs_dir
-from report.text import listed
 from utilityFunction import about, bar
 
 Call = Callable[..., Record]  # makes one run; takes `stop`, which is asked after each epoch, and `line`, a bar

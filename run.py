@@ -181,7 +181,7 @@ def verify(arguments: argparse.Namespace) -> bool:
 
 def sync(arguments: argparse.Namespace) -> bool:
     """Write finished records (of all seeds, where none is named) and the profile's figures to W&B."""
-    from report.figures import found
+    from deepnet.figures.registry import found
     from wandbFunction import sync as sync_records
 
     profile = current_profile(arguments.profile)

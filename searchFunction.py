@@ -14,9 +14,9 @@ from typing import Any
 
 import trialFunction
 from coreFunction import build, missing_parents, run
+from deepnet.text import counted
 from experimentTable import Held, UsageError, current_profile, experiment, price
 from recordFunction import Record
-from report.text import counted
 from sweepFunction import REPORT_SWEEP, begin_sweep, check_trials, said_best, score, space, with_agent
 from trialFunction import alone, attempts_of, has_ended, open_study, pause, queue_trial, rank_of, take_over, trial_lock, wait_for_the_silent
 from utilityFunction import about, bar, mixed

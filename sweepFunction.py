@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
+from deepnet.text import counted
 from experimentTable import PROJECT, Experiment, UsageError, choose, experiment, has_budget, identity, with_budget
 from myModel import MODELS
 from recordFunction import Record, runs_dir
-from report.text import counted
 from utilityFunction import quiet_imports
 from wandbFunction import complaint
 

@@ -19,9 +19,9 @@ import torch
 
 import recordFunction
 from coreFunction import data_identity, run
+from deepnet.claims.intervals import Interval, t_interval, wilson_interval
 from experimentTable import Experiment, UsageError, current_profile, experiment, price
 from recordFunction import WEIGHTS, Record, check_identity, runs_dir
-from report.intervals import Interval, t_interval, wilson_interval
 from utilityFunction import about, duration, provenance, resolve_precision
 
 # What must be the same for bits to be equal; for the analyses that scikit-learn does, its version too

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from dataFunction import CLASS_NAMES, ImageSet, at_hand, known_fingerprint, load_images
+from deepnet.text import counted
 from experimentTable import PROJECT, Experiment, UsageError
 from fileFunction import first_line
 from recordFunction import PREDICTIONS, WEIGHTS, Record, runs_dir
-from report.text import counted
 from utilityFunction import bar
 
 MISTAKES = 32  # images in the table of misclassified ones
@@ -252,7 +252,7 @@ def _log_figures(profile: str) -> int:
     import wandb
     from PIL import Image
 
-    from report.figures import FIGURES, draw
+    from deepnet.figures.registry import FIGURES, draw
 
     images = {}
     for number, entry in FIGURES.items():

@@ -20,10 +20,10 @@ from nbclient import NotebookClient
 from PIL import Image
 
 from benchmarks.benchmark import markdown
-from report.claims import RULES, check, ledger, ledger_markdown, ledger_short
-from report.figures import draw
-from report.plots import Sheet
-from report.words import prices, results, sources
+from deepnet.claims.ledger import RULES, check, ledger, ledger_markdown, ledger_short
+from deepnet.figures.plots import Sheet
+from deepnet.figures.registry import draw
+from deepnet.figures.words import prices, results, sources
 
 REMAKE = "REMAKE=1 python -m pytest tests/test_committed.py"
 NOTEBOOK, README, FIGURE = ROOT / "main.ipynb", ROOT / "README.md", ROOT / "report" / "figures" / "README.png"

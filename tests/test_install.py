@@ -11,7 +11,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 MODULES: list[str] = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["py-modules"]
-REPORT = [f"report.{path.stem}" for path in sorted((ROOT / "report").glob("*.py")) if path.stem != "__init__"]
+PACKAGE = [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in sorted((ROOT / "deepnet").rglob("*.py"))]
 OPTIONAL = ("wandb", "optuna", "sklearn", "scipy", "matplotlib", "tqdm", "pyarrow", "huggingface_hub", "IPython")
 
 NOTEBOOK = """
@@ -42,9 +42,9 @@ def test_an_editable_install_serves_a_notebook_in_any_folder(tmp_path):
 
     elsewhere.mkdir()
     (elsewhere / "notebook.py").write_text(NOTEBOOK)
-    seen = json.loads(output([python, "notebook.py", *MODULES, *REPORT], elsewhere).splitlines()[-1])
+    seen = json.loads(output([python, "notebook.py", *MODULES, *PACKAGE], elsewhere).splitlines()[-1])
 
-    assert seen["files"] == {name: str(ROOT / f"{name.replace('.', '/')}.py") for name in [*MODULES, *REPORT]}
+    assert seen["files"] == {name: str(ROOT / f"{name.replace('.', '/')}.py") for name in [*MODULES, *PACKAGE]}
     assert seen["images"] > 0
 
 

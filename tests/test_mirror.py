@@ -11,9 +11,9 @@ from PIL import Image
 
 import dataFunction
 from coreFunction import pipeline, run
+from deepnet.figures.registry import draw
 from fileFunction import sha256
 from recordFunction import EVIDENCE, Record
-from report.figures import draw
 from wandbFunction import mirror
 
 pytestmark = pytest.mark.usefixtures("account")

@@ -9,12 +9,12 @@ import pytest
 from helpers import ROOT
 from nbclient import NotebookClient
 
-from report.figures import FIGURES
+from deepnet.figures.registry import FIGURES
 
 SMALL = """
-import os, pathlib, report.figures
+import os, pathlib, deepnet.figures.registry
 from helpers import tiny_sample
-report.figures.FOLDER = pathlib.Path(os.environ["RUNS_DIR"]) / "figures"
+deepnet.figures.registry.FOLDER = pathlib.Path(os.environ["RUNS_DIR"]) / "figures"
 small = tiny_sample()
 small.__enter__()
 """

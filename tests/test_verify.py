@@ -15,10 +15,10 @@ import loopFunction
 import recordFunction
 import verifyFunction
 from coreFunction import run_all
+from deepnet.claims.intervals import wilson_interval
 from fileFunction import sha256
 from optimizerFunction import OPTIMIZERS
 from recordFunction import Record
-from report.intervals import wilson_interval
 from verifyFunction import compare, verify
 
 OTHER = {"processor": "another"}  # a condition under which bits need not be equal

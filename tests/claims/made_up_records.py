@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from report import intervals as st
+from deepnet.claims import intervals as st
 
 IMAGES = 1000
 WEIGHTS = {"weights.pt": "of these weights"}

@@ -5,9 +5,9 @@ import pytest
 from helpers import python
 from made_up_records import many, seeds_of, train, world
 
+from deepnet.claims import intervals as st
+from deepnet.claims.ledger import RULES, check, ledger
 from experimentTable import UsageError
-from report import intervals as st
-from report.claims import RULES, check, ledger
 
 # ---------------------------------------------------------------- from numbers to a part
 
@@ -168,7 +168,7 @@ def test_profile_comes_from_the_environment(monkeypatch, setting, profile):
 
 
 def test_claims_are_judged_without_torch_and_matplotlib():
-    done = python("import sys, report.claims as c; c.ledger_short(c.ledger('cpu', lambda name: [])); print(*sys.modules)")
+    done = python("import sys, deepnet.claims.ledger as c; c.ledger_short(c.ledger('cpu', lambda name: [])); print(*sys.modules)")
     assert done.returncode == 0, done.stderr
     assert not {"torch", "matplotlib"} & set(done.stdout.split())
 

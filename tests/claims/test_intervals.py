@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from report import intervals as st
+from deepnet.claims import intervals as st
 
 
 def test_wilson_interval_of_newcombe_1998():

@@ -4,10 +4,10 @@ import pytest
 from made_up_records import seeds_of, world
 from test_rules import CASES, F, H, U, chapter_5
 
+from deepnet.claims import intervals as st
+from deepnet.claims.ledger import RULES, check, ledger, ledger_markdown, ledger_short
+from deepnet.claims.rules_tuning import CHAPTER_5
 from experimentTable import EXPERIMENTS
-from report import intervals as st
-from report.claims import RULES, check, ledger, ledger_markdown, ledger_short
-from report.rules_tuning import CHAPTER_5
 
 
 def test_the_rules_are_complete_and_in_order():

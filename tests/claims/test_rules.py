@@ -5,10 +5,10 @@ from math import log
 import pytest
 from made_up_records import analysis, baseline, blocks, many, opened, wide, world
 
+from deepnet.claims import intervals as st
+from deepnet.claims.ledger import check
+from deepnet.claims.rules_tuning import CHAPTER_5
 from experimentTable import BOTH_PRECISIONS
-from report import intervals as st
-from report.claims import check
-from report.rules_tuning import CHAPTER_5
 
 MLPS = ("MLP_4", "MLP_13", "MLP_23")
 FLAT = log(10)

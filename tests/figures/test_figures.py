@@ -10,13 +10,13 @@ from made_up_runs import EPOCHS, flat, footer_of, named, texts, vouched, write_e
 from matplotlib.colors import to_hex
 from PIL import Image
 
+from deepnet.figures import registry as figures
+from deepnet.figures.lines import spread
+from deepnet.figures.plots import COLOURS, PALETTE, looks
+from deepnet.figures.registry import FIGURES, curves, draw, save, save_all
 from experimentTable import EXPERIMENTS, UsageError
 from fileFunction import sha256
 from recordFunction import find_record, find_records
-from report import figures
-from report.figures import FIGURES, curves, draw, save, save_all
-from report.lines import spread
-from report.plots import COLOURS, PALETTE, looks
 
 
 @pytest.mark.parametrize("number", FIGURES)

@@ -4,11 +4,11 @@ import pytest
 from helpers import refused
 from made_up_runs import footer_of, named, write_experiment
 
+from deepnet.claims.ledger import ledger, ledger_markdown, ledger_short
+from deepnet.figures import registry as figures
+from deepnet.figures.registry import FIGURES, draw, show
+from deepnet.figures.words import openings, seen, seen_gradients, seen_search
 from experimentTable import EXPERIMENTS
-from report import figures
-from report.claims import ledger, ledger_markdown, ledger_short
-from report.figures import FIGURES, draw, show
-from report.words import openings, seen, seen_gradients, seen_search
 from searchFunction import REPORT_SWEEP
 
 

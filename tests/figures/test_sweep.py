@@ -6,10 +6,10 @@ import shutil
 import pytest
 from made_up_runs import texts, write_record
 
+from deepnet.figures.registry import draw
+from deepnet.figures.sweep import SWEEP, three_best
 from experimentTable import EXPERIMENTS
 from recordFunction import find_record
-from report.figures import draw
-from report.sweep import SWEEP, three_best
 
 
 def test_the_sweeps_table_has_the_reports_numbers_and_ours_of_the_restored_and_of_the_last_epoch(records):

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from made_up_runs import VERDICTS, trial
 
+from deepnet.claims.ledger import ledger, ledger_markdown, ledger_short
+from deepnet.figures.words import openings, seen, seen_gradients, seen_search, table
+from deepnet.text import counted, listed, ranges, seeds_of
 from experimentTable import EXPERIMENTS
 from recordFunction import find_record, find_records
-from report.claims import ledger, ledger_markdown, ledger_short
-from report.text import counted, listed, ranges, seeds_of
-from report.words import openings, seen, seen_gradients, seen_search, table
 from searchFunction import REPORT_SWEEP
 
 

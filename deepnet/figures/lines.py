@@ -7,11 +7,11 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
+from deepnet.claims.measures import opened_accuracies
+from deepnet.figures.plots import GREY, SECOND, TEXT, Sheet, footer, legend, looks, sheet, style, whole_numbers
+from deepnet.text import counted
 from experimentTable import UsageError
 from recordFunction import Record
-from report.measures import opened_accuracies
-from report.plots import GREY, SECOND, TEXT, Sheet, footer, legend, looks, sheet, style, whole_numbers
-from report.text import counted
 
 UNITS = {  # what a metric's name ends in -> the label of its axis
     "loss": "cross-entropy (nats)",

@@ -2,8 +2,8 @@
 
 A rule that turns out to be wrong is not edited: a new one is added under a new id beside it, with the reason, and
 both verdicts are shown. Everything here is a function of records; nothing trains. The rules stand in
-report/rules_depth.py and report/rules_tuning.py, what they read in report/measures.py, and how numbers become a
-verdict in report/intervals.py. Where the rules leave a choice, the code that makes it says so.
+deepnet/claims/rules_depth.py and deepnet/claims/rules_tuning.py, what they read in deepnet/claims/measures.py, and how numbers become a
+verdict in deepnet/claims/intervals.py. Where the rules leave a choice, the code that makes it says so.
 """
 
 import textwrap
@@ -12,11 +12,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+from deepnet.claims import rules_depth, rules_tuning
+from deepnet.claims.evidence import Evidence, Rule, Source
+from deepnet.claims.intervals import Part, combine, few_seeds
+from deepnet.text import counted, listed, markdown, ranges
 from experimentTable import choose, current_profile
-from report import rules_depth, rules_tuning
-from report.evidence import Evidence, Rule, Source
-from report.intervals import Part, combine, few_seeds
-from report.text import counted, listed, markdown, ranges
 
 __all__ = ["RULES", "Rule", "Verdict", "check", "ledger", "ledger_markdown", "ledger_short"]
 

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from report.intervals import BESIDE, Aim, Number, Part, at_least, judge, judge_property, left_out, less
-from report.measures import (
+from deepnet.claims.intervals import BESIDE, Aim, Number, Part, at_least, judge, judge_property, left_out, less
+from deepnet.claims.measures import (
     Measure,
     Record,
     Runs,

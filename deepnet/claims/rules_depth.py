@@ -1,6 +1,6 @@
 """The rules of chapters 2 to 4 (the data; depth and residual connections) and of our questions, which ask about depth.
 
-They were fixed before any evidence and are not edited: report/claims.py says what is done instead.
+They were fixed before any evidence and are not edited: deepnet/claims/ledger.py says what is done instead.
 """
 
 from collections.abc import Iterator
@@ -8,10 +8,9 @@ from functools import partial
 from itertools import combinations, pairwise
 from math import log
 
-from experimentTable import BOTH_PRECISIONS
-from report.evidence import Evidence, Rule, compare, enter, has, nothing_learned, one, timing, vanished
-from report.intervals import BESIDE, Number, Part, above, alike, at_least, at_most, below, judge
-from report.measures import (
+from deepnet.claims.evidence import Evidence, Rule, compare, enter, has, nothing_learned, one, timing, vanished
+from deepnet.claims.intervals import BESIDE, Number, Part, above, alike, at_least, at_most, below, judge
+from deepnet.claims.measures import (
     accuracies,
     balanced,
     final_accuracy,
@@ -23,6 +22,7 @@ from report.measures import (
     mean_rms,
     norm,
 )
+from experimentTable import BOTH_PRECISIONS
 
 RULES: dict[str, Rule] = {}
 rule = partial(enter, RULES)

@@ -5,10 +5,10 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from matplotlib.lines import Line2D
 
+from deepnet.claims.measures import accuracies, final_loss, last_loss, setting
+from deepnet.figures.lines import Groups, mean_result, positions
+from deepnet.figures.plots import BLUE, GREY, INK, VERMILLION, Sheet, legend, sheet, style, table
 from experimentTable import EXPERIMENTS
-from report.lines import Groups, mean_result, positions
-from report.measures import accuracies, final_loss, last_loss, setting
-from report.plots import BLUE, GREY, INK, VERMILLION, Sheet, legend, sheet, style, table
 
 SWEEP = {  # the report's figure 5.6: run -> (validation accuracy, train loss); batch size and rate are in the table of experiments
     1: (0.48273, 0.16231), 2: (0.48748, 0.14808), 3: (0.35782, 2.5581), 4: (0.49561, 0.16794), 5: (0.48185, 0.32046),

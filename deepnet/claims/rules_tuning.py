@@ -1,16 +1,15 @@
 """The rules of chapter 5 (ResNet-18 from CIFAR-10 to CIFAR-100).
 
-They were fixed before any evidence and are not edited: report/claims.py says what is done instead.
+They were fixed before any evidence and are not edited: deepnet/claims/ledger.py says what is done instead.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import combinations
 
-from experimentTable import EXPERIMENTS
-from report.evidence import Evidence, Rule, compare, enter, has, in_paper, one
-from report.intervals import BESIDE, NOT_BELOW, Part, above, alike, at_least, at_most, below, judge, judge_property, less
-from report.measures import (
+from deepnet.claims.evidence import Evidence, Rule, compare, enter, has, in_paper, one
+from deepnet.claims.intervals import BESIDE, NOT_BELOW, Part, above, alike, at_least, at_most, below, judge, judge_property, less
+from deepnet.claims.measures import (
     Record,
     Runs,
     best_accuracy,
@@ -25,6 +24,7 @@ from report.measures import (
     oscillates,
     setting,
 )
+from experimentTable import EXPERIMENTS
 
 RULES: dict[str, Rule] = {}
 rule = partial(enter, RULES)

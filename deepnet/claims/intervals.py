@@ -11,8 +11,8 @@ from math import sqrt
 
 import numpy as np
 
+from deepnet.text import seeds_of
 from experimentTable import UsageError
-from report.text import seeds_of
 
 Interval = tuple[float, float]
 FEW = 2  # up to so many seeds each is judged by itself, and all must agree

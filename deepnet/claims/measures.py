@@ -7,7 +7,7 @@ from typing import Protocol
 
 import numpy as np
 
-from report.intervals import Number, accuracy_number, macro_number, t_interval
+from deepnet.claims.intervals import Number, accuracy_number, macro_number, t_interval
 
 
 class Record(Protocol):

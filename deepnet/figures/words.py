@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from deepnet.claims.ledger import ledger, ledger_markdown
+from deepnet.claims.measures import ends_early, final_loss, step_ratios
+from deepnet.figures.registry import found
+from deepnet.figures.sweep import SWEEP
+from deepnet.text import DATA, counted, markdown, ranges, seeds_of
 from experimentTable import PROFILES, ROWS, UsageError, current_profile, experiment, has_budget, price
 from recordFunction import Record, find_openings, find_records
-from report.claims import ledger, ledger_markdown
-from report.figures import found
-from report.measures import ends_early, final_loss, step_ratios
-from report.sweep import SWEEP
-from report.text import DATA, counted, markdown, ranges, seeds_of
 from sweepFunction import REPORT_SWEEP, said_best, said_point
 from utilityFunction import duration
 

@@ -13,10 +13,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from matplotlib import rc_context
 
-from experimentTable import EXPERIMENTS, UsageError, choose, current_profile, experiment, has_budget, with_budget
-from recordFunction import find_openings, find_records, roots
-from report.layers import depth, float64, precision
-from report.lines import (
+from deepnet.claims.measures import step_ratios
+from deepnet.figures.layers import depth, float64, precision
+from deepnet.figures.lines import (
     GUESSING,
     OPENINGS,
     TUNING,
@@ -29,17 +28,18 @@ from report.lines import (
     norms,
     training,
 )
-from report.measures import step_ratios
-from report.plots import BLUE, GREY, INK, TEXT, Sheet, bars, footer, looks, scatter, sheet, style, title
-from report.sweep import SWEEP_RUNS, searched_space, sweep_table
-from report.text import DATA, counted
+from deepnet.figures.plots import BLUE, GREY, INK, TEXT, Sheet, bars, footer, looks, scatter, sheet, style, title
+from deepnet.figures.sweep import SWEEP_RUNS, searched_space, sweep_table
+from deepnet.text import DATA, counted
+from experimentTable import EXPERIMENTS, UsageError, choose, current_profile, experiment, has_budget, with_budget
+from recordFunction import ROOT, find_openings, find_records, roots
 
 if TYPE_CHECKING:
     from dataFunction import ImageSet
 
 __all__ = ["FIGURES", "Entry", "curves", "draw", "save", "save_all", "show"]
 
-FOLDER = Path(__file__).resolve().parent / "figures"
+FOLDER = ROOT / "report" / "figures"
 SHOWN_IMAGE = {"cifar10": 355, "cifar100": 338}  # which train image of the sample figures 2.3 and 2.4 show
 LOSS_TEST = ("train_loss", "test_accuracy")
 FLAT: dict[str, Any] = {"references": GUESSING, "limits": {"train_loss": (0, 2.6), "test_accuracy": (0, 1)}}  # for a run that may not learn
@@ -186,7 +186,7 @@ PRECISION = tuple(name for name, row in EXPERIMENTS.items() if row.family == "co
 CNN_CONTROLS = ("CNN_30", "CNN_30_eps", "CNN_10_he", "CNN_13_he", "CNN_30_he")
 TUNED, TUNED_LR = ("fine_tune_1", "fine_tune_2"), ("fine_tune_1_lr", "fine_tune_2_lr", "fine_tune_3_lr")
 BOTH, RING = "Train loss and test accuracy of", "(ring: restored epoch)"
-BEGINS = "signal where a block begins"  # of a residual net: see report/layers.py
+BEGINS = "signal where a block begins"  # of a residual net: see deepnet/figures/layers.py
 FIGURES: dict[str, Entry] = {
     "2.1": Entry(distribution, ("distribution",), "Class distribution of the three train sets"),
     "2.2": _tsne("mnist", "cifar10", caption="MNIST and CIFAR-10 in two dimensions (t-SNE)"),

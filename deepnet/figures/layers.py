@@ -5,10 +5,10 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.axes import Axes
 
+from deepnet.figures.lines import Groups, label_lines, lines, positions
+from deepnet.figures.plots import GREY, INK, TEXT, WIDTH, Sheet, heat_map, looks, sheet, style, whole_numbers
 from experimentTable import BOTH_PRECISIONS, experiment
 from recordFunction import Record
-from report.lines import Groups, label_lines, lines, positions
-from report.plots import GREY, INK, TEXT, WIDTH, Sheet, heat_map, looks, sheet, style, whole_numbers
 
 ADAM_EPS = -8  # log10 of its default
 MARGIN = 0.01  # of accuracy, within which q7 calls two precisions alike

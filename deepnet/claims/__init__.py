@@ -1,0 +1,1 @@
+"""How each claim of the report is judged: rules, intervals, the ledger."""

@@ -1,0 +1,1 @@
+"""What the records show, as figures by number and as sentences."""
