@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
-os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported, and for the processes that tests start
+THREADS = os.environ.get("TEST_THREADS", "1")
+os.environ["OMP_NUM_THREADS"] = THREADS  # before torch is imported, and for the processes that tests start
 
 import torch
 
-torch.set_num_threads(1)
+torch.set_num_threads(int(THREADS))
 
 
 @pytest.fixture(scope="session", autouse=True)
