@@ -12,6 +12,7 @@ import torch
 
 from coreFunction import build, data_identity
 from dataFunction import load_images, open_vault
+from deepnet.training.recipe import EVAL_BATCH_SIZE
 from experimentTable import ROWS, Experiment, Held, UsageError, experiment
 from featureFunction import CS, classical_baseline, extract_features, linear
 from fileFunction import append_line, rounded, writing
@@ -26,6 +27,7 @@ TIMED_PAIRS = {  # plain beside residual
     "timing_4": [("CNN_13", "CNN_res_16"), ("CNN_30", "CNN_res_35")],
 }
 EMBEDDED_DIMENSIONS, NEIGHBOURS = 50, 5
+AS_TRAINED: dict = {"batch_size": EVAL_BATCH_SIZE, "fast": True}  # so that the numbers are a training's own to the bit
 
 
 def analyse(exp: Experiment, folder: RunFolder) -> Record:
@@ -90,7 +92,7 @@ def _timing(exp: Experiment, makeup: dict) -> Any:
 
         def seconds(model: torch.nn.Module, optimizer: torch.optim.Optimizer, steps: int) -> float:
             work = [batch for batch, _ in zip(cycle(batches), range(steps), strict=False)]
-            return train_epoch(model, work, optimizer)["train_seconds"] / steps
+            return train_epoch(model, work, optimizer, fast=True)["train_seconds"] / steps
 
         for plain, residual in TIMED_PAIRS[exp.name]:
             models = [MODELS[name](image_size=makeup["image_size"]).to(device()) for name in (plain, residual)]
@@ -116,14 +118,14 @@ def _baseline(exp: Experiment, makeup: dict) -> Any:
 
     def fit(folder: RunFolder) -> Record:
         precision = resolve_precision(exp.precision)
-        features, labels = extract_features(model, train, precision).cpu().numpy(), train.labels.cpu().numpy()
+        features, labels = extract_features(model, train, precision, **AS_TRAINED).cpu().numpy(), train.labels.cpu().numpy()
         # The same tenth for all seeds, drawn at random so that it is nearly stratified.
         order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0)).numpy()
         choosing, fitting = np.split(order, [len(order) // 10])
         rows, states = classical_baseline((features[fitting], labels[fitting]), (features[choosing], labels[choosing]))
         for row in rows:
             folder.append(row)
-        features, labels = extract_features(model, held, precision).cpu().numpy(), held.labels.cpu().numpy()
+        features, labels = extract_features(model, held, precision, **AS_TRAINED).cpu().numpy(), held.labels.cpu().numpy()
         chosen_row = max(rows, key=lambda row: row["held_out_accuracy"])
         classifiers, given = {}, {}
         for name, state in states.items():
@@ -212,8 +214,8 @@ def _predictions(record: Record) -> dict[str, np.ndarray]:
     if record.name == "dropout":
         model = build(replace(exp, start_from=None)).to(device())  # its weights are all its own by now
         model.load_state_dict(weights)
-        return {"resnet18": evaluate(model, test, precision)[1]}
-    features, labels = extract_features(build(exp).to(device()), test, precision).cpu().numpy(), test.labels.cpu().numpy()
+        return {"resnet18": evaluate(model, test, precision, **AS_TRAINED)[1]}
+    features, labels = extract_features(build(exp).to(device()), test, precision, **AS_TRAINED).cpu().numpy(), test.labels.cpu().numpy()
     states: dict[str, dict] = {}
     for key, tensor in weights.items():
         name, _, part = key.partition(".")

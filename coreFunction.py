@@ -1,17 +1,24 @@
 """Running experiments: `pipeline` for any model, `run` and `run_all` for the table's rows."""
 
 import tempfile
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, KeysView, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
+import torch
 from torch import nn
+from torch.nn.functional import cross_entropy
+from torch.optim import Optimizer
 
 from dataFunction import known_fingerprint, load_images
+from deepnet.data.datasets import as_source
+from deepnet.training.own import check_switches, checked_sets, own_optimizer, whole
+from deepnet.training.recipe import Recipe, count_outputs, materialise, rehearse, set_precision, trial_of
 from experimentTable import (
     CLASSES,
     ROWS,
@@ -25,14 +32,16 @@ from experimentTable import (
     price,
     with_budget,
 )  # fmt: skip
-from featureFunction import as_source, extract_features
+from featureFunction import extract_features
+from fileFunction import digest
 from loopFunction import fit
-from myModel import MODELS, initialise, replace_head, train_only
+from myModel import MODELS, initialise, replace_head, train_only, weight_layers
+from optimizerFunction import make_optimizer
 from queueFunction import generation, work_off
 from recordFunction import Record, RunFolder, check_identity, find_record, runs_dir, same_identity
-from trainFunction import check_model, evaluate, train_epoch
-from utilityFunction import about, bar, provenance, resolve_precision, seed_everything
-from wandbFunction import mirror
+from trainFunction import Loss, evaluate, own_precision, train_epoch
+from utilityFunction import about, bar, cast, device, fast_by_default, kept_memory, provenance, resolve_precision, seed_everything
+from wandbFunction import mirror, wandb_wanted
 
 __all__ = ["build", "evaluate", "extract_features", "pipeline", "run", "run_all", "train_epoch"]
 
@@ -41,58 +50,141 @@ KEEP_WEIGHTS = {row.start_from for row in ROWS if row.start_from} | {"baseline",
 
 # ---------------------------------------------------------------- a reader's own model and data
 
-OPTIONS = {"lr", "optimizer", "epochs", "batch_size", "trainable", "patience", "min_delta", "record_gradients", "eps", "precision", "seed"}
-
 
 @contextmanager
 def _learning(model: nn.Module, children: Collection[str] | None) -> Iterator[None]:
-    """Let these children alone learn meanwhile; afterwards, refusal or not, what could learn before can again, in eval mode."""
+    """Let these children alone learn meanwhile; afterwards, refusal or not, what could learn before can again."""
     learned = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     try:
         train_only(model, children)
         yield
     finally:
         for parameter, could_learn in learned:
-            parameter.requires_grad_(could_learn)
-        model.eval()
+            parameter.requires_grad = could_learn
+
+
+# model -> the run that trained it last in this process, and the digest of its weights then
+_left: WeakKeyDictionary[nn.Module, tuple[str, str]] = WeakKeyDictionary()
 
 
 def pipeline(
-    model: nn.Module, train_set: Any, eval_set: Any, *, name: str, resume: bool = False, record: bool = True, wandb: bool = True,
-    keep_weights: bool = False, **options: Any,
+    model: nn.Module, train_set: Any, eval_set: Any, *, name: str, lr: float | None = None,
+    optimizer: str | Callable[[list[nn.Parameter]], Optimizer] = "Adam", eps: float | None = None, epochs: int = 20, batch_size: int = 128,
+    eval_batch_size: int | None = None, trainable: Collection[str] | None = None, loss: Loss = cross_entropy,
+    schedule: Callable[[Optimizer], Any] | None = None, schedule_per_step: bool = False, patience: int | None = None,
+    min_delta: float = 0.0, classes: Sequence[Any] | None = None, workers: int = 0, precision: str | None = None, seed: int = 0,
+    fast: bool = False, cache_frozen: bool = False, record_gradients: bool = False, keep_weights: bool = False, resume: bool = False,
+    record: bool = True, wandb: bool | None = None,
 ) -> Record:  # fmt: skip
-    """Train any model on any map-style torch data set of (tensor, label) pairs, through the loop that the report's runs take.
+    """Train any model on any map-style data set of (tensor, label) pairs, or on a loader of one, and record the run.
 
-    Always trains: a finished record of that `name` is moved aside; `resume=True` goes on with an interrupted one.
-    `record=False` leaves nothing on the disk, `wandb=False` nothing in W&B; the record is returned all the same.
-    The model is trained in place: with `patience` it ends with its best epoch's weights, and it is left on the device, in eval mode,
-    channels last where that is faster. What is frozen stays so, unless `trainable` names its child: those alone learn in this call.
-    Each epoch seeds torch's, numpy's and Python's global generators.
-    `options` are fields of Experiment, those in OPTIONS, and default to lr 1e-3, Adam, 20 epochs, batch_size 128, no patience and
-    precision "fp32"; "auto" is bf16 where the hardware has it, and several times as fast for convolutions there.
-    Raises UsageError for an unknown option or value, for data that does not fit the model, and where nothing could learn.
+    It always trains: a finished record of that name is superseded, which leaves it beside the new one. The model is trained in place and
+    used as it is: its own `forward` and `train`, torch's own operations, and every item read anew in each epoch. It is left on
+    the device, in eval mode, with its best epoch's weights where `patience` is given. What is frozen stays frozen.
+
+    Args:
+        model: gives scores (N, classes) for a batch of N inputs, in training too.
+        train_set: a data set with a length whose items are (tensor, label) pairs, or a `DataLoader`, whose own batches are taken.
+        eval_set: likewise, for the evaluation before the first epoch and after each.
+        name: of the run and of its folder.
+        lr: the learning rate of an optimizer that is named; 1e-3 unless it is given.
+        optimizer: "Adam", "AdamW", "RMSprop" or "SGD" with torch's defaults, or a callable from the parameters that learn to an
+            optimizer, as `lambda parameters: torch.optim.SGD(parameters, lr=0.1, momentum=0.9)`.
+        eps: of an optimizer that is named; torch's default unless it is given.
+        epochs: passes over the training set.
+        batch_size: images per step. A last batch of one image joins the one before it.
+        eval_batch_size: images per batch in evaluation; `batch_size` unless it is given.
+        trainable: names of the children that alone learn in this call; all that are not frozen unless it is given.
+        loss: from scores (B, classes) and targets (B,) to the mean over the batch.
+        schedule: from the optimizer to a scheduler of torch.optim.lr_scheduler, which is stepped after each epoch; one that
+            waits for a plateau goes by the evaluation loss.
+        schedule_per_step: step the schedule after each optimizer step instead.
+        patience: epochs in a row without a gain in evaluation accuracy of more than `min_delta` that end the run. The
+            first gain is counted from an accuracy of 0, as in the report.
+        min_delta: see `patience`.
+        classes: the labels in the order of the model's outputs; names alone where labels are whole numbers. Unless it is given, whole
+            numbers from 0 to outputs - 1 stay what they are, and others, or words, are numbered in ascending order. The record says how.
+        workers: processes that read the data sets.
+        precision: "fp32", "fp64", "bf16" (torch's autocast) or "auto", which is bf16 where the hardware has it; the
+            model's own type unless it is given. "fp32" and "fp64" convert the model, and it stays so.
+        seed: of the order, of dropout and of random transforms: each epoch seeds torch's, numpy's and Python's global generators. The
+            initial weights are the caller's own; call `torch.manual_seed` before the model is made to have them again.
+        fast: use all that only makes it faster: fused optimizers, channels-last memory, products computed otherwise on small maps, memory
+            that is kept, and a frozen front that is computed once where its forward is known to be a chain of modules
+            (nn.Sequential; torchvision's ResNet) and the data are tensors in memory. Results differ by rounding alone.
+        cache_frozen: compute the frozen front once in any case: the caller vouches that the model runs its children in turn and that
+            the data are the same at each reading.
+        record_gradients: record gradient norms and each layer's signal per epoch.
+        keep_weights: keep the final weights beside the record.
+        resume: go on with an interrupted run of this name.
+        record: leave files on the disk; without it the record is returned all the same.
+        wandb: mirror the run to Weights & Biases; unless it is given, where an account is logged in or WANDB_MODE is set.
+
+    Returns:
+        The run's record.
+
+    Raises:
+        UsageError: for a value that has no effect or cannot be had, for data that do not fit the model, where nothing could learn, and
+            for whatever fails when a copy of the model is trained for one small batch; files are then as they were.
+
+    Example:
+        >>> torch.manual_seed(0)
+        >>> model = nn.Sequential(nn.Flatten(), nn.Linear(784, 10))
+        >>> pipeline(model, train_set, test_set, name="linear", epochs=2).result["accuracy"]
     """
-    if unknown := sorted(set(options) - OPTIONS):
-        raise UsageError(f"unknown option {unknown[0]!r}; choose from {', '.join(sorted(OPTIONS))}")
     if not isinstance(name, str):
         raise UsageError(f"name must be a word, as 'my_model', got {name!r}")
     if not isinstance(model, nn.Module):
         raise UsageError(f"model must be a torch.nn.Module, got {model!r:.60}")
-    exp = Experiment(name, model=type(model).__name__, dataset="own", profile="own", **{"lr": 1e-3, "precision": "fp32", **options})
-    train = as_source(train_set)
-    held = as_source(eval_set, train.classes)
-    with _learning(model, exp.trainable):
-        check_model(model, train, held, exp)  # before anything is moved aside
-        makeup = asdict(exp) | {"architecture": str(model), "images": [len(train), len(held)], "classes": len(train.classes)}
-        makeup = {key: value for key, value in makeup.items() if key not in ("name", "profile", "seed", "family")}
-        if frozen := [name for name, parameter in model.named_parameters() if not parameter.requires_grad]:
-            makeup["frozen"] = frozen
-        scratch = None if record else tempfile.TemporaryDirectory()
-        with RunFolder(exp, Path(scratch.name) if scratch else runs_dir()) as folder:
-            checkpoint = folder.start(makeup, provenance(resolve_precision(exp.precision)), fresh=not resume or folder.ended)
-            made = fit(
-                model, train, held, exp, folder, checkpoint, split_name="validation", keep_weights=keep_weights, use_wandb=wandb and record
-            )
+    precision = resolve_precision(precision or own_precision(model))
+    named = isinstance(optimizer, str)
+    if not named and not callable(optimizer):
+        raise UsageError(f"optimizer must be a name, or a callable from parameters to an optimizer, got {optimizer!r:.60}")
+    if not named and (lr is not None or eps is not None):
+        raise UsageError("lr and eps belong to an optimizer that is named; set them where yours is made")
+    if isinstance(trainable, list | set | frozenset | KeysView):
+        trainable = tuple(trainable)
+    exp = Experiment(
+        name, model=type(model).__name__, dataset="own", profile="own", lr=1e-3 if lr is None else lr,
+        optimizer=str(optimizer) if named else "Adam", eps=eps, epochs=epochs, batch_size=batch_size, trainable=trainable,
+        patience=patience, min_delta=min_delta, record_gradients=record_gradients, precision=precision, seed=seed,
+    )  # fmt: skip
+    recipe = Recipe(
+        partial(make_optimizer, exp, fast=fast) if named else partial(own_optimizer, optimizer), precision, loss, schedule,
+        schedule_per_step, whole("eval_batch_size", exp.batch_size if eval_batch_size is None else eval_batch_size, 1), fast,
+        cache_frozen=cache_frozen,
+    )  # fmt: skip
+    check_switches(schedule=schedule, loss=loss, schedule_per_step=schedule_per_step)
+    train, evaluation = (as_source(data, whole("workers", workers, 0)) for data in (train_set, eval_set))
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        with _learning(model, exp.trainable):
+            train, evaluation, settings = checked_sets(model, train, evaluation, exp, recipe, classes)
+            materialise(model, train)
+            run_of = asdict(exp) | settings
+            identity = {key: value for key, value in run_of.items() if key not in ("name", "profile", "seed", "family")}
+            begun = digest(model.state_dict())
+            if _left.get(model, ("", ""))[1] == begun:
+                print(f"{name}: begins with the weights that {_left[model][0]} left in this model; make it anew to train it from scratch")
+            scratch = None if record else tempfile.TemporaryDirectory()
+            root = Path(scratch.name) if scratch else runs_dir()
+            with kept_memory(fast), RunFolder(exp, root) as folder:
+                try:
+                    checkpoint = folder.start(
+                        identity, provenance(precision), fresh=not resume or folder.ended, initial_weights=begun,
+                        classes=list(evaluation.classes), layers=[layer for layer, _ in weight_layers(model)],
+                    )  # fmt: skip
+                    set_precision(model, precision)
+                    made = fit(
+                        model, train, evaluation, exp, recipe, folder, checkpoint, split_name="validation", keep_weights=keep_weights,
+                        use_wandb=record and wandb_wanted(wandb),
+                    )  # fmt: skip
+                finally:
+                    _left[model] = name, digest(model.state_dict())
+                    modes = [(module, False) for module in model.modules()]  # it has been trained, to the end or not
+    finally:
+        for module, mode in modes:
+            module.training = mode
     made.scratch = scratch  # the folder lives as long as the record that reads it
     return made
 
@@ -146,18 +238,24 @@ def data_identity(exp: Experiment) -> dict:
 def _train(exp: Experiment, line: Any, stop: Callable[[], bool], use_wandb: Any) -> Record:
     split_name = "validation" if exp.dataset == "cifar100" else "test"
     makeup = data_identity(exp)
+    precision, fast = resolve_precision(exp.precision), fast_by_default()
     if makeup["steps_per_epoch"] and exp.epochs not in {row.epochs for row in ROWS if row.family == exp.family}:
         print(f"{exp.name}: epochs={exp.epochs} has no effect in the profile {exp.profile}; its family has {makeup['epochs']} rows there")
     exp = replace(exp, epochs=makeup["epochs"])  # what its profile grants
     train, held = (load_images(exp.dataset, part, exp.profile, makeup["image_size"]) for part in ("train", split_name))
     model = build(exp)
     train_only(model, exp.trainable)
-    check_model(model, train, held, exp)
-    with RunFolder(exp, runs_dir()) as folder:
-        checkpoint = folder.start(makeup, provenance(resolve_precision(exp.precision)))
+    set_precision(model, precision)
+    recipe = Recipe(partial(make_optimizer, exp, graph=True, fast=fast), precision, fast=fast, graph=True)
+    with trial_of(model) as trial:
+        with torch.no_grad():
+            count_outputs(trial, cast(train.first(2).to(device()), precision))
+        rehearse(trial, train, exp.batch_size, recipe, record_gradients=False)
+    with kept_memory(fast), RunFolder(exp, runs_dir()) as folder:
+        checkpoint = folder.start(makeup, provenance(precision))
         return fit(
-            model, train, held, exp, folder, checkpoint, split_name=split_name, steps=makeup["steps_per_epoch"],
-            graph=True, keep_weights=exp.name in KEEP_WEIGHTS, use_wandb=use_wandb, line=line, stop=stop,
+            model, train, held, exp, recipe, folder, checkpoint, split_name=split_name, steps=makeup["steps_per_epoch"],
+            keep_weights=exp.name in KEEP_WEIGHTS, use_wandb=use_wandb, line=line, stop=stop,
         )  # fmt: skip
 
 

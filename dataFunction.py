@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2.functional import resize
 
+from deepnet.data.datasets import Indexed
 from experimentTable import PROFILES, PROJECT, UsageError, choose
 from sourceFunction import SAMPLE, SETS, Source, fetch, in_data_dir, in_folder
 
@@ -95,7 +96,7 @@ COARSE_OF = (  # the superclass of each of CIFAR-100's classes
 
 
 @dataclass(frozen=True)
-class ImageSet:
+class ImageSet(Indexed):
     """One part of one set, held in memory: a valid map-style data set, and quicker by `batch`."""
 
     name: str

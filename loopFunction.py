@@ -1,8 +1,9 @@
 """The loop that every run goes through: epochs, checkpoints, early stopping, and what is frozen held to it.
 
-Every epoch seeds itself from (seed, epoch), so that a run that was cut off goes on as if it had not been.
+Every epoch seeds itself from (seed, epoch), so that a resumed run goes on as if it had not been interrupted.
 """
 
+import copy
 import time
 from collections.abc import Callable
 from dataclasses import asdict
@@ -12,39 +13,32 @@ import torch
 from torch import nn
 
 from dataFunction import ImageSet
+from deepnet.data.datasets import Source
+from deepnet.training.recipe import Recipe, advance
 from experimentTable import Experiment
-from featureFunction import Source, cached, first_inputs, split
+from featureFunction import without_frozen_prefix
 from fileFunction import digest
 from myModel import set_train_mode
-from optimizerFunction import make_optimizer, restore_optimizer
+from optimizerFunction import restore_optimizer
 from recordFunction import Record, RunFolder
-from trainFunction import (
-    EarlyStopping,
-    GradientNorms,
-    epoch_batches,
-    evaluate,
-    lay_out,
-    probe,
-    train_epoch,
-)
-from utilityFunction import bar, cast, checkpoint_seconds, device, kept_memory, resolve_precision, seed_everything
+from trainFunction import EarlyStopping, GradientNorms, evaluate, probe, train_epoch
+from utilityFunction import bar, checkpoint_seconds, device, seed_everything
 from wandbFunction import Mirror
 
 
-@kept_memory()
 def fit(
-    model: nn.Module, train: Source, held: Source, exp: Experiment, folder: RunFolder, checkpoint: dict | None, *, split_name: str,
-    steps: int | None = None, graph: bool = False, keep_weights: bool = False, use_wandb: Any = True, line: Any = None,
+    model: nn.Module, train: Source, eval_set: Source, exp: Experiment, recipe: Recipe, folder: RunFolder, checkpoint: dict | None, *,
+    split_name: str, steps: int | None = None, keep_weights: bool = False, use_wandb: Any = True, line: Any = None,
     stop: Callable[[], bool] = lambda: False,
 ) -> Record:  # fmt: skip
-    """Train what may learn of `model`, in place, as `exp` says, on from `checkpoint`.
+    """Train what may learn of `model`, in place, as `exp` and `recipe` say, on from `checkpoint`.
 
-    `stop` is asked after each epoch whether to leave off there. `graph`: the model may be run as a CUDA graph, as those of the table may.
+    `stop` is asked after each epoch whether to leave off there.
     """
-    precision = resolve_precision(exp.precision)
-    model.to(device(), torch.float64 if precision == "fp64" else torch.float32)
-    layout = lay_out(model, train)
-    train, held = (source.to(device(), layout) if isinstance(source, ImageSet) else source for source in (train, held))
+    precision, fast = recipe.precision, recipe.fast
+    model.to(device())
+    if fast:
+        train, eval_set = in_fast_memory(model, train, eval_set)
     if checkpoint:
         with folder.restoring():
             model.load_state_dict(checkpoint["model"])
@@ -52,14 +46,19 @@ def fit(
     else:
         frozen = _frozen_digests(model)
     seed_everything(exp.seed, 0)  # a reader's data set may be random
-    probed = first_inputs(train, 256) if exp.record_gradients else None
-    trained, train, held = _without_frozen_prefix(model, train, held, precision)
-    optimizer = make_optimizer(exp, trained, graph)
-    gradients = GradientNorms(trained) if exp.record_gradients else None
+    probed = train.first(256).to(device()) if exp.record_gradients else None
+    trained = model
+    if fast or recipe.cache_frozen:
+        trained, train, eval_set = without_frozen_prefix(model, train, eval_set, precision, recipe.eval_batch_size, recipe.cache_frozen)
+    optimizer = recipe.optimizer(trained)
+    schedule = recipe.schedule(optimizer) if recipe.schedule else None
+    gradients = GradientNorms(model) if exp.record_gradients else None
     stopping, best, first = EarlyStopping(exp.patience, exp.min_delta), None, 0
     if checkpoint:
         with folder.restoring():
             restore_optimizer(optimizer, checkpoint["optimizer"])
+            if schedule is not None:
+                schedule.load_state_dict(checkpoint["schedule"])
             stopping, best, first = EarlyStopping(**checkpoint["stopping"]), checkpoint["best"], checkpoint["epoch"] + 1
     mirrored = Mirror(Record(folder.path), None if use_wandb is True else use_wandb) if use_wandb else None
     line = bar(exp.epochs) if line is None else line
@@ -67,20 +66,29 @@ def fit(
     line.set_description_str(exp.name)
     line.update(max(first - 1, 0))
     reason, saved, seconds_between = None, time.monotonic(), checkpoint_seconds()
+    after_step = schedule.step if schedule is not None and recipe.schedule_per_step else None
 
     def save(epoch: int) -> None:
         state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "best": best, "epoch": epoch, "frozen": sorted(frozen)}
+        state |= {"schedule": schedule.state_dict()} if schedule is not None else {}
         folder.checkpoint(state | {"stopping": asdict(stopping)})
+
+    def measure() -> tuple[dict, Any]:
+        return evaluate(trained, eval_set, precision, batch_size=recipe.eval_batch_size, loss=recipe.loss, fast=fast)
 
     for epoch in range(first, exp.epochs + 1):
         row: dict = {"epoch": epoch}
         generator = seed_everything(exp.seed, epoch)
         if epoch:
-            order = epoch_batches(len(train), exp.batch_size, generator, steps)
-            row |= train_epoch(trained, map(train.batch, order), optimizer, precision, gradients, graph)
-        measured, predictions = evaluate(trained, held, precision)
+            batches = train.shuffled(exp.batch_size, generator, steps)
+            row |= train_epoch(
+                trained, batches, optimizer, precision, gradients, recipe.graph, loss=recipe.loss, fast=fast, after_step=after_step
+            )
+        measured, predictions = measure()
+        if epoch and schedule is not None and not recipe.schedule_per_step:
+            advance(schedule, measured["loss"])
         row |= {f"{split_name}_{metric}": value for metric, value in measured.items()}
-        row |= {} if probed is None else probe(model, probed, precision)
+        row |= {} if probed is None else probe(model, probed, precision, fast)
         row = folder.append(row)
         if mirrored:
             mirrored.log(row)
@@ -90,7 +98,7 @@ def fit(
             reason = f"the {broken[0]} loss is not finite in epoch {epoch}; try a lower learning rate than {exp.lr}"
             break
         if epoch and stopping.update(epoch, measured["accuracy"]) and exp.patience:
-            best = {key: value.detach().clone() for key, value in model.state_dict().items()}
+            best = copy.deepcopy(model.state_dict())  # with its metadata, which versioned modules need
         if epoch == exp.epochs or stopping.over:
             break
         if (stopped := stop()) or time.monotonic() - saved >= seconds_between:
@@ -105,7 +113,7 @@ def fit(
     moved = frozen ^ _frozen_digests(model)  # before the best weights are restored, which would hide what moved after them
     if best is not None:  # the restored weights' own measure and predictions, not the last epoch's
         model.load_state_dict(best)
-        measured, predictions = evaluate(trained, held, precision)
+        measured, predictions = measure()
         moved |= frozen ^ _frozen_digests(model)
     if names := sorted({name for name, _ in moved}):
         more = f" and {len(names) - 1} more" if len(names) > 1 else ""
@@ -115,7 +123,7 @@ def fit(
         folder.save_weights(weights)
     folder.save_array("predictions.npy", predictions=predictions)
     result = {
-        "status": "failed" if reason else "finished", "reason": reason, "split": split_name, "classes": len(held.classes),
+        "status": "failed" if reason else "finished", "reason": reason, "split": split_name, "classes": len(eval_set.classes),
         "epoch": stopping.best_epoch if best is not None else epoch, "last_epoch": epoch, "budget": exp.epochs,
         "best_epoch": stopping.best_epoch, "best_accuracy": stopping.best, "stopped_early": stopping.over, **measured,
         "train_seconds": sum(row.get("train_seconds", 0.0) for row in Record(folder.path).rows),
@@ -128,6 +136,28 @@ def fit(
     return record
 
 
+def in_fast_memory(model: nn.Module, train: Source, eval_set: Source) -> tuple[Source, Source]:
+    """Lay the model out in memory as it is fastest, and both sets' batches likewise: channels last where it has convolutions.
+
+    Contiguous where it cannot be, as when it flattens its maps by `view`; asked of a copy, in evaluation and in training. And on
+    MPS, where the gradients of a channels-last batch normalisation come out wrong (pytorch/pytorch#175189).
+    """
+    inputs, layout = train.first(2).to(device()), torch.contiguous_format
+    if device().type != "mps" and inputs.ndim == 4 and any(isinstance(module, nn.Conv2d) for module in model.modules()):
+        kind = next(model.parameters()).dtype
+        try:
+            trial = copy.deepcopy(model).to(device(), memory_format=torch.channels_last)
+            for training in (False, True):
+                with torch.no_grad():
+                    trial.train(training)(inputs.to(dtype=kind, memory_format=torch.channels_last))
+            layout = torch.channels_last
+        except Exception:  # whatever a reader's own model raises
+            pass
+    model.to(memory_format=layout)
+    train, eval_set = (source.to(device(), layout) if isinstance(source, ImageSet) else source for source in (train, eval_set))
+    return train, eval_set
+
+
 def _frozen_digests(model: nn.Module) -> set[tuple[str, str]]:
     """Name and sha256 of each parameter and buffer that training must not move; leaves the model in training mode as the loop has it."""
     set_train_mode(model)
@@ -135,12 +165,3 @@ def _frozen_digests(model: nn.Module) -> set[tuple[str, str]]:
     modules = model.named_modules(remove_duplicate=False)
     moving = {name for prefix, m in modules if m.training for name, _ in m.named_buffers(prefix, recurse=False)}
     return {(key, digest({key: value})) for key, value in model.state_dict().items() if key not in learned | moving}
-
-
-def _without_frozen_prefix(model: nn.Module, train: Source, held: Source, precision: str) -> tuple[nn.Module, Source, Source]:
-    """The part of the model that learns, and both sets as that part sees them; all as they are where nothing can be cut off."""
-    if not (parts := split(model, cast(first_inputs(train, 4), precision))):
-        return model, train, held
-    seen_train = cached(parts[0], train, precision)
-    seen_held = cached(parts[0], held, precision) if seen_train else None
-    return (parts[1], seen_train, seen_held) if seen_train and seen_held else (model, train, held)

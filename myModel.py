@@ -116,20 +116,24 @@ class CNN(nn.Sequential):
 # ---------------------------------------------------------------- the builders
 
 
-def resnet18(image_size: int = LAYOUT_SIZE, num_classes: int = 10) -> nn.Module:
-    """torchvision's ResNet-18 from random weights, its last layer swapped. Any `image_size` gives the same model."""
+def resnet18(num_classes: int = 10, *, image_size: int = LAYOUT_SIZE) -> nn.Module:
+    """torchvision's ResNet-18 from random weights, its last layer swapped. Any `image_size` gives the same model.
+
+    >>> resnet18(100).fc.out_features
+    100
+    """
     return replace_head(torchvision.models.resnet18(weights=None), num_classes)
 
 
 def _mlp(widths: Sequence[int], residual: bool = False) -> Callable[..., nn.Module]:
-    return lambda image_size=LAYOUT_SIZE: MLP(widths, residual)
+    return lambda *, image_size=LAYOUT_SIZE: MLP(widths, residual)
 
 
 def _cnn(layout: Layout, head: Sequence[int], residual: bool = False) -> Callable[..., nn.Module]:
-    return lambda image_size=LAYOUT_SIZE: CNN(layout, head, residual, image_size)
+    return lambda *, image_size=LAYOUT_SIZE: CNN(layout, head, residual, image_size)
 
 
-# name -> builder(image_size=128); only a CNN takes notice of the size
+# name -> builder, called with image_size=128 or another; only a CNN takes notice of the size
 MODELS: dict[str, Callable[..., nn.Module]] = {
     "MLP_4": _mlp(MLP_4),
     "MLP_13": _mlp(MLP_13),
@@ -153,24 +157,56 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
 # ---------------------------------------------------------------- heads, weights, freezing (of any model, in place)
 
 
+class DropoutHead(nn.Sequential):
+    """A head as `replace_head` makes it with dropout, which it replaces as a whole."""
+
+
 def replace_head(model: nn.Module, num_classes: int, dropout: float = 0.0) -> nn.Module:
     """Put a fresh Linear, drawn from torch's generator, in place of the model's last one; returns the model.
 
-    With `dropout` the new head is Sequential(Dropout, Linear). Such a pair counts as the head when it is
-    replaced itself, so heads never nest and `dropout` always says all there is. Load a state dict before: the pair
-    has other keys. Raises UsageError for a model that has no Linear inside.
+    A model with several heads, such as a distilled vision transformer or GoogLeNet, gets a new one for each. A head without bias stays
+    without. With `dropout` the new head is Sequential(Dropout, Linear), which counts as the head when it is replaced itself, so
+    heads never nest; a dropout that the network has of its own before its last layer stays, with `dropout` as its share where that
+    is given. Load a state dict before: the pair has other keys.
+    Raises UsageError for a model that has no Linear inside.
+
+    >>> replace_head(torchvision.models.resnet18(), 10).fc.out_features
+    10
     """
-    linears = [(name, module) for name, module in model.named_modules() if name and isinstance(module, nn.Linear)]
+    for name in head_names(model):
+        old = model.get_submodule(name)
+        linear = nn.Linear(old.in_features, num_classes, old.bias is not None, device=old.weight.device, dtype=old.weight.dtype)
+        parent = name.rpartition(".")[0]
+        siblings = list(model.get_submodule(parent).children()) if parent else []
+        head: nn.Module = linear
+        if parent and isinstance(model.get_submodule(parent), DropoutHead):
+            name, head = parent, DropoutHead(nn.Dropout(dropout), linear) if dropout else linear
+        elif dropout and [type(child) for child in siblings[-2:]] == [nn.Dropout, nn.Linear]:
+            siblings[-2].p = dropout
+        elif dropout:
+            head = DropoutHead(nn.Dropout(dropout), linear)
+        model.set_submodule(name, head.train(old.training))
+    return model
+
+
+HEADS = ("head", "fc", "classifier", "aux", "logits", "dist")  # in the names of torchvision's and timm's further heads
+
+
+def head_names(model: nn.Module) -> list[str]:
+    """Names of the Linear layers that give a model's scores: its last one, and further ones of as many outputs that are named as heads.
+
+    Raises UsageError for a model that has no Linear inside.
+    """
+    linears = {name: module for name, module in model.named_modules() if name and isinstance(module, nn.Linear)}
     if not linears:
         raise UsageError(f"{type(model).__name__} has no Linear inside to replace; end the model with an nn.Linear")
-    name, old = linears[-1]
-    parent = name.rpartition(".")[0]
-    if parent and [type(child) for child in model.get_submodule(parent).children()] == [nn.Dropout, nn.Linear]:
-        name = parent
-    linear = nn.Linear(old.in_features, num_classes, device=old.weight.device, dtype=old.weight.dtype)
-    head = nn.Sequential(nn.Dropout(dropout), linear) if dropout else linear
-    model.set_submodule(name, head.train(old.training))
-    return model
+    *others, last = linears
+    outputs, child = linears[last].out_features, last.split(".")[0]
+    beside = {name.split(".")[0]: name for name in others if any(word in name.split(".")[0].lower() for word in HEADS)}  # the last of each
+    further = [name for top, name in beside.items() if top != child and linears[name].out_features == outputs]
+    in_list = isinstance(model.get_submodule(child), nn.ModuleList)
+    further += [name for name in others if in_list and name.split(".")[0] == child and linears[name].out_features == outputs]
+    return [*further, last]
 
 
 def initialise(model: nn.Module, initialisation: str) -> None:

@@ -20,12 +20,16 @@ OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
 }
 
 
-def make_optimizer(exp: Experiment, model: nn.Module, graph: bool = False) -> torch.optim.Optimizer:
-    """The experiment's optimizer over what the model lets learn; on a GPU one for a CUDA graph, if asked."""
+def make_optimizer(exp: Experiment, model: nn.Module, graph: bool = False, fast: bool = True) -> torch.optim.Optimizer:
+    """The experiment's optimizer over what the model lets learn.
+
+    `fast`: in the fastest form that torch has of it, else as torch makes it by itself; `graph`: on a GPU one for a CUDA graph.
+    """
     extra: dict = {} if exp.eps is None else {"eps": exp.eps}
     if graph and device().type == "cuda" and exp.optimizer != "SGD":  # which counts no steps
         extra["capturable"] = True  # the count of steps lies on the device too
-    return OPTIMIZERS[exp.optimizer]((p for p in model.parameters() if p.requires_grad), lr=exp.lr, **extra)
+    make = OPTIMIZERS[exp.optimizer] if fast else getattr(torch.optim, exp.optimizer)
+    return make((p for p in model.parameters() if p.requires_grad), lr=exp.lr, **extra)
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, state: dict) -> None:

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.nn.functional import linear, pad
 from torch.overrides import TorchFunctionMode
 
@@ -160,7 +159,7 @@ class ByPatches(torch.autograd.Function):
     """torch.conv2d of (N, C, H, W) by (O, C, h, w) in its operands' precision; its weight gradient is one product with all patches.
 
     Outputs and the inputs' gradient are such products too on maps of at most 2 x 2, with large kernels 4 x 4; else oneDNN is as quick.
-    It can be differentiated once.
+    Where the gradient is to be differentiated again, it is torch's own.
     """
 
     @staticmethod
@@ -172,10 +171,13 @@ class ByPatches(torch.autograd.Function):
         return _convolve(x, weight, bias, stride, padding).detach()  # no view, so that a ReLU behind it may write in place
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None, None]:
         x, weight = ctx.saved_tensors
         of_inputs = of_weight = of_bias = None
+        if torch.is_grad_enabled():  # by create_graph
+            shape, needed = [len(weight)], list(ctx.needs_input_grad[:3])
+            of = torch.ops.aten.convolution_backward(gradient, x, weight, shape, ctx.stride, ctx.padding, (1, 1), False, (0, 0), 1, needed)
+            return *of, None, None
         if ctx.needs_input_grad[0]:
             of_inputs = _input_gradient(gradient, x, weight, ctx.stride, ctx.padding)
         if ctx.needs_input_grad[1]:

@@ -212,7 +212,7 @@ class RunFolder:
     def __exit__(self, *_: object) -> None:
         self._lock.release()
 
-    def start(self, identity: dict, provenance: dict, fresh: bool = False) -> dict | None:
+    def start(self, identity: dict, provenance: dict, fresh: bool = False, **more: Any) -> dict | None:
         """Begin, or go on: write the settings of a new run, or return an interrupted one's checkpoint, rows cut to it.
 
         `fresh` moves whatever is there aside. Raises UsageError for another identity, precision or RESULTS_VERSION.
@@ -232,7 +232,7 @@ class RunFolder:
                     )
             checkpoint = self._read_checkpoint()
         else:
-            write_json(self.path / "settings.json", {"experiment": asdict(self.exp), "identity": identity, "provenance": provenance})
+            write_json(self.path / "settings.json", {"experiment": asdict(self.exp), "identity": identity, "provenance": provenance} | more)
             checkpoint = None
         with self.restoring():
             if checkpoint and checkpoint["run"] != self._run:

@@ -1,25 +1,25 @@
-"""The pieces of the loop: what a model must take, batches, training, evaluation, what is measured on the way, early stopping."""
+"""The pieces of the loop: training for an epoch, evaluation, what is measured on the way, early stopping."""
 
-import copy
 import math
 import time
 import warnings
-from collections.abc import Callable, Iterable
-from contextlib import nullcontext, suppress
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from experimentTable import Experiment, UsageError
-from featureFunction import CHUNK, Source, first_inputs
-from fileFunction import first_line
+from deepnet.data.datasets import as_batches
+from experimentTable import UsageError
 from myModel import set_train_mode, weight_layers
 from optimizerFunction import AsTheyLie, as_it_lies, drop_subnormals
 from utilityFunction import arithmetic, cast, device, give_back, has_float64
 
+Loss = Callable[[Tensor, Tensor], Tensor]
 PIECE = 2**16  # numbers whose squares are summed in one go
 
 
@@ -51,7 +51,9 @@ class GradientNorms:
     def __init__(self, model: nn.Module) -> None:
         self._parameters = [p for p in model.parameters() if p.requires_grad]
         position = {id(p): i for i, p in enumerate(self._parameters)}
-        weights = [layer.weight for _, layer in weight_layers(model) if id(layer.weight) in position]
+        layers = [layer.weight for _, layer in weight_layers(model)]
+        weights = [weight for weight in layers if id(weight) in position]
+        self._learns = [id(weight) in position for weight in layers]
         self._weights = torch.tensor([position[id(w)] for w in weights], dtype=torch.long, device=device())
         widest = torch.float64 if has_float64() else torch.float32
         self._roots = torch.tensor([math.sqrt(w.numel()) for w in weights], dtype=widest, device=device())
@@ -71,76 +73,16 @@ class GradientNorms:
         self._log_rms += (norms[self._weights] / self._roots).clamp(min=1e-30).log10()
 
     def row(self, steps: int) -> dict:
-        """The report's own sum over tensors and steps; the global L2 norm, mean a step; log10 of each weight layer's RMS, mean a step."""
+        """The report's own sum over tensors and steps; the global L2 norm, and log10 of each weight layer's RMS, as means per step.
+
+        A weight layer that does not learn has None, so that the lists of a row line up with the model's weight layers.
+        """
+        measured = iter((self._log_rms / steps).tolist())
         return {
             "gradient_norm_sum": float(self._sum),
             "gradient_norm": float(self._global) / steps,
-            "gradient_log10_rms": (self._log_rms / steps).tolist(),
+            "gradient_log10_rms": [next(measured) if learns else None for learns in self._learns],
         }
-
-
-def epoch_batches(images: int, batch_size: int, generator: torch.Generator, steps: int | None = None) -> list[Tensor]:
-    """Shuffled indices in batches: one pass over all images, or exactly `steps` batches out of as many passes as it takes.
-
-    A last batch of one image, which batch normalisation cannot train on, joins the batch before it.
-    """
-    batches: list[Tensor] = []
-    while not batches or (steps and len(batches) < steps):
-        parts = list(torch.randperm(images, generator=generator).split(batch_size))
-        if len(parts) > 1 and len(parts[-1]) == 1:
-            parts[-2:] = [torch.cat(parts[-2:])]
-        batches += parts
-    return batches[:steps]
-
-
-def check_model(model: nn.Module, train: Source, held: Source, exp: Experiment) -> None:
-    """Raise UsageError where the model cannot take the images, has too few outputs for the classes, or nothing in it may learn.
-
-    Or where it cannot train on batches of one image, and the data or `batch_size` make such. Moves the model to the device.
-    """
-    outputs = min(_outputs(model, source) for source in (train, held))
-    if outputs < len(train.classes):
-        raise UsageError(f"the model gives {outputs} outputs but the train set has {len(train.classes)} classes; change its last layer")
-    if not any(p.requires_grad for p in model.parameters()):
-        raise UsageError("nothing in the model can be trained; name some of its children in trainable, or unfreeze some")
-    if min(len(train), exp.batch_size) == 1:
-        try:
-            set_train_mode(copy.deepcopy(model))(first_inputs(train, 1).to(device()).float())
-        except ValueError as error:  # of batch normalisation
-            raise UsageError(f"the model cannot train on a batch of one image ({error}); give more, and a larger batch_size") from None
-
-
-@torch.no_grad()
-def lay_out(model: nn.Module, source: Source) -> torch.memory_format:
-    """Lay the model out in memory as it is fastest, and say how: channels last where it has convolutions.
-
-    Contiguous where it cannot be, as when it flattens its maps by `view`; asked of a copy, in evaluation and in training. And on
-    MPS, where the gradients of a channels-last batch normalisation come out wrong (pytorch/pytorch#175189).
-    """
-    inputs = first_inputs(source, 2)
-    layout = torch.contiguous_format
-    if device().type != "mps" and inputs.ndim == 4 and any(isinstance(module, nn.Conv2d) for module in model.modules()):
-        with suppress(RuntimeError, ValueError, TypeError):
-            trial = copy.deepcopy(model).to(memory_format=torch.channels_last)
-            for training in (False, True):
-                trial.train(training)(inputs.to(device(), next(model.parameters()).dtype, memory_format=torch.channels_last))
-            layout = torch.channels_last
-    model.to(memory_format=layout)
-    return layout
-
-
-@torch.no_grad()
-def _outputs(model: nn.Module, source: Source) -> int:
-    inputs = first_inputs(source, 2)
-    try:
-        outputs = model.to(device()).eval()(inputs.to(device()).float())
-    except Exception as error:  # whatever a reader's own model raises
-        shape = tuple(inputs.shape)
-        raise UsageError(f"the model cannot take a batch of shape {shape} from the data set: {first_line(error)}") from None
-    if not isinstance(outputs, torch.Tensor) or outputs.ndim != 2 or len(outputs) != len(inputs):
-        given = tuple(outputs.shape) if isinstance(outputs, torch.Tensor) else type(outputs).__name__
-        raise UsageError(f"the model gives {given} for {len(inputs)} images; it must give scores (N, classes), so flatten them first")
-    return outputs.shape[1]
 
 
 class Graphed:
@@ -175,69 +117,114 @@ class Graphed:
 
 
 def train_epoch(
-    model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], optimizer: torch.optim.Optimizer, precision: str = "fp32",
-    gradients: GradientNorms | None = None, graph: bool = False,
+    model: nn.Module, data: Any, optimizer: torch.optim.Optimizer, precision: str = "fp32", gradients: GradientNorms | None = None,
+    graph: bool = False, *, batch_size: int = 128, loss: Loss = cross_entropy, fast: bool = False,
+    after_step: Callable[[], object] | None = None,
 ) -> dict:  # fmt: skip
-    """One epoch of cross-entropy: (inputs (B, ...), labels (B,)) batches in, the epoch's running means out.
+    """Train for one epoch; returns the epoch's running means.
 
-    Batches lie on the device, one at least; `gradients` are those of this model. Returns train_loss, train_accuracy,
-    learning_rate, steps, train_seconds (with the making of the batches and the gradient norms, without evaluation, probe and
-    checkpoint), and the gradient norms where asked for.
-    Nothing is read back from the device before the end. `graph`: on a GPU the steps go as a CUDA graph, which the model must allow.
+    Args:
+        data: a data set of (tensor, label) pairs, which is shuffled by torch's global generator; a loader; or (inputs, labels) batches.
+        precision: "fp32", "fp64" or "bf16", as the model's weights and the hardware have it.
+        gradients: the norms to add up, made for this model.
+        graph: on a GPU the steps go as a CUDA graph, which the model must allow.
+        batch_size: images per step where `data` is a data set.
+        loss: from outputs (B, classes) and targets (B,) to the mean over the batch.
+        fast: use what only makes steps faster; it changes rounding alone.
+        after_step: called after each optimizer step, as a schedule per step wants it.
+
+    Returns:
+        train_loss, train_accuracy, learning_rate (at the epoch's end), steps, train_seconds (with the making of the batches and the
+        gradient norms, without evaluation), and the gradient norms where asked for. Nothing is read from the device before the end.
+
+    Raises:
+        UsageError: where `data` has no batches, or gives what are no (tensor, label) pairs.
+
+    Example:
+        >>> optimizer = torch.optim.Adam(model.parameters())
+        >>> train_epoch(model, train_set, optimizer)["train_accuracy"]
     """
     set_train_mode(model)
     if gradients:
         gradients.reset()
-    loss_sum = torch.zeros((), dtype=torch.float64 if precision == "fp64" else torch.float32, device=device())
-    correct = torch.zeros((), device=device())
+    where = device_of(model)
+    loss_sum = torch.zeros((), dtype=torch.float64 if precision == "fp64" else torch.float32, device=where)
+    correct = torch.zeros((), device=where)
     images = steps = 0
-    convolves = any(p.ndim == 4 for p in model.parameters())  # a mode costs half a millisecond a step in a deep MLP
+    convolves = any(p.ndim == 4 for p in model.parameters())  # a mode costs half a millisecond per step in a deep MLP
+    tidy = fast and where.type == "cpu"
     start = time.perf_counter()
 
     def step(inputs: Tensor, labels: Tensor) -> None:
-        with arithmetic(precision, convolves):
+        with arithmetic(precision, convolves, fast):
             outputs = model(cast(inputs, precision))
-            loss = cross_entropy(outputs, labels)
+            value = loss(outputs, labels)
         optimizer.zero_grad()
-        loss.backward()
+        value.backward()
         if gradients:
             gradients.add()
-        with AsTheyLie() if convolves else nullcontext():
+        with AsTheyLie() if convolves and fast else nullcontext():
             optimizer.step()
-        loss_sum.add_(loss.detach() * len(labels))
+        loss_sum.add_(value.detach() * len(labels))
         correct.add_((outputs.detach().argmax(1) == labels).sum())
 
-    take = Graphed(step) if graph and device().type == "cuda" else step
-    for inputs, labels in batches:
-        if device().type == "cpu" and steps % 100 == 0:
+    take = Graphed(step) if graph and where.type == "cuda" else step
+    for inputs, labels in as_batches(data, batch_size, shuffle=True):
+        if tidy and steps % 100 == 0:
             drop_subnormals(optimizer)  # a moment sinks for some 800 steps before it is subnormal
             give_back()  # CNN_res_56 at 128 pixels keeps 1 GB more by then
-        take(inputs, labels)
+        take(inputs.to(where), labels.to(where))
         images, steps = images + len(labels), steps + 1
+        if after_step:
+            after_step()
+    if not steps:
+        raise UsageError("the data gave no batch to train on; give at least one image")
     row = {"train_loss": float(loss_sum) / images, "train_accuracy": float(correct) / images}
     row |= {"learning_rate": optimizer.param_groups[0]["lr"], "steps": steps, "train_seconds": time.perf_counter() - start}
     return row | (gradients.row(steps) if gradients else {})
 
 
-@torch.no_grad()
-def evaluate(model: nn.Module, source: Source, precision: str = "fp32") -> tuple[dict, np.ndarray]:
-    """Loss, accuracy (share of images) and macro accuracy (mean over classes), and (2, N): labels and classes given.
+def device_of(model: nn.Module) -> torch.device:
+    """Where the model's weights lie; the current device for a model without any."""
+    return next((parameter.device for parameter in model.parameters()), device())
 
-    Leaves the model in eval mode.
+
+@torch.no_grad()
+def evaluate(
+    model: nn.Module, data: Any, precision: str | None = None, *, batch_size: int = 128, loss: Loss = cross_entropy, fast: bool = False
+) -> tuple[dict, np.ndarray]:
+    """Loss, accuracy (share of images) and macro accuracy (mean over classes), and (2, N): targets and predicted classes.
+
+    `data` is a data set of (tensor, label) pairs, read in batches of `batch_size`, or a loader. Labels that are whole numbers are the
+    model's outputs. `precision` is the model's own unless it is given. Leaves the model in eval mode.
+    Raises UsageError for labels that are words, and for what is no such data set.
+
+    >>> measured, predictions = evaluate(model, test_set)
+    >>> measured["accuracy"]
     """
     model.eval()
-    losses, given, truth = [], [], []
-    for indices in torch.arange(len(source)).split(CHUNK):
-        inputs, labels = source.batch(indices)
-        with arithmetic(precision):
+    where, precision = device_of(model), precision or own_precision(model)
+    losses, predicted, targets = [], [], []
+    for inputs, labels in as_batches(data, batch_size, shuffle=False):
+        inputs, labels = inputs.to(where), labels.to(where)
+        with arithmetic(precision, fast=fast):
             outputs = model(cast(inputs, precision))
-        losses.append(cross_entropy(outputs.float() if precision == "bf16" else outputs, labels, reduction="sum"))
-        given.append(outputs.argmax(1))
-        truth.append(labels)
-    predictions = torch.stack([torch.cat(truth), torch.cat(given)]).cpu().numpy()
-    loss = float(torch.stack(losses).sum()) / len(source)
-    kind = np.uint8 if outputs.shape[1] <= 256 else np.uint16
-    return {"accuracy": accuracy(predictions), "macro_accuracy": macro_accuracy(predictions), "loss": loss}, predictions.astype(kind)
+        scores = outputs.float() if precision == "bf16" else outputs
+        losses.append(cross_entropy(scores, labels, reduction="sum") if loss is cross_entropy else loss(scores, labels) * len(labels))
+        predicted.append(outputs.argmax(1))
+        targets.append(labels)
+    predictions = torch.stack([torch.cat(targets), torch.cat(predicted)]).cpu().numpy()
+    mean = float(torch.stack(losses).sum()) / predictions.shape[1]
+    kind = np.min_scalar_type(outputs.shape[1] - 1)
+    return {"accuracy": accuracy(predictions), "macro_accuracy": macro_accuracy(predictions), "loss": mean}, predictions.astype(kind)
+
+
+def own_precision(model: nn.Module) -> str:
+    """ "fp32" or "fp64", as the model's floating-point weights are. Raises UsageError for others, such as bfloat16 weights."""
+    kinds = [p.dtype for p in model.parameters() if p.is_floating_point()] or [torch.float32]
+    if kinds[0] not in (torch.float32, torch.float64):
+        raise UsageError(f"the model's weights are {kinds[0]}; make them float32 by model.float(), and ask for precision='bf16'")
+    return "fp64" if kinds[0] == torch.float64 else "fp32"
 
 
 def accuracy(predictions: np.ndarray) -> float:
@@ -254,31 +241,33 @@ def macro_accuracy(predictions: np.ndarray) -> float:
 
 
 @torch.no_grad()
-def probe(model: nn.Module, inputs: Tensor, precision: str = "fp32") -> dict:
+def probe(model: nn.Module, inputs: Tensor, precision: str = "fp32", fast: bool = False) -> dict:
     """What depth does to a signal: each weight layer's outputs, before any ReLU, for `inputs` (B, ...), in training's precision.
 
-    probe_variance: variance across samples, mean over units; probe_dead: the share of units (channels of a convolution)
-    that are at most 0 for every sample; probe_distinct: how many of the B outputs differ. NaN stands for a layer that does
-    not run, or is not called as a module, as in nn.MultiheadAttention. Leaves the model in eval mode.
+    probe_variance: variance across samples, mean over units; probe_dead: the share of units (features of a Linear, channels of a
+    convolution) that are at most 0 for every sample, at every position; probe_distinct: how many of the B outputs differ. NaN stands
+    for a layer that does not run, or is not called as a module, as in nn.MultiheadAttention. Leaves the model in eval mode.
     """
     seen: dict[int, tuple[float, float, float]] = {}
 
-    def look(number: int, output: Tensor) -> None:
+    def look(number: int, layer: nn.Module, output: Tensor) -> None:
         output = output.float() if precision == "bf16" else output  # exact; bf16 cannot hold a variance
-        units = output.transpose(0, 1).flatten(1)  # (units, B * positions)
+        units = output.flatten(0, -2) if isinstance(layer, nn.Linear) else output.transpose(0, 1).flatten(1).T  # (B * positions, units)
         samples = output.flatten(1)
-        dead = (units.amax(1) <= 0).float().mean()
+        dead = (units.amax(0) <= 0).float().mean()
         seen[number] = (float(samples.var(0).mean()), float(dead), count_distinct(samples))
 
     layers = [layer for _, layer in weight_layers(model)]
-    hooks = [layer.register_forward_hook(lambda _m, _i, out, n=n: look(n, out)) for n, layer in enumerate(layers)]
+    hooks = [layer.register_forward_hook(lambda m, _i, out, n=n: look(n, m, out)) for n, layer in enumerate(layers)]
     model.eval()
-    with arithmetic(precision):
-        model(cast(inputs, precision))
-    for hook in hooks:
-        hook.remove()
-    variance, dead, distinct = zip(*(seen.get(n, (math.nan,) * 3) for n in range(len(layers))), strict=True)
-    return {"probe_variance": list(variance), "probe_dead": list(dead), "probe_distinct": list(distinct)}
+    try:
+        with arithmetic(precision, fast=fast):
+            model(cast(inputs, precision))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    found = [seen.get(n, (math.nan,) * 3) for n in range(len(layers))]
+    return {f"probe_{what}": [numbers[i] for numbers in found] for i, what in enumerate(("variance", "dead", "distinct"))}
 
 
 def count_distinct(rows: Tensor) -> int:

@@ -23,10 +23,7 @@ from experimentTable import PROFILES, UsageError
 from productFunction import LARGEST_BY_TAPS, SmallMaps, conv2d_by_taps, emulated_bf16, native_bf16
 from recordFunction import RESULTS_VERSION, ROOT, ROUNDING_VERSION
 
-# The system clears a page when it hands it out. So large tensors lie in huge pages, where it grants them (torch asks at its first
-# tensor), and `kept_memory` spares most of it. THP_MEM_ALLOC_ENABLE=0 leaves both to the system.
-_kept = os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1") == "1"
-_C_LIBRARY = ctypes.CDLL(None) if _kept and platform.libc_ver()[0] == "glibc" else None
+_C_LIBRARY = ctypes.CDLL(None) if platform.libc_ver()[0] == "glibc" else None
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4  # of malloc.h
 
 # ---------------------------------------------------------------- seeds
@@ -44,6 +41,18 @@ def seed_everything(*numbers: int) -> torch.Generator:
     np.random.seed(seed % 2**32)  # a reader's own transforms may draw from it, or from Python's
     random.seed(seed)
     return torch.Generator().manual_seed(seed)
+
+
+@contextmanager
+def preserved_random() -> Iterator[None]:
+    """Leave torch's, numpy's and Python's global generators as they are, whatever is drawn meanwhile."""
+    numpy_state, python_state = np.random.get_state(), random.getstate()
+    try:
+        with torch.random.fork_rng([torch.cuda.current_device()] if device().type == "cuda" else []):
+            yield
+    finally:
+        np.random.set_state(numpy_state)
+        random.setstate(python_state)
 
 
 # ---------------------------------------------------------------- the machine
@@ -72,17 +81,28 @@ def has_float64() -> bool:
     return device().type != "mps"
 
 
+def fast_by_default() -> bool:
+    """Whether the report's runs use what only makes them faster; `FAST=0` in the environment turns all of it off."""
+    return os.environ.get("FAST") != "0"
+
+
+def _keeps_memory() -> bool:
+    return _C_LIBRARY is not None and os.environ.get("THP_MEM_ALLOC_ENABLE", "1") == "1"
+
+
 @contextmanager
-def kept_memory() -> Iterator[None]:
+def kept_memory(fast: bool = True) -> Iterator[None]:
     """While it is open, glibc keeps what is freed for the next tensors: all that lies between others, and 1 GiB at its heap's end.
 
-    By itself it maps a block of more than 32 MiB anew each time. What is kept grows, as blocks come to lie where none of the holes
-    before them was large enough, so `give_back` is called now and then, and at the end. Afterwards the thresholds are those that glibc
-    comes to by itself once such blocks were freed.
+    By itself it maps a block of more than 32 MiB anew each time, and the system clears each page that it hands out. What is kept grows,
+    as blocks come to lie where none of the holes before them was large enough, so `give_back` is called now and then, and at the end.
+    Afterwards the thresholds are those that glibc comes to by itself once such blocks were freed. THP_MEM_ALLOC_ENABLE=0, which
+    keeps torch from huge pages, leaves memory to the system, and so does `fast=False`.
     """
-    if _C_LIBRARY is None:
+    if not (fast and _keeps_memory()):
         yield
         return
+    assert _C_LIBRARY is not None
     _C_LIBRARY.mallopt(M_MMAP_MAX, 0)
     _C_LIBRARY.mallopt(M_TRIM_THRESHOLD, 2**30)
     try:
@@ -95,7 +115,8 @@ def kept_memory() -> Iterator[None]:
 
 def give_back() -> None:
     """Return to the system the memory that is freed and kept."""
-    if _C_LIBRARY is not None:
+    if _keeps_memory():
+        assert _C_LIBRARY is not None
         _C_LIBRARY.malloc_trim(0)
 
 
@@ -151,11 +172,14 @@ def resolve_precision(precision: str) -> str:
     return ("bf16" if has_bfloat16() else "fp32") if precision == "auto" else precision
 
 
-def arithmetic(precision: str, convolves: bool = True) -> Any:
+def arithmetic(precision: str, convolves: bool = True, fast: bool = True) -> Any:
     """The context that a forward pass runs in at this resolved precision: how its products are computed.
 
     convolves: whether the model has convolutions. Where it has none, a deep MLP is spared the mode that looks out for them.
+    fast: without it, products are torch's own on a CPU too.
     """
+    if not fast:
+        return torch.autocast(device().type, torch.bfloat16) if precision == "bf16" else nullcontext()
     if device().type != "cpu":
         return torch.autocast(device().type, torch.bfloat16, enabled=precision == "bf16")
     if precision != "bf16":
@@ -164,7 +188,12 @@ def arithmetic(precision: str, convolves: bool = True) -> Any:
 
 
 def cast(inputs: torch.Tensor, precision: str) -> torch.Tensor:
-    """A batch in the type its model has. Autocast sees to bf16, in which a frozen prefix's outputs come already."""
+    """A batch of floating-point numbers in the type its model has; others, such as token ids, stay what they are.
+
+    Autocast sees to bf16, in which a frozen prefix's outputs come already.
+    """
+    if not inputs.is_floating_point():
+        return inputs
     if precision == "fp64":
         return inputs.double()
     return inputs if precision == "bf16" and inputs.dtype == torch.bfloat16 else inputs.float()

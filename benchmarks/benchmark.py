@@ -34,8 +34,9 @@ from torch.autograd import DeviceType
 
 from benchmarks.recipes import WORKERS, Ours, Plain
 from dataFunction import ImageSet, load_images
+from deepnet.data.datasets import epoch_batches
 from experimentTable import PROFILES, Experiment, UsageError, experiment, identity
-from trainFunction import Graphed, epoch_batches
+from trainFunction import Graphed
 from utilityFunction import device, has_bfloat16, kept_memory, provenance, resolve_precision
 
 RESULTS = Path(__file__).resolve().parent / "results"

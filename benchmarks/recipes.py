@@ -23,12 +23,15 @@ from torchvision.transforms import Compose, Normalize, Resize, ToTensor
 
 from coreFunction import build
 from dataFunction import NORMALISATION, ImageSet
+from deepnet.data.datasets import MemorySet
+from deepnet.training.recipe import EVAL_BATCH_SIZE
 from experimentTable import Experiment
-from featureFunction import CHUNK, MemorySet, forward_all, split
+from featureFunction import forward_all, split
+from loopFunction import in_fast_memory
 from modelBlock import MaxPoolReLU, ResidualBlock
 from myModel import CNN, MLP, train_only
 from optimizerFunction import make_optimizer
-from trainFunction import GradientNorms, lay_out, train_epoch
+from trainFunction import GradientNorms, train_epoch
 from utilityFunction import device
 
 WORKERS = min(8, os.cpu_count() or 1)
@@ -114,13 +117,13 @@ class Ours:
     def __init__(self, exp: Experiment, data: ImageSet, precision: str = "fp32") -> None:
         self.exp, self.precision = exp, precision
         self.model = _initial_model(exp).to(device())
-        self.source: Any = data.to(device(), lay_out(self.model, data))
+        self.source: Any = in_fast_memory(self.model, data, data)[0]
         train_only(self.model, exp.trainable)
         self.prefix: Any = None
-        if parts := split(self.model, self.source.batch(torch.arange(4))[0]):
+        if parts := split(self.model):
             self.prefix, self.model = parts
             # The first batches of one chunk stand for the whole set: how long a step takes does not depend on the images.
-            few = min(len(data), CHUNK) // exp.batch_size * exp.batch_size
+            few = min(len(data), EVAL_BATCH_SIZE) // exp.batch_size * exp.batch_size
             self.uncached = self.source.subset(range(few))
             self.source = MemorySet(self.make_cache(), self.uncached.labels, self.uncached.classes)
         self.optimizer = make_optimizer(exp, self.model, graph=True)
@@ -128,10 +131,10 @@ class Ours:
 
     def make_cache(self) -> Tensor:
         """The frozen prefix's outputs for one chunk of images."""
-        outputs: Any = forward_all(self.prefix, self.uncached, self.precision)
+        found: Any = forward_all(self.prefix, self.uncached, self.precision)
         if torch.cuda.is_available():
             torch.cuda.synchronize()
-        return outputs
+        return found[0]
 
     def batches(self, order: list[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
         """Inputs and labels of each batch of indices."""
@@ -139,7 +142,7 @@ class Ours:
 
     def train(self, batches: Iterable[tuple[Tensor, Tensor]]) -> dict:
         """Train on the batches; train_epoch's row."""
-        return train_epoch(self.model, batches, self.optimizer, self.precision, self.gradients, graph=True)
+        return train_epoch(self.model, batches, self.optimizer, self.precision, self.gradients, graph=True, fast=True)
 
     def operations(self) -> float:
         """Floating-point operations of training an image, two a multiply-add, as torch counts those that it runs.

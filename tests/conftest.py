@@ -8,12 +8,11 @@ from pathlib import Path
 
 import pytest
 
-THREADS = os.environ.get("TEST_THREADS", "1")
-os.environ["OMP_NUM_THREADS"] = THREADS  # before torch is imported, and for the processes that tests start
+os.environ["OMP_NUM_THREADS"] = os.environ.get("TEST_THREADS", "1")  # before torch is imported, and for processes that tests start
 
 import torch
 
-torch.set_num_threads(int(THREADS))
+torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -98,7 +98,7 @@ def untimed(rows: list[dict]) -> list[dict]:
     return [{key: value for key, value in row.items() if key != "train_seconds"} for row in rows]
 
 
-def interrupt(*_: object) -> None:
+def interrupt(*_: object, **__: object) -> None:
     """In place of any function: Ctrl-C."""
     raise KeyboardInterrupt
 

@@ -6,17 +6,14 @@ import numpy as np
 import pytest
 import torch
 from helpers import QUICK, Listed, digits, held, mlp, refused
+from PIL import Image
 from torch import nn
-from torch.utils.data import ConcatDataset, DataLoader, TensorDataset
+from torch.utils.data import ConcatDataset, IterableDataset, TensorDataset
 
 from coreFunction import pipeline
 from recordFunction import Record
 
 BAD_OPTIONS = [
-    ({"learning_rate": 1e-3}, "unknown option 'learning_rate'", "batch_size"),
-    ({"dropout": 0.5}, "unknown option 'dropout'", "patience"),  # the model is the reader's: nothing would obey it
-    ({"initialisation": "he"}, "unknown option 'initialisation'", "lr"),
-    ({"profile": "cpu"}, "unknown option 'profile'", "epochs"),
     ({"optimizer": "GSD"}, "unknown optimizer 'GSD'", "choose Adam, AdamW, RMSprop or SGD"),
     ({"precision": "fp16"}, "unknown precision 'fp16'", "auto, fp32, bf16 or fp64"),
     ({"lr": -1e-3}, "lr must be a number of at least 0", "-0.001"),
@@ -38,6 +35,22 @@ BAD_OPTIONS = [
     ({"trainable": ("fc",)}, "unknown child 'fc'", "choose 1 or 3"),
     ({"trainable": ()}, "nothing", "trainable"),
     ({"trainable": "3"}, "trainable must be a sequence", "not '3'"),
+    ({"optimizer": 3}, "optimizer must be a name, or a callable", "got 3"),
+    ({"optimizer": lambda parameters: parameters}, "optimizer must give a torch.optim.Optimizer", "list"),
+    ({"optimizer": torch.optim.Adam, "lr": 1e-3}, "lr and eps belong to an optimizer that is named", "yours"),
+    ({"optimizer": torch.optim.LBFGS}, "a training step on a copy of the model failed", "closure"),
+    ({"loss": 3}, "loss must be a callable", "got 3"),
+    ({"loss": lambda outputs, targets: outputs}, "a training step on a copy of the model failed", "scalar"),
+    ({"schedule": 3}, "schedule must be a callable", "got 3"),
+    ({"schedule": lambda optimizer: None, "schedule_per_step": True}, "a training step on a copy of the model failed", "step"),
+    ({"schedule_per_step": True}, "no effect without a schedule", "give one"),
+    ({"eval_batch_size": 0}, "eval_batch_size must be a whole number of at least 1", "0"),
+    ({"workers": -1}, "workers must be a whole number of at least 0", "-1"),
+    ({"cache_frozen": True}, "cache_frozen needs a model", "leave it out"),
+    ({"classes": "0123456789"}, "classes must be a sequence of labels", "'0123456789'"),
+    ({"classes": range(11)}, "classes names 11 classes but the model gives 10 outputs", "last layer"),
+    ({"classes": (0, 0, 1)}, "names a class twice", "0"),
+    ({"classes": range(9)}, "label 9 is in the data but not among", "leave it out"),
     ({"trainable": 3}, "trainable must be a sequence", "not 3"),
     ({"name": 3}, "name must be a word", "got 3"),
     ({"name": "a/b"}, "name 'a/b' cannot name a folder", "letters"),
@@ -59,19 +72,41 @@ def mixed_sizes():
     return ConcatDataset([digits(0, 10), TensorDataset(torch.zeros(10, 1, 9, 9), torch.arange(10))])
 
 
+class Stream(IterableDataset):
+    def __iter__(self):
+        return iter(digits())
+
+
 BAD_DATA = [
     ("empty", empty, held, "the data set is empty", "give one with"),
     ("empty evaluation", digits, empty, "the data set is empty", "give one with"),
     ("sizes differ", mixed_sizes, held, "images differ in size ((1, 8, 8), (1, 9, 9))", "resize them"),
     ("sizes differ in evaluation", digits, mixed_sizes, "images differ in size ((1, 8, 8), (1, 9, 9))", "resize them"),
-    ("arrays", lambda: Listed([(np.zeros((1, 8, 8)), 0)]), held, "(tensor, label) pairs", "ToTensor"),
-    ("no labels", lambda: Listed([torch.zeros(1, 8, 8)]), held, "(tensor, label) pairs", "wrap it"),
-    ("a loader", lambda: DataLoader(digits()), held, "DataLoader", "(tensor, label) pairs"),
+    ("arrays", lambda: Listed([(np.zeros((1, 8, 8)), 0)]), held, "found a numpy array", "torch.from_numpy"),
+    ("pictures", lambda: Listed([(Image.new("L", (8, 8)), 0)]), held, "found a PIL image", "ToTensor"),
+    (
+        "dicts",
+        lambda: Listed([{"image": torch.zeros(1, 8, 8), "label": 0}]),
+        held,
+        "a dict with the keys 'image', 'label'",
+        "item['image']",
+    ),
+    ("no labels", lambda: Listed([torch.zeros(1, 8, 8)]), held, "found a Tensor", "wrap the data set"),
+    ("three parts", lambda: Listed([(torch.zeros(1, 8, 8), 0, 0)]), held, "found a tuple of 3", "wrap the data set"),
+    ("a stream", lambda: Stream(), held, "a Stream cannot be read by number", "list(data)"),
+    ("a generator", lambda: iter(digits()), held, "cannot be read by number", "list(data)"),
+    ("regression", lambda: digits(label=lambda y: y + 0.25), held, "is no class", "a regression cannot be trained here"),
     ("one-hot", lambda: Listed([(torch.zeros(1, 8, 8), torch.eye(10)[0])]), held, "label", "one number or word"),
     ("mixed labels", lambda: Listed([(torch.zeros(1, 8, 8), "a"), (torch.zeros(1, 8, 8), 1)]), held, "labels", "one kind"),
     ("NaN labels", lambda: digits(label=lambda y: y * float("nan")), held, "a label is NaN", "leave its image out"),
     ("NaN labels in evaluation", digits, lambda: digits(label=lambda y: y * float("nan")), "a label is NaN", "leave its image out"),
-    ("unknown label", lambda: digits(label=lambda y: y % 5), held, "is in the evaluation set but not in the train set", "leave it out"),
+    (
+        "unknown label",
+        digits,
+        lambda: digits(label=lambda y: y + 5),
+        "is in the evaluation set but the model gives 10 outputs",
+        "leave it out",
+    ),
 ]
 
 
@@ -104,7 +139,7 @@ BAD_MODELS = [
     ("another size", lambda: nn.Sequential(nn.Flatten(), nn.Linear(65, 10)), "cannot take a batch of shape (2, 1, 8, 8)", "64"),
     ("other channels", lambda: nn.Sequential(nn.Conv2d(3, 10, 8), nn.Flatten()), "cannot take a batch of shape (2, 1, 8, 8)", "channels"),
     ("other dimensions", lambda: nn.Sequential(nn.BatchNorm1d(1), *mlp()), "cannot take a batch of shape (2, 1, 8, 8)", "2D or 3D"),
-    ("two outputs", Pair, "the model gives tuple for 2 images", "scores (N, classes)"),
+    ("two outputs", Pair, "the model gives a tuple for 2 images", "scores (N, classes)"),
     ("nothing to learn", lambda: nn.Flatten(), "nothing", "train"),
 ]  # fmt: skip
 

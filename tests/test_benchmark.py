@@ -37,13 +37,13 @@ def prepared(name, profile="sample", batch_size=8):
 def test_plain_and_ours_give_the_same_losses_from_the_same_weights(name, profile, optimizer):
     exp, data = prepared(name, profile)
     exp = replace(exp, optimizer=optimizer)
-    recipes = plain, ours = Plain(exp, data, workers=0), Ours(exp, data, precision="fp64")
+    recipes = Plain(exp, data, workers=0), Ours(exp, data, precision="fp64")
     for recipe in recipes:
         recipe.model.double()
     order = epoch_batches(len(data), exp.batch_size, torch.Generator().manual_seed(1))
     losses = []
     for indices in order:
-        batches = [(inputs.double(), labels) for inputs, labels in plain.batches([indices])]
+        batches = [(inputs.double(), labels) for inputs, labels in recipes[0].batches([indices])]
         rows = [recipe.train(batches) for recipe in recipes]
         for key in ("train_loss", *(["gradient_norm_sum"] if exp.record_gradients else [])):
             assert rows[0][key] == pytest.approx(rows[1][key], rel=TOLERANCE)

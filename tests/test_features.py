@@ -10,12 +10,11 @@ from torch import nn
 from torch.utils.data import Dataset
 
 import featureFunction
-import loopFunction
 from coreFunction import pipeline
 from dataFunction import load_images
-from featureFunction import AnySet, as_source, cached, extract_features, forward_all, split
+from deepnet.data.datasets import as_source
+from featureFunction import cached, extract_features, forward_all, split
 from myModel import MODELS, replace_head, set_train_mode, train_only
-from utilityFunction import arithmetic
 
 CUTS = {("fc",): 9, ("layer4", "fc"): 7, ("layer3", "layer4", "fc"): 6}  # children in the frozen prefix
 
@@ -34,8 +33,7 @@ def resnet(trainable, dropout=0.0):
 @pytest.mark.parametrize(("trainable", "children"), CUTS.items())
 def test_resnet_is_cut_before_what_learns_and_the_halves_are_the_whole(trainable, children, dropout):
     model = resnet(trainable, dropout)
-    sample = torch.randn(4, 3, 32, 32)
-    prefix, rest = split(model, sample)
+    prefix, rest = split(model)
     assert len(prefix) == children
     assert not any(p.requires_grad for p in prefix.parameters())
     model.eval()
@@ -46,7 +44,7 @@ def test_resnet_is_cut_before_what_learns_and_the_halves_are_the_whole(trainable
 def test_the_split_leaves_modes_statistics_and_gradients_as_they_were():
     model = set_train_mode(resnet(("fc",)))
     before, modes = state(model), [m.training for m in model.modules()]
-    split(model, torch.randn(2, 3, 32, 32))
+    split(model)
     assert same(before, state(model))
     assert [m.training for m in model.modules()] == modes
 
@@ -141,7 +139,7 @@ FALLS_BACK = [
 def test_other_models_are_not_cut_and_train_as_a_whole(monkeypatch, build, trainable):
     model = build()
     train_only(model, trainable)
-    assert split(model, digits(0, 4).tensors[0]) is None
+    assert split(model) is None
     before = state(model)
     assert pipeline(model, digits(), held(), name="whole", trainable=trainable, **QUICK).finished
     assert not same(before, state(model))
@@ -155,17 +153,17 @@ def trained(monkeypatch, model, cut, **options):
     with monkeypatch.context() as patch:
         used = []
         if cut:
-            patch.setattr(loopFunction, "cached", lambda *a: used.append(a) or cached(*a))
+            patch.setattr(featureFunction, "cached", lambda *a: used.append(a) or cached(*a))
         else:
-            patch.setattr(loopFunction, "split", lambda *_: None)
-        record = pipeline(model, digits(), held(), name="cut" if cut else "whole", **QUICK | options)
+            patch.setattr(featureFunction, "split", lambda *_: None)
+        record = pipeline(model, digits(), held(), name="cut" if cut else "whole", fast=True, **QUICK | options)
         assert len(used) == (2 if cut else 0)  # both sets, once each
     return state(model), record
 
 
 @pytest.mark.parametrize("patience", [None, 2])
 def test_a_cached_prefix_of_linear_layers_gives_the_same_weights(monkeypatch, patience):
-    """The cache runs chunks of 500 where training runs batches of 32, and a product of another shape may round otherwise."""
+    """The cache runs the whole set at once where training runs batches of 32, and a product of another shape may round otherwise."""
     results = [trained(monkeypatch, mlp(), cut, trainable=("3",), patience=patience, record_gradients=True) for cut in (True, False)]
     (cut, cut_record), (whole, whole_record) = results
     for key in cut:
@@ -178,7 +176,6 @@ def test_a_cached_prefix_of_linear_layers_gives_the_same_weights(monkeypatch, pa
 
 def test_a_cached_prefix_with_batch_normalisation_gives_the_same_weights(monkeypatch):
     """Where the chunk is the batch, to the bit."""
-    monkeypatch.setattr(featureFunction, "CHUNK", 200)
     options = {"trainable": ("5",), "batch_size": 200}
     (cut, _), (whole, _) = (trained(monkeypatch, normed(), cut, **options) for cut in (True, False))
     assert same(cut, whole)
@@ -188,15 +185,14 @@ def test_a_cached_prefix_with_batch_normalisation_gives_the_same_weights(monkeyp
 @pytest.mark.parametrize("trainable", CUTS)
 def test_resnet_trains_the_same_behind_its_cache(monkeypatch, trainable, precision):
     """Two steps on 32 sample images: where the chunk is the batch, to the bit."""
-    monkeypatch.setattr(featureFunction, "CHUNK", 16)
     data = load_images("cifar10", "train", "sample", 32).subset(range(32))
-    options = {"trainable": trainable, "lr": 1e-3, "optimizer": "SGD", "epochs": 1, "batch_size": 16, "precision": precision}
+    options = {"trainable": trainable, "lr": 1e-3, "optimizer": "SGD", "epochs": 1, "batch_size": 16, "precision": precision, "fast": True}
     results = []
     for cut in (True, False):
         model = resnet(trainable)
         with monkeypatch.context() as patch:
             if not cut:
-                patch.setattr(loopFunction, "split", lambda *_: None)
+                patch.setattr(featureFunction, "split", lambda *_: None)
             assert pipeline(model, data, data, name="resnet", **options).finished
         results.append(state(model))
     assert same(*results)
@@ -205,20 +201,21 @@ def test_resnet_trains_the_same_behind_its_cache(monkeypatch, trainable, precisi
 
 def test_a_cache_that_would_not_fit_in_memory_is_not_made():
     source = as_source(digits())
-    assert forward_all(nn.Flatten(), source, most_bytes=200 * 64 * 4).shape == (200, 64)
+    outputs, targets = forward_all(nn.Flatten(), source, most_bytes=200 * 64 * 4)
+    assert outputs.shape == (200, 64) and targets.equal(digits().tensors[1])
     assert forward_all(nn.Flatten(), source, most_bytes=200 * 64 * 4 - 1) is None
 
 
 @pytest.mark.parametrize("free", [2 * 200 * 64 * 4, 2 * 200 * 64 * 4 - 1])
 def test_a_cache_takes_no_more_than_half_of_the_memory_that_is_free(monkeypatch, free):
     monkeypatch.setattr(featureFunction, "free_bytes", lambda: free)
-    assert (cached(nn.Flatten(), as_source(digits()), "fp32") is not None) == (free % 2 == 0)
+    assert (cached(nn.Flatten(), as_source(digits()), "fp32", 500) is not None) == (free % 2 == 0)
     assert len(extract_features(mlp(), digits())) == 200  # which are asked for, however large
 
 
 def test_a_cache_lies_as_the_convolutions_behind_it_take_it():
     data = load_images("cifar10", "train", "sample", 32).subset(range(20)).to("cpu", torch.channels_last)
-    seen = cached(nn.Sequential(nn.Conv2d(3, 8, 3)).to(memory_format=torch.channels_last), data, "fp32")
+    seen = cached(nn.Sequential(nn.Conv2d(3, 8, 3)).to(memory_format=torch.channels_last), data, "fp32", 500)
     assert seen.inputs.is_contiguous(memory_format=torch.channels_last)
     assert seen.batch(torch.tensor([3, 1]))[0].is_contiguous(memory_format=torch.channels_last)
 
@@ -228,7 +225,7 @@ def test_where_memory_is_short_a_cache_makes_room_for_another(monkeypatch):
     monkeypatch.setattr(featureFunction, "free_bytes", lambda: 2.0 * featureFunction.MOST_BYTES - 1)
     data = load_images("mnist", "train", "sample", 28)
     for start in (0, 10, 20):
-        cached(nn.Flatten(), data.subset(range(start, start + 10)), "fp32")
+        cached(nn.Flatten(), data.subset(range(start, start + 10)), "fp32", 500)
     assert len(featureFunction._shared) == 2
 
 
@@ -236,7 +233,7 @@ def test_a_contiguous_and_a_channels_last_model_share_no_cache():
     data = load_images("cifar10", "train", "sample", 32).subset(range(10))
     prefix = nn.Conv2d(3, 8, 3)
     for layout in (torch.channels_last, torch.contiguous_format):
-        seen = cached(prefix.to(memory_format=layout), data.to("cpu", layout), "fp32")
+        seen = cached(prefix.to(memory_format=layout), data.to("cpu", layout), "fp32", 500)
         assert seen.inputs.is_contiguous(memory_format=layout)
 
 
@@ -244,28 +241,127 @@ def test_a_run_s_two_sets_stay_however_large(monkeypatch):
     """The train set's cache is not given up for the validation set's, or each run would make both again."""
     monkeypatch.setattr(featureFunction, "MOST_BYTES", 60 * 784 * 4)  # both together are more
     data, runs = load_images("mnist", "train", "sample", 28), []
-    monkeypatch.setattr(featureFunction, "forward_all", lambda *a: runs.append(a) or forward_all(*a))
+    monkeypatch.setattr(featureFunction, "forward_all", lambda *a, **named: runs.append(a) or forward_all(*a, **named))
     for _ in range(3):
         for part in (range(50), range(50, 70)):
-            cached(nn.Flatten(), data.subset(part), "fp32")
+            cached(nn.Flatten(), data.subset(part), "fp32", 500)
     assert len(runs) == 2
 
 
 class Noisy(Dataset):
-    """The digits with noise, another one each time."""
+    """The digits, some of them with noise, another one each time."""
+
+    def __init__(self, clean=0):
+        self.clean, self.read = clean, 0
 
     def __len__(self):
         return 200
 
     def __getitem__(self, index):
+        self.read += 1
         image, label = digits()[index]
-        return image + 0.1 * torch.randn_like(image), label
+        return image if index < self.clean else image + 0.1 * torch.randn_like(image), label
 
 
-def test_random_transforms_stay_random_behind_a_frozen_prefix():
-    prefix = nn.Sequential(nn.Flatten(), nn.Linear(64, 16))
-    assert cached(prefix, AnySet(digits()), "fp32") is not None
-    assert cached(prefix, AnySet(Noisy()), "fp32") is None
+@pytest.mark.parametrize("clean", [0, 150])
+@pytest.mark.parametrize("fast", [False, True])
+def test_a_data_set_that_may_change_is_read_anew_in_each_epoch(fast, clean):
+    data = Noisy(clean)
+    pipeline(mlp(), data, data, name="noisy", trainable=("3",), fast=fast, **QUICK)
+    asked_beforehand = data.read - 200 * (3 + 4)  # three epochs, and an evaluation before them and after each
+    assert 0 <= asked_beforehand < 100
+
+
+def test_what_is_frozen_is_computed_once_where_the_caller_vouches_for_it(monkeypatch):
+    class Chain(nn.Module):
+        def __init__(self):
+            super().__init__()
+            torch.manual_seed(0)
+            self.flatten, self.first, self.last = nn.Flatten(), nn.Linear(64, 16), nn.Linear(16, 10)
+
+        def forward(self, x):
+            return self.last(self.first(self.flatten(x)))
+
+    data, weights = Noisy(200), []
+    for asked in (False, True):
+        model = Chain()
+        before = data.read
+        pipeline(model, data, data, name="chain", trainable=("last",), cache_frozen=asked, **QUICK)
+        weights.append(state(model))
+        assert (data.read - before < 2 * 200 + 100) is asked
+    for key in weights[0]:
+        torch.testing.assert_close(weights[0][key], weights[1][key], rtol=1e-4, atol=1e-6)
+
+
+class Detached(nn.Module):
+    """Gives its middle no gradient, which no comparison of outputs can tell."""
+
+    def __init__(self):
+        super().__init__()
+        self.front, self.mid, self.head = nn.Linear(64, 16), nn.Linear(16, 16), nn.Linear(16, 10)
+
+    def forward(self, x):
+        return self.head(self.mid(self.front(x.flatten(1))).detach())
+
+
+class SometimesNoisy(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.noise = 0
+        self.front, self.head = nn.Linear(64, 16), nn.Linear(16, 10)
+
+    def forward(self, x):
+        z = self.front(x.flatten(1))
+        if self.training and torch.rand(()) < 0.4:
+            self.noise += 1
+            z = z + 0.1 * torch.randn_like(z)
+        return self.head(z)
+
+
+class OwnSequential(nn.Sequential):
+    def forward(self, x):
+        return super().forward(x) * 2
+
+
+class BatchNormAlone(nn.Sequential):
+    """Frozen, and yet what it gives depends on the batch."""
+
+    def __init__(self):
+        super().__init__(nn.Flatten(), nn.Linear(64, 16), nn.BatchNorm1d(16, track_running_stats=False), nn.Linear(16, 10))
+
+
+def hooked():
+    model = mlp()
+    model[1].register_forward_hook(lambda _module, _inputs, output: output + torch.rand(()))
+    return model
+
+
+def shared_twice():
+    layer = nn.Linear(64, 64)
+    return nn.Sequential(nn.Flatten(), layer, layer, nn.Linear(64, 10))
+
+
+@pytest.mark.parametrize("fast", [False, True])
+def test_a_forward_of_ones_own_runs_as_it_is_written(fast):
+    model = Detached()
+    before = state(model)
+    pipeline(model, digits(), held(), name="detached", trainable=("mid", "head"), fast=fast, **QUICK)
+    assert torch.equal(model.mid.weight, before["mid.weight"]) and not torch.equal(model.head.weight, before["head.weight"])
+    model = SometimesNoisy()
+    pipeline(model, digits(), held(), name="noise", trainable=("head",), fast=fast, **QUICK)
+    assert model.noise > 0
+
+
+@pytest.mark.parametrize(("build", "children"), [(OwnSequential, None), (BatchNormAlone, 2), (hooked, None), (shared_twice, 3)])
+def test_only_a_known_chain_of_modules_is_cut(build, children):
+    model = build() if build is not OwnSequential else OwnSequential(*mlp())
+    last = str(len(model) - 1)
+    train_only(model, (last,))
+    parts = split(model)
+    assert (parts and len(parts[0])) == children
+    if parts:
+        x = digits(0, 6).tensors[0]
+        assert torch.equal(parts[1](parts[0](x)), model(x))
 
 
 def test_two_parts_of_one_set_share_no_cache():
@@ -274,16 +370,16 @@ def test_two_parts_of_one_set_share_no_cache():
     prefix = nn.Flatten()
     for indices in (range(100), range(100, 200)):
         fold = data.subset(indices)
-        assert torch.equal(cached(prefix, fold, "fp32").inputs, fold.batch(torch.arange(100))[0].flatten(1))
+        assert torch.equal(cached(prefix, fold, "fp32", 500).inputs, fold.batch(torch.arange(100))[0].flatten(1))
 
 
 def test_the_same_prefix_on_the_same_set_runs_once(monkeypatch):
     runs = []
-    monkeypatch.setattr(featureFunction, "forward_all", lambda *a: runs.append(a) or forward_all(*a))
+    monkeypatch.setattr(featureFunction, "forward_all", lambda *a, **named: runs.append(a) or forward_all(*a, **named))
     data, torch_seed = load_images("mnist", "train", "sample", 28).subset(range(50)), 3
     for weights in (torch_seed, torch_seed, torch_seed + 1):
         torch.manual_seed(weights)
-        cached(nn.Sequential(nn.Flatten(), nn.Linear(784, 8)), data, "fp32")
+        cached(nn.Sequential(nn.Flatten(), nn.Linear(784, 8)), data, "fp32", 500)
     assert len(runs) == 2
 
 
@@ -296,7 +392,7 @@ def test_features_are_the_forward_up_to_the_average_pooling():
     features = extract_features(model, data)
     trunk = copy.deepcopy(model).eval()
     trunk.fc = nn.Identity()
-    with torch.no_grad(), arithmetic("fp32"):
+    with torch.no_grad():
         expected = trunk(data.batch(torch.arange(40))[0])
     assert features.shape == (40, 512)
     assert torch.equal(features, expected)
@@ -305,7 +401,7 @@ def test_features_are_the_forward_up_to_the_average_pooling():
 
 def test_features_of_any_model_and_data_set_come_in_the_order_of_the_images():
     model = mlp()
-    data = digits(0, 700)  # more than one chunk
+    data = digits(0, 700)  # more than one batch
     with torch.no_grad():
         expected = model[:3](data.tensors[0])
     torch.testing.assert_close(extract_features(model, data), expected)

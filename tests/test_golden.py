@@ -43,8 +43,8 @@ def trajectory(exp: Experiment, budget: tuple[int, int]) -> list[dict]:
 
 
 def values(row: dict) -> dict[str, float]:
-    """A row's numbers, those of a list each by itself."""
-    lists = {metric: value if isinstance(value, list) else [value] for metric, value in row.items()}
+    """A row's numbers, those of a list each by itself; a layer that does not learn has none."""
+    lists = {metric: [x for x in value if x is not None] if isinstance(value, list) else [value] for metric, value in row.items()}
     return {f"{metric}[{i}]" if len(each) > 1 else metric: x for metric, each in lists.items() for i, x in enumerate(each)}
 
 

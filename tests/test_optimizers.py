@@ -53,7 +53,7 @@ def test_a_fused_step_on_channels_last_weights_is_the_plain_one(name, precision,
         exp = Experiment("own", optimizer=name, lr=1e-2)
         optimizer = getattr(torch.optim, name)(model.parameters(), lr=1e-2, foreach=False) if plain else make_optimizer(exp, model)
         for _ in range(3):
-            train_epoch(model, [(images, labels)], optimizer, precision)
+            train_epoch(model, [(images, labels)], optimizer, precision, fast=True)
         weights.append(model.state_dict())
     torch.testing.assert_close(weights[0], weights[1], rtol=1e-5, atol=1e-6)
 
@@ -68,7 +68,7 @@ def test_optimizers_take_channels_last_weights_as_they_lie(name):
         layers = nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 8, 3, stride=2), nn.Flatten(), nn.Linear(32, 10)
         model = nn.Sequential(*layers).to(memory_format=torch.channels_last)
         optimizer = optimizer_of(model)
-        train_epoch(model, 3 * list(zip(images.split(32), labels.split(32), strict=True)), optimizer)
+        train_epoch(model, 3 * list(zip(images.split(32), labels.split(32), strict=True)), optimizer, fast=True)
         return model, optimizer
 
     ours = partial(make_optimizer, Experiment("own", optimizer=name, lr=0.01))
@@ -80,7 +80,7 @@ def test_optimizers_take_channels_last_weights_as_they_lie(name):
     for one, other in zip(model.parameters(), plain.parameters(), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
     with torch.profiler.profile() as profiled:
-        train_epoch(model, [(images, labels)], optimizer)
+        train_epoch(model, [(images, labels)], optimizer, fast=True)
     (span,) = [event.time_range for event in profiled.events() if event.name.startswith("Optimizer.step")]
     inside = {event.name for event in profiled.events() if span.start < event.time_range.start < span.end}
     assert any(name.startswith("aten::_fused_") for name in inside) and not inside & {"aten::contiguous", "aten::clone"}
@@ -112,12 +112,12 @@ def test_a_checkpoint_made_in_another_memory_layout_is_gone_on_with(name):
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3), nn.Flatten(1), nn.Linear(64, 10))
     optimizer = make_optimizer(exp, model)
-    train_epoch(model, 3 * [(images, labels)], optimizer)
+    train_epoch(model, 3 * [(images, labels)], optimizer, fast=True)
     twin = copy.deepcopy(model).to(memory_format=torch.channels_last)
     again = make_optimizer(exp, twin)
     restore_optimizer(again, copy.deepcopy(optimizer.state_dict()))
     for net, steps in ((model, optimizer), (twin, again)):
-        train_epoch(net, 2 * [(images, labels)], steps)
+        train_epoch(net, 2 * [(images, labels)], steps, fast=True)
     for one, other in zip(model.parameters(), twin.parameters(), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
 
@@ -141,13 +141,13 @@ def test_the_moments_of_silent_units_become_zero_and_no_weight_can_tell(monkeypa
         torch.manual_seed(0)
         model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 3))
         optimizer = make_optimizer(Experiment("own", optimizer=name, lr=1e-3, eps=eps), model)
-        train_epoch(model, 20 * [(images, labels)], optimizer)
+        train_epoch(model, 20 * [(images, labels)], optimizer, fast=True)
         with torch.no_grad():
             model[0].bias[1:] = -100
         with monkeypatch.context() as patch:
             if not dropped:
                 patch.setattr(trainFunction, "drop_subnormals", lambda _: None)
-            train_epoch(model, 1201 * [(images, labels)], optimizer)
+            train_epoch(model, 1201 * [(images, labels)], optimizer, fast=True)
         moments = optimizer.state[model[0].weight]["exp_avg"]
         subnormal.append(int(((moments != 0) & (moments.abs() < torch.finfo(torch.float32).tiny)).sum()))
         weights.append(state(model))

@@ -76,7 +76,7 @@ def test_what_training_changes_before_what_learns_goes_with_it(layer, at):
     """A dropout, and batch normalisation without parameters, which has nothing to freeze, so that its statistics move."""
     model = mlp().insert(at, layer)
     model[1].requires_grad_(False)
-    prefix, _ = split(model, digits(0, 4).tensors[0])
+    prefix, _ = split(model)
     assert prefix[0] is model[0] and len(prefix) == at
     before = state(model)
     assert pipeline(model, digits(), held(), name="behind", **QUICK).finished

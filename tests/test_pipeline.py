@@ -209,7 +209,7 @@ def test_a_frozen_weight_that_moved_before_an_interrupt_fails_the_run_that_goes_
     torch.manual_seed(0)
     with monkeypatch.context() as patch:
         epochs = iter([loopFunction.train_epoch] * 3 + [interrupt])
-        patch.setattr(loopFunction, "train_epoch", lambda *arguments: next(epochs)(*arguments))
+        patch.setattr(loopFunction, "train_epoch", lambda *arguments, **named: next(epochs)(*arguments, **named))
         with pytest.raises(KeyboardInterrupt):
             pipeline(Leaking(), digits(), held(), name="leaking", **options)
     later = Leaking()
@@ -317,11 +317,12 @@ def test_a_model_that_views_its_maps_trains_in_contiguous_memory(model, batched)
     assert second < first
 
 
-def test_convolutions_run_channels_last():
+@pytest.mark.parametrize(("fast", "layout"), [(False, torch.contiguous_format), (True, torch.channels_last)])
+def test_convolutions_run_channels_last_where_speed_is_asked_for_and_contiguous_elsewhere(fast, layout):
     seen = []
     data = load_images("cifar10", "train", "sample", 32).subset(range(40))
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveMaxPool2d(1), nn.Flatten(), nn.Linear(4, 10))
     model[0].register_forward_hook(lambda _m, inputs, output: seen.append((inputs[0], output)))
-    pipeline(model, data, data, name="last", epochs=1, batch_size=20, wandb=False)
-    batches = seen[-3:-1]  # the last is the evaluation's
-    assert all(x.is_contiguous(memory_format=torch.channels_last) for pair in batches for x in pair)
+    pipeline(model, data, data, name="last", epochs=1, batch_size=20, fast=fast, wandb=False)
+    batches = seen[-4:]  # two steps, and the evaluation after them
+    assert all(x.is_contiguous(memory_format=layout) for pair in batches for x in pair)

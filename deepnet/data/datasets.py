@@ -1,0 +1,353 @@
+"""What the training loop reads: the report's sets, tensors in memory, and any map-style data set or loader of a reader's own.
+
+A data set of a reader's own is read by a `torch.utils.data.DataLoader`, one item at a time and each time anew, so one reading
+gives both image and label, and random transforms stay random.
+"""
+
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
+
+from deepnet.data.labels import LabelMap, plain_label
+from experimentTable import UsageError
+from utilityFunction import preserved_random, seed_everything
+
+Batch = tuple[Tensor, Tensor]
+SAMPLED = 8  # items of a reader's data set that stand for it in a record's identity
+
+
+class Source(Protocol):
+    """What the loop trains on and evaluates: batches of (B, ...) inputs and (B,) int64 targets."""
+
+    @property
+    def classes(self) -> Sequence[Any]: ...
+
+    def __len__(self) -> int: ...
+
+    def shuffled(self, batch_size: int, generator: torch.Generator, steps: int | None = None) -> Iterable[Batch]:
+        """One epoch in an order that `generator` draws, or exactly `steps` batches of as many passes as it takes."""
+        ...
+
+    def in_order(self, batch_size: int) -> Iterable[Batch]:
+        """Every item once."""
+        ...
+
+    def first(self, most: int) -> Tensor:
+        """The first inputs, at most so many."""
+        ...
+
+
+def epoch_batches(images: int, batch_size: int, generator: torch.Generator, steps: int | None = None) -> list[Tensor]:
+    """Shuffled indices in batches: one pass over all images, or exactly `steps` batches out of as many passes as it takes.
+
+    A last batch of one image, which batch normalisation cannot train on, joins the batch before it.
+    """
+    batches: list[Tensor] = []
+    while not batches or (steps and len(batches) < steps):
+        parts = list(torch.randperm(images, generator=generator).split(batch_size))
+        if len(parts) > 1 and len(parts[-1]) == 1:
+            parts[-2:] = [torch.cat(parts[-2:])]
+        batches += parts
+    return batches[:steps]
+
+
+class Indexed:
+    """A Source whose items are handed out by index: `batch(indices)` is what a subclass has of its own."""
+
+    def __len__(self) -> int:
+        raise NotImplementedError
+
+    def batch(self, indices: Tensor) -> Batch:
+        """(B, ...) inputs and (B,) int64 targets at `indices`."""
+        raise NotImplementedError
+
+    def batches(self, order: Sequence[Tensor]) -> Iterable[Batch]:
+        """The batches at each of these indices."""
+        return map(self.batch, order)
+
+    def shuffled(self, batch_size: int, generator: torch.Generator, steps: int | None = None) -> Iterable[Batch]:
+        """One epoch in an order that `generator` draws, or exactly `steps` batches of as many passes as it takes."""
+        return self.batches(epoch_batches(len(self), batch_size, generator, steps))
+
+    def in_order(self, batch_size: int) -> Iterable[Batch]:
+        """Every item once."""
+        return self.batches(torch.arange(len(self)).split(batch_size))
+
+    def first(self, most: int) -> Tensor:
+        """The first inputs, at most so many."""
+        return self.batch(torch.arange(min(most, len(self))))[0]
+
+
+@dataclass(frozen=True)
+class MemorySet(Indexed):
+    """Tensors in memory: `inputs` (N, ...), `labels` (N,) int64 from 0 to len(classes) - 1."""
+
+    inputs: Tensor
+    labels: Tensor
+    classes: Sequence[Any]
+    floats: bool = False  # whole-number inputs are handed out as floats
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def batch(self, indices: Tensor) -> Batch:
+        """Inputs and labels at `indices`, in the type that they have."""
+        indices = indices.to(self.inputs.device, non_blocking=True)  # else the device would be waited for, batch by batch
+        inputs = self.inputs[indices]
+        return inputs.float() if self.floats else inputs, self.labels[indices]
+
+
+class ReaderSet(Indexed):
+    """A map-style data set of a reader's own, or a loader of one, read as it is; its labels become targets by `labels`."""
+
+    def __init__(self, data: Any, workers: int = 0) -> None:
+        self.loader = data if isinstance(data, DataLoader) else None
+        self.dataset = data.dataset if self.loader is not None else data
+        self.workers = workers
+        self.labels: LabelMap | None = None
+        self.floats = False  # whole-number inputs are handed out as floats
+        _check_map_style(self.dataset)
+        if self.loader is None:
+            _Pair(self.dataset[0])
+        elif workers:
+            raise UsageError("a DataLoader has workers of its own; set num_workers there and leave out workers")
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    @property
+    def classes(self) -> Sequence[Any]:
+        return self.labels.names if self.labels else ()
+
+    def batch(self, indices: Tensor) -> Batch:
+        """Items stacked. Raises UsageError where they are not pairs, or their shapes differ."""
+        return self._targets(_collate([self.dataset[i] for i in indices.tolist()]))
+
+    def batches(self, order: Sequence[Tensor]) -> Iterable[Batch]:
+        """The items at each of these indices, by `workers` processes."""
+        sampler = [indices.tolist() for indices in order]
+        drawn = torch.Generator().manual_seed(torch.initial_seed())  # else the loader would draw from torch's own generator
+        loader = DataLoader(self.dataset, batch_sampler=sampler, num_workers=self.workers, collate_fn=_collate, generator=drawn)
+        return map(self._targets, loader)
+
+    def shuffled(self, batch_size: int, generator: torch.Generator, steps: int | None = None) -> Iterable[Batch]:
+        """One epoch; a loader gives its own batches, in its own order."""
+        return map(self._targets, self._own_batches()) if self.loader is not None else super().shuffled(batch_size, generator, steps)
+
+    def in_order(self, batch_size: int) -> Iterable[Batch]:
+        """Every item once; a loader gives its own batches."""
+        return map(self._targets, self._own_batches()) if self.loader is not None else super().in_order(batch_size)
+
+    def first(self, most: int) -> Tensor:
+        """The first inputs, at most so many; of a loader those of its first batches."""
+        inputs: list[Tensor] = []
+        alone = self.loader is None
+        for stacked in [_collate([self.dataset[i] for i in range(min(most, len(self)))])] if alone else self._own_batches():
+            inputs.append(self._inputs(stacked))
+            if sum(map(len, inputs)) >= most:
+                break
+        return torch.cat(inputs)[:most]
+
+    def _own_batches(self) -> Iterator["_Stacked"]:
+        assert self.loader is not None
+        own = self.loader.generator
+        if own is not None:  # each epoch is drawn from its own seed, or a resumed run would be another
+            own.manual_seed(torch.initial_seed())
+        for batch in self.loader:
+            if not (isinstance(batch, tuple | list) and len(batch) == 2 and isinstance(batch[0], Tensor)):
+                raise UsageError(f"the loader's batches must be pairs of (inputs, labels) tensors, found {_found(batch)}")
+            yield _Stacked(batch[0], list(batch[1]))
+
+    def _inputs(self, stacked: "_Stacked | str") -> Tensor:
+        if isinstance(stacked, str):
+            raise UsageError(stacked)
+        return stacked.inputs.float() if self.floats else stacked.inputs
+
+    def _targets(self, stacked: "_Stacked | str") -> Batch:
+        inputs, labels = self._inputs(stacked), self.labels or LabelMap()
+        assert isinstance(stacked, _Stacked)
+        return inputs, torch.tensor([labels.target(plain_label(label)) for label in stacked.labels])
+
+    def raw_labels(self) -> list[Any] | None:
+        """Every label, where that takes no reading of images; else None."""
+        if isinstance(self.dataset, list | tuple):
+            return [plain_label(_Pair(item).label) for item in self.dataset]
+        targets = getattr(self.dataset, "targets", None)
+        if targets is None or not hasattr(targets, "__len__") or len(targets) != len(self):
+            return None
+        labels = [plain_label(label) for label in targets]
+        return labels if all(labels[i] == label for i, label in self._sampled_labels().items()) else None
+
+    def read_labels(self) -> list[Any]:
+        """Every label, by a reading of the whole set where need be."""
+        known = self.raw_labels()
+        return [plain_label(_Pair(self.dataset[i]).label) for i in range(len(self))] if known is None else known
+
+    def sampled_labels(self) -> list[Any]:
+        """The labels of a few items all over the set."""
+        return list(self._sampled_labels().values())
+
+    def _sampled_labels(self) -> dict[int, Any]:
+        with preserved_random():
+            return {i: plain_label(_Pair(self.dataset[i]).label) for i in _spread(len(self))}
+
+    def fingerprint(self) -> str:
+        """sha256 of a few items all over the set, and of the labels where they are at hand; random items count by their shape alone."""
+        total = hashlib.sha256(f"{type(self.dataset).__name__} {len(self)}".encode())
+        for i in _spread(len(self)):
+            readings = []
+            for _ in range(2):
+                with preserved_random():
+                    seed_everything(i)
+                    pair = _Pair(self.dataset[i])
+                    readings.append((pair.inputs, plain_label(pair.label)))
+            (one, label), (other, again) = readings
+            same = label == again and one.shape == other.shape and torch.equal(one, other)
+            total.update(f"{tuple(one.shape)} {one.dtype} {label if same else ''}".encode())
+            if same:
+                total.update(_bytes(one))
+        total.update(repr(self.raw_labels()).encode())
+        return total.hexdigest()
+
+
+@dataclass(frozen=True)
+class _Stacked:
+    """A batch as a worker process hands it out: inputs (B, ...), and labels as they are."""
+
+    inputs: Tensor
+    labels: list[Any]
+
+
+class _Pair:
+    """One item of a data set. Raises UsageError, saying what was found and what to do, for what is no (tensor, label) pair."""
+
+    def __init__(self, item: Any) -> None:
+        if not (isinstance(item, tuple | list) and len(item) == 2):
+            raise UsageError(f"a data set's items must be (tensor, label) pairs, found {_found(item)}; {_remedy(item)}")
+        self.inputs, self.label = item
+        if not isinstance(self.inputs, Tensor):
+            raise UsageError(f"a data set's inputs must be tensors, found {_found(self.inputs)}; {_remedy(self.inputs)}")
+
+
+def _found(item: Any) -> str:
+    if isinstance(item, dict):
+        return f"a {type(item).__name__} with the keys {', '.join(map(repr, item))}"
+    if isinstance(item, tuple | list):
+        return f"a {type(item).__name__} of {len(item)}: {', '.join(type(part).__name__ for part in item)}"[:120]
+    module = type(item).__module__.partition(".")[0]
+    return {"PIL": "a PIL image", "numpy": "a numpy array"}.get(module, f"a {type(item).__name__}")
+
+
+def _remedy(item: Any) -> str:
+    if isinstance(item, dict):
+        keys = list(item) + ["image", "label"][len(item) :]
+        return f"give pairs, as [(to_tensor(item[{keys[0]!r}]), item[{keys[1]!r}]) for item in data]"
+    if type(item).__module__.startswith("PIL"):
+        return "make tensors of them: transform=torchvision.transforms.ToTensor()"
+    if type(item).__module__.startswith("numpy"):
+        return "make tensors of them: torch.from_numpy(item).float()"
+    return "wrap the data set in one that gives such pairs"
+
+
+def _collate(items: list[Any]) -> _Stacked | str:
+    """The items as a batch, or why they are none, in a word that a worker process can hand on."""
+    try:
+        pairs = [_Pair(item) for item in items]
+    except UsageError as error:
+        return str(error)
+    if len(shapes := sorted({tuple(pair.inputs.shape) for pair in pairs})) > 1:
+        return f"the data set's images differ in size ({shapes[0]}, {shapes[1]}); resize them to one size first"
+    return _Stacked(torch.stack([pair.inputs for pair in pairs]), [pair.label for pair in pairs])
+
+
+def _check_map_style(dataset: Any) -> None:
+    if isinstance(dataset, IterableDataset) or not (hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")):
+        raise UsageError(
+            f"a {type(dataset).__name__} cannot be read by number; give a data set of (tensor, label) pairs, such as list(data)"
+        )
+    if len(dataset) == 0:
+        raise UsageError("the data set is empty; give one with at least two images")
+
+
+def _spread(length: int) -> list[int]:
+    return sorted({int(i) for i in np.linspace(0, length - 1, SAMPLED)})
+
+
+def _bytes(tensor: Tensor) -> bytes:
+    return tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
+
+
+def is_source(data: Any) -> bool:
+    """Whether `data` hands out batches as the loop takes them already."""
+    return hasattr(data, "in_order") and hasattr(data, "classes")
+
+
+def as_source(data: Any, workers: int = 0) -> Any:
+    """A map-style data set or a loader as the loop reads it; tensors in memory are taken as they lie.
+
+    Raises UsageError, saying what was found, for what cannot be read by number, is empty, or has items that are no pairs.
+    """
+    if is_source(data):
+        return data
+    if type(data) is TensorDataset and len(data.tensors) == 2 and len(data) > 0:
+        labels = data.tensors[1]
+        if labels.ndim == 1 and not labels.is_floating_point() and not labels.is_complex() and len(labels) == len(data.tensors[0]):
+            return MemorySet(data.tensors[0], labels.long(), ())
+    return ReaderSet(data, workers)
+
+
+def as_batches(data: Any, batch_size: int, shuffle: bool) -> Iterable[Batch]:
+    """The batches of a data set, a loader or a Source; what is an iterable of batches already stays as it is."""
+    listed = isinstance(data, list | tuple)
+    if not (is_source(data) or isinstance(data, DataLoader) or hasattr(data, "__getitem__")) or (listed and data and _is_batch(data[0])):
+        return data
+    source = as_source(data)
+    if not shuffle:
+        return source.in_order(batch_size)
+    return source.shuffled(batch_size, torch.Generator().manual_seed(int(torch.randint(2**62, ()))))
+
+
+def _is_batch(item: Any) -> bool:
+    """Whether these are inputs and labels of several images, and not one image and its label."""
+    pair = isinstance(item, tuple | list) and len(item) == 2 and all(isinstance(part, Tensor) for part in item)
+    return pair and item[1].ndim == 1 and item[0].ndim > 1 and len(item[0]) == len(item[1])
+
+
+def with_labels(source: Any, labels: LabelMap) -> Any:
+    """The source, its labels turned into targets by `labels`. Raises UsageError for a label that is none of them."""
+    if isinstance(source, ReaderSet):
+        source.labels = labels
+    elif isinstance(source, MemorySet) and not source.classes:
+        numbers = source.labels.unique()
+        targets = torch.tensor([labels.target(number) for number in numbers.tolist()])
+        return replace(source, labels=targets[torch.searchsorted(numbers, source.labels)].to(source.labels.device), classes=labels.names)
+    return source
+
+
+def fingerprint(source: Any) -> str:
+    """What tells one data set from another of the same length, in a record's identity."""
+    if isinstance(source, ReaderSet):
+        return source.fingerprint()
+    inputs, labels = (source.inputs, source.labels) if isinstance(source, MemorySet) else (source.images, source.labels)
+    total = hashlib.sha256(f"{tuple(inputs.shape)} {inputs.dtype}".encode())
+    for tensor in (inputs, labels):
+        total.update(_bytes(tensor))
+    return total.hexdigest()
+
+
+def known_labels(sources: Iterable[Any], read: bool) -> list[list[Any]]:
+    """The labels of each source: all of them where they are at hand or `read` says to read them, else those of a few items."""
+    found = []
+    for source in sources:
+        if not isinstance(source, ReaderSet):
+            found.append(source.labels.unique().tolist())
+        else:
+            at_hand = source.raw_labels()
+            found.append(at_hand if at_hand is not None else source.read_labels() if read else source.sampled_labels())
+    return found

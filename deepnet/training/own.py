@@ -1,0 +1,85 @@
+"""What a reader hands to `pipeline`, checked as a whole before any file is touched."""
+
+import json
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy
+from torch.optim import Optimizer
+
+from deepnet.data.datasets import fingerprint, known_labels, with_labels
+from deepnet.data.labels import label_map
+from deepnet.training.recipe import Recipe, as_the_model_takes, count_outputs, materialise, rehearse, set_precision, trial_of
+from experimentTable import Experiment, UsageError
+from featureFunction import split_as_asked
+from utilityFunction import cast, device
+
+
+def checked_sets(
+    model: nn.Module, train: Any, evaluation: Any, exp: Experiment, recipe: Recipe, classes: Sequence[Any] | None
+) -> tuple[Any, Any, dict]:
+    """Both sets with their labels as targets, and what of them and of the recipe stands in the identity; all checks of `pipeline`."""
+    with trial_of(model) as trial:
+        materialise(trial, train)
+        set_precision(trial, recipe.precision)
+        train, evaluation = (as_the_model_takes(trial, source) for source in (train, evaluation))
+        with torch.no_grad():
+            outputs = min(count_outputs(trial, cast(source.first(2).to(device()), recipe.precision)) for source in (train, evaluation))
+        if not any(p.requires_grad for p in model.parameters()):
+            raise UsageError("nothing in the model can be trained; name some of its children in trainable, or unfreeze some")
+        own_names = getattr(getattr(train, "dataset", None), "classes", None)
+        found = known_labels((train, evaluation), read=False)
+        if not all(isinstance(label, int) and 0 <= label < outputs for labels in found for label in labels):
+            found = known_labels((train, evaluation), read=True)
+        labels = label_map(*found, outputs, classes, own_names)
+        train, evaluation = (with_labels(source, labels) for source in (train, evaluation))
+        if recipe.cache_frozen:
+            split_as_asked(trial, cast(train.first(4).to(device()), recipe.precision))
+        rehearse(trial, train, exp.batch_size, recipe, exp.record_gradients)
+    settings: dict = {"architecture": str(model), "images": [len(train), len(evaluation)], "classes": len(labels.names)}
+    settings |= {"data": [fingerprint(train), fingerprint(evaluation)], "fast": recipe.fast, "eval_batch_size": recipe.eval_batch_size}
+    if labels.numbers is not None:
+        settings["labels"] = list(labels.names)
+    if recipe.loss is not cross_entropy:
+        settings["loss"] = _described(recipe.loss)
+    if recipe.schedule:
+        settings["schedule"] = _described(recipe.schedule), "per step" if recipe.schedule_per_step else "per epoch"
+    if recipe.cache_frozen:
+        settings["cache_frozen"] = True
+    if isinstance(recipe.optimizer, partial) and recipe.optimizer.func is own_optimizer:
+        made = recipe.optimizer(model)
+        groups = [{key: value for key, value in group.items() if key != "params"} for group in made.param_groups]
+        settings |= {"optimizer": type(made).__name__, "groups": json.loads(json.dumps(groups, default=str)), "lr": groups[0]["lr"]}
+    if frozen := [key for key, parameter in model.named_parameters() if not parameter.requires_grad]:
+        settings["frozen"] = frozen
+    return train, evaluation, settings
+
+
+def own_optimizer(make: Callable[[list[nn.Parameter]], Optimizer], model: nn.Module) -> Optimizer:
+    """A reader's own optimizer over what learns. Raises UsageError where it is none, or holds no parameter that learns."""
+    made = make([p for p in model.parameters() if p.requires_grad])
+    if not isinstance(made, Optimizer):
+        raise UsageError(f"optimizer must give a torch.optim.Optimizer, it gave {type(made).__name__}")
+    return made
+
+
+def _described(thing: Any) -> str:
+    return repr(thing) if isinstance(thing, nn.Module | partial) else str(getattr(thing, "__qualname__", type(thing).__name__))
+
+
+def whole(name: str, value: Any, least: int) -> int:
+    if isinstance(value, bool) or not hasattr(value, "__index__") or value.__index__() < least:
+        raise UsageError(f"{name} must be a whole number of at least {least}, got {value!r}")
+    return value.__index__()
+
+
+def check_switches(schedule: Any, loss: Any, schedule_per_step: bool) -> None:
+    if schedule is not None and not callable(schedule):
+        raise UsageError(f"schedule must be a callable from the optimizer to a scheduler, got {schedule!r:.60}")
+    if schedule_per_step and schedule is None:
+        raise UsageError("schedule_per_step has no effect without a schedule; give one, or leave it out")
+    if not callable(loss):
+        raise UsageError(f"loss must be a callable from outputs and targets to their mean loss, got {loss!r:.60}")
