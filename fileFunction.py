@@ -4,6 +4,7 @@ import hashlib
 import json
 import math
 import os
+import pickle
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,8 +31,11 @@ def digest(state: dict) -> str:
     """sha256 of a state dict's names and bytes, whatever file holds it (a saved file's bytes depend on its own name)."""
     total = hashlib.sha256()
     for name, tensor in state.items():
+        if not isinstance(tensor, torch.Tensor):  # a module's extra state
+            total.update(name.encode() + pickle.dumps(tensor))
+            continue
         total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        total.update(tensor.detach().cpu().numpy().tobytes())
+        total.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     return total.hexdigest()
 
 

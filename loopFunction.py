@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from dataFunction import ImageSet
-from deepnet.data.datasets import Source
+from deepnet.data.datasets import Source, whole_digest
 from deepnet.training.recipe import Recipe, advance
 from experimentTable import Experiment
 from featureFunction import without_frozen_prefix
@@ -45,6 +45,11 @@ def fit(
             frozen = set(map(tuple, checkpoint["frozen"]))  # what moved before it must not go unseen
     else:
         frozen = _frozen_digests(model)
+    data = [whole_digest(source) for source in (train, eval_set)]
+    if checkpoint:
+        with folder.restoring():
+            if any(None not in pair and pair[0] != pair[1] for pair in zip(checkpoint.get("data", []), data, strict=False)):
+                raise ValueError("it was made with other data")
     seed_everything(exp.seed, 0)  # a reader's data set may be random
     probed = train.first(256).to(device()) if exp.record_gradients else None
     trained = model
@@ -70,7 +75,7 @@ def fit(
 
     def save(epoch: int) -> None:
         state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "best": best, "epoch": epoch, "frozen": sorted(frozen)}
-        state |= {"schedule": schedule.state_dict()} if schedule is not None else {}
+        state |= {"data": data} | ({"schedule": schedule.state_dict()} if schedule is not None else {})
         folder.checkpoint(state | {"stopping": asdict(stopping)})
 
     def measure() -> tuple[dict, Any]:
@@ -137,25 +142,31 @@ def fit(
 
 
 def in_fast_memory(model: nn.Module, train: Source, eval_set: Source) -> tuple[Source, Source]:
-    """Lay the model out in memory as it is fastest, and both sets' batches likewise: channels last where it has convolutions.
-
-    Contiguous where it cannot be, as when it flattens its maps by `view`; asked of a copy, in evaluation and in training. And on
-    MPS, where the gradients of a channels-last batch normalisation come out wrong (pytorch/pytorch#175189).
-    """
-    inputs, layout = train.first(2).to(device()), torch.contiguous_format
-    if device().type != "mps" and inputs.ndim == 4 and any(isinstance(module, nn.Conv2d) for module in model.modules()):
-        kind = next(model.parameters()).dtype
-        try:
-            trial = copy.deepcopy(model).to(device(), memory_format=torch.channels_last)
-            for training in (False, True):
-                with torch.no_grad():
-                    trial.train(training)(inputs.to(dtype=kind, memory_format=torch.channels_last))
-            layout = torch.channels_last
-        except Exception:  # whatever a reader's own model raises
-            pass
+    """Lay the model out in memory as it is fastest, in place, and the batches of both sets likewise."""
+    layout = fast_layout(model, train)
     model.to(memory_format=layout)
     train, eval_set = (source.to(device(), layout) if isinstance(source, ImageSet) else source for source in (train, eval_set))
     return train, eval_set
+
+
+@torch.no_grad()
+def fast_layout(model: nn.Module, source: Source) -> torch.memory_format:
+    """Channels last where the model has convolutions and takes images that lie so, in evaluation and in training; else contiguous.
+
+    A model that flattens its maps by `view` does not take them, which a copy is asked. On MPS the gradients of a channels-last batch
+    normalisation come out wrong (pytorch/pytorch#175189).
+    """
+    inputs = source.first(2)
+    if device().type == "mps" or inputs.ndim != 4 or not any(isinstance(module, nn.Conv2d) for module in model.modules()):
+        return torch.contiguous_format
+    try:
+        trial = copy.deepcopy(model).to(device(), memory_format=torch.channels_last)
+        inputs = inputs.to(device(), next(model.parameters()).dtype, memory_format=torch.channels_last)
+        for training in (False, True):
+            trial.train(training)(inputs)
+    except Exception:  # whatever a reader's own model raises
+        return torch.contiguous_format
+    return torch.channels_last
 
 
 def _frozen_digests(model: nn.Module) -> set[tuple[str, str]]:

@@ -28,8 +28,10 @@ def make_optimizer(exp: Experiment, model: nn.Module, graph: bool = False, fast:
     extra: dict = {} if exp.eps is None else {"eps": exp.eps}
     if graph and device().type == "cuda" and exp.optimizer != "SGD":  # which counts no steps
         extra["capturable"] = True  # the count of steps lies on the device too
+    learned = [p for p in model.parameters() if p.requires_grad]
+    fast = fast and all(p.is_floating_point() for p in learned)  # there is no fused step for complex weights
     make = OPTIMIZERS[exp.optimizer] if fast else getattr(torch.optim, exp.optimizer)
-    return make((p for p in model.parameters() if p.requires_grad), lr=exp.lr, **extra)
+    return make(learned, lr=exp.lr, **extra)
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, state: dict) -> None:

@@ -12,10 +12,10 @@ from benchmarks import benchmark
 from benchmarks.benchmark import ROWS, line, markdown, measure, peaks, plain_process, row, speed, step_seconds, time_shares
 from benchmarks.recipes import Ours, Plain
 from dataFunction import load_images
+from deepnet.data.datasets import epoch_batches
 from experimentTable import Experiment, experiment, identity
 from modelBlock import MaxPoolReLU
 from myModel import model_table
-from trainFunction import epoch_batches
 
 TOLERANCE = 1e-9  # relative, in float64, where no processor's order of a sum decides what is equal
 

@@ -7,8 +7,9 @@ import signal
 
 import pytest
 from helpers import QUICK, digits, held, mlp, needs_fork, normed, refused, same, state, untimed
+from helpers import interrupt as halt
 from torch import nn
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, TensorDataset
 
 import loopFunction
 from coreFunction import pipeline
@@ -96,10 +97,10 @@ def test_a_run_that_was_interrupted_anywhere_goes_on_to_the_bit(straight, monkey
     for _ in range(2):
         calls = iter(range(100))
 
-        def interrupted(*arguments, calls=calls):
+        def interrupted(*arguments, calls=calls, **named):
             if next(calls) == (0 if place == "GradientNorms" else 2):
                 raise KeyboardInterrupt
-            return real(*arguments)
+            return real(*arguments, **named)
 
         monkeypatch.setattr(loopFunction, place, interrupted)
         with pytest.raises(KeyboardInterrupt):
@@ -155,6 +156,37 @@ def test_a_finished_run_is_trained_again_even_where_resume_is_asked_for():
     assert not same(before, state(model))
 
 
+@pytest.mark.parametrize("changed", ["images", "labels", "one image"])
+def test_a_run_is_not_gone_on_with_on_other_data(monkeypatch, changed):
+    """Other images or labels of the same number and shape, and in memory even a single one that is none of the first."""
+    monkeypatch.setenv("CHECKPOINT_SECONDS", "0")
+
+    def began() -> None:
+        calls = iter(range(9))
+        real = loopFunction.evaluate
+        with monkeypatch.context() as patch:
+            patch.setattr(loopFunction, "evaluate", lambda *a, **k: halt() if next(calls) == 3 else real(*a, **k))
+            with pytest.raises(KeyboardInterrupt):
+                pipeline(mlp(), digits(), held(), name="began", **QUICK)
+
+    began()
+    images, labels = (tensor.clone() for tensor in digits().tensors)
+    if changed == "images":
+        images = images.flip(0)
+    elif changed == "labels":
+        labels = labels.roll(1)
+    else:
+        images[77, 0, 0, 0] = 0.5
+    folder = find_record("began", "own").path
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    other = TensorDataset(images, labels)
+    words = "no checkpoint of this run (it was made with other data)" if changed == "one image" else "holds another run named began: data"
+    refused(lambda: pipeline(mlp(), other, held(), name="began", resume=True, **QUICK), words)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    straight = pipeline(mlp(), digits(), held(), name="straight", **QUICK)
+    assert untimed(pipeline(mlp(), digits(), held(), name="began", resume=True, **QUICK).rows) == untimed(straight.rows)
+
+
 def interrupt(name):
     """Leave an unfinished run of `mlp()` behind: its data fail in the second epoch."""
 
@@ -166,7 +198,7 @@ def interrupt(name):
 
         def __getitem__(self, index):
             self.reads += 1
-            if self.reads > 500:
+            if self.reads > 400:
                 raise KeyboardInterrupt
             return digits()[index]
 

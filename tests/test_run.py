@@ -156,7 +156,7 @@ def test_an_interrupted_run_goes_on_and_says_how(made, monkeypatch, capsys, tiny
     monkeypatch.setenv("CHECKPOINT_SECONDS", "0")
     evaluate, calls = loopFunction.evaluate, iter(range(9))
     with monkeypatch.context() as patch:
-        patch.setattr(loopFunction, "evaluate", lambda *a: interrupt() if next(calls) == 1 else evaluate(*a))
+        patch.setattr(loopFunction, "evaluate", lambda *a, **named: interrupt() if next(calls) == 1 else evaluate(*a, **named))
         with pytest.raises(KeyboardInterrupt):
             run_all("MLP_4")
     assert capsys.readouterr().out.endswith("interrupted; the same call goes on from here\n")

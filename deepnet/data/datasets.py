@@ -197,24 +197,6 @@ class ReaderSet(Indexed):
         with preserved_random():
             return {i: plain_label(_Pair(self.dataset[i]).label) for i in _spread(len(self))}
 
-    def fingerprint(self) -> str:
-        """sha256 of a few items all over the set, and of the labels where they are at hand; random items count by their shape alone."""
-        total = hashlib.sha256(f"{type(self.dataset).__name__} {len(self)}".encode())
-        for i in _spread(len(self)):
-            readings = []
-            for _ in range(2):
-                with preserved_random():
-                    seed_everything(i)
-                    pair = _Pair(self.dataset[i])
-                    readings.append((pair.inputs, plain_label(pair.label)))
-            (one, label), (other, again) = readings
-            same = label == again and one.shape == other.shape and torch.equal(one, other)
-            total.update(f"{tuple(one.shape)} {one.dtype} {label if same else ''}".encode())
-            if same:
-                total.update(_bytes(one))
-        total.update(repr(self.raw_labels()).encode())
-        return total.hexdigest()
-
 
 @dataclass(frozen=True)
 class _Stacked:
@@ -326,17 +308,36 @@ def with_labels(source: Any, labels: LabelMap) -> Any:
     elif isinstance(source, MemorySet) and not source.classes:
         numbers = source.labels.unique()
         targets = torch.tensor([labels.target(number) for number in numbers.tolist()])
-        return replace(source, labels=targets[torch.searchsorted(numbers, source.labels)].to(source.labels.device), classes=labels.names)
+        return replace(
+            source, labels=targets[torch.searchsorted(numbers, source.labels.contiguous())].to(source.labels.device), classes=labels.names
+        )
     return source
 
 
 def fingerprint(source: Any) -> str:
-    """What tells one data set from another of the same length, in a record's identity."""
-    if isinstance(source, ReaderSet):
-        return source.fingerprint()
-    inputs, labels = (source.inputs, source.labels) if isinstance(source, MemorySet) else (source.images, source.labels)
-    total = hashlib.sha256(f"{tuple(inputs.shape)} {inputs.dtype}".encode())
-    for tensor in (inputs, labels):
+    """sha256 of a few items all over the set, whatever holds them; of random ones the shape alone."""
+    total = hashlib.sha256(str(len(source)).encode())
+    from_loader = isinstance(source, ReaderSet) and source.loader is not None
+    for i in [0] if from_loader else _spread(len(source)):
+        (inputs, label), (again, label_again) = (_read_seeded(source, i, from_loader) for _ in range(2))
+        total.update(f"{tuple(inputs.shape)} {inputs.dtype}".encode())
+        if inputs.shape == again.shape and torch.equal(inputs, again) and torch.equal(label, label_again):
+            total.update(_bytes(inputs) + _bytes(label))
+    return total.hexdigest()
+
+
+def _read_seeded(source: Any, index: int, from_loader: bool) -> Batch:
+    with preserved_random():
+        seed_everything(index)
+        return next(iter(source.in_order(1))) if from_loader else source.batch(torch.tensor([index]))
+
+
+def whole_digest(source: Any) -> str | None:
+    """sha256 of all of a set that lies in memory; None for one that would have to be read for it."""
+    if not isinstance(source, MemorySet):
+        return None
+    total = hashlib.sha256()
+    for tensor in (source.inputs, source.labels):
         total.update(_bytes(tensor))
     return total.hexdigest()
 

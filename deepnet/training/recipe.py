@@ -4,6 +4,7 @@ import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from io import BytesIO
 from typing import Any
 
 import torch
@@ -82,6 +83,8 @@ def trial_of(model: nn.Module) -> Iterator[nn.Module]:
     with preserved_random():
         try:
             trial = copy.deepcopy(model)
+            if not all(parameter.is_leaf for parameter in trial.parameters()):  # as of a scripted module
+                raise TypeError("its copy cannot be trained")
         except Exception:  # weights that are computed, as those of old-style weight normalisation, cannot be copied
             trial, before = model, {key: copy.copy(value) for key, value in model.state_dict().items()}
             before = {key: value.clone() if isinstance(value, Tensor) else value for key, value in before.items()}
@@ -124,6 +127,15 @@ def as_the_model_takes(model: nn.Module, source: Any) -> Any:
 def rehearse(model: nn.Module, train: Any, batch_size: int, recipe: Recipe, record_gradients: bool) -> None:
     """Train `model`, a copy, for one small batch and evaluate it. Raises UsageError for whatever would end a training."""
     inputs = train.first(min(2, batch_size))
+    try:
+        file = BytesIO()
+        torch.save({key: value for key, value in model.state_dict().items() if not isinstance(value, Tensor)}, file)
+        file.seek(0)
+        torch.load(file, weights_only=True)
+    except Exception as error:  # torch raises many kinds
+        raise UsageError(
+            f"the model's extra state cannot be kept in a checkpoint ({first_line(error)}); make it numbers, words or tensors"
+        ) from None
     with preserved_random():
         outputs = count_outputs(model, cast(inputs.to(device()), recipe.precision), training=True)
         batch = [(inputs, torch.arange(len(inputs)) % outputs)]

@@ -1,0 +1,264 @@
+"""Architectures of others: trained as they are by a plain loop's numbers, or refused before anything is written."""
+
+import copy
+
+import pytest
+import torch
+import torchvision
+from helpers import QUICK, digits, held, mlp, refused, state
+from torch import nn
+from torch.utils.data import TensorDataset
+
+from coreFunction import pipeline
+from myModel import replace_head, resnet18
+from productFunction import native_bf16
+from recordFunction import find_record
+
+
+def pictures(side, images=8, classes=4):
+    generator = torch.Generator().manual_seed(0)
+    return TensorDataset(torch.rand(images, 3, side, side, generator=generator), torch.arange(images) % classes)
+
+
+# ---------------------------------------------------------------- as they are
+
+
+class Fourier(nn.Module):
+    """Complex weights, a float64 buffer and a buffer of whole numbers, beside float32 weights."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.filter = nn.Parameter(torch.randn(8, 5, dtype=torch.complex64))
+        self.head = nn.Linear(64, 10)
+        self.register_buffer("exact", torch.linspace(0, 1, 64, dtype=torch.float64))
+        self.register_buffer("order", torch.arange(64))
+
+    def forward(self, x):
+        assert self.exact.dtype == torch.float64 and self.filter.is_complex()
+        if self.head.weight.dtype == torch.float64:  # the product of float64 and complex64 numbers would be complex128
+            return self.head(x.flatten(1)[:, self.order] + self.exact)
+        seen = torch.fft.irfft2(torch.fft.rfft2(x[:, 0]) * self.filter, s=(8, 8))
+        return self.head(seen.flatten(1)[:, self.order] + self.exact.float())
+
+
+@pytest.mark.parametrize("fast", [False, True])
+@pytest.mark.parametrize("precision", [None, "fp32", "fp64"])
+def test_number_types_of_a_model_are_kept(precision, fast):
+    model = Fourier()
+    before = model.filter.detach().clone()
+    pipeline(model, digits(), held(), name="fourier", precision=precision, fast=fast, **QUICK)
+    assert model.filter.dtype == torch.complex64 and model.exact.dtype == torch.float64 and model.order.dtype == torch.int64
+    assert model.filter.imag.abs().max() > 0
+    if precision != "fp64":
+        assert not torch.equal(model.filter, before)
+
+
+def test_a_model_in_float64_trains_in_float64_as_often_as_one_likes():
+    model = mlp()
+    for _ in range(2):
+        assert pipeline(model, digits(), held(), name="double", precision="fp64", **QUICK).settings["provenance"]["precision"] == "fp64"
+    record = pipeline(model, digits(), held(), name="double", **QUICK)
+    assert model[1].weight.dtype == torch.float64 and record.settings["experiment"]["precision"] == "fp64"
+    assert pipeline(model, digits(), held(), name="single", precision="fp32", **QUICK).finished
+    assert model[1].weight.dtype == torch.float32
+    refused(lambda: pipeline(mlp().bfloat16(), digits(), held(), name="half", **QUICK), "torch.bfloat16", "model.float()")
+
+
+class NeedsContiguous(nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.convolution, self.head = nn.Conv2d(1, 4, 3), nn.Linear(4 * 36, 10)
+
+    def forward(self, x):
+        maps = self.convolution(x)
+        assert x.is_contiguous() and maps.is_contiguous()
+        return self.head(maps.view(len(x), -1))
+
+
+class ExtraState(nn.Linear):
+    """Keeps a word in its state dict."""
+
+    def get_extra_state(self):
+        return {"word": "kept"}
+
+    def set_extra_state(self, state):
+        assert state == {"word": "kept"}
+
+
+class Volume(nn.Module):
+    """Weights, but neither a Linear nor a Conv2d."""
+
+    def __init__(self):
+        super().__init__()
+        self.convolution = nn.Conv3d(1, 10, (1, 8, 8))
+
+    def forward(self, x):
+        return self.convolution(x[:, None]).flatten(1)
+
+
+@pytest.mark.parametrize("fast", [False, True])
+@pytest.mark.parametrize("build", [
+    NeedsContiguous,
+    lambda: nn.Sequential(nn.Flatten(), ExtraState(64, 10)),
+    Volume,
+    lambda: torch.jit.script(mlp()),
+    lambda: nn.Sequential(nn.Flatten(), torch.nn.utils.parametrizations.weight_norm(nn.Linear(64, 10))),
+], ids=["asserts contiguous maps", "extra state", "no weight layer", "scripted", "weight norm"])  # fmt: skip
+def test_models_of_many_kinds_train_and_go_on(build, fast, monkeypatch):
+    monkeypatch.setenv("CHECKPOINT_SECONDS", "0")
+    record = pipeline(build(), digits(), held(), name="kind", patience=2, record_gradients=True, keep_weights=True, fast=fast, **QUICK)
+    assert record.finished
+    assert record.weights()
+    assert len(record.rows[1]["probe_variance"]) == len(record.rows[1]["gradient_log10_rms"]) == len(record.settings["layers"])
+
+
+def test_weights_that_cannot_be_copied_are_tried_on_the_model_itself_and_restored():
+    model = nn.Sequential(nn.Flatten(), nn.utils.weight_norm(nn.Linear(64, 10)))
+    model(digits().tensors[0])
+    with pytest.raises(RuntimeError):
+        copy.deepcopy(model)
+    before = state(model)
+    refused(lambda: pipeline(model, digits(), held(), name="no", loss=lambda *_: 1 / 0), "ZeroDivisionError")
+    assert all(torch.equal(value, before[key]) for key, value in state(model).items())
+    assert pipeline(model, digits(), held(), name="copied", **QUICK).finished
+
+
+@pytest.mark.parametrize("trainable", [{"fc"}, ["fc"], ("fc",), {"fc": None}.keys()])
+def test_children_may_be_named_in_any_collection(trainable):
+    model = nn.Sequential()
+    model.add_module("flatten", nn.Flatten())
+    model.add_module("fc", nn.Linear(64, 10))
+    record = pipeline(model, digits(), held(), name="named", trainable=trainable, **QUICK)
+    assert record.settings["experiment"]["trainable"] == ["fc"]
+
+
+def test_a_layer_has_one_place_in_every_list_of_a_row():
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 10))
+    record = pipeline(model, digits(), held(), name="lists", trainable=("3", "5"), record_gradients=True, **QUICK)
+    assert record.settings["layers"] == ["1", "3", "5"]
+    row = record.rows[1]
+    assert [value is None for value in row["gradient_log10_rms"]] == [True, False, False]
+    assert {len(value) for value in row.values() if isinstance(value, list)} == {3}
+
+
+def test_units_of_a_linear_layer_over_tokens_are_features_and_not_tokens():
+    class Mixer(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.mix, self.head = nn.Linear(8, 6), nn.Linear(48, 10)
+            with torch.no_grad():
+                self.mix.bias.copy_(torch.tensor([-100.0, -100, -100, 100, 100, 100]))  # half of the units are dead
+
+        def forward(self, x):
+            return self.head(torch.relu(self.mix(x[:, 0])).flatten(1))
+
+    record = pipeline(Mixer(), digits(), held(), name="tokens", record_gradients=True, lr=1e-9, epochs=1)
+    assert record.rows[0]["probe_dead"][0] == 0.5
+
+
+@pytest.mark.parametrize(("build", "side", "head"), [
+    (lambda: torchvision.models.vit_b_16(num_classes=4, image_size=32), 32, "heads"),
+    (lambda: torchvision.models.mnasnet0_5(num_classes=4), 32, "classifier"),
+], ids=["vit", "mnasnet"])  # fmt: skip
+def test_torchvision_s_models_train_with_their_head_alone_and_stop_early(build, side, head):
+    torch.manual_seed(0)
+    model = build()
+    before = state(model)
+    record = pipeline(model, pictures(side), pictures(side), name="head", trainable=(head,), epochs=2, patience=1, batch_size=4)
+    assert record.finished
+    assert {key.split(".")[0] for key, value in state(model).items() if not torch.equal(value, before[key])} == {head}
+
+
+@pytest.mark.parametrize("fast", [False, True])
+def test_auxiliary_heads_are_refused_before_a_record_is_touched(fast):
+    record = pipeline(mlp(), digits(), held(), name="dear", **QUICK)
+    before = {path.name: path.read_bytes() for path in record.path.iterdir()}
+    torch.manual_seed(0)
+    model = torchvision.models.googlenet(num_classes=4, init_weights=False)
+    refused(lambda: pipeline(model, pictures(32), pictures(32), name="dear", fast=fast, epochs=1), "GoogLeNetOutputs", "aux_logits=False")
+    assert {path.name: path.read_bytes() for path in record.path.iterdir()} == before
+
+
+def test_sparse_gradients_that_an_optimizer_cannot_take_are_refused_and_those_that_it_can_are_not():
+    tokens = torch.randint(0, 7, (40, 5), generator=torch.Generator().manual_seed(0))
+    data = TensorDataset(tokens, tokens[:, 0])
+    build = lambda: nn.Sequential(nn.Embedding(7, 8, sparse=True), nn.Flatten(), nn.Linear(40, 7))  # noqa: E731
+    refused(lambda: pipeline(build(), data, data, name="sparse", **QUICK), "sparse")
+    assert find_record("sparse", "own") is None
+    assert pipeline(build(), data, data, name="sparse", optimizer=lambda p: torch.optim.SGD(p, lr=0.1), epochs=2).finished
+
+
+# ---------------------------------------------------------------- heads
+
+
+def test_what_the_name_says_first_is_what_counts():
+    assert resnet18(100).fc.out_features == 100
+    with pytest.raises(TypeError):
+        resnet18(10, 64)
+
+
+class Distilled(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body, self.head, self.head_dist = nn.Linear(8, 6), nn.Linear(6, 5), nn.Linear(6, 5, bias=False)
+
+    def forward(self, x):
+        z = self.body(x)
+        return (self.head(z) + self.head_dist(z)) / 2
+
+
+class Crossed(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body, self.head = nn.Linear(8, 6), nn.ModuleList([nn.Linear(6, 5), nn.Linear(6, 5)])
+
+    def forward(self, x):
+        return sum(head(self.body(x)) for head in self.head)
+
+
+@pytest.mark.parametrize(("build", "heads"), [(Distilled, ["head", "head_dist"]), (Crossed, ["head.0", "head.1"])])
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+def test_every_head_of_a_model_is_replaced(build, heads, dropout):
+    model = build()
+    old = [model.get_submodule(name) for name in heads]
+    for classes in (7, 3):
+        replace_head(model, classes, dropout)
+        assert model.eval()(torch.randn(2, 8)).shape == (2, classes)
+    assert all(not any(part is layer for part in model.modules()) for layer in old)
+    assert model.body.out_features == 6
+
+
+def test_layers_of_as_many_outputs_that_are_no_heads_stay():
+    model = nn.Sequential(nn.Linear(8, 10), nn.ReLU(), nn.Linear(10, 10), nn.ReLU(), nn.Linear(10, 10))
+    kept = [model[0], model[2]]
+    replace_head(model, 10)
+    assert [model[0], model[2]] == kept
+
+
+def test_a_network_s_own_dropout_stays_and_a_head_without_bias_stays_without():
+    model = replace_head(torchvision.models.efficientnet_b0(), 4)
+    assert [type(child) for child in model.classifier] == [nn.Dropout, nn.Linear] and model.classifier[0].p == 0.2
+    assert replace_head(model, 5, 0.4).classifier[0].p == 0.4 and [type(c) for c in model.classifier] == [nn.Dropout, nn.Linear]
+    assert replace_head(nn.Sequential(nn.Flatten(), nn.Linear(8, 3, bias=False)), 4)[1].bias is None
+
+
+# ---------------------------------------------------------------- second derivatives
+
+
+@pytest.mark.parametrize("side", [4, 2])
+def test_a_gradient_of_a_gradient_in_bf16_is_torch_s(side):
+    """A gradient penalty: the slope's own gradient reaches the weights."""
+    torch.manual_seed(0)
+    layer, x = nn.Conv2d(16, 16, 3, padding=1), torch.randn(4, 16, side, side)
+    found = []
+    for context in (native_bf16(), torch.autocast("cpu", torch.bfloat16)):
+        inputs = x.clone().requires_grad_()
+        layer.zero_grad()
+        with context:
+            (slope,) = torch.autograd.grad(layer(inputs).float().square().sum(), inputs, create_graph=True)
+        assert slope.requires_grad
+        slope.square().sum().backward()
+        found.append(layer.weight.grad.clone())
+    torch.testing.assert_close(found[0], found[1], rtol=0.05, atol=0.05 * float(found[1].abs().max()))
