@@ -35,7 +35,7 @@ def chain_of(model: nn.Module) -> list[nn.Module] | None:
 
     Known are nn.Sequential's own forward, and that of torchvision's ResNet, which flattens its maps before the last layer.
     """
-    forward = type(model).forward
+    forward = getattr(type(model), "forward", None)  # a scripted module's class has none
     if "forward" in vars(model) or _hooked(model) or any(True for _ in model.parameters(recurse=False)):
         return None
     if isinstance(model, nn.Sequential) and forward is nn.Sequential.forward:
