@@ -1,7 +1,7 @@
 """Running experiments: `pipeline` for any model, `run` and `run_all` for the table's rows."""
 
 import tempfile
-from collections.abc import Callable, Collection, Iterable, Iterator, KeysView, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -137,20 +137,20 @@ def pipeline(
     if not isinstance(model, nn.Module):
         raise UsageError(f"model must be a torch.nn.Module, got {model!r:.60}")
     precision = resolve_precision(precision or own_precision(model))
-    named = isinstance(optimizer, str)
-    if not named and not callable(optimizer):
+    if not isinstance(optimizer, str) and not callable(optimizer):
         raise UsageError(f"optimizer must be a name, or a callable from parameters to an optimizer, got {optimizer!r:.60}")
-    if not named and (lr is not None or eps is not None):
+    if not isinstance(optimizer, str) and (lr is not None or eps is not None):
         raise UsageError("lr and eps belong to an optimizer that is named; set them where yours is made")
-    if isinstance(trainable, list | set | frozenset | KeysView):
+    if isinstance(trainable, Collection) and not isinstance(trainable, str):
         trainable = tuple(trainable)
     exp = Experiment(
         name, model=type(model).__name__, dataset="own", profile="own", lr=1e-3 if lr is None else lr,
-        optimizer=str(optimizer) if named else "Adam", eps=eps, epochs=epochs, batch_size=batch_size, trainable=trainable,
+        optimizer=optimizer if isinstance(optimizer, str) else "Adam", eps=eps, epochs=epochs, batch_size=batch_size, trainable=trainable,  # type: ignore[arg-type]
         patience=patience, min_delta=min_delta, record_gradients=record_gradients, precision=precision, seed=seed,
     )  # fmt: skip
     recipe = Recipe(
-        partial(make_optimizer, exp, fast=fast) if named else partial(own_optimizer, optimizer), precision, loss, schedule,
+        partial(make_optimizer, exp, fast=fast) if isinstance(optimizer, str) else partial(own_optimizer, optimizer),
+        precision, loss, schedule,
         schedule_per_step, whole("eval_batch_size", exp.batch_size if eval_batch_size is None else eval_batch_size, 1), fast,
         cache_frozen=cache_frozen,
     )  # fmt: skip

@@ -141,7 +141,7 @@ def fit(
     return record
 
 
-def in_fast_memory(model: nn.Module, train: Source, eval_set: Source) -> tuple[Source, Source]:
+def in_fast_memory(model: nn.Module, train: Source, eval_set: Source) -> tuple[Any, Any]:
     """Lay the model out in memory as it is fastest, in place, and the batches of both sets likewise."""
     layout = fast_layout(model, train)
     model.to(memory_format=layout)
@@ -160,7 +160,7 @@ def fast_layout(model: nn.Module, source: Source) -> torch.memory_format:
     if device().type == "mps" or inputs.ndim != 4 or not any(isinstance(module, nn.Conv2d) for module in model.modules()):
         return torch.contiguous_format
     try:
-        trial = copy.deepcopy(model).to(device(), memory_format=torch.channels_last)
+        trial = copy.deepcopy(model).to(device()).to(memory_format=torch.channels_last)
         inputs = inputs.to(device(), next(model.parameters()).dtype, memory_format=torch.channels_last)
         for training in (False, True):
             trial.train(training)(inputs)

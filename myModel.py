@@ -175,14 +175,15 @@ def replace_head(model: nn.Module, num_classes: int, dropout: float = 0.0) -> nn
     """
     for name in head_names(model):
         old = model.get_submodule(name)
+        assert isinstance(old, nn.Linear)
         linear = nn.Linear(old.in_features, num_classes, old.bias is not None, device=old.weight.device, dtype=old.weight.dtype)
         parent = name.rpartition(".")[0]
         siblings = list(model.get_submodule(parent).children()) if parent else []
         head: nn.Module = linear
         if parent and isinstance(model.get_submodule(parent), DropoutHead):
             name, head = parent, DropoutHead(nn.Dropout(dropout), linear) if dropout else linear
-        elif dropout and [type(child) for child in siblings[-2:]] == [nn.Dropout, nn.Linear]:
-            siblings[-2].p = dropout
+        elif dropout and len(siblings) > 1 and isinstance(own := siblings[-2], nn.Dropout):
+            own.p = dropout
         elif dropout:
             head = DropoutHead(nn.Dropout(dropout), linear)
         model.set_submodule(name, head.train(old.training))

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import re
 import sys
 import time
@@ -242,6 +243,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main() -> int:
     """Exit status 0 only when what was asked was done."""
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # huge pages for large tensors, which torch asks for once, at its first one
     arguments = parser().parse_args()
     try:
         return 0 if arguments.function(arguments) else 1

@@ -9,7 +9,7 @@ from concurrent.futures import Executor, Future
 from functools import partial
 
 import pytest
-from helpers import ROOT, refused, untimed
+from helpers import ROOT, python, refused, untimed
 
 import coreFunction
 import queueFunction
@@ -137,3 +137,19 @@ def test_a_parent_that_nobody_named_is_in_the_estimate_once(monkeypatch, capsys)
     run_all(*names)
     whole = sum(price(experiment(name, "sample")) for name in ("train_resnet", "fine_tune_1", *names[:2]))
     assert f"4 runs; to go: {about(whole, 'sample')}\n" in capsys.readouterr().out
+
+
+def test_importing_changes_nothing_in_the_process():
+    code = """
+import os, random, sys, warnings, signal
+import numpy, torch, torchvision
+def state():
+    flags = torch.backends.cudnn.deterministic, torch.backends.cuda.matmul.allow_tf32, torch.get_num_threads(), torch.get_default_dtype()
+    drawn = torch.get_rng_state().tolist(), random.getstate(), numpy.random.get_state()[1].tolist()
+    return dict(os.environ), flags, drawn, list(warnings.filters), signal.getsignal(signal.SIGINT), list(sys.path), torch.is_grad_enabled()
+before = state()
+import utilityFunction, coreFunction, myModel, modelBlock, experimentTable, analysisFunction, searchFunction, verifyFunction
+assert state() == before
+"""
+    done = python(code)
+    assert done.returncode == 0, done.stderr

@@ -248,3 +248,18 @@ def test_a_run_that_another_holds_is_looked_at_again_at_the_end(tiny, runs_dir, 
 @pytest.mark.parametrize("name", ["MLP_4", "CNN_10", "adam"])
 def test_the_numbers_of_two_profiles_do_not_meet(name):
     assert coreFunction.data_identity(experiment(name, "sample"))["data"] != coreFunction.data_identity(experiment(name, "cpu"))["data"]
+
+
+# ---------------------------------------------------------------- speed
+
+
+@pytest.mark.parametrize("name", ["MLP_4", "MLP_res_5", "CNN_10", "CNN_res_16", "fine_tune_2"])
+def test_one_switch_turns_off_all_that_only_makes_it_faster(made, tiny, runs_dir, monkeypatch, name):
+    """And rows then differ by rounding alone; the second step's, since the first has no more than begun."""
+    monkeypatch.setenv("FAST", "0")
+    lend(made, runs_dir, *([] if EXPERIMENTS[name].start_from is None else ["train_resnet", "fine_tune_1"]))
+    plain, fast = run(EXPERIMENTS[name], wandb=False), found(made, name)
+    for one, other in zip(plain.rows, fast.rows, strict=True):
+        assert one.keys() == other.keys()
+        for key in ("train_loss", "test_loss", "validation_loss", "gradient_norm"):
+            assert one.get(key) == pytest.approx(other.get(key), rel=2e-3)

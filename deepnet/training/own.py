@@ -34,7 +34,7 @@ def checked_sets(
         found = known_labels((train, evaluation), read=False)
         if not all(isinstance(label, int) and 0 <= label < outputs for labels in found for label in labels):
             found = known_labels((train, evaluation), read=True)
-        labels = label_map(*found, outputs, classes, own_names)
+        labels = label_map(found[0], found[1], outputs, classes, own_names)
         train, evaluation = (with_labels(source, labels) for source in (train, evaluation))
         if recipe.cache_frozen:
             split_as_asked(trial, cast(train.first(4).to(device()), recipe.precision))
