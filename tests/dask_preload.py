@@ -11,9 +11,9 @@ import trainFunction
 _small = ExitStack()  # kept, so that the cut lasts as long as the process
 
 
-def _slowly(*arguments):
+def _slowly(*arguments, **named):
     time.sleep(0.3)
-    return trainFunction.evaluate(*arguments)
+    return trainFunction.evaluate(*arguments, **named)
 
 
 def dask_setup(worker):

@@ -55,7 +55,7 @@ def slower(monkeypatch):
 def trained(monkeypatch):
     """Counts the epochs that are trained."""
     epochs, train_epoch = [], loopFunction.train_epoch
-    monkeypatch.setattr(loopFunction, "train_epoch", lambda *a: epochs.append(a) or train_epoch(*a))
+    monkeypatch.setattr(loopFunction, "train_epoch", lambda *a, **named: epochs.append(a) or train_epoch(*a, **named))
     return epochs
 
 
