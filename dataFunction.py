@@ -222,7 +222,8 @@ def _local_source(name: str, data: str) -> Source | None:
         return in_data_dir(name)
     if source := in_folder(name, SAMPLE / name):
         return source
-    raise UsageError(f"the embedded sample {SAMPLE / name} is gone; put it back with `git checkout data/sample`")
+    remedy = "put it back with `git checkout data/sample`, or, where the modules are no clone, install them with `pip install -e`"
+    raise UsageError(f"the embedded sample {SAMPLE / name} is gone; {remedy}")
 
 
 @functools.cache  # by the stamp too, so that another DATA_DIR is another set
