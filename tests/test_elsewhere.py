@@ -95,7 +95,7 @@ def begun(profile: str | None, tmp_path: Path) -> str:
     return "".join(output.text for cell in notebook.cells for output in cell.get("outputs", ()))
 
 
-@pytest.mark.parametrize(("environment", "parameter", "taken"), [("paper", "cpu", "cpu"), ("paper", None, "paper"), ("", None, "sample")])
+@pytest.mark.parametrize(("environment", "parameter", "taken"), [("paper", "cpu", "cpu"), ("", None, "sample")])
 def test_the_notebook_takes_its_profile_from_papermill_or_the_environment(environment, parameter, taken, tmp_path, monkeypatch):
     monkeypatch.setenv("PROFILE", environment)
     said = begun(parameter, tmp_path).splitlines()
