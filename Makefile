@@ -1,8 +1,8 @@
 # `make` lists the targets. The same steps as plain pip and jupyter lines stand in README.md.
 
 PROFILE ?= sample
-# The first of these that is Python 3.11 or 3.12 makes .venv; `make PYTHON=/path/to/python3.12 ...` names another.
-PYTHON ?= python3.11 python3.12 python3 python
+# The first of these that is Python 3.11 to 3.13 makes .venv; `make PYTHON=/path/to/python3.12 ...` names another.
+PYTHON ?= python3.11 python3.12 python3.13 python3 python
 INSTALLED := .venv/.installed
 RUN := .venv/bin/python -m
 
@@ -52,11 +52,11 @@ $(INSTALLED): requirements.txt requirements-dev.txt | .venv/bin/python
 
 .venv/bin/python:
 	@for python in $(PYTHON); do \
-	  if "$$python" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' 2>/dev/null; then \
+	  if "$$python" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null; then \
 	    echo "Making .venv with $$python"; exec "$$python" -m venv --clear .venv; \
 	  fi; \
 	done; \
-	echo 'No Python 3.11 or 3.12 among: $(PYTHON). Install one, or name it: make PYTHON=/path/to/python3.12 ...' >&2; exit 1
+	echo 'No Python 3.11, 3.12 or 3.13 among: $(PYTHON). Install one, or name it: make PYTHON=/path/to/python3.12 ...' >&2; exit 1
 
 clean:
 	rm -rf .venv .pytest_cache .ruff_cache .mypy_cache .hypothesis build cnn_and_deep_network.egg-info

@@ -223,7 +223,8 @@ def _local_source(name: str, data: str) -> Source | None:
         return in_data_dir(name)
     if source := in_folder(name, SAMPLE / name):
         return source
-    raise UsageError(f"the embedded sample {SAMPLE / name} is gone; put it back with `git checkout data/sample`")
+    remedy = "put it back with `git checkout data/sample`, or, where the modules are no clone, install them with `pip install -e`"
+    raise UsageError(f"the embedded sample {SAMPLE / name} is gone; {remedy}")
 
 
 @functools.cache  # by the stamp too, so that another DATA_DIR is another set
@@ -231,9 +232,13 @@ def _tensors(name: str, data: str, published: str, stamp: str | None) -> dict[st
     """Images and labels of each part that `published` is split into; one alone but for CIFAR-100's train part."""
     rows = _read_cache(name, data, published, stamp)
     if rows is None:
-        source = _local_source(name, data) or fetch(name, cache_folder())
-        rows = source.read(published)
-        rows = checked(rows[canonical_order(rows)], name, data, published, str(source.folder))
+
+        def read(source: Source) -> np.ndarray:
+            found = source.read(published)
+            return checked(found[canonical_order(found)], name, data, published, str(source.folder))
+
+        source = _local_source(name, data)
+        rows = read(source) if source else fetch(name, cache_folder(), read)
         _write_cache(rows, name, data, published, stamp)
     labels = rows[:, 0].astype(np.int64)
     chosen = {published: np.arange(len(rows))}

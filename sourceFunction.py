@@ -7,8 +7,9 @@ read into rows: uint8 (N, 1 + C*H*W), one image a row, first its label, then its
 import hashlib
 import os
 import re
+import shutil
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
@@ -113,29 +114,38 @@ def _all_shards(folder: Path, part: str) -> list[Path]:
     return shards
 
 
-def fetch(name: str, cache: Path) -> Source:
-    """Download `name` from the Hugging Face hub, else as torchvision does. Offline: UsageError within seconds."""
+def fetch(name: str, cache: Path, read: Callable[[Source], np.ndarray]) -> np.ndarray:
+    """What `read` makes of a copy of `name` from the Hugging Face hub, or else of torchvision's download.
+
+    A copy that `read` refuses, such as a damaged file in the hub's cache, is downloaded once more before the next place is
+    tried. Raises UsageError where no place has a copy that can be read, offline within seconds.
+    """
     reasons = []
     for attempt in (_from_hub, _from_torchvision):
-        try:
-            return attempt(name, cache)
-        except Exception as error:  # whatever a library says about a download, the next place is tried
-            reasons.append(str(error).strip().split("\n")[0] or type(error).__name__)
+        for again in (False, True):
+            try:
+                return read(attempt(name, cache, again))
+            except Exception as error:  # whatever a library says about a download, the next place is tried
+                reasons.append(str(error).strip().split("\n")[0] or type(error).__name__)
+                if isinstance(error, ConnectionError):
+                    break
     raise UsageError(
-        f"{name} is neither cached nor to be had ({'; '.join(reasons)}); put its train-*.parquet and test-*.parquet "
+        f"{name} is neither cached nor to be had ({'; '.join(dict.fromkeys(reasons))}); put its train-*.parquet and test-*.parquet "
         f"into a folder {name}/ and set DATA_DIR to the folder above it, or use the sample profile"
     )
 
 
-def _from_hub(name: str, cache: Path) -> Source:
-    """The set from the hub, or with no network from the hub's own cache."""
+def _from_hub(name: str, cache: Path, again: bool) -> Source:
+    """The set from the hub's own cache, or downloaded where it lacks a file, or where `again` says that one is damaged."""
     with quiet_imports():
         from huggingface_hub import snapshot_download
         from huggingface_hub.constants import ENDPOINT
     offline = not answers(ENDPOINT)
     try:
-        folder = snapshot_download(SETS[name].hub, repo_type="dataset", local_files_only=offline,
-                               allow_patterns=[f"*{part}-*.parquet" for part in PARTS])  # fmt: skip
+        folder = snapshot_download(
+            SETS[name].hub, repo_type="dataset", local_files_only=offline, force_download=again and not offline,
+            allow_patterns=[f"*{part}-*.parquet" for part in PARTS],
+        )  # fmt: skip
     except Exception:
         if offline:
             raise ConnectionError(f"{ENDPOINT} does not answer") from None
@@ -145,14 +155,16 @@ def _from_hub(name: str, cache: Path) -> Source:
     raise FileNotFoundError(f"{ENDPOINT} has no shards of {SETS[name].hub}")
 
 
-def _from_torchvision(name: str, cache: Path) -> Source:
-    """The set as torchvision downloads it, into a folder of the cache."""
+def _from_torchvision(name: str, cache: Path, again: bool) -> Source:
+    """The set as torchvision downloads it, into a folder of the cache; `again` does so where it is there already."""
     from torchvision import datasets
 
     kind: Any = getattr(datasets, SETS[name].torchvision)
     server = kind.mirrors[0] if name == "mnist" else kind.url
     if not answers(server):
         raise ConnectionError(f"{server} does not answer")
+    if again:  # it looks at the files' names alone
+        shutil.rmtree(cache / "torchvision" / SETS[name].folder, ignore_errors=True)
     patience = socket.getdefaulttimeout()
     socket.setdefaulttimeout(STALL)  # torchvision sets none, and a stalled server would be waited for without end
     try:

@@ -2,6 +2,7 @@
 
 import ctypes
 import functools
+import importlib
 import math
 import os
 import platform
@@ -306,3 +307,23 @@ def about(seconds: float, profile: str) -> str:
     """A price for a reader: `75` -> "about 1 min 15 s", in `paper` with "on one H200"; 0, which no run takes: none was measured."""
     where = f" on {PROFILES[profile].priced_on}" if PROFILES[profile].priced_on else ""
     return f"about {duration(seconds)}{where}" if seconds else "time not known"
+
+
+# ---------------------------------------------------------------- figures and verdicts
+
+_FIGURES = dict.fromkeys(("curves", "draw", "save", "show"), "deepnet.figures.registry")
+_ELSEWHERE = _FIGURES | dict.fromkeys(("check", "ledger"), "deepnet.claims.ledger")
+
+
+def __getattr__(name: str) -> Any:
+    """`from utilityFunction import draw`, `curves`, `show`, `save`, `check` or `ledger`: what a notebook calls after training.
+
+    They stand on this module and on matplotlib, so they are imported when they are asked for.
+    """
+    if name in _ELSEWHERE:
+        return getattr(importlib.import_module(_ELSEWHERE[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_ELSEWHERE])

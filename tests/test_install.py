@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import sysconfig
@@ -10,7 +11,8 @@ import venv
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-MODULES: list[str] = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["py-modules"]
+PROJECT: dict = tomllib.loads((ROOT / "pyproject.toml").read_text())
+MODULES: list[str] = PROJECT["tool"]["setuptools"]["py-modules"]
 PACKAGE = [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in sorted((ROOT / "deepnet").rglob("*.py"))]
 OPTIONAL = ("wandb", "optuna", "sklearn", "scipy", "matplotlib", "tqdm", "pyarrow", "huggingface_hub", "IPython")
 
@@ -51,3 +53,19 @@ def test_an_editable_install_serves_a_notebook_in_any_folder(tmp_path):
 def test_the_modules_are_imported_without_what_only_some_calls_need():
     blocked = f"import importlib, sys; sys.modules.update(dict.fromkeys({OPTIONAL}))"
     output([sys.executable, "-c", f"{blocked}; [importlib.import_module(name) for name in {MODULES}]"], ROOT)
+
+
+def test_the_lowest_versions_that_are_allowed_are_those_that_were_tried():
+    groups = [PROJECT["project"]["dependencies"], *PROJECT["project"]["optional-dependencies"].values()]
+    allowed = dict(re.fullmatch(r"([\w-]+)>=([\d.]+)", entry).groups() for group in groups for entry in group if "[" not in entry)
+    lines = (ROOT / "requirements-lowest.txt").read_text().splitlines()
+    tried = dict(line.split("==") for line in lines if line and not line.startswith("#"))
+    assert allowed.keys() == tried.keys()
+    assert {name for name, version in allowed.items() if not f"{tried[name]}.0.0".startswith(f"{version}.")} == set()
+
+
+def test_the_package_is_whole():
+    packages = {name.rpartition(".")[0] for name in PACKAGE if name.endswith(".__init__")}
+    assert set(PROJECT["tool"]["setuptools"]["packages"]) == packages
+    assert {f"{name}.py" for name in MODULES} == {path.name for path in ROOT.glob("*.py")} - {"setup.py"}
+    assert not list((ROOT / "report").rglob("*.py"))  # what is read, no code

@@ -1,12 +1,13 @@
 """The notebook, top to bottom and twice, in the sample profile with its budgets cut to a step and its sets to a few images."""
 
+import json
 import os
 import re
 import shutil
 
 import nbformat
 import pytest
-from helpers import ROOT
+from helpers import ROOT, untimed
 from nbclient import NotebookClient
 
 from deepnet.figures.registry import FIGURES
@@ -70,6 +71,13 @@ def test_every_row_has_a_record(twice):
 def test_the_second_time_nothing_is_trained(twice):
     _, written, _, again = twice
     assert again == {path: time for path, time in written.items() if "/own/" not in str(path)}
+
+
+def test_the_readers_own_model_is_trained_anew_and_comes_out_the_same(twice):
+    (result,) = [path for path in twice[1] if "/own/" in str(path)]
+    folders = list(result.parent.parent.glob("seed-0*"))  # the first one has been moved aside
+    first, second = (untimed([json.loads(line) for line in (folder / "rows.jsonl").open()]) for folder in folders)
+    assert first == second and len(first) == 11
 
 
 def test_nothing_is_said_on_standard_error_and_no_verdict_in_the_sample(twice):

@@ -1,6 +1,7 @@
 """The same images from every source: parquet in any shape, torchvision's folders, the network."""
 
 import os
+import shutil
 import socket
 import time
 from pathlib import Path
@@ -109,7 +110,7 @@ def test_a_process_that_has_imported_nothing_yet_asks_the_hub(tmp_path):
     """Its modules come when they are asked for, so only a process of its own shows what was imported for it."""
     done = python(
         "import sourceFunction; from pathlib import Path; sourceFunction.answers = lambda url: print(url)\n"
-        "try: sourceFunction.fetch('mnist', Path('none'))\n"
+        "try: sourceFunction.fetch('mnist', Path('none'), None)\n"
         "except sourceFunction.UsageError as error: print(error)"
     )
     hub, torchvision, said = done.stdout.splitlines()
@@ -133,6 +134,79 @@ def test_hub_is_asked_first_and_its_copy_is_kept(name, published, tmp_path, monk
     assert set(asked) == {(SETS[name].hub, "dataset", False)}
     monkeypatch.setattr(dataFunction, "fetch", no_reading)
     assert_published(name, published)
+
+
+@pytest.fixture
+def damaged(published, tmp_path, monkeypatch) -> tuple[Path, list[bool]]:
+    """A shard in the hub's cache that is cut short, and which of the hub's calls asked for it by force."""
+    hub = pytest.importorskip("huggingface_hub")
+    folder = write_copy(tmp_path / "snapshot" / "plain_text", "mnist", published["mnist"], shards=1)
+    shard = next(folder.glob("train-*"))
+    shard.write_bytes(shard.read_bytes()[:-100])
+    forced = []
+
+    def snapshot(repository: str, **options: object) -> str:
+        forced.append(options["force_download"])
+        return str(tmp_path / "snapshot")
+
+    monkeypatch.setattr(hub, "snapshot_download", snapshot)
+    monkeypatch.setattr(sourceFunction, "answers", lambda url: True)
+    return shard, forced
+
+
+def test_a_damaged_file_in_the_hubs_cache_is_downloaded_once_more(damaged, published, tmp_path, monkeypatch):
+    hub = pytest.importorskip("huggingface_hub")
+    _, forced = damaged
+    given = hub.snapshot_download
+
+    def mended(*arguments: object, **options: object) -> str:
+        if options["force_download"]:
+            shutil.rmtree(tmp_path / "snapshot")
+            write_copy(tmp_path / "snapshot" / "plain_text", "mnist", published["mnist"], shards=1)
+        return given(*arguments, **options)
+
+    monkeypatch.setattr(hub, "snapshot_download", mended)
+    assert_published("mnist", published)
+    assert forced == [False, False, True]  # the test part, then the damaged train part
+
+
+def test_a_file_that_stays_damaged_leaves_it_to_the_next_place(damaged, published, tmp_path, monkeypatch):
+    shard, forced = damaged
+    monkeypatch.setattr(sourceFunction, "answers", lambda url: "huggingface" in url)
+    refused(lambda: load_images("mnist", "train", "cpu"), "mnist is neither cached nor to be had", f"{shard} cannot be read (")
+    assert forced == [False, True]
+    write_torchvision(tmp_path / "torchvision", "mnist", published["mnist"], monkeypatch)
+    there = sourceFunction.Source("mnist", tmp_path / "torchvision")
+    monkeypatch.setattr(sourceFunction, "_from_torchvision", lambda *_: there)
+    assert_published("mnist", published)
+
+
+def test_a_damaged_file_is_named_where_there_is_no_network(damaged, monkeypatch):
+    monkeypatch.setattr(sourceFunction, "answers", lambda url: False)
+    shard, forced = damaged
+    refused(lambda: load_images("mnist", "train", "cpu"), f"{shard} cannot be read (", "fetch it again", "does not answer")
+    assert True not in forced
+
+
+def test_torchvision_downloads_once_more_what_is_damaged(published, tmp_path, monkeypatch):
+    downloads = []
+
+    class Downloads(datasets.MNIST):
+        def __init__(self, root: str, train: bool = True, download: bool = False) -> None:
+            if download and not Path(root, "MNIST", "raw").exists():
+                write_torchvision(Path(root), "mnist", published["mnist"], monkeypatch)
+                downloads.append(root)
+                if len(downloads) == 1:
+                    next(Path(root).rglob("train-images*")).write_bytes(b"cut short")
+            super().__init__(root, train=train)
+
+        raw_folder = property(lambda self: os.path.join(self.root, "MNIST", "raw"))
+
+    monkeypatch.setattr(datasets, "MNIST", Downloads)
+    monkeypatch.setattr(sourceFunction, "answers", lambda url: "huggingface" not in url)
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    assert_published("mnist", published)
+    assert len(downloads) == 2
 
 
 def test_torchvision_is_the_fallback(published, tmp_path, monkeypatch):

@@ -1,6 +1,6 @@
 """What is drawn from the rows of trainings: curves over training, with names at their ends."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from math import log
 
 import numpy as np
@@ -8,9 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from deepnet.claims.measures import opened_accuracies
-from deepnet.figures.plots import GREY, SECOND, TEXT, Sheet, footer, legend, looks, sheet, style, whole_numbers
+from deepnet.figures.plots import GREY, SECOND, TEXT, Sheet, legend, looks, sheet, style, whole_numbers
 from deepnet.text import counted
-from experimentTable import UsageError
 from recordFunction import Record
 
 UNITS = {  # what a metric's name ends in -> the label of its axis
@@ -21,6 +20,7 @@ UNITS = {  # what a metric's name ends in -> the label of its axis
     "seconds": "time (s)",
 }
 LOGARITHMIC = ("gradient_norm_sum", "gradient_norm", "learning_rate")
+LONGEST = 32  # characters of a name that stands at the end of its line; a longer one stands in a legend
 LEAST_SPAN = {"loss": 0.1, "accuracy": 0.05}  # of an axis, so that the noise of a plateau does not look like a change
 
 Groups = Mapping[str, Sequence[Record]]  # name of a run -> its records, one a seed
@@ -155,7 +155,8 @@ def _gap(ax: Axes) -> float:
 def _fits(ax: Axes) -> bool:
     left, right = _extent(ax)
     ends = [_end(line)[0] for line in _named(ax) if not _spans(ax, line)]
-    return len(_named(ax)) * _gap(ax) <= 1 and all(end >= right - 0.02 * (right - left) for end in ends)
+    short = all(len(str(line.get_label())) <= LONGEST for line in _named(ax))
+    return short and len(_named(ax)) * _gap(ax) <= 1 and all(end >= right - 0.02 * (right - left) for end in ends)
 
 
 def _label_ends(ax: Axes) -> None:
@@ -167,7 +168,7 @@ def _label_ends(ax: Axes) -> None:
         arrow = {"arrowstyle": "-", "color": colour, "linewidth": 0.6, "shrinkA": 0, "shrinkB": 0, "relpos": (0, 0.5)}
         ax.annotate(
             str(line.get_label()), xy=(1, y), xytext=(1.06, moved), xycoords="axes fraction", fontsize=TEXT, va="center",
-            color=colour, arrowprops=arrow,
+            color=colour, arrowprops=arrow, parse_math=False,
         )  # fmt: skip
 
 
@@ -187,41 +188,6 @@ def spread(values: Sequence[float], gap: float) -> list[float]:
             clusters[-2:] = [clusters[-2] + clusters[-1]]
     moved = {i: lowest(cluster) + k * gap for cluster in clusters for k, i in enumerate(cluster)}
     return [moved[i] for i in range(len(values))]
-
-
-def by_name(records: Record | Iterable[Record] | Groups) -> dict[str, list[Record]]:
-    """Records grouped by run, in the order given. Raises UsageError when there are none."""
-    if isinstance(records, Mapping):
-        records = [record for group in records.values() for record in group]
-    groups: dict[str, list[Record]] = {}
-    for record in [records] if isinstance(records, Record) else records:
-        groups.setdefault(record.name, []).append(record)
-    if not groups:
-        raise UsageError('no records to draw; pass at least one, for example curves([run(experiment("MLP_4"))], "train_loss")')
-    return groups
-
-
-def curves(records: Record | Iterable[Record] | Groups, metrics: str | Sequence[str | tuple[str, ...]]) -> Sheet:
-    """One panel a metric, one line a run (the mean of its seeds, their range as a band): for any records.
-
-    `metrics`: columns of the rows, "train_loss" or ["train_loss", ("test_accuracy", "train_accuracy")]; the second of
-    a pair is drawn dashed in the same panel. The untrained row 0 is left out. Raises UsageError for a metric no record has.
-    """
-    groups, wanted = by_name(records), [metrics] if isinstance(metrics, str) else metrics
-    panels = [(panel,) if isinstance(panel, str) else tuple(panel) for panel in wanted]
-    rows = [row for group in groups.values() for record in group for row in record.rows]
-    known = {key for row in rows for key, value in row.items() if not isinstance(value, list)}
-    for metric in (metric for panel in panels for metric in panel):
-        if metric not in known:
-            raise UsageError(f"no record has the metric {metric!r}; choose from {', '.join(sorted(known))}")
-    figure, axes = sheet(-(-len(panels) // 2), min(2, len(panels)), height=2.9 * -(-len(panels) // 2))
-    for ax, panel in zip(axes, panels, strict=False):
-        lines(ax, groups, panel, looks(groups))
-    for ax in axes[len(panels) :]:
-        ax.remove()
-    label_lines(*axes[: len(panels)])
-    footer(figure, [record for group in groups.values() for record in group])
-    return figure
 
 
 # ---------------------------------------------------------------- the report's curves

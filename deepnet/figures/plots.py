@@ -6,12 +6,14 @@ figure leaks, and a notebook shows each figure once.
 
 import textwrap
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from io import BytesIO
 from typing import Any, Literal
 
 import numpy as np
+from matplotlib import rc_context, rcdefaults, rcParams
 from matplotlib.axes import Axes
 from matplotlib.collections import PolyCollection, QuadMesh
 from matplotlib.figure import Figure
@@ -24,7 +26,7 @@ from recordFunction import Record
 
 WIDTH = 7.0  # inches: a column of text
 TEXT, SMALL = 8.0, 7.0  # points; the footer alone is small
-INK, GREY, GRID = "#222222", "#6b6b6b", "#e6e6e6"
+INK, GREY, FAINT, GRID = "#222222", "#6b6b6b", "#cccccc", "#e6e6e6"
 DASHES = ("-", (0, (5, 1.5)), (0, (5, 1.5, 1, 1.5)), (0, (1, 1.2)))
 SECOND = (0, (2.5, 1.5))  # the second metric of a panel (train beside validation)
 
@@ -48,8 +50,30 @@ COLOURS: dict[str, str] = {
 }  # fmt: skip
 
 
+@contextmanager
+def default_style() -> Iterator[None]:
+    """Matplotlib's own defaults, whatever style or rcParams the reader has set; also a decorator.
+
+    A figure needs it twice, where its parts are made and where it is drawn, since matplotlib reads some settings only then.
+    """
+    with rc_context():
+        rcdefaults()
+        rcParams["svg.hashsalt"] = "deepnet"  # without one, the ids in an SVG are random
+        yield
+
+
 class Sheet(Figure):
     """A figure that shows itself in a notebook, once, whether or not matplotlib's inline backend is active."""
+
+    @default_style()
+    def draw(self, renderer: Any) -> None:
+        """As matplotlib's, in its default style; whatever saves or shows a figure calls this."""
+        super().draw(renderer)
+
+    @default_style()
+    def savefig(self, *arguments: Any, **options: Any) -> None:
+        """As matplotlib's, in its default style, so that the same figure gives the same bytes."""
+        super().savefig(*arguments, **options)
 
     @cached_property
     def png(self) -> bytes:
@@ -126,7 +150,9 @@ def legend(ax: Axes, handles: Sequence[Line2D], below: bool = False, **options: 
     """A legend outside the panel, beside or below it, where it hides nothing."""
     place = {"loc": "upper center", "bbox_to_anchor": (0.5, 0), "borderaxespad": 2} if below else {
         "loc": "upper left", "bbox_to_anchor": (1.02, 1), "borderaxespad": 0}  # fmt: skip
-    ax.legend(handles=handles, frameon=False, fontsize=TEXT, labelcolor=INK, **{**place, "handlelength": 1.8, **options})
+    drawn = ax.legend(handles=handles, frameon=False, fontsize=TEXT, labelcolor=INK, **{**place, "handlelength": 1.8, **options})
+    for text in drawn.get_texts():
+        text.set_parse_math(False)  # a "$" in a name is a dollar
 
 
 # ---------------------------------------------------------------- bars, points, maps, tables
@@ -197,9 +223,9 @@ def footer(figure: Figure, records: Iterable[Record], note: str = "") -> None:
     records = list(records)
     parts = []
     if records:
-        seeds: dict[str, list[int]] = {}
+        seeds: dict[str, set[int]] = {}
         for record in records:
-            seeds.setdefault(record.name, []).append(record.seed)
+            seeds.setdefault(record.name, set()).add(record.seed)
         sets = dict.fromkeys(name for record in records for name in _data(record))
         parts = [
             "profile " + ", ".join(dict.fromkeys(record.profile for record in records)),
@@ -209,12 +235,12 @@ def footer(figure: Figure, records: Iterable[Record], note: str = "") -> None:
             *_mixed(records),
         ]
     text = " · ".join([*(part for part in parts if part != "data "), *([note] if note else [])])
-    figure.supxlabel(textwrap.fill(text, 118), x=0.012, ha="left", fontsize=SMALL, color=GREY)
+    figure.supxlabel(textwrap.fill(text, 118), x=0.012, ha="left", fontsize=SMALL, color=GREY, parse_math=False)
 
 
-def _of_seeds(figure: Figure, seeds: Mapping[str, Sequence[int]]) -> str:
+def _of_seeds(figure: Figure, seeds: Mapping[str, set[int]]) -> str:
     """What a line of several seeds shows."""
-    if all(len(set(of_run)) == 1 for of_run in seeds.values()):
+    if all(len(of_run) == 1 for of_run in seeds.values()):
         return ""
     banded = any(isinstance(drawn, PolyCollection) for ax in figure.axes for drawn in ax.collections)
     return ", bands: their range" if banded else ", means"

@@ -6,14 +6,14 @@ Every figure is a pure function of the records of one profile; it reads no other
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib import rc_context
 
 from deepnet.claims.measures import step_ratios
+from deepnet.figures.curves import curves
 from deepnet.figures.layers import depth, float64, precision
 from deepnet.figures.lines import (
     GUESSING,
@@ -21,14 +21,13 @@ from deepnet.figures.lines import (
     TUNING,
     Groups,
     controls,
-    curves,
     dropout,
     fine_tuning,
     mean_result,
     norms,
     training,
 )
-from deepnet.figures.plots import BLUE, GREY, INK, TEXT, Sheet, bars, footer, looks, scatter, sheet, style, title
+from deepnet.figures.plots import BLUE, GREY, INK, TEXT, Sheet, bars, default_style, footer, looks, scatter, sheet, style, title
 from deepnet.figures.sweep import SWEEP_RUNS, searched_space, sweep_table
 from deepnet.text import DATA, counted
 from experimentTable import EXPERIMENTS, UsageError, choose, current_profile, experiment, has_budget, with_budget
@@ -232,6 +231,7 @@ def found(name: str, profile: str) -> dict[str, list]:
     return {n: runs for n in sorted(names, key=lambda n: (len(n), n)) if (runs := find_records(n, profile))}
 
 
+@default_style()
 def draw(number: str, profile: str | None = None) -> Sheet:
     """Figure `number` from the finished records of one profile (None: `PROFILE` in the environment, else the sample).
 
@@ -271,27 +271,48 @@ def draw(number: str, profile: str | None = None) -> Sheet:
 def save(number: str, profile: str | None = None, figure: Sheet | None = None) -> list[Path]:
     """Write a figure as SVG and PNG to report/figures/<profile>/<number>.*; the same records give the same bytes.
 
-    `figure`: what `draw` gave, where it is there already.
+    `figure`: what `draw` gave, where it is there already. Raises UsageError where `draw` does, and where the folder cannot
+    be written to.
+
+    Example::
+
+        save("3.1", "paper")
     """
     figure, folder = figure or draw(number, profile), FOLDER / current_profile(profile)
-    folder.mkdir(parents=True, exist_ok=True)
     svg, png = (folder / f"{number}.{kind}" for kind in ("svg", "png"))
-    with rc_context({"svg.hashsalt": str(number)}):
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
         figure.savefig(svg, metadata={"Date": None}, dpi=2 * figure.dpi)
-    png.write_bytes(figure.png)
+        png.write_bytes(figure.png)
+    except OSError as error:
+        raise UsageError(f"figures are not saved, since {folder} cannot be written to ({error.strerror or error})") from None
     return [svg, png]
 
 
 def show(number: str, profile: str | None = None) -> None:
-    """Display a figure in a notebook and save it; where its runs have no record, say so in a line and go on."""
+    """Display a figure in a notebook and save it. That its runs have no record is said in a line, and that it cannot be saved once.
+
+    Example::
+
+        show("3.1")
+    """
     from IPython.display import display
 
     try:
         figure = draw(number, profile)
-        save(number, profile, figure)
-        display(figure)
     except UsageError as error:
         print(error)
+        return
+    try:
+        save(number, profile, figure)
+    except UsageError as error:
+        _say_once(str(error))
+    display(figure)
+
+
+@cache
+def _say_once(line: str) -> None:
+    print(line)
 
 
 def save_all(profile: str | None = None) -> list[Path]:

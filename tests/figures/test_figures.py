@@ -2,9 +2,12 @@
 
 import json
 import shutil
+from contextlib import AbstractContextManager
 
+import matplotlib.style
 import numpy as np
 import pytest
+from cycler import cycler
 from helpers import refused
 from made_up_runs import EPOCHS, flat, footer_of, named, texts, vouched, write_experiment, write_record
 from matplotlib.colors import to_hex
@@ -13,7 +16,7 @@ from PIL import Image
 from deepnet.figures import registry as figures
 from deepnet.figures.lines import spread
 from deepnet.figures.plots import COLOURS, PALETTE, looks
-from deepnet.figures.registry import FIGURES, curves, draw, save, save_all
+from deepnet.figures.registry import FIGURES, draw, save, save_all
 from experimentTable import EXPERIMENTS, UsageError
 from fileFunction import sha256
 from recordFunction import find_record, find_records
@@ -261,35 +264,6 @@ def test_unknown_numbers_and_profiles_are_refused(records, monkeypatch):
     assert footer_of(draw("3.2")).startswith("profile sample · seed 0 ·")
 
 
-def test_curves_draw_a_readers_own_runs(runs_dir):
-    rows = [{"epoch": k, "validation_accuracy": 0.1 * k, "steps": 10} | ({"train_loss": 2.0 / k} if k else {}) for k in range(5)]
-    for name, dirty in (("my_net", True), ("other", False)):
-        write_record(runs_dir, name, rows, {"split": "validation", "epoch": 4}, profile="own", dataset="", dirty=dirty)
-    own = [find_record(name, "own") for name in ("my_net", "other")]
-    figure = curves(own, ["train_loss", "validation_accuracy"])
-    left, right = figure.get_axes()
-    assert list(named(left)["my_net"].get_ydata()) == [2.0, 1.0, pytest.approx(2 / 3), 0.5]
-    assert named(right)["my_net"].get_color() != named(right)["other"].get_color()
-    assert "records at 012345678+, 012345678" in footer_of(figure)
-    assert len(curves(own[0], "train_loss").get_axes()) == 1
-    pair = curves(own[0], [("validation_accuracy", "train_loss")]).get_axes()[0]
-    assert pair.get_title(loc="left") == "Validation accuracy (dashed: train loss)"
-    with pytest.raises(UsageError, match="'test_accuracy'; choose from epoch, steps, train_loss, validation_accuracy"):
-        curves(own, "test_accuracy")
-    with pytest.raises(UsageError, match="no records to draw"):
-        curves([], "train_loss")
-
-
-def test_missing_values_are_gaps(runs_dir):
-    rows = [{"epoch": 0}, {"epoch": 1, "train_loss": 2.0}, {"epoch": 2, "train_loss": None}, {"epoch": 3, "train_loss": 1.0}]
-    write_record(runs_dir, "gap", rows, profile="own")
-    (line,) = curves(find_record("gap", "own"), "train_loss").get_axes()[0].get_lines()
-    assert list(np.isnan(line.get_ydata())) == [False, True, False]
-    rows = [{"epoch": k, "train_loss": None, "gradient_norm": None} for k in range(3)]
-    write_record(runs_dir, "lost", rows, profile="own")
-    curves(find_record("lost", "own"), ["train_loss", "gradient_norm"]).draw_without_rendering()
-
-
 def test_save_writes_the_same_svg_and_png_again(records, tmp_path, monkeypatch):
     monkeypatch.setattr(figures, "FOLDER", tmp_path)
     paths = save("3.2", "cpu")
@@ -307,6 +281,43 @@ def test_save_all_goes_on_where_records_are_missing(runs_dir, tmp_path, monkeypa
     write_experiment(runs_dir, "CNN_30", "cpu", epochs=3)
     assert [path.name for path in save_all("cpu")] == ["4.2.svg", "4.2.png"]
     assert capsys.readouterr().out.startswith("figure 3.2 has no finished record of MLP_33")
+
+
+def dark(style: str) -> AbstractContextManager:
+    """A reader's style, with everything in it that made figures unreadable or impossible."""
+    unlike = {"axes.grid": True, "font.family": "serif", "font.size": 20, "axes.prop_cycle": cycler(color=["white"]), "savefig.dpi": 40}
+    unlike |= {"text.usetex": True, "savefig.bbox": "tight", "legend.fancybox": False, "lines.linewidth": 9, "svg.fonttype": "none"}
+    return matplotlib.style.context([style, unlike])
+
+
+@pytest.mark.parametrize(("number", "style"), [("3.1", "dark_background"), ("5.4", "ggplot"), ("5.6", "dark_background")])
+def test_a_readers_style_changes_no_byte_of_a_figure_and_stays_as_it_was(number, style, records, tmp_path, monkeypatch):
+    monkeypatch.setattr(figures, "FOLDER", tmp_path)
+    plain = [path.read_bytes() for path in save(number, "cpu")]
+    with dark(style):
+        before = dict(matplotlib.rcParams)
+        made_there = draw(number, "cpu")
+        assert [path.read_bytes() for path in save(number, "cpu", made_there)] == plain
+        assert dict(matplotlib.rcParams) == before
+    made_here = draw(number, "cpu")
+    with dark(style):  # made in one style, drawn in another
+        assert [path.read_bytes() for path in save(number, "cpu", made_here)] == plain
+
+
+def test_what_cannot_be_saved_is_shown_and_said_once(records, tmp_path, monkeypatch, capsys):
+    shown = []
+    monkeypatch.setattr("IPython.display.display", shown.append)
+    (tmp_path / "figures").write_text("in the place of the folder")
+    monkeypatch.setattr(figures, "FOLDER", tmp_path / "figures")
+    for number in ("3.1", "3.2"):
+        figures.show(number, "cpu")
+    assert [figure.get_suptitle().split()[0] for figure in shown] == ["3.1", "3.2"]
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith(f"figures are not saved, since {tmp_path / 'figures' / 'cpu'} cannot be written to (")
+    refused(lambda: save("3.1", "cpu"), "figures are not saved")
+    for _ in range(2):  # while what there is no record of is said each time
+        figures.show("3.1", "paper")
+    assert len(capsys.readouterr().out.splitlines()) == 2
 
 
 def test_a_notebook_shows_a_figure_as_one_sharp_picture(records):

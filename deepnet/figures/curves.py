@@ -1,0 +1,122 @@
+"""A reader's own runs as curves over training: any records, any metrics."""
+
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
+from math import ceil
+from typing import Any
+
+from deepnet.figures.lines import LONGEST, Groups, label_lines, lines, positions, series
+from deepnet.figures.plots import FAINT, Sheet, default_style, footer, looks, sheet
+from experimentTable import UsageError, choose
+from recordFunction import Record
+
+MOST = 8  # runs with a colour of their own in a panel; of more, nobody can tell which is which
+LINE = 0.17  # inches that a line of a legend takes
+
+
+@default_style()
+def curves(records: Record | Iterable[Record] | Groups, metrics: str | Sequence[str | tuple[str, ...]]) -> Sheet:
+    """One panel per metric, one line per run (the mean of its seeds, their range as a band): for any trainings.
+
+    `metrics`: columns of the rows, "train_loss" or ["train_loss", ("test_accuracy", "train_accuracy")]; the second of
+    a pair is drawn dashed in the same panel. The untrained row 0 is left out. Records are of one run if they differ in the
+    seed alone; where several runs have one name, the legend says what they differ in. More than eight runs are
+    drawn eight at a time, the others in grey behind them.
+
+    Raises UsageError for anything but records of trainings, for a metric that one of them lacks, and for records of the
+    profile `sample`, whose rows are numbers of steps, beside others, whose rows are epochs.
+
+    Example::
+
+        curves([run("MLP_4"), run("MLP_13")], ["train_loss", "test_accuracy"])
+    """
+    runs = by_run(records)
+    drawn = [record for run in runs.values() for record in run]
+    panels = _panels(metrics, drawn)
+    units = {positions(record)[1]: f"{record.name} ({record.profile})" for record in drawn}
+    if len(units) > 1:
+        (one, first), (other, second) = units.items()
+        raise UsageError(f"the rows of {first} count {one}, those of {second} {other}, and one axis cannot show both; draw them apart")
+    names, rows, columns = list(runs), ceil(len(panels) / 2), min(2, len(panels))
+    size = ceil(len(names) / ceil(len(names) / MOST))
+    parts = [names[first : first + size] for first in range(0, len(names), size)]
+    behind = {(name, panel[0]): series(runs[name], panel[0])[:2] for name in names for panel in panels if len(parts) > 1}
+    legend = max(sum(name.count("\n") + 1 for name in part) for part in parts)
+    figure, axes = sheet(rows * len(parts), columns, height=max(2.9, 0.8 + LINE * legend) * rows * len(parts))
+    for number, part in enumerate(parts):
+        block = axes[number * rows * columns :][: rows * columns]
+        for ax, panel in zip(block, panels, strict=False):
+            for name in runs.keys() - part:
+                ax.plot(*behind[name, panel[0]], color=FAINT, linewidth=0.8, label="_other", zorder=1)
+            lines(ax, {name: runs[name] for name in part}, panel, looks(part))
+        for ax in block[len(panels) :]:
+            ax.remove()
+        label_lines(*block[: len(panels)])
+    footer(figure, drawn)
+    return figure
+
+
+def by_run(records: Record | Iterable[Record] | Groups) -> dict[str, list[Record]]:
+    """The records of each run by the name that a reader sees, in the order given; a record given twice counts once.
+
+    Raises UsageError where there are none, or something else is among them.
+    """
+    if isinstance(records, Mapping):
+        records = [record for group in records.values() for record in group]
+    given = [records] if isinstance(records, Record | str) or not isinstance(records, Iterable) else list(records)
+    if strangers := [item for item in given if not isinstance(item, Record)]:
+        raise UsageError(f'curves draws records, such as run("MLP_4") returns, not {strangers[0]!r:.60}')
+    if not given:
+        raise UsageError('no records to draw; pass at least one, for example curves([run("MLP_4")], "train_loss")')
+    runs: list[dict[int, Record]] = []
+    for record in given:
+        run = next((run for run in runs if _belongs(record, run)), None)
+        if run is None:
+            runs.append(run := {})
+        run.setdefault(record.seed, record)
+    named: dict[str, list[Record]] = {}
+    firsts = [next(iter(run.values())) for run in runs]
+    for first, run in zip(firsts, runs, strict=True):
+        name = shown = _name(first, [other for other in firsts if other.name == first.name])
+        while shown in named:  # the same settings, but other rows
+            shown = f"{name} ({sum(other.startswith(name) for other in named) + 1})"
+        named[shown] = list(run.values())
+    return named
+
+
+def _belongs(record: Record, run: Mapping[int, Record]) -> bool:
+    """Whether the record is another seed of the run, or one of its records again."""
+    first = next(iter(run.values()))
+    one, other = ((r.name, r.profile, r.settings["identity"]) for r in (first, record))
+    return one == other and (record.seed not in run or run[record.seed].rows == record.rows)
+
+
+def _name(record: Record, namesakes: Sequence[Record]) -> str:
+    """The run's name with what tells it from other runs of that name, in lines of at most LONGEST characters.
+
+    Matplotlib hides a line whose name begins with "_", so a space stands before it.
+    """
+    facts = [{"profile": other.profile} | other.settings["identity"] for other in namesakes]
+    own = {"profile": record.profile} | record.settings["identity"]
+    apart = [key for key, value in own.items() if any(other.get(key) != value for other in facts)]
+    said = [f"{key} {own[key]}" for key in apart if len(str(own[key])) <= LONGEST]  # no architecture, no fingerprint
+    name = f"{record.name} ({', '.join(said)})" if said else record.name
+    return textwrap.fill(" " * name.startswith("_") + name, LONGEST)
+
+
+def _panels(metrics: Any, records: Sequence[Record]) -> list[tuple[str, ...]]:
+    """The metrics of each panel, which all of the records have."""
+    wanted = [metrics] if isinstance(metrics, str) or not isinstance(metrics, Iterable) else list(metrics)
+    panels = [tuple(panel) if isinstance(panel, tuple | list) else (panel,) for panel in wanted]
+    known = {}
+    for record in records:
+        rows = record.rows[1:]
+        known[record.name] = sorted({key for row in rows for key, value in row.items() if isinstance(value, int | float | None)})
+        if "epoch" not in known[record.name]:
+            raise UsageError(f"{record.name} ({record.profile}, seed {record.seed}) has no trained epoch to draw")
+        for metric in (metric for panel in panels for metric in panel):
+            choose(f"metric of {record.name}", metric, known[record.name])
+    if not panels or any(len(panel) not in (1, 2) for panel in panels):
+        there = ", ".join(next(iter(known.values())))
+        raise UsageError(f"a panel shows one metric or two, and there is at least one panel, got {metrics!r:.60}; choose from {there}")
+    return panels
