@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 
 from dataFunction import known_fingerprint, load_images
 from deepnet.data.datasets import as_source
-from deepnet.training.own import check_switches, checked_sets, own_optimizer, whole
+from deepnet.training.own import check_switches, checked_sets, own_optimizer, size_of_batches, whole
 from deepnet.training.recipe import Recipe, count_outputs, materialise, rehearse, set_precision, trial_of
 from experimentTable import (
     CLASSES,
@@ -69,8 +69,8 @@ _left: WeakKeyDictionary[nn.Module, tuple[str, str]] = WeakKeyDictionary()
 
 def pipeline(
     model: nn.Module, train_set: Any, eval_set: Any, *, name: str, lr: float | None = None,
-    optimizer: str | Callable[[list[nn.Parameter]], Optimizer] = "Adam", eps: float | None = None, epochs: int = 20, batch_size: int = 128,
-    eval_batch_size: int | None = None, trainable: Collection[str] | None = None, loss: Loss = cross_entropy,
+    optimizer: str | Callable[[list[nn.Parameter]], Optimizer] = "Adam", eps: float | None = None, epochs: int = 20,
+    batch_size: int | None = None, eval_batch_size: int | None = None, trainable: Collection[str] | None = None, loss: Loss = cross_entropy,
     schedule: Callable[[Optimizer], Any] | None = None, schedule_per_step: bool = False, patience: int | None = None,
     min_delta: float = 0.0, classes: Sequence[Any] | None = None, workers: int = 0, precision: str | None = None, seed: int = 0,
     fast: bool = False, cache_frozen: bool = False, record_gradients: bool = False, keep_weights: bool = False, resume: bool = False,
@@ -92,8 +92,8 @@ def pipeline(
             optimizer, as `lambda parameters: torch.optim.SGD(parameters, lr=0.1, momentum=0.9)`.
         eps: of an optimizer that is named; torch's default unless it is given.
         epochs: passes over the training set.
-        batch_size: images per step. A last batch of one image joins the one before it.
-        eval_batch_size: images per batch in evaluation; `batch_size` unless it is given.
+        batch_size: items per step of a data set, 128 unless it is given. A last batch of one item joins the one before it.
+        eval_batch_size: items per batch in evaluation; `batch_size` unless it is given.
         trainable: names of the children that alone learn in this call; all that are not frozen unless it is given.
         loss: from scores (B, classes) and targets (B,) to the mean over the batch.
         schedule: from the optimizer to a scheduler of torch.optim.lr_scheduler, which is stepped after each epoch; one that
@@ -143,6 +143,7 @@ def pipeline(
         raise UsageError("lr and eps belong to an optimizer that is named; set them where yours is made")
     if isinstance(trainable, Collection) and not isinstance(trainable, str):
         trainable = tuple(trainable)
+    batch_size = size_of_batches("batch_size", train_set, batch_size, 128)
     exp = Experiment(
         name, model=type(model).__name__, dataset="own", profile="own", lr=1e-3 if lr is None else lr,
         optimizer=optimizer if isinstance(optimizer, str) else "Adam", eps=eps, epochs=epochs, batch_size=batch_size, trainable=trainable,  # type: ignore[arg-type]
@@ -151,10 +152,12 @@ def pipeline(
     recipe = Recipe(
         partial(make_optimizer, exp, fast=fast) if isinstance(optimizer, str) else partial(own_optimizer, optimizer),
         precision, loss, schedule,
-        schedule_per_step, whole("eval_batch_size", exp.batch_size if eval_batch_size is None else eval_batch_size, 1), fast,
+        schedule_per_step, size_of_batches("eval_batch_size", eval_set, eval_batch_size, exp.batch_size), fast,
         cache_frozen=cache_frozen,
     )  # fmt: skip
-    check_switches(schedule=schedule, loss=loss, schedule_per_step=schedule_per_step)
+    check_switches(
+        schedule, loss, schedule_per_step, fast=fast, cache_frozen=cache_frozen, keep_weights=keep_weights, resume=resume, record=record
+    )  # fmt: skip
     train, evaluation = (as_source(data, whole("workers", workers, 0)) for data in (train_set, eval_set))
     modes = [(module, module.training) for module in model.modules()]
     try:

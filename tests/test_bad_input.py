@@ -8,7 +8,7 @@ import torch
 from helpers import QUICK, Listed, digits, held, mlp, refused
 from PIL import Image
 from torch import nn
-from torch.utils.data import ConcatDataset, IterableDataset, TensorDataset
+from torch.utils.data import ConcatDataset, DataLoader, IterableDataset, TensorDataset
 
 from coreFunction import pipeline
 from recordFunction import Record
@@ -49,6 +49,9 @@ BAD_OPTIONS = [
     ({"cache_frozen": True}, "cache_frozen needs a model", "leave it out"),
     ({"classes": "0123456789"}, "classes must be a sequence of labels", "'0123456789'"),
     ({"classes": range(11)}, "classes names 11 classes but the model gives 10 outputs", "last layer"),
+    ({"classes": set(range(10))}, "classes must be a sequence of labels", "{0, 1,"),
+    ({"fast": "no"}, "fast must be True or False", "'no'"),
+    ({"resume": 1}, "resume must be True or False", "1"),
     ({"classes": (0, 0, 1)}, "names a class twice", "0"),
     ({"classes": range(9)}, "label 9 is in the data but not among", "leave it out"),
     ({"trainable": 3}, "trainable must be a sequence", "not 3"),
@@ -95,6 +98,9 @@ BAD_DATA = [
     ("three parts", lambda: Listed([(torch.zeros(1, 8, 8), 0, 0)]), held, "found a tuple of 3", "wrap the data set"),
     ("a stream", lambda: Stream(), held, "a Stream cannot be read by number", "list(data)"),
     ("a generator", lambda: iter(digits()), held, "cannot be read by number", "list(data)"),
+    ("sparse", lambda: TensorDataset(torch.eye(10).to_sparse(), torch.arange(10)), held, "sparse tensors", "to_dense()"),
+    ("no batch", lambda: DataLoader(digits(0, 8), 16, drop_last=True), held, "the loader gives no batch", "drop_last"),
+    ("single items", lambda: DataLoader(digits(), batch_size=None), held, "the loader's batches must be pairs", "several items"),
     ("regression", lambda: digits(label=lambda y: y + 0.25), held, "is no class", "a regression cannot be trained here"),
     ("one-hot", lambda: Listed([(torch.zeros(1, 8, 8), torch.eye(10)[0])]), held, "label", "one number or word"),
     ("mixed labels", lambda: Listed([(torch.zeros(1, 8, 8), "a"), (torch.zeros(1, 8, 8), 1)]), held, "labels", "one kind"),
@@ -112,8 +118,16 @@ BAD_DATA = [
 
 @pytest.mark.parametrize(("train", "evaluation", "what", "remedy"), [case[1:] for case in BAD_DATA], ids=[case[0] for case in BAD_DATA])
 def test_bad_data_are_refused(runs_dir, train, evaluation, what, remedy):
-    refused(lambda: pipeline(mlp(), train(), evaluation(), name="bad", **QUICK), what, remedy)
+    options = QUICK | ({"batch_size": None} if isinstance(train(), DataLoader) else {})
+    refused(lambda: pipeline(mlp(), train(), evaluation(), name="bad", **options), what, remedy)
     assert not list(runs_dir.rglob("result.json"))
+
+
+def test_a_batch_size_beside_a_loader_is_refused(runs_dir):
+    loader = DataLoader(digits(), 50)
+    refused(lambda: pipeline(mlp(), loader, held(), name="bad", batch_size=32), "batch_size has no effect on a DataLoader", "leave it out")
+    refused(lambda: pipeline(mlp(), digits(), loader, name="bad", eval_batch_size=32), "eval_batch_size has no effect", "leave it out")
+    assert pipeline(mlp(), loader, held(), name="good", epochs=1).settings["experiment"]["batch_size"] == 50
 
 
 def batch_normed():

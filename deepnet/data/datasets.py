@@ -152,6 +152,8 @@ class ReaderSet(Indexed):
             inputs.append(self._inputs(stacked))
             if sum(map(len, inputs)) >= most:
                 break
+        if not inputs:
+            raise UsageError("the loader gives no batch; give it more items, or leave out drop_last")
         return torch.cat(inputs)[:most]
 
     def _own_batches(self) -> Iterator["_Stacked"]:
@@ -160,8 +162,9 @@ class ReaderSet(Indexed):
         if own is not None:  # each epoch is drawn from its own seed, or a resumed run would be another
             own.manual_seed(torch.initial_seed())
         for batch in self.loader:
-            if not (isinstance(batch, tuple | list) and len(batch) == 2 and isinstance(batch[0], Tensor)):
-                raise UsageError(f"the loader's batches must be pairs of (inputs, labels) tensors, found {_found(batch)}")
+            pair = isinstance(batch, tuple | list) and len(batch) == 2 and isinstance(batch[0], Tensor)
+            if not pair or not (isinstance(batch[1], list | tuple) or (isinstance(batch[1], Tensor) and batch[1].ndim)):
+                raise UsageError(f"the loader's batches must be pairs of (inputs, labels) of several items, found {_found(batch)}")
             yield _Stacked(batch[0], list(batch[1]))
 
     def _inputs(self, stacked: "_Stacked | str") -> Tensor:
@@ -277,6 +280,8 @@ def as_source(data: Any, workers: int = 0) -> Any:
     """
     if is_source(data):
         return data
+    if isinstance(data, TensorDataset) and any(tensor.layout != torch.strided for tensor in data.tensors):
+        raise UsageError("the data set holds sparse tensors, which cannot be read by number; make them dense by to_dense()")
     if type(data) is TensorDataset and len(data.tensors) == 2 and len(data) > 0:
         labels = data.tensors[1]
         if labels.ndim == 1 and not labels.is_floating_point() and not labels.is_complex() and len(labels) == len(data.tensors[0]):
@@ -286,6 +291,8 @@ def as_source(data: Any, workers: int = 0) -> Any:
 
 def as_batches(data: Any, batch_size: int, shuffle: bool) -> Iterable[Batch]:
     """The batches of a data set, a loader or a Source; what is an iterable of batches already stays as it is."""
+    if not (is_source(data) or hasattr(data, "__iter__") or hasattr(data, "__getitem__")):
+        raise UsageError(f"a {type(data).__name__} is no data; give a data set of (tensor, label) pairs, a loader, or batches")
     listed = isinstance(data, list | tuple)
     if not (is_source(data) or isinstance(data, DataLoader) or hasattr(data, "__getitem__")) or (listed and data and _is_batch(data[0])):
         return data

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.optim import Optimizer
+from torch.utils.data import DataLoader
 
 from deepnet.data.datasets import fingerprint, known_labels, with_labels
 from deepnet.data.labels import label_map
@@ -76,10 +77,26 @@ def whole(name: str, value: Any, least: int) -> int:
     return value.__index__()
 
 
-def check_switches(schedule: Any, loss: Any, schedule_per_step: bool) -> None:
+def check_switches(schedule: Any, loss: Any, schedule_per_step: bool, **switches: Any) -> None:
+    """Refuse what is no schedule, no loss or no switch. Raises UsageError."""
+    for name, value in {"schedule_per_step": schedule_per_step, **switches}.items():
+        if not isinstance(value, bool):
+            raise UsageError(f"{name} must be True or False, got {value!r:.60}")
     if schedule is not None and not callable(schedule):
         raise UsageError(f"schedule must be a callable from the optimizer to a scheduler, got {schedule!r:.60}")
     if schedule_per_step and schedule is None:
         raise UsageError("schedule_per_step has no effect without a schedule; give one, or leave it out")
     if not callable(loss):
         raise UsageError(f"loss must be a callable from outputs and targets to their mean loss, got {loss!r:.60}")
+
+
+def size_of_batches(name: str, data: Any, given: Any, otherwise: int) -> int:
+    """How many items a batch of `data` has: a loader's own number, else what was `given`, else `otherwise`.
+
+    Raises UsageError where a number is given beside a loader, and for what is no whole number of at least 1.
+    """
+    if isinstance(data, DataLoader):
+        if given is not None:
+            raise UsageError(f"{name} has no effect on a DataLoader, which makes its own batches; set it there, or leave it out")
+        return data.batch_size or otherwise
+    return otherwise if given is None else whole(name, given, 1)
