@@ -4,8 +4,12 @@ import functools
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from importlib.util import find_spec
 from io import BytesIO
+from netrc import NetrcParseError, netrc
+from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import numpy as np
 
@@ -31,7 +35,7 @@ class Mirror:
     def __init__(self, record: Record, begun: Any = None) -> None:
         """`begun`: a W&B run to write to; who has begun it closes it."""
         self._run, self._rows, self.whole, self._begun = None, 0, False, begun
-        if Mirror.reachable and wandb_mode() != "disabled":
+        if Mirror.reachable and self._quietly(wandb_mode) in ("online", "offline"):
             self.whole = True
             self._run = self._quietly(_open_run, record, begun)
             Mirror.reachable = self._run is not None
@@ -64,7 +68,7 @@ class Mirror:
             return call(*args, **kwargs)
         except Exception as error:
             self.whole = False
-            _say_once(complaint(error))
+            _say_once(f"{complaint(error)}; the records are whole.")
             return None
 
 
@@ -109,31 +113,93 @@ def sync(records: list[Record], profile: str, weights: bool = False) -> str:
 
 # ---------------------------------------------------------------- online, offline, or not at all
 
+MODES = {"online": "online", "run": "online", "offline": "offline", "dryrun": "offline", "disabled": "disabled"}  # W&B's, old ones too
+
+
+def wandb_wanted(choice: bool | None) -> bool:
+    """Whether a run is to be written to W&B, as the caller and the environment have it; nothing is imported to find out.
+
+    `None`: where `WANDB_MODE` is set or a W&B key is found, in `WANDB_API_KEY` or in the netrc file that `wandb login` writes.
+    `True`: yes, offline if there is no account. `WANDB_MODE=disabled` turns either off.
+    Raises UsageError for another `choice`, for a `WANDB_MODE` that W&B does not have, and for `True` where wandb is not installed.
+
+    >>> wandb_wanted(False)
+    False
+    """
+    if choice is not None and not isinstance(choice, bool):
+        raise UsageError(f"wandb must be True, False or None (W&B where one is logged in), got {choice!r}")
+    if choice is False or (mode := _asked_mode()) == "disabled":
+        return False
+    installed = find_spec("wandb") is not None
+    if choice and not installed:
+        raise UsageError("wandb=True needs the package wandb, which is not installed; `pip install wandb`, or leave wandb out")
+    return installed and (choice or bool(mode) or _has_key())
+
+
+def _asked_mode() -> str:
+    """WANDB_MODE, in W&B's own spelling from now on; "" where it is not set. Raises UsageError for a mode that W&B does not have."""
+    given = os.environ.get("WANDB_MODE", "")
+    if not given:
+        return ""
+    if (mode := MODES.get(given.strip().lower())) is None:
+        raise UsageError(f"WANDB_MODE={given} is no mode of W&B's here; set it to online, offline or disabled")
+    os.environ["WANDB_MODE"] = mode  # W&B reads it too, and takes no other spelling
+    return mode
+
+
+def _has_key() -> bool:
+    """Whether W&B would find an API key in the environment or in the netrc file."""
+    if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
+        return True
+    standard = [path for name in (".netrc", "_netrc") if (path := Path.home() / name).exists()]
+    host = urlsplit(os.environ.get("WANDB_BASE_URL") or "https://api.wandb.ai").netloc
+    try:
+        path = Path(os.environ["NETRC"]).expanduser() if os.environ.get("NETRC") else standard[0]
+        return bool((netrc(path).authenticators(host) or ("", "", ""))[2])
+    except (IndexError, OSError, ValueError, NetrcParseError):
+        return False
+
 
 @functools.cache
-def _state() -> tuple[str, str]:
-    """ "online", "offline" or "disabled", and what keeps runs from being uploaded, if it was not asked for by WANDB_MODE=offline."""
-    try:
-        import wandb
-    except ImportError:
-        return "disabled", "the package wandb is missing (pip install wandb)"
+def _import_problem() -> str:
+    """Why wandb cannot be used; "" where it can."""
     os.environ.setdefault("WANDB_SILENT", "true")
-    mode = os.environ.get("WANDB_MODE")
-    if mode in ("offline", "disabled"):
-        return mode, "WANDB_MODE=disabled" * (mode == "disabled")
     try:
-        obstacle = "" if wandb.login(timeout=15, prompt=False) else "no account"
-    except Exception as error:
-        obstacle = complaint(error)
-    return mode or ("offline" if obstacle else "online"), obstacle
+        import wandb  # noqa: F401
+    except Exception as error:  # of any kind: a protobuf or a NumPy that does not fit raises TypeError, RuntimeError, ...
+        if isinstance(error, ModuleNotFoundError) and error.name == "wandb":
+            return "the package wandb is missing (pip install wandb)"
+        _say_once(f"wandb cannot be imported ({complaint(error)}); the records are whole.")
+        return f"wandb cannot be imported ({complaint(error)})"
+    return ""
 
 
 @functools.cache
-def wandb_mode() -> Any:
-    """ "online", "offline" or "disabled"; says once which, where that may surprise."""
-    mode, obstacle = _state()
-    if mode == "offline" and obstacle:
-        print(f"W&B: {obstacle}; runs are kept offline; `wandb login`, then `wandb sync`, would upload them.")
+def _login_problem() -> str:
+    """Why runs cannot be uploaded; "" where they can. Asks W&B's server where a key is found."""
+    import wandb
+
+    try:
+        return "" if wandb.login(timeout=15, prompt=False) else "no account"
+    except Exception as error:
+        return complaint(error)
+
+
+def _state() -> tuple[str, str]:
+    """ "online", "offline" or "disabled", and what keeps runs from being uploaded, if WANDB_MODE=offline did not ask for that."""
+    if (mode := _asked_mode()) == "disabled":  # then wandb, which may be broken, is not even imported
+        return mode, "WANDB_MODE=disabled"
+    if problem := _import_problem():
+        return "disabled", problem
+    problem = "" if mode == "offline" else _login_problem()
+    return mode or ("offline" if problem else "online"), problem
+
+
+def wandb_mode() -> str:
+    """ "online", "offline" or "disabled"; says once which, where that may surprise. Raises UsageError for another WANDB_MODE."""
+    mode, problem = _state()
+    if mode == "offline" and problem:
+        _say_once(f"{problem}; runs are kept offline; `wandb login`, then `wandb sync`, would upload them.")
     return mode
 
 
@@ -143,8 +209,8 @@ def complaint(error: Exception) -> str:
 
 
 @functools.cache
-def _say_once(reason: str) -> None:
-    print(f"W&B: {reason}; the records are whole.")
+def _say_once(line: str) -> None:
+    print(f"W&B: {line}")
 
 
 # ---------------------------------------------------------------- what a run holds
@@ -265,5 +331,5 @@ def _log_figures(profile: str) -> int:
         run.finish()
         return len(images)
     except Exception as error:
-        _say_once(complaint(error))
+        _say_once(f"{complaint(error)}; the records are whole.")
         return 0

@@ -20,7 +20,7 @@ def forget() -> None:
     """Let this process ask W&B anew."""
     if wandb := sys.modules.get("wandb"):
         wandb.teardown()  # it reads its environment once
-    for remembered in (wandbFunction._state, wandbFunction.wandb_mode, wandbFunction._say_once):
+    for remembered in (wandbFunction._import_problem, wandbFunction._login_problem, wandbFunction._say_once):
         remembered.cache_clear()
     wandbFunction.Mirror.reachable = True
 

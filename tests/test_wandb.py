@@ -4,20 +4,20 @@ import os
 import sys
 
 import pytest
-from helpers import digits, held, mlp, untimed
+from helpers import digits, held, mlp, refused, untimed
 from offline import QUICK, flat, forget, history, offline_runs, summary
 
-from coreFunction import pipeline
+from coreFunction import pipeline, run
 from recordFunction import Record
-from wandbFunction import mirror
+from wandbFunction import mirror, wandb_wanted
 
 pytestmark = pytest.mark.usefixtures("account")
 
 
 def test_an_offline_run_holds_the_record_s_rows_settings_and_result(runs_dir, capfd):
     """Two runs with no account: nothing is asked, and what W&B does is said once."""
-    record = pipeline(mlp(), digits(), held(), name="mirrored", **QUICK)
-    pipeline(mlp(), digits(), held(), name="second", epochs=1)
+    record = pipeline(mlp(), digits(), held(), wandb=True, name="mirrored", **QUICK)
+    pipeline(mlp(), digits(), held(), wandb=True, name="second", epochs=1)
     out, err = capfd.readouterr()
     assert out == "W&B: no account; runs are kept offline; `wandb login`, then `wandb sync`, would upload them.\n"
     assert err == ""
@@ -36,8 +36,8 @@ def test_a_resumed_run_is_mirrored_whole(runs_dir, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr("loopFunction.EarlyStopping.update", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
-            pipeline(mlp(), digits(), held(), name="resumed", **QUICK)
-    record = pipeline(mlp(), digits(), held(), name="resumed", resume=True, **QUICK)
+            pipeline(mlp(), digits(), held(), wandb=True, name="resumed", **QUICK)
+    record = pipeline(mlp(), digits(), held(), wandb=True, name="resumed", resume=True, **QUICK)
     assert history(offline_runs(runs_dir)[-1]) == [flat(row) for row in record.rows]
 
 
@@ -53,7 +53,7 @@ def test_a_record_can_be_mirrored_afterwards(runs_dir, monkeypatch):
 def test_where_it_is_turned_off_nothing_is_written_or_said(runs_dir, monkeypatch, capfd, tmp_path, way):
     if way == "WANDB_MODE":
         monkeypatch.setenv("WANDB_MODE", "disabled")
-    options = {"wandb=False": {"wandb": False}, "record=False": {"record": False}}.get(way, {})
+    options = {"wandb=False": {"wandb": False}, "record=False": {"record": False}}.get(way, {"wandb": True})
     pipeline(mlp(), digits(), held(), name="off", **options, **QUICK)
     assert capfd.readouterr() == ("", "")
     assert not (runs_dir / "wandb").exists()
@@ -62,7 +62,7 @@ def test_where_it_is_turned_off_nothing_is_written_or_said(runs_dir, monkeypatch
 
 def test_a_key_that_cannot_be_one_is_said_once_and_stops_nothing(runs_dir, monkeypatch, capfd):
     monkeypatch.setenv("WANDB_API_KEY", "nonsense")
-    records = [pipeline(mlp(), digits(), held(), name=name, **QUICK) for name in ("one", "two")]
+    records = [pipeline(mlp(), digits(), held(), wandb=True, name=name, **QUICK) for name in ("one", "two")]
     out, _ = capfd.readouterr()
     assert out.startswith("W&B: WANDB_API_KEY invalid")
     assert out.endswith("; runs are kept offline; `wandb login`, then `wandb sync`, would upload them.\n")
@@ -75,7 +75,7 @@ def test_a_wrong_key_and_a_dead_network_stop_nothing(monkeypatch, capfd):
     """One line on what failed and where the runs go, for both runs together."""
     monkeypatch.setenv("WANDB_API_KEY", "a" * 40)
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")  # nobody listens there
-    records = [pipeline(mlp(), digits(), held(), name=name, **QUICK) for name in ("one", "two")]
+    records = [pipeline(mlp(), digits(), held(), wandb=True, name=name, **QUICK) for name in ("one", "two")]
     out, err = capfd.readouterr()
     (line,) = out.splitlines()
     assert line.startswith("W&B: Failed to authenticate with http://127.0.0.1:9")
@@ -83,7 +83,7 @@ def test_a_wrong_key_and_a_dead_network_stop_nothing(monkeypatch, capfd):
     assert "Traceback" not in err
     monkeypatch.setenv("WANDB_MODE", "disabled")
     forget()
-    straight = pipeline(mlp(), digits(), held(), name="straight", **QUICK)
+    straight = pipeline(mlp(), digits(), held(), wandb=True, name="straight", **QUICK)
     for record in records:
         assert record.finished
         assert untimed(record.rows) == untimed(straight.rows)
@@ -117,14 +117,114 @@ def test_whatever_w_and_b_fails_at_the_record_is_whole(monkeypatch, capfd, faili
 
     monkeypatch.setenv("WANDB_MODE", "online")
     monkeypatch.setattr(wandb, "init", init)
-    record = pipeline(mlp(), digits(), held(), name="failing", **QUICK)
+    record = pipeline(mlp(), digits(), held(), wandb=True, name="failing", **QUICK)
     assert record.finished
     assert len(record.rows) == 3
     assert capfd.readouterr().out == f"W&B: no {failing}; the records are whole.\n"
 
 
-def test_without_the_package_nothing_is_missing(monkeypatch, capfd):
+def test_without_the_package_nothing_is_missing(monkeypatch, capfd, tiny):
     monkeypatch.setitem(sys.modules, "wandb", None)
-    assert pipeline(mlp(), digits(), held(), name="without", **QUICK).finished
+    assert run("MLP_4").finished
     assert capfd.readouterr().out == ""
     assert "WANDB_MODE" not in os.environ
+    assert not wandb_wanted(None)
+    refused(lambda: wandb_wanted(True), "not installed", "pip install wandb")
+
+
+@pytest.fixture
+def broken(monkeypatch, tmp_path):
+    """`broken(code)` puts in the place of wandb a package whose import runs `code`."""
+
+    def broken(code):
+        (tmp_path / "packages" / "wandb").mkdir(parents=True)
+        (tmp_path / "packages" / "wandb" / "__init__.py").write_text(code)
+        for name in [name for name in sys.modules if name.partition(".")[0] == "wandb"]:
+            monkeypatch.delitem(sys.modules, name)
+        monkeypatch.syspath_prepend(tmp_path / "packages")
+        return tmp_path / "packages"
+
+    return broken
+
+
+@pytest.mark.parametrize(
+    "raised",
+    [
+        'ImportError("numpy.core.multiarray failed to import")',
+        'ModuleNotFoundError("No module named \'google.protobuf\'", name="google.protobuf")',
+        'TypeError("Descriptors cannot be created directly.\\nSecond line.")',
+        'RuntimeError("module compiled against another version of NumPy")',
+        "AttributeError(\"module 'numpy' has no attribute 'float_'\")",
+    ],
+)
+def test_a_broken_wandb_is_said_in_one_line_and_the_training_goes_on(broken, raised, capfd, tiny):
+    broken(f"raise {raised}")
+    assert [len(run(name).rows) for name in ("MLP_4", "MLP_13")] == [3, 3]
+    (line,) = capfd.readouterr().out.splitlines()
+    assert line.startswith("W&B: wandb cannot be imported (")
+    assert line.endswith("; the records are whole.")
+
+
+def test_where_it_is_disabled_wandb_is_not_even_imported(broken, monkeypatch, capfd, tiny):
+    marks = broken("from pathlib import Path\nPath(__file__).with_name('imported').touch()\nraise TypeError")
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    assert run("MLP_4").finished
+    assert capfd.readouterr().out == ""
+    assert not list(marks.rglob("imported"))
+
+
+NETRC = "machine api.wandb.ai\n  login user\n  password 0123456789\n"
+
+
+@pytest.mark.parametrize(
+    ("environment", "netrc", "wanted"),
+    [
+        ({}, "", False),
+        ({"WANDB_API_KEY": "0123456789"}, "", True),
+        ({}, NETRC, True),
+        ({}, NETRC.replace("api.wandb.ai", "github.com"), False),
+        ({"WANDB_BASE_URL": "https://wandb.example.org:8080"}, NETRC, False),
+        ({"WANDB_BASE_URL": "https://wandb.example.org:8080"}, NETRC.replace("api.wandb.ai", "wandb.example.org:8080"), True),
+        ({}, "machine api.wandb.ai login", False),  # damaged
+        ({"WANDB_MODE": "offline"}, "", True),
+        ({"WANDB_MODE": "Offline"}, "", True),
+        ({"WANDB_MODE": "disabled"}, NETRC, False),
+        ({"WANDB_MODE": "DISABLED"}, NETRC, False),
+        ({"WANDB_MODE": ""}, "", False),
+    ],
+)
+def test_where_nothing_is_said_w_and_b_is_wanted_where_one_is_logged_in_or_has_set_its_mode(
+    environment, netrc, wanted, monkeypatch, tmp_path, capfd
+):
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "netrc").write_text(netrc)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert wandb_wanted(None) is wanted
+    assert wandb_wanted(True) is (environment.get("WANDB_MODE", "").lower() != "disabled")
+    assert wandb_wanted(False) is False
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("choice", ["yes", 2, "offline", object()])
+def test_another_choice_is_refused(choice):
+    refused(lambda: wandb_wanted(choice), "wandb must be True, False or None")
+
+
+def test_a_mode_that_w_and_b_does_not_have_is_refused_or_said_once(monkeypatch, tiny, capfd, runs_dir):
+    monkeypatch.setenv("WANDB_MODE", "offlin")
+    for choice in (None, True):
+        refused(lambda choice=choice: wandb_wanted(choice), "WANDB_MODE=offlin", "online, offline or disabled")
+    assert wandb_wanted(False) is False
+    assert run("MLP_4").finished
+    assert capfd.readouterr().out.count("WANDB_MODE=offlin") == 1
+    assert not (runs_dir / "wandb").exists()
+
+
+@pytest.mark.parametrize("mode", ["Offline", "OFFLINE", "dryrun"])
+def test_a_mode_may_be_spelt_in_any_case(mode, monkeypatch, tiny, capfd, runs_dir):
+    monkeypatch.setenv("WANDB_MODE", mode)
+    record = run("MLP_4")
+    assert capfd.readouterr().out == ""
+    (lines,) = offline_runs(runs_dir)
+    assert history(lines) == [flat(row) for row in record.rows]
