@@ -15,6 +15,10 @@ import torch
 from experimentTable import Held, UsageError
 
 
+class WriteError(UsageError):
+    """The disk or its file system refuses to be written to, whoever asks."""
+
+
 def first_line(error: BaseException) -> str:
     """What an error says, in one line; its kind where it says nothing."""
     return (str(error) or type(error).__name__).splitlines()[0]
@@ -48,7 +52,7 @@ def load_tensors(path: Path) -> dict:
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Say in one line what a full or read-only disk refuses; Ctrl-C stays Ctrl-C. Raises UsageError."""
+    """Say in one line what a full or read-only disk refuses; Ctrl-C stays Ctrl-C. Raises WriteError, a UsageError."""
     try:
         yield
     except (OSError, RuntimeError) as error:
@@ -56,11 +60,11 @@ def writing(path: Path) -> Iterator[None]:
         if isinstance(cause, KeyboardInterrupt):
             raise cause from None
         if isinstance(error, NotImplementedError):  # filelock's
-            raise UsageError(f"the file system of {path} knows no locks; set RUNS_DIR to a folder on another one") from None
+            raise WriteError(f"the file system of {path} knows no locks; set RUNS_DIR to a folder on another one") from None
         if not isinstance(cause, OSError):
             raise
         reason = cause.strerror or cause
-        raise UsageError(f"cannot write records to {path} ({reason}); make room, or set RUNS_DIR to a folder you can write to") from None
+        raise WriteError(f"cannot write records to {path} ({reason}); make room, or set RUNS_DIR to a folder you can write to") from None
 
 
 @contextmanager

@@ -49,7 +49,7 @@ STOPPING = replace(EXPERIMENTS["MLP_4"], name="stopping", lr=3e-3, optimizer="RM
 CHAIN = ("fine_tune_1_lr", "fine_tune_2_lr", "fine_tune_3_lr")
 SWEEP = {
     "method": "bayes",
-    "metric": {"name": "test_accuracy", "goal": "maximize"},
+    "metric": {"name": "train_loss", "goal": "minimize"},
     "parameters": {"lr": {"distribution": "log_uniform_values", "min": 1e-4, "max": 1e-2}, "batch_size": {"values": [8, 16]}},
 }
 JOBS: dict[str, Callable[[], list[Record]]] = {
