@@ -280,7 +280,9 @@ def _parameter(name: str, spec: Any, method: Any, faults: list[str]) -> Paramete
         faults += wrong
         return None
     if scale == "listed":
-        parameter = Parameter("listed", tuple(given.get("values", (given.get("value"),))), probabilities=tuple(given.get("probabilities", ())))
+        parameter = Parameter(
+            "listed", tuple(given.get("values", (given.get("value"),))), probabilities=tuple(given.get("probabilities", ()))
+        )
     elif scale.endswith("normal"):
         parameter = Parameter(scale, q=given.get("q"), mu=given["mu"], sigma=given["sigma"])
     else:
@@ -388,7 +390,11 @@ def _point_faults(row: Experiment, point: dict, metric: str) -> Iterator[str]:
     metrics = ["train_loss", "train_accuracy", *(f"validation_{part}" for part in ("loss", "accuracy", "macro_accuracy"))]
     metrics = metrics if split == "validation" else metrics[:2]
     if metric and metric not in metrics:
-        reason = "is measured on the test set, by which nothing may be chosen" if metric.startswith("test_") else f"is in no row of {exp.dataset}"
+        reason = (
+            "is measured on the test set, by which nothing may be chosen"
+            if metric.startswith("test_")
+            else f"is in no row of {exp.dataset}"
+        )
         yield f"the metric {metric!r}{_hint(metric, metrics)} {reason}; choose from {', '.join(metrics)}"
 
 

@@ -189,7 +189,11 @@ def _answering(shown: str, *errors: type[Exception]) -> Iterator[None]:
         raise
     except errors as error:
         reason = _shown(first_line(error.__cause__ or error))
-        remedy = "make room, or name another" if "://" not in shown or shown.startswith("sqlite") else "see that it runs and lets you in, or name another"
+        remedy = (
+            "make room, or name another"
+            if "://" not in shown or shown.startswith("sqlite")
+            else "see that it runs and lets you in, or name another"
+        )
         if isinstance(error, ImportError):
             remedy = "install that, or name a driver that is there in the URL, as in postgresql+psycopg2://"
         raise UsageError(f"the search's database {shown} cannot be opened or written ({reason}); {remedy}") from None

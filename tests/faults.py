@@ -31,7 +31,6 @@ from torch import nn
 from torchvision.models.resnet import BasicBlock, ResNet
 
 import searchFunction
-import trialFunction
 from coreFunction import run_all
 from dataFunction import SPLITS, load_images
 from experimentTable import EXPERIMENTS, PROFILES, UsageError
@@ -115,14 +114,14 @@ _small = ExitStack()  # kept, so that the cut lasts as long as the process
 
 
 def cut_down() -> None:
-    """Cut this process's sample profile down to a few images and steps, its models to narrow ones, a search's patience to seconds."""
+    """Cut this process's sample profile down to a few images and steps, its models to narrow ones."""
     torch.set_num_threads(1)
     _small.enter_context(tiny_sample(IMAGES))
     PROFILES["sample"].budgets.update(BUDGETS)
     MODELS["MLP_4"] = lambda image_size: MLP([784, 64, 32, 16, 10])
     MODELS["MLP_res_5"] = lambda image_size: MLP([784, 64, 32, 16, 10], residual=True)
     MODELS["resnet18"] = lambda image_size: Narrow()
-    vars(trialFunction).update(HEARTBEAT=1, GRACE=2)
+    searchFunction.PAUSE = 0.1
 
 
 def _nothing(*_: object) -> None:

@@ -11,7 +11,6 @@ import loopFunction
 import recordFunction
 import run
 import searchFunction
-import trialFunction
 from experimentTable import PROFILES, ROWS
 from recordFunction import find_record, publish
 
@@ -211,7 +210,7 @@ def test_search_and_another_that_joins_it(made, tiny, call, runs_dir, monkeypatc
     lend(made, runs_dir, "train_resnet")
     status, _, err = call("search", "--join", "none")
     assert status == 1
-    assert err.startswith("run.py: no search 'none' (profile sample, seed 0) in sqlite:")
+    assert err.startswith("run.py: no search 'none' (profile sample, seed 0) in ")
     for arguments in (("--count", "2"), ("--join", "search")):
         status, out, err = call("search", *arguments)
         assert (status, err) == (0, "")
@@ -220,24 +219,13 @@ def test_search_and_another_that_joins_it(made, tiny, call, runs_dir, monkeypatc
         assert "to go: about 6 s" in out or arguments[0] == "--join"  # what they start from is there
 
 
-@pytest.mark.filterwarnings("ignore:Heartbeat of storage")
-def test_a_search_is_not_done_while_one_of_its_trials_is_unfinished(made, tiny, call, runs_dir, monkeypatch):
-    """The first trial is another process's, which is alive; the two after it have a score."""
-    from optuna.trial import TrialState, create_trial
-
-    monkeypatch.setattr(searchFunction, "wait_for_the_silent", lambda *_: None)  # half a minute
+def test_a_search_none_of_whose_trials_has_a_score_is_no_success(made, tiny, call, runs_dir, monkeypatch):
     lend(made, runs_dir, "train_resnet")
-    distributions = searchFunction.space(searchFunction.REPORT_SWEEP)
-    with trialFunction.open_study("search", "sample", 0, "", "maximize") as study:
-        trial = study.ask(distributions)
-        trial.set_user_attr("begun", 1)
-        study._storage.record_heartbeat(trial._trial_id)
-        for value in (0.1, 0.2):
-            params = {"lr": 1e-3, "batch_size": 64}
-            study.add_trial(create_trial(state=TrialState.COMPLETE, params=params, distributions=distributions, value=value))
-    status, out, _ = call("search", "--count", "2")
-    assert "<Record search_2 " in out
-    assert status == 1
+    monkeypatch.setattr(searchFunction, "run", lambda *_, **options: 1 / 0)
+    status, out, err = call("search", "--count", "2")
+    assert (status, err) == (1, "")
+    assert out.count("failed: division by zero") == 2
+    assert out.endswith("search: no trial has a score\n")
 
 
 @pytest.mark.parametrize("count", ["0", "-2"])
