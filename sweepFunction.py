@@ -33,7 +33,7 @@ DISTRIBUTIONS = {  # W&B's, and the keys that say one
     "log_uniform_values": ("min", "max"), "uniform": ("min", "max"), "int_uniform": ("min", "max"),
     "categorical": ("values",), "constant": ("value",),
 }  # fmt: skip
-FIXED = {"name", "kind", "chapter", "family", "trainable", "profile", "seed"}  # fields that no search varies
+FIXED = {"name", "kind", "chapter", "family", "trainable", "profile", "seed", "keep_weights", "final_test"}  # fields that no search varies
 FIELDS = sorted(Experiment.__dataclass_fields__.keys() - FIXED)
 EDGE = 0.05  # a share of a searched range, on its own scale
 
