@@ -14,7 +14,8 @@ from torch import nn
 from dataFunction import known_fingerprint, load_images
 from experimentTable import (
     CLASSES,
-    ROWS,
+    EVAL_SPLIT,
+    NOT_COMPUTED,
     Experiment,
     UsageError,
     choose,
@@ -22,12 +23,13 @@ from experimentTable import (
     experiment,
     has_budget,
     identity,
+    keeps_weights,
     price,
     with_budget,
 )  # fmt: skip
 from featureFunction import as_source, extract_features
 from loopFunction import fit
-from myModel import MODELS, initialise, replace_head, train_only
+from myModel import CNN, MLP, MODELS, initialise, replace_head, train_only
 from queueFunction import generation, work_off
 from recordFunction import Record, RunFolder, check_identity, find_record, runs_dir, same_identity
 from trainFunction import check_model, evaluate, train_epoch
@@ -35,9 +37,6 @@ from utilityFunction import about, bar, provenance, resolve_precision, seed_ever
 from wandbFunction import mirror
 
 __all__ = ["build", "evaluate", "extract_features", "pipeline", "run", "run_all", "train_epoch"]
-
-# Others start from them, or the final test needs them.
-KEEP_WEIGHTS = {row.start_from for row in ROWS if row.start_from} | {"baseline", "dropout"}
 
 # ---------------------------------------------------------------- a reader's own model and data
 
@@ -84,7 +83,7 @@ def pipeline(
     with _learning(model, exp.trainable):
         check_model(model, train, held, exp)  # before anything is moved aside
         makeup = asdict(exp) | {"architecture": str(model), "images": [len(train), len(held)], "classes": len(train.classes)}
-        makeup = {key: value for key, value in makeup.items() if key not in ("name", "profile", "seed", "family")}
+        makeup = {key: value for key, value in makeup.items() if key not in NOT_COMPUTED}
         if frozen := [name for name, parameter in model.named_parameters() if not parameter.requires_grad]:
             makeup["frozen"] = frozen
         scratch = None if record else tempfile.TemporaryDirectory()
@@ -108,9 +107,12 @@ def build(exp: Experiment) -> nn.Module:
     seed_everything(exp.seed, 0)
     if exp.start_from is None:
         model = MODELS[choose("model", exp.model, MODELS)](image_size=identity(exp)["image_size"])
+        # The report's own networks are drawn with a head for ten classes; any other gets a new one, as ResNet-18 does there.
+        drawn_with_it = isinstance(model, MLP | CNN) and CLASSES[exp.dataset] == 10 and not exp.dropout
+        model = model if drawn_with_it else _headed(model, exp)
         initialise(model, exp.initialisation)
-        return _headed(model, exp) if exp.model == "resnet18" or exp.dropout else model
-    parent = replace(experiment(exp.start_from), profile=exp.profile, seed=exp.seed)
+        return model
+    parent = experiment(exp.start_from, exp.profile, exp.seed)
     weights = _parent_weights(parent)
     model = build(replace(parent, start_from=None))
     model.load_state_dict(weights)
@@ -127,9 +129,13 @@ def _parent_weights(parent: Experiment) -> dict:
     found = find_record(parent.name, parent.profile, parent.seed, evidence=False)
     if not (found and found.finished and found.has_weights):
         _say_trained_first(parent)
-        found = run(parent, evidence=False)
+        found = run(replace(parent, keep_weights=True), evidence=False)
     if found.result and not found.finished:
         raise UsageError(f"{parent.name} (seed {parent.seed}) failed ({found.result['reason']}); what starts from it cannot run")
+    if not found.has_weights:
+        raise UsageError(
+            f"the weights of {parent.name} (seed {parent.seed}) were not kept; move {found.path} away, and it is trained again"
+        )
     return found.weights()
 
 
@@ -144,10 +150,8 @@ def data_identity(exp: Experiment) -> dict:
 
 
 def _train(exp: Experiment, line: Any, stop: Callable[[], bool], use_wandb: Any) -> Record:
-    split_name = "validation" if exp.dataset == "cifar100" else "test"
+    split_name = EVAL_SPLIT[exp.dataset]
     makeup = data_identity(exp)
-    if makeup["steps_per_epoch"] and exp.epochs not in {row.epochs for row in ROWS if row.family == exp.family}:
-        print(f"{exp.name}: epochs={exp.epochs} has no effect in the profile {exp.profile}; its family has {makeup['epochs']} rows there")
     exp = replace(exp, epochs=makeup["epochs"])  # what its profile grants
     train, held = (load_images(exp.dataset, part, exp.profile, makeup["image_size"]) for part in ("train", split_name))
     model = build(exp)
@@ -157,7 +161,7 @@ def _train(exp: Experiment, line: Any, stop: Callable[[], bool], use_wandb: Any)
         checkpoint = folder.start(makeup, provenance(resolve_precision(exp.precision)))
         return fit(
             model, train, held, exp, folder, checkpoint, split_name=split_name, steps=makeup["steps_per_epoch"],
-            graph=True, keep_weights=exp.name in KEEP_WEIGHTS, use_wandb=use_wandb, line=line, stop=stop,
+            graph=True, keep_weights=keeps_weights(exp), use_wandb=use_wandb, line=line, stop=stop,
         )  # fmt: skip
 
 
@@ -241,7 +245,7 @@ def missing_parents(exp: Experiment) -> list[Experiment]:
     """What has to be trained before this one, since its record in `RUNS_DIR` has no result: its parent, that one's parent, ..."""
     if exp.start_from is None:
         return []
-    parent = replace(experiment(exp.start_from), profile=exp.profile, seed=exp.seed)
+    parent = replace(experiment(exp.start_from, exp.profile, exp.seed), keep_weights=True)
     return [] if _ended(parent, evidence=False) else [parent, *missing_parents(parent)]
 
 

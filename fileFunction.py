@@ -10,8 +10,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from experimentTable import Held, UsageError
 
 
@@ -41,6 +39,8 @@ def digest(state: dict) -> str:
 
 def load_tensors(path: Path) -> dict:
     """Read a file of tensors and primitives; nothing else is unpickled. UsageError for a damaged or hostile file."""
+    import torch  # late: what else is read needs none
+
     try:
         with zipfile.ZipFile(path) as archive:  # torch does not look at the checksums that it writes
             if (damaged := archive.testzip()) is not None:

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from experimentTable import Experiment, UsageError
 from fileFunction import (
@@ -266,12 +265,16 @@ class RunFolder:
 
     def checkpoint(self, state: dict) -> None:
         """Replace the checkpoint (tensors and primitives); with it, whose it is and which rows came before it."""
+        import torch  # late, since records are read without it
+
         marked = state | {"run": self._run, "rows": sha256(self.path / "rows.jsonl")}
         with atomic(self.path / CHECKPOINT) as part, part.open("wb") as stream:
             torch.save(marked, stream)
 
     def save_weights(self, state: dict) -> None:
         """Write the final weights."""
+        import torch
+
         with atomic(self.path / WEIGHTS) as part, part.open("wb") as stream:
             torch.save(state, stream)
 

@@ -15,10 +15,11 @@ from typing import Any
 from coreFunction import missing_parents, run
 from dataFunction import load_images
 from deepnet.text import counted
+from deepnet.vocabulary import KEYS
 from experimentTable import EXPERIMENTS, PROJECT, Experiment, Held, UsageError, current_profile, experiment, price
 from fileFunction import WriteError, first_line
 from recordFunction import Record, runs_dir
-from sweepFunction import KEYS, REPORT_SWEEP, Sweep, plain, read_sweep, said_best, score
+from sweepFunction import REPORT_SWEEP, Sweep, plain, read_sweep, said_best, score
 from trialFunction import Study, distribution, open_study, values_of
 from utilityFunction import about, bar, mixed
 from wandbFunction import complaint, open_for_sweep, wandb_mode

@@ -1,18 +1,16 @@
 """W&B's sweep configurations: what one means here, and how the best of a search's trials is described. Data and arithmetic alone."""
 
 import math
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from collections.abc import Set as AnySet
 from dataclasses import dataclass, field, replace
-from difflib import get_close_matches
 from itertools import combinations, product
 from statistics import NormalDist
 from typing import Any
 
 from deepnet.text import counted
-from experimentTable import CLASSES, OPTIMIZERS, Experiment, UsageError, choose, experiment, has_budget, identity, with_budget
-from myModel import MODELS
+from deepnet.vocabulary import DEFAULTS, DISTRIBUTIONS, KEYS, METHODS, RANGE, WITHOUT_MEANING, hint
+from experimentTable import EVAL_SPLIT, Experiment, UsageError, has_budget, identity, with_budget
 from recordFunction import Record
 
 # Section 5.5; its text lists batches from 32 on, its table has 16 too.
@@ -25,69 +23,9 @@ REPORT_SWEEP = {
     },
 }
 EDGE = 0.05  # a share of a searched range, on its own scale
-METHODS = ("bayes", "random", "grid")
-
-# ---------------------------------------------------------------- W&B's vocabulary
-
-KEYS = ("method", "metric", "parameters", "run_cap", "early_terminate")
-WITHOUT_MEANING = (
-    "program", "command", "description", "project", "entity", "name", "controller", "job", "image_uri", "launch", "scheduler", "settings",
-)  # fmt: skip
-RANGE, BELL = ("min", "max"), ("mu", "sigma")
-DISTRIBUTIONS = {  # W&B's, each with its keys and the scale that a sampler draws it on
-    "constant": (("value",), "listed"),
-    "categorical": (("values", "probabilities"), "listed"),
-    "categorical_w_probabilities": (("values", "probabilities"), "listed"),
-    "int_uniform": (RANGE, "whole"),
-    "uniform": (RANGE, "linear"),
-    "q_uniform": ((*RANGE, "q"), "linear"),
-    "log_uniform": (RANGE, "exponent"),
-    "q_log_uniform": ((*RANGE, "q"), "exponent"),
-    "inv_log_uniform": (RANGE, "negative exponent"),
-    "log_uniform_values": (RANGE, "log"),
-    "q_log_uniform_values": ((*RANGE, "q"), "log"),
-    "inv_log_uniform_values": (RANGE, "log"),  # the logarithm of 1/X is uniform where that of X is
-    "normal": (BELL, "normal"),
-    "q_normal": ((*BELL, "q"), "normal"),
-    "log_normal": (BELL, "log normal"),
-    "q_log_normal": ((*BELL, "q"), "log normal"),
-}
-DEFAULTS = {"mu": 0, "sigma": 1, "q": 1, "probabilities": ()}
 TAIL = 1e-6  # of a normal distribution, cut off on both sides
-
-# Fields that no search varies.
-FIXED = {"name", "kind", "chapter", "family", "trainable", "profile", "seed"}
-FIELDS = sorted(Experiment.__dataclass_fields__.keys() - FIXED)
-WORDS = {  # how others call what has another name here
-    "lr": "learning_rate learningrate init_lr initial_lr lr_init base_lr max_lr alpha step_size",
-    "batch_size": "batch batchsize bs train_batch_size per_device_train_batch_size minibatch_size",
-    "epochs": "epoch num_epochs n_epochs max_epochs num_train_epochs nepochs",
-    "optimizer": "optim opt optimiser",
-    "dropout": "drop dropout_rate dropout_p drop_rate p_dropout",
-    "model": "model_name arch architecture net network backbone",
-    "dataset": "data data_set dataset_name",
-    "patience": "early_stopping early_stopping_patience es_patience",
-    "min_delta": "delta threshold",
-    "eps": "epsilon adam_epsilon",
-    "initialisation": "init initialization weight_init",
-    "start_from": "pretrained checkpoint init_from",
-    "precision": "fp16 amp mixed_precision dtype",
-    "validation_accuracy": "val_acc val_accuracy valid_acc valid_accuracy eval_acc eval_accuracy test_acc test_accuracy acc accuracy",
-    "validation_loss": "val_loss valid_loss eval_loss test_loss",
-    "validation_macro_accuracy": "test_macro_accuracy val_macro_accuracy balanced_accuracy",
-    "train_loss": "loss training_loss epoch_loss",
-    "train_accuracy": "train_acc training_accuracy training_acc",
-}
-MEANT = {word: name for name, words in WORDS.items() for word in words.split()}
-
-
-def _hint(word: Any, choices: Sequence[str]) -> str:
-    """ " (did you mean 'lr'?)" where one of `choices` is near; else nothing."""
-    key = re.sub(r"\W", "_", str(word)).lower()
-    folded = {choice.lower(): choice for choice in choices}
-    near = MEANT.get(key, key)
-    found = folded.get(near.lower()) or next(iter(folded[name] for name in get_close_matches(near.lower(), folded, 1, 0.7)), None)
-    return f" (did you mean {found!r}?)" if found else ""
+FIXED = ("name", "kind", "chapter", "family", "trainable", "profile", "seed", "keep_weights", "final_test")  # that no search varies
+FIELDS = sorted(Experiment.__dataclass_fields__.keys() - {*FIXED})
 
 
 # ---------------------------------------------------------------- what a configuration means
@@ -187,16 +125,16 @@ def read_sweep(config: Any, row: Experiment | None = None) -> Sweep:
     known = [*KEYS, *WITHOUT_MEANING]
     for key in config:
         if key not in known:
-            faults.append(f"unknown key {key!r}{_hint(key, known)}")
+            faults.append(f"unknown key {key!r}{hint(key, known)}")
     method = config.get("method")
     if method not in METHODS:
-        faults.append(f"'method' must be {', '.join(METHODS[:-1])} or {METHODS[-1]}, got {method!r}{_hint(method, METHODS)}")
+        faults.append(f"'method' must be {', '.join(METHODS[:-1])} or {METHODS[-1]}, got {method!r}{hint(method, METHODS)}")
     if config.get("early_terminate"):
         faults.append("'early_terminate' cannot be honoured, every trial trains to its end; leave it out, or search 'patience'")
     if (cap := config.get("run_cap")) is not None and (type(cap) is not int or cap < 1):
         faults.append(f"'run_cap' must be a whole number of at least 1, got {cap!r}")
     name, maximize, target, notes = _metric(config.get("metric"), method, faults)
-    if foreign := [f"{key!r}{_hint(key, FIELDS)}" for key in specs if key not in FIELDS]:
+    if foreign := [f"{key!r}{hint(key, FIELDS)}" for key in specs if key not in FIELDS]:
         faults.append(f"unknown parameter {', '.join(foreign)}; a run has {', '.join(FIELDS)}")
     found = {key: _parameter(key, spec, method, faults) for key, spec in specs.items() if key in FIELDS}
     parameters = {key: parameter for key, parameter in found.items() if parameter}
@@ -226,13 +164,13 @@ def _metric(metric: Any, method: Any, faults: list[str]) -> tuple[str, bool, flo
     if not isinstance(metric, dict):
         faults.append(f"'metric' must be a dict with name and goal, got {metric!r:.60}")
         return "", True, None, []
-    faults += [f"unknown key {key!r} in 'metric'{_hint(key, keys)}" for key in metric if key not in (keys := ("name", "goal", "target"))]
+    faults += [f"unknown key {key!r} in 'metric'{hint(key, keys)}" for key in metric if key not in (keys := ("name", "goal", "target"))]
     name, goal, target = metric.get("name"), metric.get("goal"), metric.get("target")
     if not isinstance(name, str):
         faults.append(f"'metric' must name what is sought by, got {name!r}")
         name = ""
     if goal not in (None, "maximize", "minimize"):
-        faults.append(f"'goal' must be maximize or minimize, got {goal!r}{_hint(goal, ('maximize', 'minimize'))}")
+        faults.append(f"'goal' must be maximize or minimize, got {goal!r}{hint(goal, ('maximize', 'minimize'))}")
     if target is not None and not _is_number(target):
         faults.append(f"'target' must be a number, got {target!r}{_word(target)}")
     notes = [] if goal else [f"the metric {name} has no goal; as at W&B, it is minimized"]
@@ -264,11 +202,11 @@ def _parameter(name: str, spec: Any, method: Any, faults: list[str]) -> Paramete
     usual = "categorical" if "values" in spec else "constant" if "value" in spec else "int_uniform" if whole else "uniform"  # as in W&B
     kind = spec.get("distribution", usual)
     if kind not in DISTRIBUTIONS:
-        faults.append(f"unknown distribution {kind!r} of {name!r}{_hint(kind, [*DISTRIBUTIONS])}; choose from {', '.join(DISTRIBUTIONS)}")
+        faults.append(f"unknown distribution {kind!r} of {name!r}{hint(kind, [*DISTRIBUTIONS])}; choose from {', '.join(DISTRIBUTIONS)}")
         return None
     keys, scale = DISTRIBUTIONS[kind]
     wrong = [
-        *(f"unknown key {key!r} in parameter {name!r} ({kind}){_hint(key, keys)}" for key in spec if key not in (*keys, "distribution")),
+        *(f"unknown key {key!r} in parameter {name!r} ({kind}){hint(key, keys)}" for key in spec if key not in (*keys, "distribution")),
         *(f"parameter {name!r} ({kind}) lacks {key!r}" for key in keys if key not in spec and key not in DEFAULTS),
     ]
     if not wrong:
@@ -367,6 +305,7 @@ def _runs(row: Experiment, point: dict) -> bool:
 
 
 def _outermost(values: tuple) -> list:
+    """All values but the numbers between the least and the greatest."""
     numbers = [value for value in values if type(value) in (int, float)]
     return [*(value for value in values if type(value) not in (int, float)), *({min(numbers), max(numbers)} if numbers else ())]
 
@@ -376,26 +315,21 @@ def _point_faults(row: Experiment, point: dict, metric: str) -> Iterator[str]:
     try:
         exp = replace(row, **point)
         fields = identity(exp)
-        choose("model", exp.model, MODELS)
-        if exp.start_from is not None and experiment(exp.start_from).kind != "training":
-            raise UsageError(f"no run can start from {exp.start_from}, which is no training")
     except UsageError as error:
-        words = [word for word in point.values() if isinstance(word, str) and f"{word!r}" in str(error)]
-        yield str(error) + ("" if "did you mean" in str(error) or not words else _hint(words[0], [*OPTIMIZERS, *MODELS, *CLASSES]))
+        yield str(error)
         return
     for name, value in point.items():
         if fields[name] != value:
             yield f"{name!r} cannot be searched here, the profile {exp.profile} sets it to {fields[name]!r}; leave it out, or take another"
-    split = "validation" if exp.dataset == "cifar100" else "test"
     metrics = ["train_loss", "train_accuracy", *(f"validation_{part}" for part in ("loss", "accuracy", "macro_accuracy"))]
-    metrics = metrics if split == "validation" else metrics[:2]
+    metrics = metrics if EVAL_SPLIT[exp.dataset] == "validation" else metrics[:2]
     if metric and metric not in metrics:
         reason = (
             "is measured on the test set, by which nothing may be chosen"
             if metric.startswith("test_")
             else f"is in no row of {exp.dataset}"
         )
-        yield f"the metric {metric!r}{_hint(metric, metrics)} {reason}; choose from {', '.join(metrics)}"
+        yield f"the metric {metric!r}{hint(metric, metrics)} {reason}; choose from {', '.join(metrics)}"
 
 
 # ---------------------------------------------------------------- what came of it

@@ -105,7 +105,7 @@ def _check_name(name: Any, seed: Any) -> None:
 
 
 @contextmanager
-def open_study(name: str, profile: str, seed: int, storage: str, goal: str = "") -> Iterator[Study]:
+def open_study(name: str, profile: str, seed: int, storage: str, goal: Any = None) -> Iterator[Study]:
     """The database's study of this search, begun where a `goal`, "maximize" or "minimize", is given.
 
     Raises UsageError for a name that no search can have, and where the database cannot be opened or, then or later, not be
@@ -126,10 +126,10 @@ def open_study(name: str, profile: str, seed: int, storage: str, goal: str = "")
         # A path may hold "?", "#" and "%", which have a meaning in a URL; in SQLite's own they are quoted.
         url = make_url(storage) if storage else URL.create("sqlite", database=own.resolve().as_uri(), query={"uri": "true"})
     absent = UsageError(f"no search {name!r} (profile {profile}, seed {seed}) in {shown}; begin it with search(...)")
-    if storage and url.get_backend_name() == "sqlite":
-        if not url.database or ":memory:" in url.database or url.query.get("mode") == "memory":
-            raise UsageError(f"{storage} is a database in memory, gone with its process; name a file, as sqlite:////folder/search.sqlite")
-    file = own if not storage else Path(url.database or "") if url.get_backend_name() == "sqlite" else None
+    sqlite = url.get_backend_name() == "sqlite"
+    if sqlite and (not url.database or ":memory:" in url.database or url.query.get("mode") == "memory"):
+        raise UsageError(f"{storage} is a database in memory, gone with its process; name a file, as sqlite:////folder/search.sqlite")
+    file = own if not storage else Path(str(url.database)) if sqlite else None
     if file and not goal and not committed and not file.exists():
         raise absent
     writes = not storage and (goal or committed)
@@ -189,11 +189,9 @@ def _answering(shown: str, *errors: type[Exception]) -> Iterator[None]:
         raise
     except errors as error:
         reason = _shown(first_line(error.__cause__ or error))
-        remedy = (
-            "make room, or name another"
-            if "://" not in shown or shown.startswith("sqlite")
-            else "see that it runs and lets you in, or name another"
-        )
+        remedy = "see that it runs and lets you in, or name another"
+        if shown.startswith("sqlite") or "://" not in shown:
+            remedy = "make room, or name another"
         if isinstance(error, ImportError):
             remedy = "install that, or name a driver that is there in the URL, as in postgresql+psycopg2://"
         raise UsageError(f"the search's database {shown} cannot be opened or written ({reason}); {remedy}") from None

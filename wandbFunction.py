@@ -195,7 +195,7 @@ def _state() -> tuple[str, str]:
     return mode or ("offline" if problem else "online"), problem
 
 
-def wandb_mode() -> str:
+def wandb_mode() -> Any:
     """ "online", "offline" or "disabled"; says once which, where that may surprise. Raises UsageError for another WANDB_MODE."""
     mode, problem = _state()
     if mode == "offline" and problem:

@@ -44,7 +44,10 @@ AT_MOST = 120  # seconds for one process
 
 IMAGES = 16
 BUDGETS = {"mlp": (16, 8), "mlp_res": (4, 2), "head": (6, 3), "fine_tune": (6, 3)}  # family -> (steps in all, rows)
-STOPPING = replace(EXPERIMENTS["MLP_4"], name="stopping", lr=3e-3, optimizer="RMSprop", dropout=0.5, patience=2, min_delta=0.01)
+STOPPING = replace(
+    EXPERIMENTS["early_stopping"], name="stopping", family="mlp", start_from=None, trainable=None, lr=3e-3, optimizer="RMSprop",
+    dropout=0.5, patience=2, min_delta=0.01, record_gradients=True,
+)  # fmt: skip
 CHAIN = ("fine_tune_1_lr", "fine_tune_2_lr", "fine_tune_3_lr")
 SWEEP = {
     "method": "bayes",

@@ -115,7 +115,7 @@ def test_without_what_all_trials_start_from_none_is_begun(tiny, monkeypatch, run
 
 
 def test_a_grid_of_ten_million_points_begins_at_once(tiny, monkeypatch):
-    lists = {name: {"values": [base * k for k in range(1, 57)]} for name, base in (("lr", 1e-6), ("min_delta", 1e-4), ("eps", 1e-9))}
+    lists = {name: {"values": [base * k for k in range(1, 57)]} for name, base in (("lr", 1e-6), ("dropout", 1e-3), ("eps", 1e-9))}
     ask = config(method="grid", parameters=lists | {"batch_size": {"values": list(range(8, 64))}})
     assert read_sweep(ask).size == 56**4
     monkeypatch.setattr(searchFunction, "run", lambda *_, **options: interrupt())

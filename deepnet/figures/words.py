@@ -29,7 +29,7 @@ def _mean(values: Sequence[float]) -> str:
 
 def _row(profile: str) -> str:
     """What a row of metrics is: in the sample a set number of steps."""
-    return "row" if profile == "sample" else "epoch"
+    return "epoch" if PROFILES[profile].row_unit == "epoch" else "row"
 
 
 def _training(name: str, records: list[Record]) -> str:
@@ -196,7 +196,7 @@ def verdicts(profile: str | None = None) -> "Markdown":
     from IPython.display import Markdown
 
     judged = ledger(profile)
-    return Markdown(f"No claim is judged: {judged[0].note}." if current_profile(profile) == "sample" else ledger_markdown(judged))
+    return Markdown(ledger_markdown(judged) if PROFILES[current_profile(profile)].judged else f"No claim is judged: {judged[0].note}.")
 
 
 @contextmanager
