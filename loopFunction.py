@@ -28,10 +28,11 @@ from trainFunction import (
     train_epoch,
 )
 from utilityFunction import bar, cast, checkpoint_seconds, device, kept_memory, resolve_precision, seed_everything
-from wandbFunction import Mirror
+from wandbFunction import Mirror, closing
 
 
 @kept_memory()
+@closing()
 def fit(
     model: nn.Module, train: Source, held: Source, exp: Experiment, folder: RunFolder, checkpoint: dict | None, *, split_name: str,
     steps: int | None = None, graph: bool = False, keep_weights: bool = False, use_wandb: Any = True, line: Any = None,
@@ -61,7 +62,7 @@ def fit(
         with folder.restoring():
             restore_optimizer(optimizer, checkpoint["optimizer"])
             stopping, best, first = EarlyStopping(**checkpoint["stopping"]), checkpoint["best"], checkpoint["epoch"] + 1
-    mirrored = Mirror(Record(folder.path), None if use_wandb is True else use_wandb) if use_wandb else None
+    mirrored = Mirror(Record(folder.path), None if use_wandb is True else use_wandb, model) if use_wandb else None
     line = bar(exp.epochs) if line is None else line
     line.reset(total=exp.epochs)
     line.set_description_str(exp.name)

@@ -57,7 +57,14 @@ REFUSED = {
             "metric": {"name": "val_loss", "goal": "minimize"},
             "parameters": {"learning_rate": {"min": 1e-4, "max": 0.1}, "optimizer": {"values": ["adam", "sgd"]}},
         },
-        ["'learning_rate' (did you mean 'lr'?)", "'val_loss' (did you mean 'validation_loss'?)", "'adam'", "did you mean Adam", "'sgd'", "did you mean SGD"],
+        [
+            "'learning_rate' (did you mean 'lr'?)",
+            "'val_loss' (did you mean 'validation_loss'?)",
+            "'adam'",
+            "did you mean Adam",
+            "'sgd'",
+            "did you mean SGD",
+        ],
     ),
     "W&B's tutorial": (
         {
