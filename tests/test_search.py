@@ -81,6 +81,27 @@ def test_a_committed_search_is_gone_on_with(tiny, runs_dir, tmp_path, monkeypatc
     assert len(join()) == 4  # what is here is gone on with, committed or not
 
 
+def test_the_committed_search_of_the_report_is_read_and_gone_on_with(monkeypatch, runs_dir):
+    """It trains nothing; the next trial is drawn from it; its first trials are drawn again as they were."""
+    trained = counted(monkeypatch)
+    records = search(REPORT_SWEEP, 12, profile="paper")
+    assert sorted(int(record.name.removeprefix("search_")) for record in records) == list(range(1, 13))
+    assert records[0].name == "search_9"
+    assert trained == []
+    sweep = read_sweep(REPORT_SWEEP)
+    with trialFunction.open_study("search", "paper", 0, "") as study:
+        trials = study.trials()
+        values = [trialFunction.values_of(trial) for trial in trials]
+        assert values == [
+            {key: find_record(f"search_{k}", "paper").settings["identity"][key] for key in sweep.parameters} for k in range(1, 13)
+        ]
+        assert [searchFunction._draw(study, trials[:k], sweep) for k in range(searchFunction.START_UP)] == values[: searchFunction.START_UP]
+        following = searchFunction._draw(study, trials, sweep)
+    assert following not in values
+    assert 1e-6 <= following["lr"] <= 1e-2
+    assert following["batch_size"] in (16, 32, 64, 128, 256)
+
+
 def test_a_committed_search_can_be_joined(tiny, runs_dir, tmp_path, monkeypatch):
     search(SMALL, 2, base="MLP_4")
     runs_dir.rename(tmp_path / "evidence")
