@@ -1,7 +1,7 @@
 """The report's Bayesian search: one W&B sweep configuration; W&B's agent draws from it, or without an account Optuna.
 
-Every trial is an ordinary run, named `<name>_<number>`: recorded, resumable, early-stopped, cached. Optuna's database says which
-trials there are (`trialFunction.py`).
+Every trial is an ordinary run, named `<name>_<number>`: recorded, resumable, early-stopped, cached. Optuna's database
+says which trials there are (`trialFunction.py`).
 """
 
 import os
@@ -19,8 +19,8 @@ from deepnet.vocabulary import KEYS
 from experimentTable import EXPERIMENTS, PROJECT, Experiment, Held, UsageError, current_profile, experiment, price
 from fileFunction import WriteError, first_line
 from recordFunction import Record, runs_dir
-from sweepFunction import REPORT_SWEEP, Sweep, plain, read_sweep, said_best, score
-from trialFunction import Study, distribution, open_study, values_of
+from sweepFunction import REPORT_SWEEP, Sweep, plain, read_sweep
+from trialFunction import Study, distribution, open_study, said_best, score, values_of
 from utilityFunction import about, bar, mixed
 from wandbFunction import complaint, open_for_sweep, wandb_mode
 
@@ -34,19 +34,22 @@ def search(
     config: dict, count: int, *, base: str | Experiment = "sweep_1", name: str = "search", profile: str = "", seed: int | None = None,
     storage: str = "",
 ) -> list[Record]:  # fmt: skip
-    """Run `count` trials of the experiment `base` with values drawn from `config`; returns the finished ones' records, best first.
+    """Run `count` trials of the experiment `base` with values drawn from `config`; returns the finished ones' records,
+    best first.
 
-    `config` is what W&B calls a sweep configuration. Method `bayes` is a Gaussian process, `random` draws at random, `grid` takes every
-    combination: Optuna's, seeded, or with a W&B account those of a W&B sweep, whose agent gives each trial its values and its W&B run
-    (never tried against W&B's servers). What has no meaning here (program, command, description, ...) is named and passed over.
-    `base` is a row of the table or its name; a row's own profile and seed hold unless others are given.
+    `config` is what W&B calls a sweep configuration. Method `bayes` is a Gaussian process, `random` draws at random,
+    `grid` takes every combination: Optuna's, seeded, or with a W&B account those of a W&B sweep, whose agent gives each
+    trial its values and its W&B run (never tried against W&B's servers). What has no meaning here (program, command,
+    description, ...) is named and passed over. `base` is a row of the table or its name; a row's own profile and seed
+    hold unless others are given.
 
-    The trials are in a database: SQLite in the records folder, or the server at the URL `storage`. Called again, a finished search trains
-    nothing, a larger `count` adds trials, and a search that was cut off goes on, the unfinished trial first; so does one whose database
-    and records are committed. Other processes may `join` it meanwhile. A trial that fails is recorded as failed, and the others go on.
+    The trials are in a database: SQLite in the records folder, or the server at the URL `storage`. Called again, a
+    finished search trains nothing, a larger `count` adds trials, and a search that was cut off goes on, the unfinished
+    trial first; so does one whose database and records are committed. Other processes may `join` it meanwhile. A trial
+    that fails is recorded as failed, and the others go on.
 
-    Raises UsageError, before anything is written, for what no trial could be drawn from or run with, all of it in one message; for another
-    configuration than the search was begun with; and where W&B makes no sweep or gives no trial.
+    Raises UsageError, before anything is written, for what no trial could be drawn from or run with, all of it in one
+    message; for another configuration than the search was begun with; and where W&B makes no sweep or gives no trial.
 
     >>> search(REPORT_SWEEP, 12, profile="sample")  # doctest: +SKIP
     [<Record search_9 (sample, seed 0): ...>, ...]
@@ -76,7 +79,8 @@ def search(
 
 
 def join(name: str = "search", *, profile: str = "", seed: int = 0, storage: str = "") -> list[Record]:
-    """Work on a search that another process has begun, until it has its trials; returns the finished ones' records, best first.
+    """Work on a search that another process has begun, until it has its trials; returns the finished ones' records,
+    best first.
 
     Raises UsageError where no search of that name has been begun.
 
@@ -112,7 +116,9 @@ def _row(asked: dict, study: Study) -> Experiment:
 
 
 def _work(study: Study, row: Experiment, sweep: Sweep, count: int) -> list[Record]:
-    """Run trials until `count` have ended, here or in other processes, or one has reached the target; returns the records, best first."""
+    """Run trials until `count` have ended, here or in other processes, or one has reached the target; returns the
+    records, best first.
+    """
     todo = count - sum(trial.state.is_finished() for trial in study.trials()[:count])
     if todo > 0:
         parents = missing_parents(row)
@@ -195,7 +201,8 @@ def _run(study: Study, row: Experiment, trial: Any, line: Any, wandb: Any) -> Re
 def _draw(study: Study, trials: list, sweep: Sweep) -> dict:
     """The next trial's values: from the trials so far and the seed alone, however often the search was cut off.
 
-    Values that were drawn before would give the same score: others are drawn at random in their place, as long as there are any.
+    Values that were drawn before would give the same score: others are drawn at random in their place, as long as there
+    are any.
     """
     import optuna
     from optuna.samplers import GPSampler, RandomSampler
@@ -238,10 +245,12 @@ def begin_sweep(config: dict, name: str) -> str:
 
 
 def with_agent(sweep: str, trial: Callable[[], None]) -> None:
-    """Have an agent of W&B's ask the sweep for one trial, and call `trial` in the surroundings in which wandb.init begins its run.
+    """Have an agent of W&B's ask the sweep for one trial, and call `trial` in the surroundings in which wandb.init
+    begins its run.
 
-    One trial an agent, since other processes may have taken the last one meanwhile. Raises what `trial` does, and UsageError
-    where the sweep gives no trial, or the agent was stopped: by Ctrl-C, which it keeps to itself, or on the sweep's page.
+    One trial an agent, since other processes may have taken the last one meanwhile. Raises what `trial` does, and
+    UsageError where the sweep gives no trial, or the agent was stopped: by Ctrl-C, which it keeps to itself, or on the
+    sweep's page.
     """
     import wandb
 

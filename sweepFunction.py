@@ -1,4 +1,4 @@
-"""W&B's sweep configurations: what one means here, and how the best of a search's trials is described. Data and arithmetic alone."""
+"""W&B's sweep configurations: what one means here, and all that is wrong with it. Needs no torch and no Optuna."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -8,10 +8,8 @@ from itertools import combinations, product
 from statistics import NormalDist
 from typing import Any
 
-from deepnet.text import counted
 from deepnet.vocabulary import DEFAULTS, DISTRIBUTIONS, KEYS, METHODS, RANGE, WITHOUT_MEANING, hint
 from experimentTable import EVAL_SPLIT, Experiment, UsageError, has_budget, identity, with_budget
-from recordFunction import Record
 
 # Section 5.5; its text lists batches from 32 on, its table has 16 too.
 REPORT_SWEEP = {
@@ -22,7 +20,6 @@ REPORT_SWEEP = {
         "batch_size": {"values": [16, 32, 64, 128, 256]},
     },
 }
-EDGE = 0.05  # a share of a searched range, on its own scale
 TAIL = 1e-6  # of a normal distribution, cut off on both sides
 FIXED = ("name", "kind", "chapter", "family", "trainable", "profile", "seed", "keep_weights", "final_test")  # that no search varies
 FIELDS = sorted(Experiment.__dataclass_fields__.keys() - {*FIXED})
@@ -33,7 +30,9 @@ FIELDS = sorted(Experiment.__dataclass_fields__.keys() - {*FIXED})
 
 @dataclass(frozen=True)
 class Parameter:
-    """What one parameter is drawn from: listed `choices`, or numbers from `low` to `high` on a `scale`, rounded to multiples of `q`."""
+    """What one parameter is drawn from: listed `choices`, or numbers from `low` to `high` on a `scale`, rounded to
+    multiples of `q`.
+    """
 
     scale: str
     choices: tuple = ()
@@ -109,8 +108,8 @@ class Sweep:
 def read_sweep(config: Any, row: Experiment | None = None) -> Sweep:
     """What W&B's sweep configuration `config` means; with `row`, as a search that varies this experiment.
 
-    Raises UsageError for all that is wrong with it, in one message: what is unknown, missing or cannot be honoured, and with `row`
-    what no run could have, or would have without effect.
+    Raises UsageError for all that is wrong with it, in one message: what is unknown, missing or cannot be honoured, and
+    with `row` what no run could have, or would have without effect.
 
     >>> read_sweep(REPORT_SWEEP).parameters["batch_size"].choices
     (16, 32, 64, 128, 256)
@@ -279,8 +278,8 @@ def _number_faults(name: str, kind: str, given: dict) -> Iterator[str]:
 def _trial_faults(row: Experiment, parameters: Mapping[str, Parameter], metric: str) -> Iterator[str]:
     """Why a trial of this search could not be run, would not be what it says, or its record would lack the metric.
 
-    Tried is each listed value and both ends of a range, and each two of different parameters together (of numbers the least and the
-    greatest), since what a run refuses is one value or two.
+    Tried is each listed value and both ends of a range, and each two of different parameters together (of numbers the
+    least and the greatest), since what a run refuses is one value or two.
     """
     if row.kind != "training":
         yield f"{row.name} is no training but a {row.kind}; a search needs a training to vary"
@@ -289,7 +288,7 @@ def _trial_faults(row: Experiment, parameters: Mapping[str, Parameter], metric: 
         yield f"{row.name} has no budget in the profile {row.profile}; search it with profile {with_budget(row)}"
         return
     # Of each parameter a value that this experiment can have, so that one that it cannot have hides no other.
-    some = {name: [value for value in parameter.ends if _runs(row, {name: value})] for name, parameter in parameters.items()}
+    some = {name: next(([value] for value in one.ends if _runs(row, {name: value})), []) for name, one in parameters.items()}
     first = {name: values[0] for name, values in some.items() if values}
     alone = [{}, *({name: value} for name, parameter in parameters.items() for value in parameter.ends)]
     faults = [fault for values in alone for fault in _point_faults(row, first | values, metric)]
@@ -330,51 +329,3 @@ def _point_faults(row: Experiment, point: dict, metric: str) -> Iterator[str]:
             else f"is in no row of {exp.dataset}"
         )
         yield f"the metric {metric!r}{hint(metric, metrics)} {reason}; choose from {', '.join(metrics)}"
-
-
-# ---------------------------------------------------------------- what came of it
-
-
-def score(record: Record, sweep: Sweep) -> float:
-    """The trial's best value of the metric over its epochs."""
-    values = [value for value in record.column(sweep.metric, trained_only=True) if not math.isnan(value)]
-    return float(max(values) if sweep.maximize else min(values))
-
-
-def said_best(config: Mapping, records: Sequence[Record]) -> str:
-    """Which of a search's trials is best, its values, and where each lies in its range.
-
-    An edge is the outermost 5 % of a range, on its own scale, or the least or the greatest of listed numbers.
-    """
-    sweep = read_sweep(config)
-    scores = [score(record, sweep) for record in records]
-    best = max(scores) if sweep.maximize else min(scores)
-    first, *others = [record for record, own in zip(records, scores, strict=True) if own == best]
-    equals = f" (as good: {', '.join(record.name for record in others)})" if others else ""
-    point = said_point(config, best, first.settings["experiment"])
-    return f"of {counted(len(records), 'trial')} {first.name} is best{equals}, {point}"
-
-
-def said_point(config: Mapping, best: float, values: Mapping) -> str:
-    """A trial's score and values, as "validation accuracy 0.5, learning rate 0.002 (inside 1e-06 to 0.01)"."""
-    sweep = read_sweep(config)
-    places = (
-        f"{'learning rate' if name == 'lr' else name.replace('_', ' ')} {_place(parameter, values[name])}"
-        for name, parameter in sweep.parameters.items()
-    )
-    return ", ".join([f"{sweep.metric.replace('_', ' ')} {best:.4g}", *places])
-
-
-def _place(parameter: Parameter, value: Any) -> str:
-    """A value, and where it lies in the range or among the numbers that it was drawn from."""
-    listed = parameter.choices
-    number = f"{value:.3g}" if isinstance(value, float) else str(value)
-    if parameter.scale.endswith("normal"):
-        return number
-    if listed and (len(listed) == 1 or not all(type(one) in (int, float) for one in listed)):
-        return str(value)
-    low, high = (min(listed), max(listed)) if listed else (parameter.low, parameter.high)
-    scale = math.log if parameter.scale == "log" else float
-    share = (scale(value) - scale(low)) / (scale(high) - scale(low)) if high > low else 0.5
-    edge = "at the lower edge of" if share <= EDGE else "at the upper edge of" if share >= 1 - EDGE else "inside"
-    return f"{number} ({edge} {low:g} to {high:g})"

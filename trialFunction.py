@@ -1,25 +1,28 @@
-"""A search's trials in Optuna's database, shared by processes.
+"""A search's trials in Optuna's database, shared by processes, and how the best of them is described.
 
-A trial is added with all its values, and told its score when its run has ended. While a process is at it, it holds the trial's lock,
-which ends with the process: a trial that has no end and whose lock is free was cut off, and is whoever's comes next. All looking and
-writing is done under one lock for each database.
+A trial is added with all its values, and told its score when its run has ended. While a process is at it, it holds the
+trial's lock, which ends with the process: a trial that has no end and whose lock is free was cut off, and is whoever's
+comes next. All looking and writing is done under one lock for each database.
 """
 
+import math
 import re
 import shutil
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from deepnet.text import counted
 from experimentTable import ROWS, Held, UsageError
 from fileFunction import atomic, first_line, lock, writing
-from recordFunction import roots, runs_dir
-from sweepFunction import Sweep
+from recordFunction import Record, roots, runs_dir
+from sweepFunction import Parameter, Sweep, read_sweep
 from utilityFunction import quiet_imports
 
+EDGE = 0.05  # a share of a searched range, on its own scale
 PATIENCE = 10  # seconds until a lock that another process has is said to be waited for; a trial is drawn under it
 
 
@@ -53,7 +56,9 @@ class Study:
         return self.trials()[-1]
 
     def take(self, trials: list, held: ExitStack) -> Any:
-        """The first of these trials that has no end and that no process is at; `held` has its lock from now on. None if there is none."""
+        """The first of these trials that has no end and that no process is at; `held` has its lock from now on. None if
+        there is none.
+        """
         for trial in trials:
             if not trial.state.is_finished():
                 with suppress(Held):
@@ -96,7 +101,9 @@ def distribution(parameter: Any) -> Any:
 
 
 def _check_name(name: Any, seed: Any) -> None:
-    """Raise UsageError for a seed or a name that no search can have: its trials, runs `<name>_<number>`, must not be rows of the table."""
+    """Raise UsageError for a seed or a name that no search can have: its trials, runs `<name>_<number>`, must not be
+    rows of the table.
+    """
     if not isinstance(name, str):
         raise UsageError(f"the search's name must be a word, got {name!r}")
     replace(ROWS[0], name=name, seed=seed)  # refuses what cannot name a folder, and what is no seed
@@ -108,8 +115,8 @@ def _check_name(name: Any, seed: Any) -> None:
 def open_study(name: str, profile: str, seed: int, storage: str, goal: Any = None) -> Iterator[Study]:
     """The database's study of this search, begun where a `goal`, "maximize" or "minimize", is given.
 
-    Raises UsageError for a name that no search can have, and where the database cannot be opened or, then or later, not be
-    read or written. Nothing is written where there is nothing to join.
+    Raises UsageError for a name that no search can have, and where the database cannot be opened or, then or later, not
+    be read or written. Nothing is written where there is nothing to join.
     """
     _check_name(name, seed)
     if not isinstance(storage, str):
@@ -163,7 +170,8 @@ def _alone(folder: Path, name: str) -> AbstractContextManager:
 
 
 def _mark(study: Any, mark: Path) -> None:
-    """Mark the records of a search whose database lies elsewhere. Raises UsageError where a search that was begun lacks its mark here.
+    """Mark the records of a search whose database lies elsewhere. Raises UsageError where a search that was begun lacks
+    its mark here.
 
     Elsewhere a process would find none of the others' records and locks, and train their trials again.
     """
@@ -200,3 +208,51 @@ def _answering(shown: str, *errors: type[Exception]) -> Iterator[None]:
 def _shown(text: str) -> str:
     """A URL, or a message that may quote one, without the user, the password and the options in it."""
     return re.sub(r"\?.*", "", re.sub(r"^(\w+(\+\w+)?://)?.*@", r"\1***@", text))
+
+
+# ---------------------------------------------------------------- what came of it
+
+
+def score(record: Record, sweep: Sweep) -> float:
+    """The trial's best value of the metric over its epochs."""
+    values = [value for value in record.column(sweep.metric, trained_only=True) if not math.isnan(value)]
+    return float(max(values) if sweep.maximize else min(values))
+
+
+def said_best(config: Mapping, records: Sequence[Record]) -> str:
+    """Which of a search's trials is best, its values, and where each lies in its range.
+
+    An edge is the outermost 5 % of a range, on its own scale, or the least or the greatest of listed numbers.
+    """
+    sweep = read_sweep(config)
+    scores = [score(record, sweep) for record in records]
+    best = max(scores) if sweep.maximize else min(scores)
+    first, *others = [record for record, own in zip(records, scores, strict=True) if own == best]
+    equals = f" (as good: {', '.join(record.name for record in others)})" if others else ""
+    point = said_point(config, best, first.settings["experiment"])
+    return f"of {counted(len(records), 'trial')} {first.name} is best{equals}, {point}"
+
+
+def said_point(config: Mapping, best: float, values: Mapping) -> str:
+    """A trial's score and values, as "validation accuracy 0.5, learning rate 0.002 (inside 1e-06 to 0.01)"."""
+    sweep = read_sweep(config)
+    places = (
+        f"{'learning rate' if name == 'lr' else name.replace('_', ' ')} {_place(parameter, values[name])}"
+        for name, parameter in sweep.parameters.items()
+    )
+    return ", ".join([f"{sweep.metric.replace('_', ' ')} {best:.4g}", *places])
+
+
+def _place(parameter: Parameter, value: Any) -> str:
+    """A value, and where it lies in the range or among the numbers that it was drawn from."""
+    listed = parameter.choices
+    number = f"{value:.3g}" if isinstance(value, float) else str(value)
+    if parameter.scale.endswith("normal"):
+        return number
+    if listed and (len(listed) == 1 or not all(type(one) in (int, float) for one in listed)):
+        return str(value)
+    low, high = (min(listed), max(listed)) if listed else (parameter.low, parameter.high)
+    scale = math.log if parameter.scale == "log" else float
+    share = (scale(value) - scale(low)) / (scale(high) - scale(low)) if high > low else 0.5
+    edge = "at the lower edge of" if share <= EDGE else "at the upper edge of" if share >= 1 - EDGE else "inside"
+    return f"{number} ({edge} {low:g} to {high:g})"

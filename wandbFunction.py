@@ -1,4 +1,6 @@
-"""W&B, the mirror of the records: a run's rows as it trains, what came of it when it ends, any record afterwards, the figures."""
+"""W&B, the mirror of the records: a run's rows as it trains, what came of it when it ends, any record afterwards, the
+figures.
+"""
 
 import functools
 import os
@@ -31,7 +33,8 @@ class Mirror:
     """Writes a run to W&B, row by row, while it trains or afterwards; the record stays the truth.
 
     Online where wandb knows a key, else offline in `<runs>/wandb`. Whatever W&B fails at is said once and stops
-    nothing; `whole` is false then. `WANDB_MODE=disabled` turns it off. Used within `closing`, which closes it whatever happens.
+    nothing; `whole` is false then. `WANDB_MODE=disabled` turns it off. Used within `closing`, which closes it whatever
+    happens.
     """
 
     open: ClassVar[list["Mirror"]] = []
@@ -100,7 +103,8 @@ def closing() -> Iterator[None]:
 
 @closing()
 def mirror(record: Record, weights: bool = False) -> bool:
-    """Write any record to W&B, each time as a new run: finished, resumed, or committed evidence. Returns whether all was written.
+    """Write any record to W&B, each time as a new run: finished, resumed, or committed evidence. Returns whether all
+    was written.
 
     `weights`: with its weights, as an artifact of type "model". Raises UsageError where it has none.
     """
@@ -112,7 +116,8 @@ def mirror(record: Record, weights: bool = False) -> bool:
 
 
 def sync(records: list[Record], profile: str, weights: bool = False) -> str:
-    """Mirror `records` (with `weights`, where they have some), then the profile's figures; returns a line on what is where.
+    """Mirror `records` (with `weights`, where they have some), then the profile's figures; returns a line on what is
+    where.
 
     Raises UsageError where nothing can be uploaded, and in the end where something was not.
     """
@@ -144,11 +149,12 @@ MODES = {"online": "online", "run": "online", "offline": "offline", "dryrun": "o
 
 
 def wandb_wanted(choice: bool | None) -> bool:
-    """Whether a run is to be written to W&B, as the caller and the environment have it; nothing is imported to find out.
+    """Whether a run is to be written to W&B, as the caller and the environment have it; nothing is imported to find
+    out.
 
-    `None`: where `WANDB_MODE` is set or a W&B key is found, in `WANDB_API_KEY` or in the netrc file that `wandb login` writes.
-    `True`: yes, offline if there is no account. `WANDB_MODE=disabled` turns either off.
-    Raises UsageError for another `choice`, for a `WANDB_MODE` that W&B does not have, and for `True` where wandb is not installed.
+    `None`: where `WANDB_MODE` is set or a W&B key is found, in `WANDB_API_KEY` or in the netrc file that `wandb login`
+    writes. `True`: yes, offline if there is no account. `WANDB_MODE=disabled` turns either off. Raises UsageError for
+    another `choice`, for a `WANDB_MODE` that W&B does not have, and for `True` where wandb is not installed.
 
     >>> wandb_wanted(False)
     False
@@ -164,7 +170,9 @@ def wandb_wanted(choice: bool | None) -> bool:
 
 
 def _asked_mode() -> str:
-    """WANDB_MODE, in W&B's own spelling from now on; "" where it is not set. Raises UsageError for a mode that W&B does not have."""
+    """WANDB_MODE, in W&B's own spelling from now on; "" where it is not set. Raises UsageError for a mode that W&B does
+    not have.
+    """
     given = os.environ.get("WANDB_MODE", "")
     if not given:
         return ""
@@ -213,7 +221,9 @@ def _login_problem() -> str:
 
 
 def _state() -> tuple[str, str]:
-    """ "online", "offline" or "disabled", and what keeps runs from being uploaded, if WANDB_MODE=offline did not ask for that."""
+    """ "online", "offline" or "disabled", and what keeps runs from being uploaded, if WANDB_MODE=offline did not ask
+    for that.
+    """
     if (mode := _asked_mode()) == "disabled":  # then wandb, which may be broken, is not even imported
         return mode, "WANDB_MODE=disabled"
     if problem := _import_problem():
@@ -223,7 +233,9 @@ def _state() -> tuple[str, str]:
 
 
 def wandb_mode() -> Any:
-    """ "online", "offline" or "disabled"; says once which, where that may surprise. Raises UsageError for another WANDB_MODE."""
+    """ "online", "offline" or "disabled"; says once which, where that may surprise. Raises UsageError for another
+    WANDB_MODE.
+    """
     mode, problem = _state()
     if mode == "offline" and problem:
         _say_once(f"{problem}; runs are kept offline; `wandb login`, then `wandb sync`, would upload them.")
@@ -290,7 +302,9 @@ def _model_of(record: Record) -> nn.Module | None:
 
 @contextmanager
 def open_for_sweep(exp: Experiment) -> Iterator[Any]:
-    """The W&B run that a sweep's agent wants begun, with the trial's values in its config; closed as failed if no record finished."""
+    """The W&B run that a sweep's agent wants begun, with the trial's values in its config; closed as failed if no
+    record finished.
+    """
     run = _init(None, str(exp.profile), group=f"chapter {exp.chapter}")
     try:
         yield run
@@ -340,7 +354,9 @@ def _evaluated(record: Record) -> dict:
 
 
 def _evaluated_images(record: Record) -> ImageSet | None:
-    """The images that the record's predictions are of; None for a reader's own, and where they would have to be fetched."""
+    """The images that the record's predictions are of; None for a reader's own, and where they would have to be
+    fetched.
+    """
     name, part = record.settings["experiment"]["dataset"], record.result["split"]
     if name not in CLASS_NAMES or record.settings["identity"]["data"] != {name: known_fingerprint(name, record.profile)}:
         return None
@@ -356,7 +372,9 @@ def _log_weights(run: Any, record: Record) -> None:
 
 
 def _log_figures(profile: str) -> int:
-    """Every figure that the profile's records suffice for, as one run named figures-<profile>; how many, 0 where W&B failed."""
+    """Every figure that the profile's records suffice for, as one run named figures-<profile>; how many, 0 where W&B
+    failed.
+    """
     import wandb
     from PIL import Image
 

@@ -10,7 +10,6 @@ import coreFunction
 import loopFunction
 import recordFunction
 import searchFunction
-import sweepFunction
 import trialFunction
 from experimentTable import experiment, price
 from recordFunction import find_record
@@ -247,7 +246,7 @@ def test_a_search_ends_with_its_best_trial_and_where_that_lies(tiny, capsys, par
     ],
 )
 def test_where_a_value_lies(spec, value, place):
-    said = sweepFunction.said_point(config(parameters={"patience": spec}), 0.5, {"patience": value})
+    said = trialFunction.said_point(config(parameters={"patience": spec}), 0.5, {"patience": value})
     assert said == f"train loss 0.5, patience {place}"
 
 

@@ -199,6 +199,14 @@ def test_a_run_has_every_metric_that_a_search_may_go_by(tiny):
     assert set(metrics) <= {key for key, value in record.rows[-1].items() if isinstance(value, float)}
 
 
+def test_of_several_parameters_only_what_no_trial_could_have_is_refused():
+    """The row's own value of one does not forbid a value of another that is never drawn beside it."""
+    row = replace(experiment("adam", "paper"), name="own", trainable=None)
+    sought = {"model": {"values": ["resnet18", "CNN_10"]}, "start_from": {"value": None}}
+    assert read_sweep(REPORT_SWEEP | {"parameters": sought}, row).parameters.keys() == sought.keys()
+    refused(lambda: read_sweep(REPORT_SWEEP | {"parameters": {"model": sought["model"]}}, row), "model='CNN_10' has no effect")
+
+
 def test_a_row_of_one_s_own_can_be_searched_and_joined(tiny):
     own = replace(experiment("MLP_4"), name="own", dropout=0.25, seed=3)
     (record,) = search(SMALL, 1, base=own, name="mine")

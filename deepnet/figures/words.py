@@ -14,7 +14,8 @@ from deepnet.figures.sweep import SWEEP
 from deepnet.text import DATA, counted, markdown, ranges, seeds_of
 from experimentTable import PROFILES, ROWS, UsageError, current_profile, experiment, has_budget, price
 from recordFunction import Record, find_openings, find_records
-from sweepFunction import REPORT_SWEEP, said_best, said_point
+from sweepFunction import REPORT_SWEEP
+from trialFunction import said_best, said_point
 from utilityFunction import duration
 
 if TYPE_CHECKING:
