@@ -8,8 +8,8 @@ import os
 import random
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
-from dataclasses import asdict, replace
+from contextlib import ExitStack, suppress
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from coreFunction import missing_parents, run
@@ -75,7 +75,7 @@ def search(
             if asked is None:  # the last one: from now on others can join
                 kept = {key: config[key] for key in KEYS if key in config}
                 study.study.set_user_attr("asked", {"config": kept, "base": row.name if known else fields})
-        return _work(study, row, sweep, count)
+        return _Search(study, row, sweep, count).work()
 
 
 def join(name: str = "search", *, profile: str = "", seed: int = 0, storage: str = "") -> list[Record]:
@@ -89,7 +89,7 @@ def join(name: str = "search", *, profile: str = "", seed: int = 0, storage: str
     """
     with open_study(name, current_profile(profile), seed, storage) as study:
         asked = study.asked["asked"]
-        return _work(study, _row(asked, study), read_sweep(asked["config"]), study.asked["count"])
+        return _Search(study, _row(asked, study), read_sweep(asked["config"]), study.asked["count"]).work()
 
 
 def _base(base: Any, profile: str, seed: int | None) -> Experiment:
@@ -115,87 +115,108 @@ def _row(asked: dict, study: Study) -> Experiment:
 # ---------------------------------------------------------------- the trials
 
 
-def _work(study: Study, row: Experiment, sweep: Sweep, count: int) -> list[Record]:
-    """Run trials until `count` have ended, here or in other processes, or one has reached the target; returns the
-    records, best first.
-    """
-    todo = count - sum(trial.state.is_finished() for trial in study.trials()[:count])
-    if todo > 0:
-        parents = missing_parents(row)
-        seconds = todo * price(row) + sum(map(price, parents))
-        print(f"{counted(count, 'trial')}, {count - todo} of them ended already; to go: {about(seconds, row.profile)}")
-        if "start_from" not in sweep.parameters:  # what all trials need: without it none of them is begun
+@dataclass
+class _Search:
+    """One process at a search: trials of `row` until `count` of them have ended, here or in other processes."""
+
+    study: Study
+    row: Experiment
+    sweep: Sweep
+    count: int
+
+    def work(self) -> list[Record]:
+        """Run trials until there are enough, or one has reached the target; returns the finished ones' records, best first."""
+        self.prepare()
+        trial_bar, self.line = bar(self.count, f"{self.study.name}: trials", unit="trial"), bar(1)
+        while True:
+            with ExitStack() as held:
+                with self.study.alone():
+                    trials = self.trials()
+                    ended = sum(trial.state.is_finished() for trial in trials)
+                    trial_bar.update(ended - trial_bar.n)
+                    reached = any(trial.value is not None and self.sweep.reached(trial.value) for trial in trials)
+                    if ended >= (len(trials) if reached else self.count):
+                        break
+                    trial = self.study.take(trials, held)
+                    wanting = trial is None and not reached and len(trials) < self.count
+                    agent = self.study.asked.get("sweep") if wanting and wandb_mode() == "online" else None
+                    if wanting and not agent:
+                        trial = self.study.take([self.study.add(self.next_point(trials), self.sweep)], held)
+                if trial:
+                    with suppress(Held):  # another process trains this very run, or what it starts from
+                        self.attempt(trial)
+                        continue
+            if agent:
+                with_agent(agent, self.agents_trial)
+            else:
+                time.sleep(PAUSE)
+        for display in (trial_bar, self.line):
+            display.close()
+        scored = [trial for trial in trials if trial.value is not None]
+        scored.sort(key=lambda trial: trial.value, reverse=self.sweep.maximize)
+        records = [self.run(trial) for trial in scored]
+        best = said_best(self.study.asked["asked"]["config"], records) if records else "no trial has a score"
+        print(f"{self.study.name}: {best}")
+        return records
+
+    def trials(self) -> list[Any]:
+        return self.study.trials()[: self.count]
+
+    def prepare(self) -> None:
+        """Say how long it will take, and have ready what all trials need: without it none of them is begun."""
+        todo = self.count - sum(trial.state.is_finished() for trial in self.trials())
+        if todo <= 0:
+            return
+        parents = missing_parents(self.row)
+        seconds = about(todo * price(self.row) + sum(map(price, parents)), self.row.profile)
+        print(f"{counted(self.count, 'trial')}, {self.count - todo} of them ended already; to go: {seconds}")
+        if "start_from" not in self.sweep.parameters:
             for parent in reversed(parents):
                 run(parent, evidence=False)
-        if "dataset" not in sweep.parameters:
-            load_images(row.dataset, "train", row.profile)
-    whole, line = bar(count, f"{study.name}: trials", unit="trial"), bar(1)
+        if "dataset" not in self.sweep.parameters:
+            load_images(self.row.dataset, "train", self.row.profile)
 
-    def attempt(trial: Any, begun: Any = None) -> None:
-        """Run a trial that is ours, and write what came of it; `begun` is the W&B run that an agent wants used."""
+    def next_point(self, trials: list[Any]) -> dict:
+        """The values of the trial after these."""
+        return self.sweep.grid_point(len(trials)) if self.sweep.method == "grid" else _draw(self.study, trials, self.sweep)
+
+    def run(self, trial: Any, wandb: Any = True) -> Record:
+        exp = replace(self.row, name=f"{self.study.name}_{trial.number + 1}", **values_of(trial))
+        return run(exp, line=self.line, wandb=wandb)
+
+    def attempt(self, trial: Any, begun: Any = None) -> None:
+        """Run a trial that is ours, and write what came of it; `begun` is the W&B run that an agent wants used.
+
+        What is no fault of the trial's is raised: another process is at its run, the disk cannot be written, the agent was stopped.
+        """
         value, reason = None, ""
         try:
-            record = _run(study, row, trial, line, begun or True)
+            record = self.run(trial, begun or True)
             if record.finished:
-                value = score(record, sweep)
+                value = score(record, self.sweep)
                 if begun:
-                    begun.summary[sweep.metric] = value  # what the sweep goes by
+                    begun.summary[self.sweep.metric] = value  # what the sweep goes by
             else:
                 reason = str(record.result["reason"])
-        except (Held, WriteError):  # no fault of the trial's
+        except (Held, WriteError):
             raise
         except Exception as error:
             if type(error) is Exception:  # with which W&B's agent stops a trial
                 raise
             reason = first_line(error)
-            print(f"{study.name}_{trial.number + 1} (seed {row.seed}) failed: {reason}")
-        study.end(trial, value, reason)
+            print(f"{self.study.name}_{trial.number + 1} (seed {self.row.seed}) failed: {reason}")
+        self.study.end(trial, value, reason)
 
-    def agents_trial() -> None:
+    def agents_trial(self) -> None:
+        """A trial with the values that W&B's agent has, written to the W&B run that it wants begun."""
         with ExitStack() as held:
-            begun = held.enter_context(open_for_sweep(row))
-            with study.alone():
-                if len(study.trials()) >= count:
+            begun = held.enter_context(open_for_sweep(self.row))
+            with self.study.alone():
+                if len(self.study.trials()) >= self.count:
                     return
-                trial = study.add({key: begun.config[key] for key in sweep.parameters}, sweep)
-                study.take([trial], held)
-            attempt(trial, begun)
-
-    while True:
-        with ExitStack() as held:
-            with study.alone():
-                trials = study.trials()[:count]
-                ended = sum(trial.state.is_finished() for trial in trials)
-                whole.update(ended - whole.n)
-                reached = any(trial.value is not None and sweep.reached(trial.value) for trial in trials)
-                wanted = min(count, len(trials)) if reached else count
-                if ended >= wanted:
-                    break
-                trial = study.take(trials, held)
-                agent = study.asked.get("sweep") if trial is None and len(trials) < wanted and wandb_mode() == "online" else None
-                if trial is None and len(trials) < wanted and not agent:
-                    point = sweep.grid_point(len(trials)) if sweep.method == "grid" else _draw(study, trials, sweep)
-                    trial = study.take([study.add(point, sweep)], held)
-            if trial:
-                try:
-                    attempt(trial)
-                except Held:  # another process trains this very run, or what it starts from
-                    trial = None
-        if trial is None and agent:
-            with_agent(agent, agents_trial)
-        elif trial is None:
-            time.sleep(PAUSE)
-    for display in (whole, line):
-        display.close()
-    scored = [trial for trial in trials if trial.value is not None]
-    scored.sort(key=lambda trial: trial.value, reverse=sweep.maximize)
-    records = [_run(study, row, trial, None, True) for trial in scored]
-    print(f"{study.name}: {said_best(study.asked['asked']['config'], records)}" if records else f"{study.name}: no trial has a score")
-    return records
-
-
-def _run(study: Study, row: Experiment, trial: Any, line: Any, wandb: Any) -> Record:
-    return run(replace(row, name=f"{study.name}_{trial.number + 1}", **values_of(trial)), line=line, wandb=wandb)
+                trial = self.study.add({key: begun.config[key] for key in self.sweep.parameters}, self.sweep)
+                self.study.take([trial], held)
+            self.attempt(trial, begun)
 
 
 def _draw(study: Study, trials: list, sweep: Sweep) -> dict:

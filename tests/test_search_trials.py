@@ -221,7 +221,7 @@ def test_of_two_that_begin_a_search_at_once_one_is_refused_if_they_ask_for_diffe
         return sweep
 
     monkeypatch.setattr(searchFunction, "read_sweep", read_together)
-    monkeypatch.setattr(searchFunction, "_work", lambda study, *_: [study.asked["asked"]["config"]["parameters"]])
+    monkeypatch.setattr(searchFunction._Search, "work", lambda self: [self.study.asked["asked"]["config"]["parameters"]])
 
     def begin(ask):
         try:
