@@ -1,8 +1,6 @@
 """Records that are no training: class counts, embeddings, step times, the classical baseline; and the final test."""
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from itertools import cycle
 from typing import Any
@@ -13,18 +11,18 @@ import torch
 from coreFunction import build, data_identity
 from dataFunction import load_images, open_vault
 from deepnet.training.recipe import EVAL_BATCH_SIZE
-from experimentTable import ROWS, Experiment, Held, UsageError, experiment
+from experimentTable import EXPERIMENTS, ROWS, USUAL_CHAPTER, Experiment, UsageError
 from featureFunction import CS, classical_baseline, extract_features, linear
-from fileFunction import append_line, rounded, writing
+from fileFunction import append_line, lock, rounded
 from myModel import MODELS
 from optimizerFunction import make_optimizer
 from recordFunction import WEIGHTS, Record, RunFolder, find_openings, find_record, roots, runs_dir
 from trainFunction import accuracy, evaluate, macro_accuracy, train_epoch
 from utilityFunction import device, mixed, provenance, resolve_precision, seed_everything
 
-TIMED_PAIRS = {  # plain beside residual
-    "timing_3": [("MLP_4", "MLP_res_5"), ("MLP_13", "MLP_res_15"), ("MLP_33", "MLP_res_35")],
-    "timing_4": [("CNN_13", "CNN_res_16"), ("CNN_30", "CNN_res_35")],
+TIMED_PAIRS = {  # data set -> plain beside residual
+    "mnist": [("MLP_4", "MLP_res_5"), ("MLP_13", "MLP_res_15"), ("MLP_33", "MLP_res_35")],
+    "cifar10": [("CNN_13", "CNN_res_16"), ("CNN_30", "CNN_res_35")],
 }
 EMBEDDED_DIMENSIONS, NEIGHBOURS = 50, 5
 AS_TRAINED: dict = {"batch_size": EVAL_BATCH_SIZE, "fast": True}  # so that the numbers are a training's own to the bit
@@ -94,7 +92,7 @@ def _timing(exp: Experiment, makeup: dict) -> Any:
             work = [batch for batch, _ in zip(cycle(batches), range(steps), strict=False)]
             return train_epoch(model, work, optimizer, fast=True)["train_seconds"] / steps
 
-        for plain, residual in TIMED_PAIRS[exp.name]:
+        for plain, residual in TIMED_PAIRS[exp.dataset]:
             models = [MODELS[name](image_size=makeup["image_size"]).to(device()) for name in (plain, residual)]
             pair = [(model, make_optimizer(exp, model)) for model in models]
             for model, optimizer in pair:
@@ -148,15 +146,17 @@ def final_test(record: Record, why_again: str = "") -> dict[str, dict]:
     """The only door to chapter 5's test set: opens it once for this run and seed, logs the opening, returns {classifier: its line}.
 
     Asked again it returns what was logged, here or in the committed evidence; `why_again` opens it once more, and stands in the log.
-    Raises UsageError for a run other than `dropout` and `baseline` or one that has not finished, while another chapter 5 run or
-    search trial of that profile and seed is unfinished, where the weights are not here, where others were tested before, and
-    while another process is at it.
+    Raises UsageError for a row without `final_test` (in the table `dropout` and `baseline` have it) or one that has not finished,
+    while another chapter 5 run or search trial of that profile and seed is unfinished, where the weights are not here, where others
+    were tested before, and while another process is at it.
     """
-    if record.name not in ("dropout", "baseline"):
-        raise UsageError(f"{record.name} has no final test; the report tests dropout and the baseline alone")
+    if not _row(record).final_test:
+        tested = " and ".join(row.name for row in ROWS if row.final_test)
+        raise UsageError(f"{record.name} has no final test, only {tested} have one; to add one, train it with final_test=True")
     if not record.finished:
         raise UsageError(f"{record.name} (seed {record.seed}) has not finished; the final test needs its final weights")
-    with _alone(record.profile):
+    busy = f"another process is at the test set of {record.profile}; ask again when it has ended"
+    with lock(runs_dir() / record.profile / ".openings.lock", busy):
         opened = {o["classifier"]: o for o in find_openings(record.profile, True) if (o["run"], o["seed"]) == (record.name, record.seed)}
         tested = record.result["sha256"][WEIGHTS]
         if opened and not why_again:
@@ -178,43 +178,31 @@ def final_test(record: Record, why_again: str = "") -> dict[str, dict]:
         return lines
 
 
-@contextmanager
-def _alone(profile: str) -> Iterator[None]:
-    """One process at a time is at the profile's test set; the lock ends with its process. Raises Held, a UsageError, for the others."""
-    from filelock import FileLock, Timeout
-
-    folder = runs_dir() / profile
-    with writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / ".openings.lock", timeout=0)
-        try:
-            lock.acquire()
-        except Timeout:
-            raise Held(f"another process is at the test set of {profile}; ask again when it has ended") from None
-    try:
-        yield
-    finally:
-        lock.release()
+def _row(record: Record) -> Experiment:
+    """What the record is of: the table's row of that name, else what its settings say, at its profile and seed."""
+    row = EXPERIMENTS.get(record.name) or Experiment(**record.settings["experiment"])
+    return replace(row, profile=record.profile, seed=record.seed)
 
 
 def _unfinished(profile: str, seed: int) -> list[str]:
     """The table's chapter 5 runs that have no result, and what else of chapter 5 has begun (variants, search trials) and has none."""
     begun = (Record(path.parent) for root in roots() for path in (root / profile).glob(f"*/seed-{seed}/settings.json"))
     names = [row.name for row in ROWS if row.chapter == 5]
-    names += sorted({record.name for record in begun if record.settings["experiment"]["chapter"] == 5} - set(names))
+    said = {record.name: record.settings["experiment"] for record in begun}
+    names += sorted(name for name, its in said.items() if (its["chapter"] or USUAL_CHAPTER[its["dataset"]]) == 5 and name not in names)
     return [name for name in names if not ((found := find_record(name, profile, seed)) and found.result)]
 
 
 def _predictions(record: Record) -> dict[str, np.ndarray]:
     """Opens the vault: for each classifier of the record (2, N), the test images' labels and the classes given."""
     weights = record.weights()
-    exp = experiment(record.name, record.profile, record.seed)
+    exp = _row(record)
     test = open_vault(record.profile, data_identity(exp)["image_size"]).to(device())
     precision = resolve_precision(exp.precision)
-    if record.name == "dropout":
+    if exp.kind == "training":
         model = build(replace(exp, start_from=None)).to(device())  # its weights are all its own by now
         model.load_state_dict(weights)
-        return {"resnet18": evaluate(model, test, precision, **AS_TRAINED)[1]}
+        return {exp.model: evaluate(model, test, precision, **AS_TRAINED)[1]}
     features, labels = extract_features(build(exp).to(device()), test, precision, **AS_TRAINED).cpu().numpy(), test.labels.cpu().numpy()
     states: dict[str, dict] = {}
     for key, tensor in weights.items():

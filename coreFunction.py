@@ -21,7 +21,8 @@ from deepnet.training.own import check_switches, checked_sets, own_optimizer, si
 from deepnet.training.recipe import Recipe, count_outputs, materialise, rehearse, set_precision, trial_of
 from experimentTable import (
     CLASSES,
-    ROWS,
+    EVAL_SPLIT,
+    NOT_COMPUTED,
     Experiment,
     UsageError,
     choose,
@@ -29,13 +30,14 @@ from experimentTable import (
     experiment,
     has_budget,
     identity,
+    keeps_weights,
     price,
     with_budget,
 )  # fmt: skip
 from featureFunction import extract_features
 from fileFunction import digest
 from loopFunction import fit
-from myModel import MODELS, initialise, replace_head, train_only, weight_layers
+from myModel import CNN, MLP, MODELS, initialise, replace_head, train_only, weight_layers
 from optimizerFunction import make_optimizer
 from queueFunction import generation, work_off
 from recordFunction import Record, RunFolder, check_identity, find_record, runs_dir, same_identity
@@ -44,9 +46,6 @@ from utilityFunction import about, bar, cast, device, fast_by_default, kept_memo
 from wandbFunction import mirror, wandb_wanted
 
 __all__ = ["build", "evaluate", "extract_features", "pipeline", "run", "run_all", "train_epoch"]
-
-# Others start from them, or the final test needs them.
-KEEP_WEIGHTS = {row.start_from for row in ROWS if row.start_from} | {"baseline", "dropout"}
 
 # ---------------------------------------------------------------- a reader's own model and data
 
@@ -165,7 +164,7 @@ def pipeline(
             train, evaluation, settings = checked_sets(model, train, evaluation, exp, recipe, classes)
             materialise(model, train)
             run_of = asdict(exp) | settings
-            identity = {key: value for key, value in run_of.items() if key not in ("name", "profile", "seed", "family")}
+            identity = {key: value for key, value in run_of.items() if key not in NOT_COMPUTED}
             begun = digest(model.state_dict())
             if _left.get(model, ("", ""))[1] == begun:
                 print(f"{name}: begins with the weights that {_left[model][0]} left in this model; make it anew to train it from scratch")
@@ -203,9 +202,12 @@ def build(exp: Experiment) -> nn.Module:
     seed_everything(exp.seed, 0)
     if exp.start_from is None:
         model = MODELS[choose("model", exp.model, MODELS)](image_size=identity(exp)["image_size"])
+        # The report's own networks are drawn with a head for ten classes; any other gets a new one, as ResNet-18 does there.
+        drawn_with_it = isinstance(model, MLP | CNN) and CLASSES[exp.dataset] == 10 and not exp.dropout
+        model = model if drawn_with_it else _headed(model, exp)
         initialise(model, exp.initialisation)
-        return _headed(model, exp) if exp.model == "resnet18" or exp.dropout else model
-    parent = replace(experiment(exp.start_from), profile=exp.profile, seed=exp.seed)
+        return model
+    parent = experiment(exp.start_from, exp.profile, exp.seed)
     weights = _parent_weights(parent)
     model = build(replace(parent, start_from=None))
     model.load_state_dict(weights)
@@ -222,9 +224,13 @@ def _parent_weights(parent: Experiment) -> dict:
     found = find_record(parent.name, parent.profile, parent.seed, evidence=False)
     if not (found and found.finished and found.has_weights):
         _say_trained_first(parent)
-        found = run(parent, evidence=False)
+        found = run(replace(parent, keep_weights=True), evidence=False)
     if found.result and not found.finished:
         raise UsageError(f"{parent.name} (seed {parent.seed}) failed ({found.result['reason']}); what starts from it cannot run")
+    if not found.has_weights:
+        raise UsageError(
+            f"the weights of {parent.name} (seed {parent.seed}) were not kept; move {found.path} away, and it is trained again"
+        )
     return found.weights()
 
 
@@ -239,11 +245,9 @@ def data_identity(exp: Experiment) -> dict:
 
 
 def _train(exp: Experiment, line: Any, stop: Callable[[], bool], use_wandb: Any) -> Record:
-    split_name = "validation" if exp.dataset == "cifar100" else "test"
+    split_name = EVAL_SPLIT[exp.dataset]
     makeup = data_identity(exp)
     precision, fast = resolve_precision(exp.precision), fast_by_default()
-    if makeup["steps_per_epoch"] and exp.epochs not in {row.epochs for row in ROWS if row.family == exp.family}:
-        print(f"{exp.name}: epochs={exp.epochs} has no effect in the profile {exp.profile}; its family has {makeup['epochs']} rows there")
     exp = replace(exp, epochs=makeup["epochs"])  # what its profile grants
     train, held = (load_images(exp.dataset, part, exp.profile, makeup["image_size"]) for part in ("train", split_name))
     model = build(exp)
@@ -258,7 +262,7 @@ def _train(exp: Experiment, line: Any, stop: Callable[[], bool], use_wandb: Any)
         checkpoint = folder.start(makeup, provenance(precision))
         return fit(
             model, train, held, exp, recipe, folder, checkpoint, split_name=split_name, steps=makeup["steps_per_epoch"],
-            keep_weights=exp.name in KEEP_WEIGHTS, use_wandb=use_wandb, line=line, stop=stop,
+            keep_weights=keeps_weights(exp), use_wandb=use_wandb, line=line, stop=stop,
         )  # fmt: skip
 
 
@@ -342,7 +346,7 @@ def missing_parents(exp: Experiment) -> list[Experiment]:
     """What has to be trained before this one, since its record in `RUNS_DIR` has no result: its parent, that one's parent, ..."""
     if exp.start_from is None:
         return []
-    parent = replace(experiment(exp.start_from), profile=exp.profile, seed=exp.seed)
+    parent = replace(experiment(exp.start_from, exp.profile, exp.seed), keep_weights=True)
     return [] if _ended(parent, evidence=False) else [parent, *missing_parents(parent)]
 
 

@@ -5,45 +5,150 @@ state (default initialisation, the optimizers' defaults) is torch's default.
 """
 
 import os
-import re
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
+from typing import Any
+
+from deepnet import valid
+from deepnet.valid import ANALYSES, EVAL_SPLIT, NAME, OWN, Held, UsageError, choose  # noqa: F401 - some are for others to import here
 
 PROJECT = "cnn-and-deep-network"  # the W&B project and the cache folder
 OPTIMIZERS = ("Adam", "AdamW", "RMSprop", "SGD")
-KINDS = ("training", "baseline", "distribution", "tsne", "timing")
 BOTH_PRECISIONS = ("CNN_10", "CNN_13", "CNN_res_16", "CNN_res_56", "resnet18")  # models with a run in fp32 and one in bf16
-NAME = r"\w[\w.-]*"  # of a run, and of its folder
 CLASSES = {"mnist": 10, "cifar10": 10, "cifar100": 100}
+USUAL_CHAPTER = {"mnist": 3, "cifar10": 4, "cifar100": 5}  # whose image size a row without a chapter takes
+BUILDERS: dict[str, Callable[..., Any]] = {}  # model -> builder; myModel, which needs torch, fills it and calls it MODELS
+# A record's place, who pays for the run, and what may be done with its weights; all other fields say what is computed.
+NOT_COMPUTED = ("name", "profile", "seed", "family", "keep_weights", "final_test")
 
 
-class UsageError(ValueError):
-    """Something the user can put right; the message is one line that says what was wrong and what to do."""
+# ---------------------------------------------------------------- the profiles
 
 
-class Held(UsageError):
-    """Another process is at this run; once it has ended, so has the obstacle."""
+@dataclass(frozen=True)
+class Profile:
+    """At which size the table is run. `budgets`: family -> (steps in all, rows); empty: the report's epochs."""
+
+    name: str
+    data: str  # "sample": the embedded one; "complete": the full sets
+    image_size: dict[int, int]  # chapter -> pixels
+    budgets: dict[str, tuple[int, int]]
+    seconds: dict[str, float]  # family -> estimated price of one run
+    most_epochs: int | None = None  # in chapter 5
+    tsne_images: int = 10_000
+    timing_blocks: tuple[int, int] = (10, 20)  # (alternating blocks, steps in each)
+    search_trials: int = 12
+    priced_on: str = ""  # the machine that `seconds` are of, where it is not one as anybody has
+    left_out: tuple[str, ...] = ()  # families that it does not run
+    judged: bool = True  # whether claims are judged by its records
+    row_unit: str = "epoch"  # what a row of a training is: "epoch", or "steps", a set number of them
+
+    def describe(self) -> str:
+        """One line for a reader: which data, how large, for how long."""
+        data = "the embedded sample" if self.data == "sample" else "the complete sets"
+        length = "a row is an epoch" if self.row_unit == "epoch" else "a row is a set number of steps"
+        return f"profile {self.name}: {data}, {self.image_size[4]} pixels in chapter 4, {self.image_size[5]} in chapter 5; {length}"
 
 
-def choose(kind: str, value: object, choices: Iterable[str]) -> str:
-    """Return `value` if it is one of `choices`; raise UsageError, naming all of them, if not."""
-    choices = list(choices)
-    if value not in choices:
-        listed = " or ".join(filter(None, [", ".join(choices[:-1]), *choices[-1:]])) or "nothing, there is none"
-        raise UsageError(f"unknown {kind} {value!r}; choose {listed}")
-    return str(value)
+# What a run of each family gets in the sample (steps, rows: a row, a checkpoint and the patience count
+# `steps / rows` steps), and its price in seconds: sample, measured, and cpu, from the measured images a second, both on two Zen 1 cores
+# (AVX2, fp32, and twice that for float64); paper, from the measured steps a second, on one H200.
+BUDGETS = {
+    #                  steps  rows sample    cpu  paper
+    "distribution":    (0,     0,    0.1,      5,     5),
+    "tsne":            (0,     0,      5,    200,    70),
+    "mlp":             (300,  15,      9,    300,    10),
+    "mlp_res":         (150,  10,      5,    350,    15),
+    "mlp_res_55":      (15,    3,      9,   3500,    30),
+    "mlp_res_96":      (2,     1,     17,  24000,    80),
+    "cnn":             (40,    4,     10,   1300,    40),
+    "cnn_30":          (10,    2,     10,   4500,   240),
+    "cnn_res_16":      (18,    3,     10,   2300,    55),
+    "cnn_res_35":      (8,     2,     10,   4700,    80),
+    "cnn_res_56":      (6,     2,     14,   7600,   120),
+    "control":         (0,     0,      0,    300,    10),
+    "control_cnn":     (0,     0,      0,   4100,   240),
+    "control_fp64":    (0,     0,      0,   9000,   240),
+    "control_bf16":    (0,     0,      0,   1000,     0),
+    "timing":          (0,     0,      5,    600,    30),
+    "resnet":          (36,    4,     21,  14000,    45),
+    "baseline":        (0,     0,     33,    600,   330),
+    "head":            (160,   8,      3,    300,    10),
+    "fine_tune":       (30,    6,      8,   3000,    10),
+    "early_stopping":  (30,   15,      8,   4500,    15),
+    "optimizer":       (15,    3,      5,   4500,    15),
+    "optimizer_slow":  (15,    3,      5,   4500,    30),
+    "sweep":           (8,     2,      3,   4500,    30),
+    "dropout":         (20,    4,      5,   4500,    90),
+}  # fmt: skip
+
+PROFILES: dict[str, Profile] = {
+    "sample": Profile(
+        "sample", "sample", {2: 32, 3: 28, 4: 32, 5: 32},
+        budgets={family: (steps, rows) for family, (steps, rows, *_) in BUDGETS.items()},
+        seconds={family: price for family, (*_, price, _, _) in BUDGETS.items()},
+        tsne_images=800, timing_blocks=(3, 1), search_trials=4, judged=False, row_unit="steps",
+        left_out=("control", "control_cnn", "control_fp64", "control_bf16"),  # for which it is too small
+    ),
+    "cpu": Profile(
+        "cpu", "complete", {2: 32, 3: 28, 4: 32, 5: 64},
+        budgets={}, seconds={family: price for family, (*_, price, _) in BUDGETS.items()}, most_epochs=20,
+    ),
+    "paper": Profile(
+        "paper", "complete", {2: 32, 3: 28, 4: 128, 5: 128}, budgets={},
+        seconds={family: price for family, (*_, price) in BUDGETS.items()}, priced_on="one H200",
+        left_out=("control_bf16",),  # what bf16 does is asked at 32 pixels
+    ),
+}  # fmt: skip
+
+
+# ---------------------------------------------------------------- a row
+
+_CHECKS: dict[str, Callable[[str, Any], Any]] = {  # field -> its value as plain Python; UsageError for one that no run can have
+    "name": valid.folder_name,
+    "kind": valid.one_of("training", *ANALYSES),
+    "chapter": valid.one_of(0, *PROFILES["sample"].image_size),
+    "family": valid.one_of("", *BUDGETS),
+    "model": valid.word,
+    "dataset": valid.one_of(*CLASSES, OWN),
+    "lr": valid.number,
+    "optimizer": valid.one_of(*OPTIMIZERS),
+    "epochs": partial(valid.whole, least=1),
+    "batch_size": partial(valid.whole, least=1),
+    "start_from": valid.optional(valid.folder_name),
+    "trainable": valid.optional(valid.names),
+    "dropout": partial(valid.number, below=1),
+    "patience": valid.optional(partial(valid.whole, least=1)),
+    "min_delta": partial(valid.number, below=1),
+    "record_gradients": valid.truth,
+    "initialisation": valid.one_of("default", "he"),
+    "eps": valid.optional(valid.number),
+    "precision": valid.one_of("auto", "fp32", "bf16", "fp64"),
+    "profile": valid.one_of("", *PROFILES, OWN),
+    "seed": partial(valid.whole, least=0, below=2**32),  # scikit-learn takes none above
+    "keep_weights": valid.truth,
+    "final_test": valid.truth,
+}
+EXPERIMENTS: dict[str, "Experiment"] = {}  # the table by name, filled below
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """One row of the table: what is run. `profile` says at which size, `seed` with which weights and order."""
+    """One row of the table: what is run. `profile` says at which size, `seed` with which weights and order.
+
+    A row is valid once it is made: a value that no run can have, or that would have no effect on this one, raises UsageError.
+    NumPy's numbers and any collection of names are taken, and kept as plain Python.
+
+    >>> Experiment("mine", model="MLP_4", lr=1e-3)
+    >>> replace(EXPERIMENTS["CNN_10"], name="CNN_10_sgd", optimizer="SGD", lr=0.05)
+    """
 
     name: str
-    kind: str = "training"  # or "baseline", "distribution", "tsne", "timing"
-    chapter: int = 0
-    family: str = ""  # which line of BUDGETS it is paid from
-    model: str = ""
+    kind: str = "training"  # or one of ANALYSES
+    chapter: int = 0  # which decides the image size; 0: the data set does
+    family: str = ""  # which line of BUDGETS it is paid from; "": none, it trains for its own epochs in every profile
+    model: str = ""  # where it starts from another run, that one's
     dataset: str = "mnist"
     lr: float = 0.0
     optimizer: str = "Adam"
@@ -60,31 +165,23 @@ class Experiment:
     precision: str = "auto"  # "fp32", "bf16", "fp64" or "auto": bf16 where the hardware has it
     profile: str = ""  # "": the current one, of the environment
     seed: int = 0
+    keep_weights: bool = field(default=False, compare=False)  # those that a row of the table starts from are kept anyhow
+    final_test: bool = False  # whether CIFAR-100's test set is opened for it at the end; its weights are kept for that
 
     def __post_init__(self) -> None:
-        """Refuse values no run can have. Raises UsageError with the remedy."""
-        if not re.fullmatch(NAME, self.name):
-            raise UsageError(f"name {self.name!r} cannot name a folder; use letters, digits, '_', '-' and '.'")
-        choose("optimizer", self.optimizer, OPTIMIZERS)
-        choose("precision", self.precision, ("auto", "fp32", "bf16", "fp64"))
-        choose("initialisation", self.initialisation, ("default", "he"))
-        for field, least in (("epochs", 1), ("batch_size", 1), ("patience", 1), ("seed", 0)):
-            value = getattr(self, field)
-            if (type(value) is not int or value < least) and (field, value) != ("patience", None):
-                raise UsageError(f"{field} must be a whole number of at least {least}, got {value!r}")
-        for field in ("lr", "eps", "min_delta", "dropout"):
-            value = getattr(self, field)
-            good = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < float("inf")
-            if not good and (field, value) != ("eps", None):
-                raise UsageError(f"{field} must be a number of at least 0, got {value!r}")
-        if not isinstance(self.record_gradients, bool):
-            raise UsageError(f"record_gradients must be True or False, got {self.record_gradients!r}")
-        if self.kind == "training" and self.lr == 0:
+        for key, check in _CHECKS.items():
+            object.__setattr__(self, key, check(key, getattr(self, key)))
+        if self.lr == 0 and self.kind in ("training", "timing"):
             raise UsageError(f"lr must be above 0, got {self.lr!r}")
-        if self.dropout >= 1:
-            raise UsageError(f"dropout must lie in [0, 1), got {self.dropout!r}")
         if self.eps is not None and self.optimizer == "SGD":
             raise UsageError("SGD has no eps; leave it out or choose another optimizer")
+        if self.min_delta and self.patience is None:
+            raise UsageError(f"min_delta={self.min_delta!r} has no effect without patience; give patience too, or leave min_delta out")
+        if (self.dataset == OWN) != (self.profile == OWN):
+            raise UsageError("the data set 'own' is that of coreFunction.pipeline; give your model and data to it")
+        if EXPERIMENTS and self.dataset != OWN:  # the table's own rows are settled once all of them are there
+            for key, value in valid.settled(self, EXPERIMENTS, BUILDERS).items():
+                object.__setattr__(self, key, value)
 
 
 # ---------------------------------------------------------------- the rows
@@ -134,7 +231,7 @@ ROWS = [
     ),
     # Chapter 5: ResNet-18 from CIFAR-10 to CIFAR-100
     _resnet("train_resnet", family="resnet", dataset="cifar10"),
-    _resnet("baseline", "baseline", family="baseline", start_from="train_resnet"),
+    _resnet("baseline", "baseline", family="baseline", start_from="train_resnet", final_test=True),
     *(_resnet(n, family="head", start_from="train_resnet", trainable=("fc",)) for n in ("fine_tune_1", "fine_tune_1_lr")),
     _tune("fine_tune_2", start_from="fine_tune_1"),
     _tune("fine_tune_2_lr", start_from="fine_tune_1_lr", lr=1e-5),
@@ -149,93 +246,22 @@ ROWS = [
             (64, 0.0000057), (16, 0.0000037), (128, 0.0000263), (128, 0.0027407), (256, 0.0034013), (128, 0.0000024),
         ], start=1)
     ),
-    _stop("dropout", family="dropout", dropout=0.5, lr=0.0093064, batch_size=64, epochs=100),
+    _stop("dropout", family="dropout", dropout=0.5, lr=0.0093064, batch_size=64, epochs=100, final_test=True),
 ]  # fmt: skip
-EXPERIMENTS: dict[str, Experiment] = {row.name: row for row in ROWS}
+EXPERIMENTS |= {row.name: row for row in ROWS}
+for row in ROWS:
+    row.__post_init__()  # once more, beside the others
 
 
-# ---------------------------------------------------------------- the profiles
-
-
-@dataclass(frozen=True)
-class Profile:
-    """At which size the table is run. `budgets`: family -> (steps in all, rows); empty: the report's epochs."""
-
-    name: str
-    data: str  # "sample": the embedded one; "complete": the full sets
-    image_size: dict[int, int]  # chapter -> pixels
-    budgets: dict[str, tuple[int, int]]
-    seconds: dict[str, float]  # family -> estimated price of one run
-    most_epochs: int | None = None  # in chapter 5
-    tsne_images: int = 10_000
-    timing_blocks: tuple[int, int] = (10, 20)  # (alternating blocks, steps in each)
-    search_trials: int = 12
-    priced_on: str = ""  # the machine that `seconds` are of, where it is not one as anybody has
-
-    def describe(self) -> str:
-        """One line for a reader: which data, how large, for how long."""
-        data = "the embedded sample" if self.data == "sample" else "the complete sets"
-        length = "a row is a set number of steps" if self.budgets else "a row is an epoch"
-        return f"profile {self.name}: {data}, {self.image_size[4]} pixels in chapter 4, {self.image_size[5]} in chapter 5; {length}"
-
-
-# What a run of each family gets in the sample (steps, rows: a row, a checkpoint and the patience count
-# `steps / rows` steps), and its price in seconds: sample, measured, and cpu, from the measured images a second, both on two Zen 1 cores
-# (AVX2, fp32, and twice that for float64); paper, from the measured steps a second, on one H200.
-BUDGETS = {
-    #                  steps  rows sample    cpu  paper
-    "distribution":    (0,     0,    0.1,      5,     5),
-    "tsne":            (0,     0,      5,    200,    70),
-    "mlp":             (300,  15,      9,    300,    10),
-    "mlp_res":         (150,  10,      5,    350,    15),
-    "mlp_res_55":      (15,    3,      9,   3500,    30),
-    "mlp_res_96":      (2,     1,     17,  24000,    80),
-    "cnn":             (40,    4,     10,   1300,    40),
-    "cnn_30":          (10,    2,     10,   4500,   240),
-    "cnn_res_16":      (18,    3,     10,   2300,    55),
-    "cnn_res_35":      (8,     2,     10,   4700,    80),
-    "cnn_res_56":      (6,     2,     14,   7600,   120),
-    "control":         (0,     0,      0,    300,    10),
-    "control_cnn":     (0,     0,      0,   4100,   240),
-    "control_fp64":    (0,     0,      0,   9000,   240),
-    "control_bf16":    (0,     0,      0,   1000,     0),
-    "timing":          (0,     0,      5,    600,    30),
-    "resnet":          (36,    4,     21,  14000,    45),
-    "baseline":        (0,     0,     33,    600,   330),
-    "head":            (160,   8,      3,    300,    10),
-    "fine_tune":       (30,    6,      8,   3000,    10),
-    "early_stopping":  (30,   15,      8,   4500,    15),
-    "optimizer":       (15,    3,      5,   4500,    15),
-    "optimizer_slow":  (15,    3,      5,   4500,    30),
-    "sweep":           (8,     2,      3,   4500,    30),
-    "dropout":         (20,    4,      5,   4500,    90),
-}  # fmt: skip
-
-PROFILES: dict[str, Profile] = {
-    "sample": Profile(
-        "sample", "sample", {2: 32, 3: 28, 4: 32, 5: 32},
-        budgets={family: (steps, rows) for family, (steps, rows, *_) in BUDGETS.items()},
-        seconds={family: price for family, (*_, price, _, _) in BUDGETS.items()},
-        tsne_images=800, timing_blocks=(3, 1), search_trials=4,
-    ),
-    "cpu": Profile(
-        "cpu", "complete", {2: 32, 3: 28, 4: 32, 5: 64},
-        budgets={}, seconds={family: price for family, (*_, price, _) in BUDGETS.items()}, most_epochs=20,
-    ),
-    "paper": Profile(
-        "paper", "complete", {2: 32, 3: 28, 4: 128, 5: 128}, budgets={},
-        seconds={family: price for family, (*_, price) in BUDGETS.items()}, priced_on="one H200",
-    ),
-}  # fmt: skip
+# ---------------------------------------------------------------- a row at its profile
 
 
 def experiment(name: str, profile: str = "", seed: int = 0) -> Experiment:
-    """The row `name` at `profile` and `seed`. Raises UsageError for an unknown name or profile."""
-    if name not in EXPERIMENTS:
-        raise UsageError(f"unknown experiment {name!r}; `python run.py list` shows them all")
-    if profile:
-        choose("profile", profile, PROFILES)
-    return replace(EXPERIMENTS[name], profile=profile, seed=seed)
+    """The row `name` at `profile` and `seed`. Raises UsageError for an unknown name or profile, and for what is no seed.
+
+    >>> experiment("MLP_4", "cpu", seed=1)
+    """
+    return replace(valid.row_named(name, EXPERIMENTS), profile=profile, seed=seed)
 
 
 def current_profile(profile: str | None = None) -> str:
@@ -248,37 +274,46 @@ def price(exp: Experiment) -> float:
     return PROFILES[exp.profile].seconds.get(exp.family, 0.0)
 
 
-# The families that a profile does not run: the sample has no budget for controls, and what bf16 does is asked at 32 pixels.
-NO_BUDGET = {"sample": ("control", "control_cnn", "control_fp64", "control_bf16"), "paper": ("control_bf16",)}
-
-
 def has_budget(exp: Experiment) -> bool:
     """Whether the experiment's profile runs it."""
-    return exp.family not in NO_BUDGET.get(exp.profile, ())
+    return exp.family not in PROFILES[exp.profile].left_out
 
 
 def with_budget(*exps: Experiment) -> str:
     """The profiles that run all of these, as "cpu or paper"."""
-    return " or ".join(profile for profile in PROFILES if all(has_budget(replace(exp, profile=profile)) for exp in exps))
+    return " or ".join(name for name, profile in PROFILES.items() if not {exp.family for exp in exps} & {*profile.left_out})
+
+
+def keeps_weights(exp: Experiment) -> bool:
+    """Whether the final weights are kept: they were asked for, the final test needs them, or another row starts from them."""
+    return exp.keep_weights or exp.final_test or any(row.start_from == exp.name for row in EXPERIMENTS.values())
+
+
+def image_chapter(exp: Experiment) -> int:
+    """The chapter whose image size the experiment takes: its own, else the one that has its data set."""
+    return exp.chapter or USUAL_CHAPTER[exp.dataset]
 
 
 def identity(exp: Experiment) -> dict:
     """What the experiment is at its profile's size: its fields, with budget and image size filled in.
 
-    Name, profile and seed are the record's place, family only says who pays; neither is part of it.
+    The fields in NOT_COMPUTED are no part of it. Raises UsageError where the profile would pass over the epochs that were asked for.
     """
     profile = PROFILES[choose("profile", exp.profile, PROFILES)]
-    choose("kind", exp.kind, KINDS)
-    choose("data set", exp.dataset, CLASSES)
-    choose("chapter", str(exp.chapter), map(str, profile.image_size))
-    fields = {k: v for k, v in asdict(exp).items() if k not in ("name", "profile", "seed", "family")}
-    fields["image_size"] = profile.image_size[exp.chapter]
+    fields = {key: value for key, value in asdict(exp).items() if key not in NOT_COMPUTED}
+    fields["image_size"] = profile.image_size[image_chapter(exp)]
     fields["steps_per_epoch"] = None
     steps, rows = profile.budgets.get(exp.family, (0, 0))
     if steps:
         fields |= {"epochs": rows, "steps_per_epoch": steps // rows}
     elif exp.chapter == 5 and profile.most_epochs:
         fields["epochs"] = min(exp.epochs, profile.most_epochs)
+    usual = {row.epochs for row in EXPERIMENTS.values() if row.family == exp.family}
+    if fields["epochs"] != exp.epochs and usual and exp.epochs not in usual:  # which the profile's number stands for
+        raise UsageError(
+            f"epochs={exp.epochs} of {exp.name} has no effect in the profile {profile.name}, where its family has {fields['epochs']} rows; "
+            f"leave it at {min(usual)}, or give family=''"
+        )
     if exp.kind == "tsne":
         fields["images"] = profile.tsne_images
     if exp.kind == "timing":

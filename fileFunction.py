@@ -11,9 +11,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
+from experimentTable import Held, UsageError
 
-from experimentTable import UsageError
+
+class WriteError(UsageError):
+    """The disk or its file system refuses to be written to, whoever asks."""
 
 
 def first_line(error: BaseException) -> str:
@@ -31,7 +33,7 @@ def digest(state: dict) -> str:
     """sha256 of a state dict's names and bytes, whatever file holds it (a saved file's bytes depend on its own name)."""
     total = hashlib.sha256()
     for name, tensor in state.items():
-        if not isinstance(tensor, torch.Tensor):  # a module's extra state
+        if not hasattr(tensor, "detach"):  # no tensor but a module's extra state
             total.update(name.encode() + pickle.dumps(tensor))
             continue
         total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
@@ -41,6 +43,8 @@ def digest(state: dict) -> str:
 
 def load_tensors(path: Path) -> dict:
     """Read a file of tensors and primitives; nothing else is unpickled. UsageError for a damaged or hostile file."""
+    import torch  # late: what else is read needs none
+
     try:
         with zipfile.ZipFile(path) as archive:  # torch does not look at the checksums that it writes
             if (damaged := archive.testzip()) is not None:
@@ -52,17 +56,19 @@ def load_tensors(path: Path) -> dict:
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Say in one line what a full or read-only disk refuses; Ctrl-C stays Ctrl-C. Raises UsageError."""
+    """Say in one line what a full or read-only disk refuses; Ctrl-C stays Ctrl-C. Raises WriteError, a UsageError."""
     try:
         yield
     except (OSError, RuntimeError) as error:
         cause = error if isinstance(error, OSError) else error.__context__  # torch.save covers what ended its writing with its own error
         if isinstance(cause, KeyboardInterrupt):
             raise cause from None
+        if isinstance(error, NotImplementedError):  # filelock's
+            raise WriteError(f"the file system of {path} knows no locks; set RUNS_DIR to a folder on another one") from None
         if not isinstance(cause, OSError):
             raise
         reason = cause.strerror or cause
-        raise UsageError(f"cannot write records to {path} ({reason}); make room, or set RUNS_DIR to a folder you can write to") from None
+        raise WriteError(f"cannot write records to {path} ({reason}); make room, or set RUNS_DIR to a folder you can write to") from None
 
 
 @contextmanager
@@ -72,11 +78,42 @@ def atomic(path: Path) -> Iterator[Path]:
     try:
         with writing(path):
             yield part
-            with part.open("rb") as file:
+            with part.open("rb+") as file:  # Windows flushes only what is open for writing
                 os.fsync(file.fileno())
             part.replace(path)
     finally:
         part.unlink(missing_ok=True)
+
+
+@contextmanager
+def lock(path: Path, busy: str, patience: float | None = None) -> Iterator[None]:
+    """Hold the lock file at `path`, as one process at a time can; its folder is made. The lock ends with its process.
+
+    path: it must not lie in a folder that is renamed meanwhile, which Windows refuses. busy: what is said of it where another
+    process holds it. patience: None raises Held, a UsageError, with that message at once; a number waits as long as it takes, and
+    prints the message after so many seconds. Raises UsageError where no lock can be written.
+
+    Example::
+
+        with lock(folder / ".table.lock", "another process writes the table; wait for it"):
+            write_json(folder / "table.json", table)
+    """
+    from filelock import FileLock, Timeout
+
+    held = FileLock(path)
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            held.acquire(timeout=patience or 0)
+        except Timeout:
+            if patience is None:
+                raise Held(busy) from None
+            print(busy)
+            held.acquire()
+    try:
+        yield
+    finally:
+        held.release()
 
 
 def rounded(value: Any) -> Any:

@@ -23,9 +23,10 @@ from optimizerFunction import restore_optimizer
 from recordFunction import Record, RunFolder
 from trainFunction import EarlyStopping, GradientNorms, evaluate, probe, train_epoch
 from utilityFunction import bar, checkpoint_seconds, device, seed_everything
-from wandbFunction import Mirror
+from wandbFunction import Mirror, closing
 
 
+@closing()
 def fit(
     model: nn.Module, train: Source, eval_set: Source, exp: Experiment, recipe: Recipe, folder: RunFolder, checkpoint: dict | None, *,
     split_name: str, steps: int | None = None, keep_weights: bool = False, use_wandb: Any = True, line: Any = None,
@@ -65,7 +66,7 @@ def fit(
             if schedule is not None:
                 schedule.load_state_dict(checkpoint["schedule"])
             stopping, best, first = EarlyStopping(**checkpoint["stopping"]), checkpoint["best"], checkpoint["epoch"] + 1
-    mirrored = Mirror(Record(folder.path), None if use_wandb is True else use_wandb) if use_wandb else None
+    mirrored = Mirror(Record(folder.path), None if use_wandb is True else use_wandb, model) if use_wandb else None
     line = bar(exp.epochs) if line is None else line
     line.reset(total=exp.epochs)
     line.set_description_str(exp.name)

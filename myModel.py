@@ -12,7 +12,7 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from experimentTable import UsageError, choose
+from experimentTable import BUILDERS, UsageError, choose
 from modelBlock import MaxPoolReLU, chain, plain_block, residual_block
 
 Layout = Sequence[Sequence[int] | int]
@@ -134,7 +134,8 @@ def _cnn(layout: Layout, head: Sequence[int], residual: bool = False) -> Callabl
 
 
 # name -> builder, called with image_size=128 or another; only a CNN takes notice of the size
-MODELS: dict[str, Callable[..., nn.Module]] = {
+MODELS: dict[str, Callable[..., nn.Module]] = BUILDERS  # where the table, which needs no torch, looks names up
+MODELS |= {
     "MLP_4": _mlp(MLP_4),
     "MLP_13": _mlp(MLP_13),
     "MLP_23": _mlp(MLP_23),

@@ -2,27 +2,46 @@
 
 import argparse
 import json
+import math
 import os
 import re
 import sys
 import time
+from collections.abc import Iterable
 from contextlib import nullcontext, redirect_stdout
 from dataclasses import asdict
 from functools import partial
-from typing import Any
+from typing import Any, NoReturn
 
-from experimentTable import NAME, PROFILES, ROWS, UsageError, current_profile, experiment, has_budget, identity, price
+from deepnet.text import duration
+from experimentTable import NAME, PROFILES, ROWS, UsageError, choose, current_profile, experiment, has_budget, identity, price
+
+MOST_SEEDS = 1_000  # in one call
 
 
 def parse_seeds(text: str) -> list[int]:
-    """`"0-4"`, `"0,2"` or `"1"` as a list, each once. Raises UsageError for what is no number."""
-    seeds: list[int] = []
+    """`"0-4"`, `"0,2"` or `"1"` as a list, each once. Raises UsageError for what is no number, and for more than MOST_SEEDS."""
+    seeds: dict[int, None] = {}
     for part in text.split(","):
-        first, dash, last = part.partition("-")
+        first, dash, last = (word.strip() for word in part.partition("-"))
         if not first.isdecimal() or (dash and not last.isdecimal()) or int(first) > int(last or first):
             raise UsageError(f"seeds {text!r} are no numbers; write 3, 0,2 or 0-4")
-        seeds += range(int(first), int(last or first) + 1)
-    return list(dict.fromkeys(seeds))
+        several = range(int(first), int(last or first) + 1)
+        seeds |= dict.fromkeys(several[: MOST_SEEDS + 1])
+        if len(seeds) > MOST_SEEDS:
+            raise UsageError(f"seeds {text!r} are more than {MOST_SEEDS:,}; name fewer in one call")
+    return list(seeds)
+
+
+def minutes(text: str) -> float:
+    """A number of minutes. Raises argparse's error for what is none, negative or not finite."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 <= value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of minutes; write 90 or 0.5")
+    return value
 
 
 def chosen_names(arguments: argparse.Namespace, recorded: bool = False) -> list[str]:
@@ -48,7 +67,6 @@ def chosen_names(arguments: argparse.Namespace, recorded: bool = False) -> list[
 def list_runs(arguments: argparse.Namespace) -> bool:
     """Every experiment: what it is, its state with seed 0 and its price; what is damaged says so in its row, and why beside the list."""
     from recordFunction import find_record
-    from utilityFunction import duration
 
     profile = current_profile(arguments.profile)
     table = []
@@ -79,11 +97,11 @@ def list_runs(arguments: argparse.Namespace) -> bool:
 
 def train(arguments: argparse.Namespace) -> bool:
     """Train what is named; with --minutes leave off between epochs when the time is up."""
+    names, seeds = chosen_names(arguments), parse_seeds(arguments.seeds)  # refused at once, before torch is imported
     from coreFunction import run_all
     from queueFunction import dask_executor, process_pool
 
-    end = time.monotonic() + 60 * arguments.minutes if arguments.minutes is not None else float("inf")
-    names, seeds = chosen_names(arguments), parse_seeds(arguments.seeds)
+    end = time.monotonic() + 60 * arguments.minutes if arguments.minutes is not None else math.inf
     workers = (
         dask_executor(arguments.dask)
         if arguments.dask
@@ -104,20 +122,17 @@ def train(arguments: argparse.Namespace) -> bool:
 def search(arguments: argparse.Namespace) -> bool:
     """The report's search, or with --join work on one that another process has begun; its finished trials, best first.
 
-    What was asked is done when all its trials have ended, and not every one of them without a score.
+    It ends when all its trials have; that is a success unless every one of them is without a score.
     """
-    import searchFunction
-    from recordFunction import find_record
-
     name, profile, seed, count = arguments.join or arguments.name, current_profile(arguments.profile), arguments.seed, arguments.count
+    import searchFunction
+
     where: dict[str, Any] = {"profile": profile, "seed": seed, "storage": arguments.storage}
     begin = partial(searchFunction.search, searchFunction.REPORT_SWEEP, count)
     records = (searchFunction.join if arguments.join else begin)(name=name, **where)
     for record in records:
         print(record)
-    count = searchFunction.asked_trials(name, **where) if arguments.join else count
-    trials = [find_record(f"{name}_{number}", profile, seed) for number in range(1, count + 1)]
-    return bool(records) and all(trial and trial.result for trial in trials)
+    return bool(records)
 
 
 def show(arguments: argparse.Namespace) -> bool:
@@ -164,9 +179,9 @@ def publish(arguments: argparse.Namespace) -> bool:
 
 def verify(arguments: argparse.Namespace) -> bool:
     """Train committed records again and say what differs; with --json standard output holds that alone."""
+    names, seeds = chosen_names(arguments), parse_seeds(arguments.seeds)
     from verifyFunction import verify as verify_record
 
-    names, seeds = chosen_names(arguments), parse_seeds(arguments.seeds)
     found = []
     for name, seed in ((name, seed) for name in names for seed in seeds):
         try:
@@ -182,12 +197,12 @@ def verify(arguments: argparse.Namespace) -> bool:
 
 def sync(arguments: argparse.Namespace) -> bool:
     """Write finished records (of all seeds, where none is named) and the profile's figures to W&B."""
-    from deepnet.figures.registry import found
-    from wandbFunction import sync as sync_records
-
     profile = current_profile(arguments.profile)
     names = chosen_names(arguments, recorded=True) if arguments.names or arguments.chapter is not None else ["*"]
     seeds = parse_seeds(arguments.seeds) if arguments.seeds else None
+    from deepnet.figures.registry import found
+    from wandbFunction import sync as sync_records
+
     records = [r for name in names for runs in found(name, profile).values() for r in runs if seeds is None or r.seed in seeds]
     missing = [name for name in arguments.names if name not in {record.name for record in records}]
     if missing or not records:
@@ -196,19 +211,41 @@ def sync(arguments: argparse.Namespace) -> bool:
     return True
 
 
-def parser() -> argparse.ArgumentParser:
+COMMANDS = {
+    "list": (list_runs, "every experiment with its state and price"),
+    "train": (train, "train experiments, or go on with interrupted ones"),
+    "search": (search, "the report's hyperparameter search, by one process or several"),
+    "show": (show, "a run's settings, rows and result"),
+    "publish": (publish, "copy finished records to report/records, as evidence"),
+    "verify": (verify, "train committed records again, apart from all others, and say what differs"),
+    "sync": (sync, "write finished records and the figures to Weights & Biases; all of the profile where none is named"),
+}
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says in one line what is wrong, and ends with status 2."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}; `python {self.prog} --help` shows what there is\n")
+
+    def known(self, kind: str, value: str, choices: Iterable[str]) -> None:
+        try:
+            choose(kind, value, choices)
+        except UsageError as error:
+            self.exit(2, f"{self.prog}: {error}\n")
+
+    def parse_known_args(self, *arguments: Any) -> tuple[argparse.Namespace, list[str]]:  # type: ignore[override]
+        found, unknown = super().parse_known_args(*arguments)
+        if unknown and unknown[0].startswith("--"):
+            self.known("option", unknown[0].partition("=")[0], re.findall(r"--\w[\w-]*", self.format_usage()))
+        return found, unknown
+
+
+def parser() -> _Parser:
     """The commands and their options."""
-    top = argparse.ArgumentParser(prog="run.py", description=__doc__)
+    top = _Parser(prog="run.py", description=__doc__)
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for function, name, text in (
-        (list_runs, "list", "every experiment with its state and price"),
-        (train, "train", "train experiments, or go on with interrupted ones"),
-        (search, "search", "the report's hyperparameter search, by one process or several"),
-        (show, "show", "a run's settings, rows and result"),
-        (publish, "publish", "copy finished records to report/records, as evidence"),
-        (verify, "verify", "train committed records again, apart from all others, and say what differs"),
-        (sync, "sync", "write finished records and the figures to Weights & Biases; all of the profile where none is named"),
-    ):
+    for name, (function, text) in COMMANDS.items():
         command = commands.add_parser(name, help=text, description=text)
         command.set_defaults(function=function)
         command.add_argument("--profile", default="", help=f"{', '.join(PROFILES)} (default: $PROFILE, else sample)")
@@ -223,7 +260,7 @@ def parser() -> argparse.ArgumentParser:
         if name in ("list", "show", "verify"):
             command.add_argument("--json", action="store_true", help="for programs")
         if name == "train":
-            command.add_argument("--minutes", type=float, help="leave off cleanly between epochs after this time")
+            command.add_argument("--minutes", type=minutes, help="leave off cleanly between epochs after this time")
             command.add_argument("--fresh", action="store_true", help="leave the committed records aside")
             several = command.add_mutually_exclusive_group()
             several.add_argument("--workers", type=int, help="so many processes side by side, which share the cores")
@@ -244,7 +281,10 @@ def parser() -> argparse.ArgumentParser:
 def main() -> int:
     """Exit status 0 only when what was asked was done."""
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # huge pages for large tensors, which torch asks for once, at its first one
-    arguments = parser().parse_args()
+    top = parser()
+    if sys.argv[1:] and not sys.argv[1].startswith("-"):
+        top.known("command", sys.argv[1], COMMANDS)
+    arguments = top.parse_args()
     try:
         return 0 if arguments.function(arguments) else 1
     except UsageError as error:

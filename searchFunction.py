@@ -1,224 +1,298 @@
 """The report's Bayesian search: one W&B sweep configuration; W&B's agent draws from it, or without an account Optuna.
 
-Every trial is an ordinary run, named `<name>_<number>`: recorded, resumable, early-stopped, cached. Optuna's database says which
-process is at which trial, whoever drew it (`trialFunction.py`).
+Every trial is an ordinary run, named `<name>_<number>`: recorded, resumable, early-stopped, cached. Optuna's database
+says which trials there are (`trialFunction.py`).
 """
 
-import json
-import math
+import os
+import random
 import time
-from dataclasses import replace
-from functools import partial
-from itertools import product
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-import trialFunction
-from coreFunction import build, missing_parents, run
+from coreFunction import missing_parents, run
+from dataFunction import load_images
 from deepnet.text import counted
-from experimentTable import Held, UsageError, current_profile, experiment, price
-from recordFunction import Record
-from sweepFunction import REPORT_SWEEP, begin_sweep, check_trials, said_best, score, space, with_agent
-from trialFunction import alone, attempts_of, has_ended, open_study, pause, queue_trial, rank_of, take_over, trial_lock, wait_for_the_silent
+from deepnet.vocabulary import KEYS
+from experimentTable import EXPERIMENTS, PROJECT, Experiment, Held, UsageError, current_profile, experiment, price
+from fileFunction import WriteError, first_line
+from recordFunction import Record, runs_dir
+from sweepFunction import REPORT_SWEEP, Sweep, plain, read_sweep
+from trialFunction import Study, distribution, open_study, said_best, score, values_of
 from utilityFunction import about, bar, mixed
-from wandbFunction import open_for_sweep, wandb_mode
+from wandbFunction import complaint, open_for_sweep, wandb_mode
 
-__all__ = ["REPORT_SWEEP", "asked_trials", "join", "search", "space"]
+__all__ = ["REPORT_SWEEP", "join", "search"]
 
 START_UP = 4  # random trials first; GPSampler's default of 10 would leave a search of 12 with two Bayesian ones
+PAUSE = 1  # seconds before other processes' trials are looked at again
 
 
 def search(
-    config: dict, count: int, *, base: str = "sweep_1", name: str = "search", profile: str = "", seed: int = 0, storage: str = ""
-) -> list[Record]:
-    """Run `count` trials of the table's row `base` with values drawn from `config`; returns the finished ones' records, best first.
+    config: dict, count: int, *, base: str | Experiment = "sweep_1", name: str = "search", profile: str = "", seed: int | None = None,
+    storage: str = "",
+) -> list[Record]:  # fmt: skip
+    """Run `count` trials of the experiment `base` with values drawn from `config`; returns the finished ones' records,
+    best first.
 
-    Method `bayes` is a Gaussian process, `random` draws at random, `grid` takes every combination: Optuna's, seeded, or with a W&B
-    account those of a W&B sweep, whose agent gives each trial its values and its W&B run (never tried against W&B's servers). The trials
-    are in a database: SQLite in the records folder, or the server at the URL `storage`. Called again, a finished search trains nothing, a
-    larger `count` adds trials, and a search that was cut off goes on, the unfinished trial first; so does one whose database and records
-    are committed. Other processes may `join` it meanwhile. Raises UsageError, before anything is written, for what no trial could be
-    drawn from or run with; for another configuration than the search was begun with; and where W&B makes no sweep or gives no trial.
+    `config` is what W&B calls a sweep configuration. Method `bayes` is a Gaussian process, `random` draws at random,
+    `grid` takes every combination: Optuna's, seeded, or with a W&B account those of a W&B sweep, whose agent gives each
+    trial its values and its W&B run (never tried against W&B's servers). What has no meaning here (program, command,
+    description, ...) is named and passed over. `base` is a row of the table or its name; a row's own profile and seed
+    hold unless others are given.
+
+    The trials are in a database: SQLite in the records folder, or the server at the URL `storage`. Called again, a
+    finished search trains nothing, a larger `count` adds trials, and a search that was cut off goes on, the unfinished
+    trial first; so does one whose database and records are committed. Other processes may `join` it meanwhile. A trial
+    that fails is recorded as failed, and the others go on.
+
+    Raises UsageError, before anything is written, for what no trial could be drawn from or run with, all of it in one
+    message; for another configuration than the search was begun with; and where W&B makes no sweep or gives no trial.
+
+    >>> search(REPORT_SWEEP, 12, profile="sample")  # doctest: +SKIP
+    [<Record search_9 (sample, seed 0): ...>, ...]
     """
-    profile, distributions = current_profile(profile), space(config)
+    config, row = plain(config), _base(base, profile, seed)
+    sweep = read_sweep(config, row)
     if type(count) is not int or count < 1:
         raise UsageError(f"count must be a whole number of at least 1, got {count!r}")
-    check_trials(experiment(str(base), profile, seed), config, distributions)
-    grid: list[tuple] = []
-    if config["method"] == "grid":
-        if free := [key for key, drawn in distributions.items() if not hasattr(drawn, "choices")]:
-            raise UsageError(f"a grid needs 'values' or 'value' for {free[0]!r}; list them, or use method bayes or random")
-        grid = list(product(*(drawn.choices for drawn in distributions.values())))
-        count = min(count, len(grid))
-    with open_study(name, profile, seed, storage, config["metric"]["goal"]) as study:
-        asked = json.loads(json.dumps({"config": config, "base": base}))
-        if study.user_attrs.get("asked", asked) != asked:
-            raise UsageError(f"the search {name!r} was begun with another configuration; give this one another name")
-        if "asked" not in study.user_attrs and wandb_mode() == "online":
-            study.set_user_attr("sweep", begin_sweep(config, name))
-        study.set_user_attr("count", max(count, study.user_attrs.get("count", 0)))
-        study.set_user_attr("asked", asked)  # the last one: from now on others can join
-        if grid and not _sweep(study):  # Optuna's own grid sampler does not know trials that are tried again
-            there = [trial.params for trial in study.get_trials(deepcopy=False)]
-            for values in grid:
-                if (point := dict(zip(distributions, values, strict=True))) not in there:
-                    queue_trial(study, point, distributions)
-        lock = trial_lock(study, profile)
-        wait_for_the_silent(study, lock)
-        return _Worker(study, name, profile, seed, count, lock, number=0).work()
+    count = int(min(count, sweep.run_cap or count, sweep.size))
+    fields = {key: value for key, value in asdict(row).items() if key not in ("profile", "seed")}
+    known = row.name in EXPERIMENTS and replace(row, profile="", seed=0) == EXPERIMENTS[row.name]
+    with open_study(name, row.profile, row.seed, storage, "maximize" if sweep.maximize else "minimize") as study:
+        with study.alone():
+            asked = study.asked.get("asked")
+            if asked is None:
+                for note in sweep.notes:
+                    print(f"{name}: {note}")
+                if wandb_mode() == "online":
+                    study.study.set_user_attr("sweep", begin_sweep(config, name))
+            elif read_sweep(asked["config"]) != sweep or _row(asked, study) != row:
+                raise UsageError(f"the search {name!r} was begun with another configuration; give this one another name")
+            study.study.set_user_attr("count", max(count, study.asked.get("count", 0)))
+            if asked is None:  # the last one: from now on others can join
+                kept = {key: config[key] for key in KEYS if key in config}
+                study.study.set_user_attr("asked", {"config": kept, "base": row.name if known else fields})
+        return _Search(study, row, sweep, count).work()
 
 
 def join(name: str = "search", *, profile: str = "", seed: int = 0, storage: str = "") -> list[Record]:
-    """Work on a search that another process has begun, until it has its trials; returns the finished ones' records, best first.
+    """Work on a search that another process has begun, until it has its trials; returns the finished ones' records,
+    best first.
 
     Raises UsageError where no search of that name has been begun.
+
+    >>> join("search", profile="sample")  # doctest: +SKIP
+    [<Record search_9 (sample, seed 0): ...>, ...]
     """
-    profile = current_profile(profile)
-    with open_study(name, profile, seed, storage) as study:
-        lock = trial_lock(study, profile)
-        with alone(lock):
-            number = study.user_attrs.get("joined", 0) + 1
-            study.set_user_attr("joined", number)
-        return _Worker(study, name, profile, seed, study.user_attrs["count"], lock, number).work()
-
-
-def asked_trials(name: str = "search", *, profile: str = "", seed: int = 0, storage: str = "") -> int:
-    """How many trials were asked of a search that has been begun."""
     with open_study(name, current_profile(profile), seed, storage) as study:
-        return study.user_attrs["count"]
+        asked = study.asked["asked"]
+        return _Search(study, _row(asked, study), read_sweep(asked["config"]), study.asked["count"]).work()
 
 
-def _sweep(study: Any) -> str | None:
-    """The W&B sweep that draws this search's trials: there is one if W&B could be reached when it was begun, and can be now."""
-    sweep = study.user_attrs.get("sweep")
-    return sweep if sweep and wandb_mode() == "online" else None
+def _base(base: Any, profile: str, seed: int | None) -> Experiment:
+    """The experiment that a search varies, at its profile and seed."""
+    if not isinstance(base, Experiment):
+        return experiment(str(base), current_profile(profile), 0 if seed is None else seed)
+    if profile and base.profile not in ("", profile):
+        raise UsageError(f"base is a row of profile {base.profile}, and profile={profile!r} is given too; give one of them")
+    if seed is not None and base.seed not in (0, seed):
+        raise UsageError(f"base is a row of seed {base.seed}, and seed={seed!r} is given too; give one of them")
+    return replace(base, profile=current_profile(profile or base.profile), seed=base.seed if seed is None else seed)
+
+
+def _row(asked: dict, study: Study) -> Experiment:
+    """The experiment that a search which was begun varies."""
+    profile, base = study.folder.name, asked["base"]
+    if isinstance(base, str):
+        return experiment(base, profile, study.seed)
+    trainable = None if base["trainable"] is None else tuple(base["trainable"])
+    return Experiment(**base | {"trainable": trainable, "profile": profile, "seed": study.seed})
 
 
 # ---------------------------------------------------------------- the trials
 
 
-class _Worker:
-    """One process at a search, until `count` trials have ended, here or elsewhere; `number` 0 calls `search`, 1, 2, ... join it."""
+@dataclass
+class _Search:
+    """One process at a search: trials of `row` until `count` of them have ended, here or in other processes."""
 
-    def __init__(self, study: Any, name: str, profile: str, seed: int, count: int, lock: Any, number: int) -> None:
-        self.study, self.name, self.seed, self.count, self.lock, self.number = study, name, seed, count, lock, number
-        self.config, base = (study.user_attrs["asked"][key] for key in ("config", "base"))
-        self.row, self.distributions = experiment(base, profile, seed), space(self.config)
+    study: Study
+    row: Experiment
+    sweep: Sweep
+    count: int
 
     def work(self) -> list[Record]:
-        """Run trials; returns the finished ones' records, best first."""
-        from optuna.trial import TrialState
-
-        todo = self.count - sum(map(has_ended, attempts_of(self.study)))
-        if todo > 0:
-            seconds = todo * price(self.row) + sum(map(price, missing_parents(self.row)))
-            print(f"{counted(self.count, 'trial')}, {self.count - todo} of them ended already; to go: {about(seconds, self.row.profile)}")
-            if _sweep(self.study) and self.row.start_from:
-                build(self.row)  # trains what the trials start from, if need be: a W&B run that cannot be within an agent
-        whole, self.line = bar(self.count, f"{self.name}: trials", unit="trial"), bar(1)
-        point: dict | None = None  # is drawn without the lock, for that takes seconds
-        begun_then = 0  # trials, when it was drawn
+        """Run trials until there are enough, or one has reached the target; returns the finished ones' records, best first."""
+        self.prepare()
+        trial_bar, self.line = bar(self.count, f"{self.study.name}: trials", unit="trial"), bar(1)
         while True:
-            with alone(self.lock):
-                take_over(self.study)
-                attempts = attempts_of(self.study)
-                ended = sum(map(has_ended, attempts))
-                whole.update(ended - whole.n)
-                if ended >= self.count:
-                    break
-                waiting = any(trial.state == TrialState.WAITING for tried in attempts for trial in tried)
-                wanting = not waiting and len(attempts) < self.count
-                sweep = _sweep(self.study) if wanting else None
-                taken = len(attempts) > begun_then and any(trial.params == point for tried in attempts for trial in tried)
-                if wanting and point and not taken and not sweep:
-                    queue_trial(self.study, point, self.distributions)
-                    waiting = True
-                if waiting:
-                    self._attempt()
-            point = None
-            if sweep:
-                with_agent(sweep, self._agents_trial)
-            elif not waiting and wanting:
-                begun_then = len(attempts)
-                drawing = mixed(int.from_bytes(self.name.encode()), self.seed, self.number, begun_then) % 2**32
-                point = _draw(self.study, self.config["method"], self.distributions, drawing)
-            elif not waiting:  # other processes are at the last ones
-                pause()
-        for display in (whole, self.line):
+            with ExitStack() as held:
+                with self.study.alone():
+                    trials = self.trials()
+                    ended = sum(trial.state.is_finished() for trial in trials)
+                    trial_bar.update(ended - trial_bar.n)
+                    reached = any(trial.value is not None and self.sweep.reached(trial.value) for trial in trials)
+                    if ended >= (len(trials) if reached else self.count):
+                        break
+                    trial = self.study.take(trials, held)
+                    wanting = trial is None and not reached and len(trials) < self.count
+                    agent = self.study.asked.get("sweep") if wanting and wandb_mode() == "online" else None
+                    if wanting and not agent:
+                        trial = self.study.take([self.study.add(self.next_point(trials), self.sweep)], held)
+                if trial:
+                    with suppress(Held):  # another process trains this very run, or what it starts from
+                        self.attempt(trial)
+                        continue
+            if agent:
+                with_agent(agent, self.agents_trial)
+            else:
+                time.sleep(PAUSE)
+        for display in (trial_bar, self.line):
             display.close()
-        return self._best_first(attempts[: self.count])
-
-    def _run(self, rank: int, params: dict, wandb: Any = True) -> Record:
-        return run(replace(self.row, name=f"{self.name}_{rank + 1}", **params), line=self.line, wandb=wandb)
-
-    def _objective(self, begun: Any, trial: Any) -> float:
-        from optuna.exceptions import TrialPruned
-
-        self.study._storage.record_heartbeat(trial._trial_id)  # Optuna's thread may come to it after a kill, and nobody would miss us
-        trial.set_user_attr("begun", self.number)
-        self.lock.release()
-        if (rank := rank_of(attempts_of(self.study), trial)) >= self.count:  # a grid's trials are all queued, however few were asked for
-            raise TrialPruned
-        # W&B knows one run alone within an agent: another trial than the one it is for goes without.
-        its = bool(begun) and begun.id == trial.user_attrs.get("wandb")
-        record = self._run(rank, trial.params, begun if its else not begun)
-        if not record.finished:
-            trial.set_user_attr("failed", record.result["reason"])
-            return math.nan  # a failed trial to Optuna
-        value = score(record, self.config["metric"])
-        if its:
-            begun.summary[self.config["metric"]["name"]] = value  # what the sweep goes by
-        return value
-
-    def _attempt(self, begun: Any = None) -> None:
-        """Take a waiting trial, with the lock held until it is ours, and run it; `begun` is the W&B run in which an agent has us."""
-        try:
-            self.study.optimize(partial(self._objective, begun), n_trials=1)
-        except Held:  # its process is slow, not dead; the next attempt will find the record
-            time.sleep(trialFunction.HEARTBEAT)
-        except (ValueError, AssertionError) as error:  # the second, which Optuna fails with as it handles the first, covers it
-            if "Cannot tell" not in f"{error} {error.__context__}":  # else it was us who were slow: another process has this trial now
-                raise
-
-    def _agents_trial(self) -> None:
-        with open_for_sweep(self.row) as begun, alone(self.lock):
-            if len(attempts_of(self.study)) < self.count:
-                values = {key: begun.config[key] for key in self.distributions}
-                queue_trial(self.study, values, self.distributions, wandb=begun.id)
-                self._attempt(begun)
-
-    def _best_first(self, attempts: list[list[Any]]) -> list[Record]:
-        """The records of the trials that have a score, which is said of the best."""
-        from optuna.trial import TrialState
-
-        scored = [
-            (trial.value, rank, trial.params)
-            for rank, tried in enumerate(attempts)
-            for trial in tried
-            if trial.state == TrialState.COMPLETE
-        ]
-        scored.sort(key=lambda trial: trial[0], reverse=self.config["metric"]["goal"] == "maximize")
-        records = [self._run(rank, params) for _, rank, params in scored]
-        print(f"{self.name}: {said_best(self.config, records)}" if records else f"{self.name}: no trial has a score")
+        scored = [trial for trial in trials if trial.value is not None]
+        scored.sort(key=lambda trial: trial.value, reverse=self.sweep.maximize)
+        records = [self.run(trial) for trial in scored]
+        best = said_best(self.study.asked["asked"]["config"], records) if records else "no trial has a score"
+        print(f"{self.study.name}: {best}")
         return records
 
+    def trials(self) -> list[Any]:
+        return self.study.trials()[: self.count]
 
-def _draw(study: Any, method: str, distributions: dict, seed: int) -> dict:
+    def prepare(self) -> None:
+        """Say how long it will take, and have ready what all trials need: without it none of them is begun."""
+        todo = self.count - sum(trial.state.is_finished() for trial in self.trials())
+        if todo <= 0:
+            return
+        parents = missing_parents(self.row)
+        seconds = about(todo * price(self.row) + sum(map(price, parents)), self.row.profile)
+        print(f"{counted(self.count, 'trial')}, {self.count - todo} of them ended already; to go: {seconds}")
+        if "start_from" not in self.sweep.parameters:
+            for parent in reversed(parents):
+                run(parent, evidence=False)
+        if "dataset" not in self.sweep.parameters:
+            load_images(self.row.dataset, "train", self.row.profile)
+
+    def next_point(self, trials: list[Any]) -> dict:
+        """The values of the trial after these."""
+        return self.sweep.grid_point(len(trials)) if self.sweep.method == "grid" else _draw(self.study, trials, self.sweep)
+
+    def run(self, trial: Any, wandb: Any = True) -> Record:
+        exp = replace(self.row, name=f"{self.study.name}_{trial.number + 1}", **values_of(trial))
+        return run(exp, line=self.line, wandb=wandb)
+
+    def attempt(self, trial: Any, begun: Any = None) -> None:
+        """Run a trial that is ours, and write what came of it; `begun` is the W&B run that an agent wants used.
+
+        What is no fault of the trial's is raised: another process is at its run, the disk cannot be written, the agent was stopped.
+        """
+        value, reason = None, ""
+        try:
+            record = self.run(trial, begun or True)
+            if record.finished:
+                value = score(record, self.sweep)
+                if begun:
+                    begun.summary[self.sweep.metric] = value  # what the sweep goes by
+            else:
+                reason = str(record.result["reason"])
+        except (Held, WriteError):
+            raise
+        except Exception as error:
+            if type(error) is Exception:  # with which W&B's agent stops a trial
+                raise
+            reason = first_line(error)
+            print(f"{self.study.name}_{trial.number + 1} (seed {self.row.seed}) failed: {reason}")
+        self.study.end(trial, value, reason)
+
+    def agents_trial(self) -> None:
+        """A trial with the values that W&B's agent has, written to the W&B run that it wants begun."""
+        with ExitStack() as held:
+            begun = held.enter_context(open_for_sweep(self.row))
+            with self.study.alone():
+                if len(self.study.trials()) >= self.count:
+                    return
+                trial = self.study.add({key: begun.config[key] for key in self.sweep.parameters}, self.sweep)
+                self.study.take([trial], held)
+            self.attempt(trial, begun)
+
+
+def _draw(study: Study, trials: list, sweep: Sweep) -> dict:
     """The next trial's values: from the trials so far and the seed alone, however often the search was cut off.
 
-    Values that were drawn before would give the same score: others are drawn at random in their place, as long as there are any.
+    Values that were drawn before would give the same score: others are drawn at random in their place, as long as there
+    are any.
     """
     import optuna
     from optuna.samplers import GPSampler, RandomSampler
 
-    at_random = RandomSampler(seed=seed)
-    sampler = GPSampler(seed=seed, n_startup_trials=START_UP) if method == "bayes" else at_random
-    drawing = optuna.create_study(sampler=sampler, direction=study.direction)
-    drawing.add_trials(study.get_trials(states=(optuna.trial.TrialState.COMPLETE,)))
-    drawn = [trial.params for trial in study.get_trials(deepcopy=False)]
-    point = drawing.ask(distributions).params
-    drawing.sampler = at_random
-    for _ in range(100):
+    # The 0 keeps the draws of the searches that are recorded.
+    seed = mixed(int.from_bytes(study.name.encode()), study.seed, 0, len(trials)) % 2**32
+    distributions = {name: distribution(parameter) for name, parameter in sweep.parameters.items()}
+    at_random, dice = RandomSampler(seed=seed), random.Random(seed)
+    sampler = GPSampler(seed=seed, n_startup_trials=START_UP) if sweep.method == "bayes" else at_random
+    drawing = optuna.create_study(sampler=sampler, direction=study.study.direction)
+    drawing.add_trials([trial for trial in trials if trial.value is not None])
+    drawn = [values_of(trial) for trial in trials]
+    for _ in range(101):
+        params = drawing.ask(distributions).params
+        point = {
+            name: dice.choices(parameter.choices, parameter.probabilities)[0] if parameter.probabilities else parameter.value(params[name])
+            for name, parameter in sweep.parameters.items()
+        }
         if point not in drawn:
             break
-        point = drawing.ask(distributions).params
+        drawing.sampler = at_random
     return point
+
+
+# ---------------------------------------------------------------- at W&B
+
+# wandb's `sweep-scheduler` can let Optuna suggest a sweep's runs too. It is not used: it asks W&B's server for the sweep and for
+# every run, so it does nothing offline, its study must not outlive its process, and only one process may drive a sweep.
+
+
+def begin_sweep(config: dict, name: str) -> str:
+    """Have W&B make a sweep of this configuration; returns its id. Raises UsageError where it does not."""
+    import wandb
+
+    said = {key: config[key] for key in ("description", "method", "metric", "parameters") if key in config}
+    try:
+        return wandb.sweep({"name": name} | said, project=PROJECT)
+    except Exception as error:  # of many kinds
+        raise UsageError(f"W&B makes no sweep ({complaint(error)}); with WANDB_MODE=offline the search needs none") from None
+
+
+def with_agent(sweep: str, trial: Callable[[], None]) -> None:
+    """Have an agent of W&B's ask the sweep for one trial, and call `trial` in the surroundings in which wandb.init
+    begins its run.
+
+    One trial an agent, since other processes may have taken the last one meanwhile. Raises what `trial` does, and
+    UsageError where the sweep gives no trial, or the agent was stopped: by Ctrl-C, which it keeps to itself, or on the
+    sweep's page.
+    """
+    import wandb
+
+    outcome: list[BaseException | None] = []
+
+    def call() -> None:
+        try:
+            trial()
+            outcome.append(None)
+        except BaseException as error:  # the agent would print it, and count it as a trial
+            outcome.append(error)
+
+    os.environ.setdefault("WANDB_DIR", str(runs_dir().resolve()))  # where the agent writes the values; else the current folder
+    try:
+        wandb.agent(sweep, call, project=PROJECT, count=1)
+        error = outcome[0] if outcome else UsageError(f"W&B's sweep {sweep} gives no more trials; it has ended or was stopped")
+    except Exception as refused:
+        error = refused
+    if isinstance(error, wandb.Error):
+        raise UsageError(f"W&B: {complaint(error)}; the same call goes on, with WANDB_MODE=offline without W&B") from None
+    if type(error) is Exception:  # with which the agent stops a trial
+        raise UsageError("W&B's agent was stopped; the same call goes on from here") from None
+    if error:
+        raise error

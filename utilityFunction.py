@@ -20,6 +20,7 @@ import numpy as np
 import torch
 import torchvision
 
+from deepnet.text import duration
 from experimentTable import PROFILES, UsageError
 from productFunction import LARGEST_BY_TAPS, SmallMaps, conv2d_by_taps, emulated_bf16, native_bf16
 from recordFunction import RESULTS_VERSION, ROOT, ROUNDING_VERSION
@@ -294,13 +295,6 @@ def checkpoint_seconds() -> float:
         return float(text)
     except ValueError:
         raise UsageError(f"CHECKPOINT_SECONDS={text} is no number; write seconds, such as 30") from None
-
-
-def duration(seconds: float) -> str:
-    """`75` -> "1 min 15 s"."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
 def about(seconds: float, profile: str) -> str:

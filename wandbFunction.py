@@ -1,4 +1,6 @@
-"""W&B, the mirror of the records: a run's rows as it trains, what came of it when it ends, any record afterwards, the figures."""
+"""W&B, the mirror of the records: a run's rows as it trains, what came of it when it ends, any record afterwards, the
+figures.
+"""
 
 import functools
 import os
@@ -8,15 +10,19 @@ from importlib.util import find_spec
 from io import BytesIO
 from netrc import NetrcParseError, netrc
 from pathlib import Path
-from typing import Any
+from secrets import token_hex
+from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
 import numpy as np
+import torch
+from torch import nn
 
 from dataFunction import CLASS_NAMES, ImageSet, at_hand, known_fingerprint, load_images
 from deepnet.text import counted
-from experimentTable import PROJECT, Experiment, UsageError
+from experimentTable import CLASSES, PROJECT, Experiment, UsageError
 from fileFunction import first_line
+from myModel import MODELS, count_modules, count_parameters, replace_head
 from recordFunction import PREDICTIONS, WEIGHTS, Record, runs_dir
 from utilityFunction import bar
 
@@ -27,18 +33,21 @@ class Mirror:
     """Writes a run to W&B, row by row, while it trains or afterwards; the record stays the truth.
 
     Online where wandb knows a key, else offline in `<runs>/wandb`. Whatever W&B fails at is said once and stops
-    nothing; `whole` is false then. `WANDB_MODE=disabled` turns it off.
+    nothing; `whole` is false then. `WANDB_MODE=disabled` turns it off. Used within `closing`, which closes it whatever
+    happens.
     """
 
+    open: ClassVar[list["Mirror"]] = []
     reachable = True  # until a run could not be opened: then this process asks no more, each try may wait half a minute
 
-    def __init__(self, record: Record, begun: Any = None) -> None:
-        """`begun`: a W&B run to write to; who has begun it closes it."""
+    def __init__(self, record: Record, begun: Any = None, model: nn.Module | None = None) -> None:
+        """`begun`: a W&B run to write to; who has begun it closes it. `model`: it is counted for the run's config."""
         self._run, self._rows, self.whole, self._begun = None, 0, False, begun
         if Mirror.reachable and self._quietly(wandb_mode) in ("online", "offline"):
             self.whole = True
-            self._run = self._quietly(_open_run, record, begun)
+            self._run = self._quietly(_open_run, record, begun, model)
             Mirror.reachable = self._run is not None
+            Mirror.open += [self] if self._run else []
         for row in record.rows:  # of a resumed run: pieces of an offline run do not join, so it is written anew
             self.log(row)
 
@@ -59,8 +68,13 @@ class Mirror:
         self._quietly(self._run.summary.update, _summary(record))
         if weights:
             self._quietly(_log_weights, self._run, record)
-        if not self._begun:
-            self._quietly(self._run.finish, 0 if record.finished else 1)
+        self.close(0 if record.finished else 1)
+
+    def close(self, exit_code: int) -> None:
+        """Close the run as W&B closes that of a program with this exit code."""
+        Mirror.open.remove(self)
+        if self._run and not self._begun:
+            self._quietly(self._run.finish, exit_code)
 
     def _quietly(self, call: Any, *args: Any, **kwargs: Any) -> Any:
         """The call's result, or None after one line on what W&B could not do: training must not depend on it."""
@@ -72,8 +86,25 @@ class Mirror:
             return None
 
 
+@contextmanager
+def closing() -> Iterator[None]:
+    """Close what is being written to W&B when the block ends by an exception: as failed, or after Ctrl-C as killed.
+
+    Else W&B would have it running until the process ends, and finished then.
+    """
+    before = [*Mirror.open]
+    try:
+        yield
+    except BaseException as error:
+        for mirrored in [mirrored for mirrored in Mirror.open if mirrored not in before]:
+            mirrored.close(255 if isinstance(error, KeyboardInterrupt) else 1)  # W&B's own for it
+        raise
+
+
+@closing()
 def mirror(record: Record, weights: bool = False) -> bool:
-    """Write any record to W&B, each time as a new run: finished, resumed, or committed evidence. Returns whether all was written.
+    """Write any record to W&B, each time as a new run: finished, resumed, or committed evidence. Returns whether all
+    was written.
 
     `weights`: with its weights, as an artifact of type "model". Raises UsageError where it has none.
     """
@@ -85,7 +116,8 @@ def mirror(record: Record, weights: bool = False) -> bool:
 
 
 def sync(records: list[Record], profile: str, weights: bool = False) -> str:
-    """Mirror `records` (with `weights`, where they have some), then the profile's figures; returns a line on what is where.
+    """Mirror `records` (with `weights`, where they have some), then the profile's figures; returns a line on what is
+    where.
 
     Raises UsageError where nothing can be uploaded, and in the end where something was not.
     """
@@ -117,11 +149,12 @@ MODES = {"online": "online", "run": "online", "offline": "offline", "dryrun": "o
 
 
 def wandb_wanted(choice: bool | None) -> bool:
-    """Whether a run is to be written to W&B, as the caller and the environment have it; nothing is imported to find out.
+    """Whether a run is to be written to W&B, as the caller and the environment have it; nothing is imported to find
+    out.
 
-    `None`: where `WANDB_MODE` is set or a W&B key is found, in `WANDB_API_KEY` or in the netrc file that `wandb login` writes.
-    `True`: yes, offline if there is no account. `WANDB_MODE=disabled` turns either off.
-    Raises UsageError for another `choice`, for a `WANDB_MODE` that W&B does not have, and for `True` where wandb is not installed.
+    `None`: where `WANDB_MODE` is set or a W&B key is found, in `WANDB_API_KEY` or in the netrc file that `wandb login`
+    writes. `True`: yes, offline if there is no account. `WANDB_MODE=disabled` turns either off. Raises UsageError for
+    another `choice`, for a `WANDB_MODE` that W&B does not have, and for `True` where wandb is not installed.
 
     >>> wandb_wanted(False)
     False
@@ -137,7 +170,9 @@ def wandb_wanted(choice: bool | None) -> bool:
 
 
 def _asked_mode() -> str:
-    """WANDB_MODE, in W&B's own spelling from now on; "" where it is not set. Raises UsageError for a mode that W&B does not have."""
+    """WANDB_MODE, in W&B's own spelling from now on; "" where it is not set. Raises UsageError for a mode that W&B does
+    not have.
+    """
     given = os.environ.get("WANDB_MODE", "")
     if not given:
         return ""
@@ -186,7 +221,9 @@ def _login_problem() -> str:
 
 
 def _state() -> tuple[str, str]:
-    """ "online", "offline" or "disabled", and what keeps runs from being uploaded, if WANDB_MODE=offline did not ask for that."""
+    """ "online", "offline" or "disabled", and what keeps runs from being uploaded, if WANDB_MODE=offline did not ask
+    for that.
+    """
     if (mode := _asked_mode()) == "disabled":  # then wandb, which may be broken, is not even imported
         return mode, "WANDB_MODE=disabled"
     if problem := _import_problem():
@@ -195,8 +232,10 @@ def _state() -> tuple[str, str]:
     return mode or ("offline" if problem else "online"), problem
 
 
-def wandb_mode() -> str:
-    """ "online", "offline" or "disabled"; says once which, where that may surprise. Raises UsageError for another WANDB_MODE."""
+def wandb_mode() -> Any:
+    """ "online", "offline" or "disabled"; says once which, where that may surprise. Raises UsageError for another
+    WANDB_MODE.
+    """
     mode, problem = _state()
     if mode == "offline" and problem:
         _say_once(f"{problem}; runs are kept offline; `wandb login`, then `wandb sync`, would upload them.")
@@ -222,20 +261,24 @@ def _init(name: str | None, profile: str, **options: Any) -> Any:
     folder = runs_dir()
     folder.mkdir(parents=True, exist_ok=True)
     os.environ.setdefault("WANDB_DATA_DIR", str((folder / "wandb").resolve()))  # the images of offline runs stay with them
+    # WANDB_RUN_ID and WANDB_RESUME of the environment would make all runs one; a sweep's agent sets the first for its own.
+    own: Any = {"id": token_hex(8), "resume": "never"} if name else {}
     return wandb.init(
-        project=PROJECT, name=name, tags=[profile], dir=folder, mode=wandb_mode(), reinit="create_new", **options,
+        project=PROJECT, name=name, tags=[profile], dir=folder, mode=wandb_mode(), reinit="create_new", **own, **options,
         settings=wandb.Settings(
             init_timeout=30, silent=True, console="off", x_disable_stats=True, x_disable_meta=True, disable_git=True, disable_code=True
         ),
     )  # fmt: skip
 
 
-def _open_run(record: Record, begun: Any = None) -> Any:
+def _open_run(record: Record, begun: Any = None, model: nn.Module | None = None) -> Any:
     """A W&B run, or the one that was `begun`, under the row's name, with all that it is made of as its config."""
     exp = record.settings["experiment"]
     places = {key: exp[key] for key in ("name", "profile", "seed")}
     group = f"chapter {exp['chapter']}" if exp["chapter"] else None  # a reader's own run is in none
-    config = record.settings["identity"] | record.settings["provenance"] | places
+    model = model or _model_of(record)
+    size = {"deep": count_modules(model), "parameters": count_parameters(model)} if model else {}
+    config = record.settings["identity"] | record.settings["provenance"] | places | size
     name = f"{exp['name']}-seed{exp['seed']}"
     if begun:
         begun.name = name
@@ -247,9 +290,21 @@ def _open_run(record: Record, begun: Any = None) -> Any:
     return run
 
 
+def _model_of(record: Record) -> nn.Module | None:
+    """A model of the record's sizes, without weights; None for a reader's own and for what is no training."""
+    made = record.settings["identity"]
+    if record.settings["experiment"]["kind"] != "training" or made["model"] not in MODELS or "image_size" not in made:
+        return None
+    with torch.device("meta"):
+        model = MODELS[made["model"]](image_size=made["image_size"])
+        return replace_head(model, CLASSES[made["dataset"]]) if made["model"] == "resnet18" else model
+
+
 @contextmanager
 def open_for_sweep(exp: Experiment) -> Iterator[Any]:
-    """The W&B run that a sweep's agent wants begun, with the trial's values in its config; closed as failed if no record finished."""
+    """The W&B run that a sweep's agent wants begun, with the trial's values in its config; closed as failed if no
+    record finished.
+    """
     run = _init(None, str(exp.profile), group=f"chapter {exp.chapter}")
     try:
         yield run
@@ -277,8 +332,9 @@ def _evaluated(record: Record) -> dict:
     if PREDICTIONS not in record.result.get("sha256", {}):
         return {}
     label, given = record.predictions().astype(int)
-    classes = max(record.result["classes"], given.max() + 1)  # a reader's model may have more outputs than its data classes
-    names = CLASS_NAMES.get(record.settings["experiment"]["dataset"]) or list(map(str, range(classes)))
+    outputs = max(record.result["classes"], label.max() + 1, given.max() + 1)  # a reader's model may have more than its data classes
+    names = CLASS_NAMES.get(record.settings["experiment"]["dataset"]) or [*map(str, record.settings.get("classes", []))]
+    names = [*names, *map(str, range(len(names), outputs))]
     found: dict[str, Any] = {}
     cells, counts = np.unique(np.stack([label, given]), axis=1, return_counts=True)
     rows = [[names[actual], names[predicted], count] for actual, predicted, count in zip(*cells.tolist(), counts.tolist(), strict=True)]
@@ -298,7 +354,9 @@ def _evaluated(record: Record) -> dict:
 
 
 def _evaluated_images(record: Record) -> ImageSet | None:
-    """The images that the record's predictions are of; None for a reader's own, and where they would have to be fetched."""
+    """The images that the record's predictions are of; None for a reader's own, and where they would have to be
+    fetched.
+    """
     name, part = record.settings["experiment"]["dataset"], record.result["split"]
     if name not in CLASS_NAMES or record.settings["identity"]["data"] != {name: known_fingerprint(name, record.profile)}:
         return None
@@ -314,7 +372,9 @@ def _log_weights(run: Any, record: Record) -> None:
 
 
 def _log_figures(profile: str) -> int:
-    """Every figure that the profile's records suffice for, as one run named figures-<profile>; how many, 0 where W&B failed."""
+    """Every figure that the profile's records suffice for, as one run named figures-<profile>; how many, 0 where W&B
+    failed.
+    """
     import wandb
     from PIL import Image
 

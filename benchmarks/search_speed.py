@@ -27,7 +27,7 @@ from recordFunction import Record, RunFolder, runs_dir
 from searchFunction import REPORT_SWEEP, join, search
 from utilityFunction import provenance
 
-SWEEP = REPORT_SWEEP | {"metric": {"name": "test_loss", "goal": "minimize"}}
+SWEEP = REPORT_SWEEP | {"metric": {"name": "train_loss", "goal": "minimize"}}
 
 
 def sleep(seconds: float, exp: Experiment, *_: Any) -> Record:
@@ -37,7 +37,7 @@ def sleep(seconds: float, exp: Experiment, *_: Any) -> Record:
         time.sleep(seconds)
         loss = (math.log10(exp.lr) + 3) ** 2 + abs(math.log2(exp.batch_size / 64))
         for epoch in (0, 1):
-            folder.append({"epoch": epoch, "test_loss": loss})
+            folder.append({"epoch": epoch, "train_loss": loss})
         return folder.finish({"status": "finished", "split": "test"})
 
 

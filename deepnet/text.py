@@ -16,6 +16,13 @@ def listed(names: Sequence[str], most: int = 4) -> str:
     return ", ".join(shown) + f" and {len(names) - len(shown)} more" * (len(shown) < len(names))
 
 
+def duration(seconds: float) -> str:
+    """75 -> "1 min 15 s"."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
 def ranges(seeds: Iterable[int]) -> str:
     """(0, 1, 2, 5) -> "0-2, 5"."""
     runs: list[list[int]] = []

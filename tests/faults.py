@@ -31,7 +31,6 @@ from torch import nn
 from torchvision.models.resnet import BasicBlock, ResNet
 
 import searchFunction
-import trialFunction
 from coreFunction import run_all
 from dataFunction import SPLITS, load_images
 from experimentTable import EXPERIMENTS, PROFILES, UsageError
@@ -45,11 +44,14 @@ AT_MOST = 120  # seconds for one process
 
 IMAGES = 16
 BUDGETS = {"mlp": (16, 8), "mlp_res": (4, 2), "head": (6, 3), "fine_tune": (6, 3)}  # family -> (steps in all, rows)
-STOPPING = replace(EXPERIMENTS["MLP_4"], name="stopping", lr=3e-3, optimizer="RMSprop", dropout=0.5, patience=2, min_delta=0.01)
+STOPPING = replace(
+    EXPERIMENTS["early_stopping"], name="stopping", family="mlp", start_from=None, trainable=None, lr=3e-3, optimizer="RMSprop",
+    dropout=0.5, patience=2, min_delta=0.01, record_gradients=True,
+)  # fmt: skip
 CHAIN = ("fine_tune_1_lr", "fine_tune_2_lr", "fine_tune_3_lr")
 SWEEP = {
     "method": "bayes",
-    "metric": {"name": "test_accuracy", "goal": "maximize"},
+    "metric": {"name": "train_loss", "goal": "minimize"},
     "parameters": {"lr": {"distribution": "log_uniform_values", "min": 1e-4, "max": 1e-2}, "batch_size": {"values": [8, 16]}},
 }
 JOBS: dict[str, Callable[[], list[Record]]] = {
@@ -115,14 +117,14 @@ _small = ExitStack()  # kept, so that the cut lasts as long as the process
 
 
 def cut_down() -> None:
-    """Cut this process's sample profile down to a few images and steps, its models to narrow ones, a search's patience to seconds."""
+    """Cut this process's sample profile down to a few images and steps, its models to narrow ones."""
     torch.set_num_threads(1)
     _small.enter_context(tiny_sample(IMAGES))
     PROFILES["sample"].budgets.update(BUDGETS)
     MODELS["MLP_4"] = lambda image_size: MLP([784, 64, 32, 16, 10])
     MODELS["MLP_res_5"] = lambda image_size: MLP([784, 64, 32, 16, 10], residual=True)
     MODELS["resnet18"] = lambda image_size: Narrow()
-    vars(trialFunction).update(HEARTBEAT=1, GRACE=2)
+    searchFunction.PAUSE = 0.1
 
 
 def _nothing(*_: object) -> None:

@@ -9,7 +9,7 @@ import torch
 from experimentTable import Experiment
 from recordFunction import Record, RunFolder
 
-EXPERIMENT = Experiment("x", lr=0.1, profile="sample")
+EXPERIMENT = Experiment("x", model="MLP_4", lr=0.1, profile="sample")
 PROVENANCE = {"commit": "c" * 40, "dirty": False, "results_version": 1, "precision": "fp32"}
 WEIGHTS = {"w": torch.arange(3.0)}
 

@@ -4,14 +4,13 @@ import json
 import shutil
 
 import pytest
-from helpers import edit, found, interrupt, lend, untimed
+from helpers import edit, found, interrupt, lend, python, untimed
 
 import coreFunction
 import loopFunction
 import recordFunction
 import run
 import searchFunction
-import trialFunction
 from experimentTable import PROFILES, ROWS
 from recordFunction import find_record, publish
 
@@ -140,7 +139,7 @@ BAD_CALLS = [
     (("train", "MLP_5"), "unknown experiment 'MLP_5'"),
     (("train",), "name an experiment or a chapter"),
     (("train", "--chapter", "9"), "chapters 2 to 5, not 9"),
-    (("train", "MLP_4", "--profile", "gpu"), "unknown profile 'gpu'; choose sample, cpu or paper"),
+    (("train", "MLP_4", "--profile", "gpu"), "unknown profile 'gpu'; did you mean cpu? choose sample, cpu or paper"),
     (("list", "--profile", "gpu"), "unknown profile 'gpu'"),
     (("train", "MLP_4", "--seeds", "one"), "seeds 'one' are no numbers; write 3, 0,2 or 0-4"),
     (("train", "MLP_4", "--seeds", "0-"), "seeds '0-' are no numbers"),
@@ -148,6 +147,11 @@ BAD_CALLS = [
     (("train", "MLP_4", "--seeds", "1.5"), "are no numbers"),
     (("train", "MLP_4", "--seeds", "²"), "are no numbers"),
     (("train", "MLP_4", "--seeds", "4-0"), "seeds '4-0'"),
+    (("train", "MLP_4", "--seeds", "0-99999999999"), "seeds '0-99999999999' are more than 1,000"),
+    (("train", "mlp_4"), "unknown experiment 'mlp_4'; did you mean MLP_4? `python run.py list`"),
+    (("search", "--profile", "papr"), "unknown profile 'papr'; did you mean paper?"),
+    (("verify", "MLP_4", "--profile", "papr"), "unknown profile 'papr'; did you mean paper?"),
+    (("sync", "MLP_44"), "unknown experiment 'MLP_44'; did you mean MLP_4?"),
     (("show", "MLP_5"), "unknown experiment 'MLP_5'"),
     (("show", "MLP_4"), "MLP_4 (seed 0) has no record in sample; `python run.py train MLP_4 --profile sample`"),
 ]
@@ -163,11 +167,25 @@ def test_bad_calls_end_in_one_line_and_status_1(call, arguments, message, runs_d
     assert not runs_dir.exists()
 
 
-@pytest.mark.parametrize("arguments", [(), ("tarin",), ("train", "MLP_4", "--minutes", "long"), ("train", "MLP_4", "--no-such")])
-def test_what_the_parser_does_not_know_ends_in_its_usage_and_status_2(call, arguments):
-    status, _, err = call(*arguments)
-    assert status == 2
-    assert err.startswith("usage: run.py")
+BAD_WORDS = [
+    ((), "run.py: the following arguments are required: COMMAND; `python run.py --help`"),
+    (("tarin",), "run.py: unknown command 'tarin'; did you mean train? choose list, train,"),
+    (("train", "MLP_4", "--no-such"), "run.py train: unknown option '--no-such'; choose --profile,"),
+    (("train", "MLP_4", "--minuts=3"), "run.py train: unknown option '--minuts'; did you mean --minutes? choose --profile,"),
+    (("train", "--chapter", "x"), "run.py train: argument --chapter: invalid int value: 'x'; `python run.py train --help`"),
+    *(
+        (("train", "MLP_4", "--minutes", text), f"'{text}' is no number of minutes; write 90 or 0.5")
+        for text in ("long", "nan", "inf", "-1")
+    ),
+]
+
+
+@pytest.mark.parametrize(("arguments", "message"), BAD_WORDS, ids=[" ".join(case[0]) for case in BAD_WORDS])
+def test_what_the_parser_does_not_know_ends_in_one_line_and_status_2(call, runs_dir, arguments, message):
+    status, out, err = call(*arguments)
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    assert message in err
+    assert not runs_dir.exists()
 
 
 @pytest.mark.parametrize("arguments", [(), ("list",), ("train",), ("show",), ("publish",)])
@@ -211,7 +229,7 @@ def test_search_and_another_that_joins_it(made, tiny, call, runs_dir, monkeypatc
     lend(made, runs_dir, "train_resnet")
     status, _, err = call("search", "--join", "none")
     assert status == 1
-    assert err.startswith("run.py: no search 'none' (profile sample, seed 0) in sqlite:")
+    assert err.startswith("run.py: no search 'none' (profile sample, seed 0) in ")
     for arguments in (("--count", "2"), ("--join", "search")):
         status, out, err = call("search", *arguments)
         assert (status, err) == (0, "")
@@ -220,24 +238,13 @@ def test_search_and_another_that_joins_it(made, tiny, call, runs_dir, monkeypatc
         assert "to go: about 6 s" in out or arguments[0] == "--join"  # what they start from is there
 
 
-@pytest.mark.filterwarnings("ignore:Heartbeat of storage")
-def test_a_search_is_not_done_while_one_of_its_trials_is_unfinished(made, tiny, call, runs_dir, monkeypatch):
-    """The first trial is another process's, which is alive; the two after it have a score."""
-    from optuna.trial import TrialState, create_trial
-
-    monkeypatch.setattr(searchFunction, "wait_for_the_silent", lambda *_: None)  # half a minute
+def test_a_search_none_of_whose_trials_has_a_score_is_no_success(made, tiny, call, runs_dir, monkeypatch):
     lend(made, runs_dir, "train_resnet")
-    distributions = searchFunction.space(searchFunction.REPORT_SWEEP)
-    with trialFunction.open_study("search", "sample", 0, "", "maximize") as study:
-        trial = study.ask(distributions)
-        trial.set_user_attr("begun", 1)
-        study._storage.record_heartbeat(trial._trial_id)
-        for value in (0.1, 0.2):
-            params = {"lr": 1e-3, "batch_size": 64}
-            study.add_trial(create_trial(state=TrialState.COMPLETE, params=params, distributions=distributions, value=value))
-    status, out, _ = call("search", "--count", "2")
-    assert "<Record search_2 " in out
-    assert status == 1
+    monkeypatch.setattr(searchFunction, "run", lambda *_, **options: 1 / 0)
+    status, out, err = call("search", "--count", "2")
+    assert (status, err) == (1, "")
+    assert out.count("failed: division by zero") == 2
+    assert out.endswith("search: no trial has a score\n")
 
 
 @pytest.mark.parametrize("count", ["0", "-2"])
@@ -251,3 +258,42 @@ def test_workers_are_processes_and_not_asked_for_beside_a_scheduler(tiny, call, 
     assert (status, "<Record distribution" in out) == (0, True)
     assert call("train", "distribution", "--workers", "0")[0::2] == (1, "run.py: workers must be at least 1, got 0\n")
     assert call("train", "distribution", "--workers", "2", "--dask", "tcp://127.0.0.1:9")[0] == 2
+
+
+WITHOUT_TORCH = """
+import sys
+sys.modules["torch"] = None  # an import of it fails
+import run
+for line in sys.stdin:
+    sys.argv = ["run.py", *line.split()]
+    try:
+        print("status", run.main())
+    except SystemExit as end:
+        print("status", end.code)
+"""
+NEEDS_NONE = {
+    "list --profile paper": 0,
+    "list --profile papr": 1,
+    "show MLP_4 --profile paper": 0,
+    "show MLP_4 --profile paper --seeds 0-1 --json": 0,
+    "show MLP_44": 1,
+    "train --help": 0,
+    "train MLP_44": 1,
+    "train --chapter 9": 1,
+    "train MLP_4 --seeds x": 1,
+    "search --profile papr": 1,
+    "verify MLP_44": 1,
+    "sync MLP_44": 1,
+    "tarin": 2,
+}
+
+
+def test_reading_help_and_refusals_of_names_need_no_torch():
+    ended = python(WITHOUT_TORCH, input="\n".join(NEEDS_NONE))
+    assert [int(line.split()[1]) for line in ended.stdout.splitlines() if line.startswith("status")] == list(NEEDS_NONE.values()), ended
+    assert "Traceback" not in ended.stderr
+
+
+def test_the_list_takes_less_than_half_a_second_of_processor_time():
+    code = "import sys, time; sys.argv = ['run.py', 'list', '--profile', 'paper']; import run; run.main(); print(time.process_time())"
+    assert float(python(code).stdout.splitlines()[-1]) < 0.5

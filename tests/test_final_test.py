@@ -41,7 +41,7 @@ def test_the_test_set_stays_shut_while_a_run_is_unfinished(made, runs_dir, tiny,
         lambda: final_test(find_record("dropout", "sample")), "opens once, at the end", "sgd_2", "sweep_7", "must finish first"
     )
     assert "adam" not in message
-    refused(lambda: final_test(find_record("train_resnet", "sample")), "train_resnet has no final test", "dropout and the baseline")
+    refused(lambda: final_test(find_record("train_resnet", "sample")), "train_resnet has no final test", "baseline and dropout")
     assert find_openings("sample") == []
 
 

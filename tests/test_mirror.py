@@ -20,7 +20,7 @@ pytestmark = pytest.mark.usefixtures("account")
 
 
 def test_the_summary_is_of_the_epoch_that_was_restored_and_not_of_the_last(runs_dir):
-    record = pipeline(mlp(), digits(), held(), name="stopped", lr=0.1, epochs=12, batch_size=32, patience=2)
+    record = pipeline(mlp(), digits(), held(), name="stopped", lr=0.1, epochs=12, batch_size=32, patience=2, wandb=True)
     best, last = record.rows[record.result["epoch"]], record.rows[-1]
     assert best["epoch"] < last["epoch"] and best["validation_accuracy"] != last["validation_accuracy"]
     (lines,) = offline_runs(runs_dir)

@@ -266,8 +266,8 @@ def test_train_only_frees_the_named_children_and_none_changes_nothing():
     train_only(model, None)
     assert learning(model) == {"fc"}
     model.requires_grad_(True)
-    for unknown in ("layer5", "relu"):
-        with pytest.raises(UsageError, match=f"'{unknown}'; choose conv1, bn1, layer1, .* or fc"):
+    for unknown, meant in (("layer5", "did you mean layer4. "), ("relu", "")):
+        with pytest.raises(UsageError, match=f"'{unknown}'; {meant}choose conv1, bn1, layer1, .* or fc"):
             train_only(model, ["fc", unknown])
     assert all(parameter.requires_grad for parameter in model.parameters())  # a refusal changes nothing
 

@@ -25,7 +25,7 @@ def test_a_checkpoint_of_a_gpu_is_gone_on_with_on_a_cpu(name):
             model(torch.ones(2, 4)).sum().backward()
             optimizer.step()
 
-    exp, model, twin = Experiment("own", optimizer=name, lr=0.01), nn.Linear(4, 2), nn.Linear(4, 2)
+    exp, model, twin = Experiment("own", model="MLP_4", optimizer=name, lr=0.01), nn.Linear(4, 2), nn.Linear(4, 2)
     optimizer = make_optimizer(exp, model)
     steps(optimizer, model, 2)
     twin.load_state_dict(model.state_dict())
@@ -50,7 +50,7 @@ def test_a_fused_step_on_channels_last_weights_is_the_plain_one(name, precision,
         torch.manual_seed(0)
         model = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 4, 1), nn.Flatten(1), nn.Linear(4 * side**2, 10))
         model.to(memory_format=torch.channels_last)
-        exp = Experiment("own", optimizer=name, lr=1e-2)
+        exp = Experiment("own", model="MLP_4", optimizer=name, lr=1e-2)
         optimizer = getattr(torch.optim, name)(model.parameters(), lr=1e-2, foreach=False) if plain else make_optimizer(exp, model)
         for _ in range(3):
             train_epoch(model, [(images, labels)], optimizer, precision, fast=True)
@@ -71,7 +71,7 @@ def test_optimizers_take_channels_last_weights_as_they_lie(name):
         train_epoch(model, 3 * list(zip(images.split(32), labels.split(32), strict=True)), optimizer, fast=True)
         return model, optimizer
 
-    ours = partial(make_optimizer, Experiment("own", optimizer=name, lr=0.01))
+    ours = partial(make_optimizer, Experiment("own", model="MLP_4", optimizer=name, lr=0.01))
     model, optimizer = trained(ours)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(trainFunction, "AsTheyLie", nullcontext)
@@ -89,7 +89,7 @@ def test_optimizers_take_channels_last_weights_as_they_lie(name):
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_optimizers_have_torch_s_defaults_and_the_experiment_s_rate(name):
     model = mlp()
-    made = make_optimizer(Experiment("x", optimizer=name, lr=0.25), model)
+    made = make_optimizer(Experiment("x", model="MLP_4", optimizer=name, lr=0.25), model)
     plain = getattr(torch.optim, name)(model.parameters(), lr=0.25)
     speed = {"fused", "foreach"}
     assert type(made) is type(plain)
@@ -99,7 +99,7 @@ def test_optimizers_have_torch_s_defaults_and_the_experiment_s_rate(name):
 def test_eps_reaches_the_optimizer_and_frozen_parameters_do_not():
     model = mlp()
     model[1].requires_grad_(False)
-    made = make_optimizer(Experiment("x", lr=0.25, eps=1e-16), model)
+    made = make_optimizer(Experiment("x", model="MLP_4", lr=0.25, eps=1e-16), model)
     assert made.defaults["eps"] == 1e-16
     assert [id(p) for p in made.param_groups[0]["params"]] == [id(p) for p in model[3].parameters()]
 
@@ -108,7 +108,7 @@ def test_eps_reaches_the_optimizer_and_frozen_parameters_do_not():
 def test_a_checkpoint_made_in_another_memory_layout_is_gone_on_with(name):
     """A fused step goes through weight, gradient and state as each lies, so a state that lies otherwise would be misread."""
     images, labels = torch.randn(16, 3, 8, 8, generator=torch.Generator().manual_seed(0)), torch.arange(16) % 10
-    exp = Experiment("own", optimizer=name, lr=1e-2)
+    exp = Experiment("own", model="MLP_4", optimizer=name, lr=1e-2)
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3), nn.Flatten(1), nn.Linear(64, 10))
     optimizer = make_optimizer(exp, model)
@@ -123,7 +123,7 @@ def test_a_checkpoint_made_in_another_memory_layout_is_gone_on_with(name):
 
 
 def test_a_checkpoint_of_other_weights_is_refused():
-    exp, models = Experiment("own", lr=1e-2), [nn.Linear(4, 2), nn.Linear(4, 3)]
+    exp, models = Experiment("own", model="MLP_4", lr=1e-2), [nn.Linear(4, 2), nn.Linear(4, 3)]
     optimizers = [make_optimizer(exp, model) for model in models]
     models[0](torch.ones(2, 4)).sum().backward()
     optimizers[0].step()
@@ -140,7 +140,7 @@ def test_the_moments_of_silent_units_become_zero_and_no_weight_can_tell(monkeypa
     for dropped in (True, False):
         torch.manual_seed(0)
         model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 3))
-        optimizer = make_optimizer(Experiment("own", optimizer=name, lr=1e-3, eps=eps), model)
+        optimizer = make_optimizer(Experiment("own", model="MLP_4", optimizer=name, lr=1e-3, eps=eps), model)
         train_epoch(model, 20 * [(images, labels)], optimizer, fast=True)
         with torch.no_grad():
             model[0].bias[1:] = -100

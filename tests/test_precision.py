@@ -90,7 +90,7 @@ def test_the_two_sides_of_a_comparison_differ_in_precision_alone(model):
 
 
 def test_both_sides_begin_with_the_same_weights_and_the_record_says_what_computed_them(tiny, monkeypatch):
-    sides = [replace(EXPERIMENTS[f"CNN_10_{precision}"], family="cnn", profile="sample", epochs=4) for precision in ("fp32", "bf16")]
+    sides = [replace(EXPERIMENTS[f"CNN_10_{precision}"], family="cnn", profile="sample", epochs=20) for precision in ("fp32", "bf16")]
     fp32, bf16 = (run(side, wandb=False) for side in sides)
     assert abs(fp32.rows[0]["test_loss"] - bf16.rows[0]["test_loss"]) < 1e-2
     assert untimed(fp32.rows[1:]) != untimed(bf16.rows[1:])

@@ -11,7 +11,7 @@ import coreFunction
 import queueFunction
 import utilityFunction
 from coreFunction import pipeline, run, run_all
-from experimentTable import EXPERIMENTS, PROFILES, Experiment, UsageError
+from experimentTable import EXPERIMENTS, PROFILES, Experiment, UsageError, identity
 from utilityFunction import checkpoint_seconds
 
 
@@ -44,7 +44,7 @@ def test_a_model_that_cannot_take_its_data_set_is_refused(runs_dir):
 @pytest.mark.parametrize(("field", "value"), [("lr", True), ("dropout", False), ("record_gradients", "yes")])
 def test_a_truth_value_is_no_number_and_a_word_no_truth_value(field, value):
     with pytest.raises(UsageError, match=field):
-        Experiment("x", **{"lr": 0.1, field: value})
+        Experiment("x", model="MLP_4", **{"lr": 0.1, field: value})
 
 
 def test_seeds_are_a_sequence(runs_dir):
@@ -66,9 +66,13 @@ def test_an_interval_that_is_no_number_is_refused(monkeypatch):
         checkpoint_seconds()
 
 
-def test_a_variant_is_told_that_its_epochs_do_not_count_in_the_sample(runs_dir, tiny, capsys):
-    run(replace(EXPERIMENTS["MLP_4"], name="longer", epochs=7, profile="sample"), wandb=False)
-    assert "longer: epochs=7 has no effect in the profile sample" in capsys.readouterr().out
+@pytest.mark.parametrize(("name", "epochs", "profile"), [("MLP_4", 7, "sample"), ("sgd_2", 30, "cpu"), ("sgd_2", 7, "sample")])
+def test_epochs_that_the_profile_would_pass_over_are_refused(runs_dir, name, epochs, profile):
+    longer = replace(EXPERIMENTS[name], name="longer", epochs=epochs, profile=profile)
+    with pytest.raises(UsageError, match=f"epochs={epochs} of longer has no effect in the profile {profile}"):
+        run(longer, wandb=False)
+    assert not runs_dir.exists()
+    assert identity(replace(longer, family="", chapter=0))["epochs"] == epochs  # without a family it has its own
 
 
 def test_a_checkpoint_of_other_contents_is_refused_and_kept(runs_dir, tiny):

@@ -1,26 +1,24 @@
 """The search: what a sweep configuration means, and that a search goes on where it was cut off."""
 
-import subprocess
-import sys
+from contextlib import ExitStack
 
 import optuna
 import pytest
-from filelock import FileLock
 from helpers import interrupt, refused
 
 import coreFunction
 import loopFunction
 import recordFunction
 import searchFunction
-import sweepFunction
 import trialFunction
 from experimentTable import experiment, price
 from recordFunction import find_record
-from searchFunction import REPORT_SWEEP, join, search, space
+from searchFunction import REPORT_SWEEP, join, search
+from sweepFunction import read_sweep
 
 SMALL = {  # of the row MLP_4
     "method": "bayes",
-    "metric": {"name": "test_accuracy", "goal": "maximize"},
+    "metric": {"name": "train_loss", "goal": "minimize"},
     "parameters": {"lr": {"distribution": "log_uniform_values", "min": 1e-4, "max": 1e-1}, "batch_size": {"values": [16, 32]}},
 }
 LOG = {"distribution": "log_uniform_values"}
@@ -46,8 +44,8 @@ def test_a_search_of_three_trials_is_three_ordinary_runs_best_first(tiny, monkey
     records = search(config(method=method), 3, base="MLP_4")
     assert trained == ["search_1", "search_2", "search_3"]
     assert sorted(record.name for record in records) == trained
-    scores = [max(record.column("test_accuracy", trained_only=True)) for record in records]
-    assert scores == sorted(scores, reverse=True)
+    scores = [min(record.column("train_loss", trained_only=True)) for record in records]
+    assert scores == sorted(scores)
     for record in records:
         identity = record.settings["identity"]
         assert 1e-4 <= identity["lr"] <= 1e-1
@@ -80,6 +78,27 @@ def test_a_committed_search_is_gone_on_with(tiny, runs_dir, tmp_path, monkeypatc
     refused(lambda: search(config(method="random"), 3, base="MLP_4"), "begun with another configuration")
     monkeypatch.setenv("EVIDENCE", "0")
     assert len(join()) == 4  # what is here is gone on with, committed or not
+
+
+def test_the_committed_search_of_the_report_is_read_and_gone_on_with(monkeypatch, runs_dir):
+    """It trains nothing; the next trial is drawn from it; its first trials are drawn again as they were."""
+    trained = counted(monkeypatch)
+    records = search(REPORT_SWEEP, 12, profile="paper")
+    assert sorted(int(record.name.removeprefix("search_")) for record in records) == list(range(1, 13))
+    assert records[0].name == "search_9"
+    assert trained == []
+    sweep = read_sweep(REPORT_SWEEP)
+    with trialFunction.open_study("search", "paper", 0, "") as study:
+        trials = study.trials()
+        values = [trialFunction.values_of(trial) for trial in trials]
+        assert values == [
+            {key: find_record(f"search_{k}", "paper").settings["identity"][key] for key in sweep.parameters} for k in range(1, 13)
+        ]
+        assert [searchFunction._draw(study, trials[:k], sweep) for k in range(searchFunction.START_UP)] == values[: searchFunction.START_UP]
+        following = searchFunction._draw(study, trials, sweep)
+    assert following not in values
+    assert 1e-6 <= following["lr"] <= 1e-2
+    assert following["batch_size"] in (16, 32, 64, 128, 256)
 
 
 def test_a_committed_search_can_be_joined(tiny, runs_dir, tmp_path, monkeypatch):
@@ -138,27 +157,20 @@ def test_a_search_draws_the_same_again(tiny, runs_dir, monkeypatch):
         monkeypatch.setenv("RUNS_DIR", str(runs_dir / folder))
         search(SMALL, 1, base="MLP_4")
         with trialFunction.open_study("search", "sample", 0, "") as study:
-            study.set_user_attr("count", 2)
+            study.study.set_user_attr("count", 2)
         drawn.append({record.name: record.settings["identity"]["lr"] for record in join()})
     assert drawn[0].keys() == {"search_1", "search_2"}
     assert drawn[0] == drawn[1]
 
 
-def test_workers_that_join_are_numbered(tiny):
-    search(SMALL, 1, base="MLP_4")
-    for count in (2, 3):
-        with trialFunction.open_study("search", "sample", 0, "") as study:
-            study.set_user_attr("count", count)
-        join()
-    with trialFunction.open_study("search", "sample", 0, "") as study:
-        assert [trial.user_attrs["begun"] for trial in study.trials] == [0, 1, 2]
-
-
 def test_the_least_loss_is_the_best_where_it_is_to_be_minimised(tiny):
     """A trial counts by its best epoch: here the least loss, not the greatest."""
-    records = search(config(metric={"name": "test_loss", "goal": "minimize"}), 3, base="MLP_4")
-    least = [min(record.column("test_loss", trained_only=True)) for record in records]
+    records = search(SMALL, 3, base="MLP_4")
+    least = [min(record.column("train_loss", trained_only=True)) for record in records]
     assert least == sorted(least)
+    greatest = search(config(metric={"name": "train_accuracy", "goal": "maximize"}), 3, base="MLP_4", name="greatest")
+    scores = [max(record.column("train_accuracy", trained_only=True)) for record in greatest]
+    assert scores == sorted(scores, reverse=True)
     study = optuna.load_study(study_name="search-sample-seed0", storage=f"sqlite:///{records[0].path.parent.parent / 'search.sqlite'}")
     assert sorted(trial.value for trial in study.trials) == least
 
@@ -202,9 +214,9 @@ def test_a_database_that_cannot_be_opened_is_said_in_one_line(tiny):
 @pytest.mark.parametrize(
     ("parameters", "metric", "said"),
     [
-        ({"lr": {"values": [1e-3]}, "batch_size": {"values": [16]}}, "test_accuracy", "learning rate 0.001, batch size 16"),
-        ({"lr": {"min": 0.001, "max": 1.0}, "optimizer": {"value": "SGD"}}, "test_loss", "learning rate "),
-        ({"lr": {"value": 1e-3}, "batch_size": {"values": [8, 16]}}, "test_accuracy", " of 8 to 16)"),
+        ({"lr": {"values": [1e-3]}, "batch_size": {"values": [16]}}, "train_accuracy", "learning rate 0.001, batch size 16"),
+        ({"lr": {"min": 0.001, "max": 1.0}, "optimizer": {"value": "SGD"}}, "train_loss", "learning rate "),
+        ({"lr": {"value": 1e-3}, "batch_size": {"values": [8, 16]}}, "train_accuracy", " of 8 to 16)"),
     ],
 )
 def test_a_search_ends_with_its_best_trial_and_where_that_lies(tiny, capsys, parameters, metric, said):
@@ -234,8 +246,8 @@ def test_a_search_ends_with_its_best_trial_and_where_that_lies(tiny, capsys, par
     ],
 )
 def test_where_a_value_lies(spec, value, place):
-    said = sweepFunction.said_point({"metric": {"name": "test_loss"}, "parameters": {"x": spec}}, 0.5, {"x": value})
-    assert said == f"test loss 0.5, x {place}"
+    said = trialFunction.said_point(config(parameters={"patience": spec}), 0.5, {"patience": value})
+    assert said == f"train loss 0.5, patience {place}"
 
 
 def test_the_estimate_counts_what_is_trained_before_the_first_trial(tiny, capsys, monkeypatch):
@@ -246,30 +258,23 @@ def test_the_estimate_counts_what_is_trained_before_the_first_trial(tiny, capsys
     assert capsys.readouterr().out == f"2 trials, 0 of them ended already; to go: about {seconds} s\n"
 
 
-def test_a_lock_that_another_process_does_not_give_back_is_said(tmp_path, monkeypatch):
-    """As by a process that was stopped."""
-    monkeypatch.setattr(trialFunction, "GRACE", 1)
-    code = "import sys, filelock; lock = filelock.FileLock(sys.argv[1]); lock.acquire(); print(flush=True); sys.stdin.read(1)"
-    with subprocess.Popen(
-        [sys.executable, "-c", code, tmp_path / "lock"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as holder:
-        holder.stdout.readline()
-        said = []
-        monkeypatch.setattr("builtins.print", lambda line: (said.append(line), holder.communicate(".")))  # which ends it
-        with trialFunction.alone(FileLock(tmp_path / "lock")):
-            pass
-    (line,) = said
-    assert f"has held {tmp_path / 'lock'}" in line
-    assert line.endswith("; waiting for it")
-
-
-@pytest.mark.filterwarnings("ignore:Heartbeat of storage")
-def test_a_trial_that_was_taken_and_not_begun_is_taken_over_at_once_whatever_any_clock_says(tiny):
-    """Who took it held the lock until it began."""
+def test_a_trial_that_was_cut_off_before_its_run_began_is_the_next(tiny):
     search(SMALL, 1, base="MLP_4")
     with trialFunction.open_study("search", "sample", 0, "") as study:
-        trialFunction.queue_trial(study, {"lr": 1e-3, "batch_size": 16}, space(SMALL))
-        study.ask()
-        trialFunction.take_over(study)
-        assert [trial.state.name for trial in study.trials] == ["COMPLETE", "FAIL", "WAITING"]
-    assert {record.name: record.settings["identity"]["lr"] for record in search(SMALL, 2, base="MLP_4")}["search_2"] == 1e-3
+        study.add({"lr": 1e-3, "batch_size": 16}, read_sweep(SMALL))
+    search(SMALL, 2, base="MLP_4")
+    assert find_record("search_2", "sample").settings["identity"]["lr"] == 1e-3
+
+
+def test_a_trial_that_another_process_is_at_is_left_to_it(tiny, runs_dir):
+    """What it holds is the trial's lock; its process ends here by giving that back, and then the trial is the next one's."""
+    search(SMALL, 1, base="MLP_4")
+    with trialFunction.open_study("search", "sample", 0, "") as study, ExitStack() as held:
+        other = study.take([study.add({"lr": 1e-3, "batch_size": 16}, read_sweep(SMALL))], held)
+        with ExitStack() as ours:
+            assert study.take(study.trials(), ours) is None
+            held.close()
+            assert study.take(study.trials(), ours).number == other.number == 1
+        study.end(other, 0.5)
+    assert [trial.state.name for trial in study.trials()] == ["COMPLETE", "COMPLETE"]
+    assert sorted(path.name for path in (runs_dir / "sample").glob(".search*")) == [".search.lock"]

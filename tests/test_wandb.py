@@ -2,14 +2,16 @@
 
 import os
 import sys
+from collections import Counter
 
 import pytest
 from helpers import digits, held, mlp, refused, untimed
-from offline import QUICK, flat, forget, history, offline_runs, summary
+from offline import QUICK, flat, forget, history, name_of, offline_runs, summary, table
 
 from coreFunction import pipeline, run
+from myModel import MODELS, count_parameters
 from recordFunction import Record
-from wandbFunction import mirror, wandb_wanted
+from wandbFunction import Mirror, mirror, wandb_wanted
 
 pytestmark = pytest.mark.usefixtures("account")
 
@@ -228,3 +230,66 @@ def test_a_mode_may_be_spelt_in_any_case(mode, monkeypatch, tiny, capfd, runs_di
     assert capfd.readouterr().out == ""
     (lines,) = offline_runs(runs_dir)
     assert history(lines) == [flat(row) for row in record.rows]
+
+
+# ---------------------------------------------------------------- how a run is closed, named and described
+
+
+def opened(lines):
+    """What W&B was told as a run was begun."""
+    return next(line["run"] for line in lines if line["type"] == "run")
+
+
+def exit_code(lines):
+    return next(line["exit"] for line in lines if line["type"] == "exit").get("exit_code", 0)
+
+
+@pytest.mark.parametrize(("error", "code"), [(ZeroDivisionError(), 1), (KeyboardInterrupt(), 255), (SystemExit(3), 1)])
+def test_a_run_that_ends_by_an_exception_is_closed_at_once_as_failed_or_killed(error, code, runs_dir, monkeypatch):
+    def fail(*_):
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr("loopFunction.EarlyStopping.update", fail)
+        with pytest.raises(type(error)):
+            pipeline(mlp(), digits(), held(), wandb=True, name="ended", **QUICK)
+    assert Mirror.open == []
+    pipeline(mlp(), digits(), held(), wandb=True, name="next", **QUICK)
+    ended, following = offline_runs(runs_dir)
+    assert (name_of(ended), exit_code(ended), len(history(ended))) == ("ended-seed0", code, 2)
+    assert (name_of(following), exit_code(following), len(history(following))) == ("next-seed0", 0, 3)
+    assert Mirror.open == []
+
+
+def test_no_name_or_number_of_the_environment_s_makes_two_runs_one(runs_dir, monkeypatch, tiny):
+    environment = {"WANDB_RUN_ID": "one", "WANDB_NAME": "one", "WANDB_RESUME": "must", "WANDB_RUN_GROUP": "mine"}
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    records = [run("MLP_4"), run("MLP_13"), pipeline(mlp(), digits(), held(), wandb=True, name="own", **QUICK)]
+    assert mirror(records[0])
+    runs = offline_runs(runs_dir)
+    assert len({opened(lines)["run_id"] for lines in runs} - {"one"}) == 4
+    assert [opened(lines)["display_name"] for lines in runs] == ["MLP_4-seed0", "MLP_13-seed0", "own-seed0", "MLP_4-seed0"]
+    assert [opened(lines).get("run_group") for lines in runs] == ["chapter 3", "chapter 3", "mine", "chapter 3"]
+
+
+def test_a_run_says_how_deep_and_how_large_its_model_is(runs_dir, tiny):
+    """As it trains and afterwards, so that runs can be grouped by it; of a reader's own model as it trains."""
+    record = run("MLP_13")
+    assert mirror(record)
+    pipeline(mlp(), digits(), held(), wandb=True, name="own", **QUICK)
+    *rows, own = [opened(lines)["config"]["update"] for lines in offline_runs(runs_dir)]
+    assert [(config["deep"], config["parameters"]) for config in rows] == [(13, count_parameters(MODELS["MLP_13"](image_size=28)))] * 2
+    assert (own["deep"], own["parameters"]) == (2, 64 * 16 + 16 + 16 * 10 + 10)
+
+
+def test_a_reader_s_own_classes_name_the_confusion_matrix(runs_dir):
+    record = pipeline(mlp(outputs=12), digits(), held(), wandb=False, name="own", **QUICK)
+    names = [f"class {i}" for i in range(10)]
+    record.settings["classes"] = names
+    assert mirror(record)
+    (lines,) = offline_runs(runs_dir)
+    label, given = record.predictions()
+    numbered = [*names, "10", "11"]  # the model has more outputs than there are classes
+    pairs = [(numbered[actual], numbered[predicted]) for actual, predicted in zip(label, given, strict=True)]
+    assert {(actual, predicted): n for actual, predicted, n in table(lines, "confusion_matrix_table")} == Counter(pairs)

@@ -19,7 +19,7 @@ wandb = pytest.importorskip("wandb", reason="wandb is not installed")
 pytestmark = pytest.mark.usefixtures("account", "tiny")
 SWEEP = {
     "method": "bayes",
-    "metric": {"name": "test_loss", "goal": "minimize"},
+    "metric": {"name": "train_loss", "goal": "minimize"},
     "parameters": {"lr": {"distribution": "log_uniform_values", "min": 1e-4, "max": 1e-1}, "batch_size": {"values": [8, 16]}},
 }
 DRAWN = [{"lr": 0.09, "batch_size": 8}, {"lr": 0.001, "batch_size": 16}, {"lr": 0.02, "batch_size": 8}]
@@ -70,7 +70,7 @@ def test_each_trial_is_an_ordinary_run_written_to_the_agent_s_one_w_and_b_run(se
     out, err = capfd.readouterr()
     assert server.sweeps == [({"name": "search"} | SWEEP, "cnn-and-deep-network")]
     assert server.agents == [("sweep123", "cnn-and-deep-network", 1)] * 3
-    losses = [min(record.column("test_loss", trained_only=True)) for record in records]
+    losses = [min(record.column("train_loss", trained_only=True)) for record in records]
     assert losses == sorted(losses)
     runs = offline_runs(runs_dir)
     assert len(runs) == 3
@@ -85,7 +85,7 @@ def test_each_trial_is_an_ordinary_run_written_to_the_agent_s_one_w_and_b_run(se
         assert (opened[-1]["project"], opened[-1]["run_group"], opened[-1]["tags"]) == ("cnn-and-deep-network", "chapter 3", ["sample"])
         assert configuration(lines).items() >= (record.settings["identity"] | {"seed": 0, "profile": "sample"}).items()
         assert history(lines) == [flat(row) for row in record.rows]
-        assert summary(lines)["test_loss"] == min(record.column("test_loss", trained_only=True))
+        assert summary(lines)["train_loss"] == min(record.column("train_loss", trained_only=True))
         assert exit_code(lines) == 0
     assert "locked" not in out + err  # no warning that what the sweep has set cannot be set again
     assert not {"WANDB_RUN_ID", "WANDB_SWEEP_ID", "WANDB_SWEEP_PARAM_PATH"} & os.environ.keys()
@@ -128,7 +128,8 @@ def test_a_trial_that_was_stopped_is_the_first_of_the_next_call(server, runs_dir
 
 def test_what_a_trial_is_refused_for_is_said_as_everywhere(server):
     metric = {"name": "val_acc", "goal": "maximize"}
-    refused(lambda: search(SWEEP | {"metric": metric}, 2, base="MLP_4"), "unknown metric 'val_acc'", "test_accuracy")
+    refused(lambda: search(SWEEP | {"metric": metric}, 2, base="MLP_4"), "the metric 'val_acc'", "train_accuracy")
+    assert server.sweeps == []
 
 
 def test_a_trial_that_fails_is_failed_at_w_and_b_and_the_search_goes_on(server, runs_dir):

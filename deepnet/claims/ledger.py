@@ -16,7 +16,7 @@ from deepnet.claims import rules_depth, rules_tuning
 from deepnet.claims.evidence import Evidence, Rule, Source
 from deepnet.claims.intervals import Part, combine, few_seeds
 from deepnet.text import counted, listed, markdown, ranges
-from experimentTable import choose, current_profile
+from experimentTable import PROFILES, choose, current_profile
 
 __all__ = ["RULES", "Rule", "Verdict", "check", "ledger", "ledger_markdown", "ledger_short"]
 
@@ -84,7 +84,7 @@ def check(
     rule = RULES[choose("claim", claim, RULES)]
     profile = current_profile(profile)
     verdict = partial(Verdict, rule.id, rule.sentence, rule=rule.text, report=rule.report, profile=profile)
-    if profile == "sample":
+    if not PROFILES[profile].judged:
         return verdict("not judged", note="the sample judges nothing")
     if records is None:
         from recordFunction import find_openings, find_records

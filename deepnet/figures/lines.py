@@ -10,6 +10,7 @@ from matplotlib.lines import Line2D
 from deepnet.claims.measures import opened_accuracies
 from deepnet.figures.plots import GREY, SECOND, TEXT, Sheet, legend, looks, sheet, style, whole_numbers
 from deepnet.text import counted
+from experimentTable import PROFILES
 from recordFunction import Record
 
 UNITS = {  # what a metric's name ends in -> the label of its axis
@@ -28,7 +29,7 @@ Groups = Mapping[str, Sequence[Record]]  # name of a run -> its records, one a s
 
 def positions(record: Record) -> tuple[np.ndarray, str]:
     """Where the trained rows stand on the x axis, and its label: in the sample a row is a number of steps, else an epoch."""
-    if record.profile == "sample":
+    if record.profile in PROFILES and PROFILES[record.profile].row_unit == "steps":
         return np.cumsum(record.column("steps", trained_only=True)), "optimizer steps"
     return record.column("epoch", trained_only=True), "epoch"
 

@@ -35,7 +35,7 @@ def sweep_table(records: Groups) -> Sheet:
         losses = [f"{value:.3f}" for value in (loss, ours(k, final_loss), ours(k, last_loss))]
         numbers = (f"{accuracy:.4f}", f"{own:.4f}", last, *losses, f"{length:.3g}")
         cells.append((f"{k}", f"{row.batch_size}", f"{row.lr:.7f}", *(number.replace("nan", "–") for number in numbers)))
-    unit = next("steps" if record.profile == "sample" else "epochs" for runs in records.values() for record in runs)
+    unit = next("epochs" if positions(record)[1] == "epoch" else "steps" for runs in records.values() for record in runs)
     pairs = (f"{what},\n{whose}" for what in ("val. acc.", "train loss") for whose in ("report", "ours", "at the end"))
     header = ("\nrun", "batch\nsize", "learning\nrate", *pairs, f"{unit},\nours")
     columns = {3: [accuracy for accuracy, _ in SWEEP.values()], 4: restored}

@@ -14,7 +14,8 @@ from deepnet.figures.sweep import SWEEP
 from deepnet.text import DATA, counted, markdown, ranges, seeds_of
 from experimentTable import PROFILES, ROWS, UsageError, current_profile, experiment, has_budget, price
 from recordFunction import Record, find_openings, find_records
-from sweepFunction import REPORT_SWEEP, said_best, said_point
+from sweepFunction import REPORT_SWEEP
+from trialFunction import said_best, said_point
 from utilityFunction import duration
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ def _mean(values: Sequence[float]) -> str:
 
 def _row(profile: str) -> str:
     """What a row of metrics is: in the sample a set number of steps."""
-    return "row" if profile == "sample" else "epoch"
+    return "epoch" if PROFILES[profile].row_unit == "epoch" else "row"
 
 
 def _training(name: str, records: list[Record]) -> str:
@@ -196,7 +197,7 @@ def verdicts(profile: str | None = None) -> "Markdown":
     from IPython.display import Markdown
 
     judged = ledger(profile)
-    return Markdown(f"No claim is judged: {judged[0].note}." if current_profile(profile) == "sample" else ledger_markdown(judged))
+    return Markdown(ledger_markdown(judged) if PROFILES[current_profile(profile)].judged else f"No claim is judged: {judged[0].note}.")
 
 
 @contextmanager

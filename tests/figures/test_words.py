@@ -90,7 +90,11 @@ def test_a_search_s_trials_are_its_own_and_its_seed_s(runs_dir):
 
 def test_a_search_is_said_whatever_it_searches_and_by_whatever_metric(runs_dir):
     trial(runs_dir, 1, 0.3, 1e-3, 32)
-    other = {"metric": {"name": "validation_accuracy", "goal": "minimize"}, "parameters": {"lr": {"values": [1e-3, 1e-2]}}}
+    other = {
+        "method": "random",
+        "metric": {"name": "validation_accuracy", "goal": "minimize"},
+        "parameters": {"lr": {"values": [1e-3, 1e-2]}},
+    }
     said = seen_search(other, profile="cpu")
     assert "search_1 is best, validation accuracy 0.3, learning rate 0.001 (at the lower edge of 0.001 to 0.01); the report's best" in said
     other["metric"]["name"] = "validation_loss"

@@ -1,0 +1,190 @@
+"""What the fields of an experiment may be, each by itself and one beside the other. Needs nothing of the project, and no torch."""
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Set
+from difflib import get_close_matches
+from math import inf
+from numbers import Integral, Real
+from typing import Any
+
+NAME = r"\w[\w.-]*"  # of a run, and of its folder
+OWN = "own"  # the data set and the profile of a reader's own model and data
+EVAL_SPLIT = {"mnist": "test", "cifar10": "test", "cifar100": "validation"}  # the part that a run is evaluated on
+ANALYSES = {  # kind -> the fields that decide it; the others have no effect on it
+    "baseline": ("dataset", "chapter", "model", "start_from", "initialisation", "precision", "final_test"),
+    "distribution": ("dataset",),
+    "tsne": ("dataset",),
+    "timing": ("dataset", "chapter", "lr", "optimizer", "eps", "batch_size"),
+}
+CHILDREN = {  # those with weights, the head last, of the table's models; "MLP" stands for MLP_4, MLP_res_5, ...
+    "MLP": ("blocks", "last"),
+    "CNN": ("features", "head"),
+    "resnet18": ("conv1", "bn1", "layer1", "layer2", "layer3", "layer4", "fc"),
+}
+
+
+# ---------------------------------------------------------------- one value: (field, value) -> it as plain Python, or UsageError
+
+
+class UsageError(ValueError):
+    """Something the user can put right; the message is one line that says what was wrong and what to do."""
+
+
+class Held(UsageError):
+    """Another process is at this run; once it has ended, so has the obstacle."""
+
+
+def did_you_mean(value: object, choices: Iterable[str]) -> str:
+    """The choice that `value` is probably a slip of, as "did you mean MLP_33? "; empty where none is close.
+
+    >>> did_you_mean("adam", ["Adam", "SGD"])
+    'did you mean Adam? '
+    """
+    spelled = {choice.lower(): choice for choice in choices}
+    close = get_close_matches(str(value).lower(), spelled, n=1)
+    return f"did you mean {spelled[close[0]]}? " if close else ""
+
+
+def choose(kind: str, value: object, choices: Iterable[str]) -> str:
+    """Return `value` if it is one of `choices`; raise UsageError, naming the likely one and all of them, if not.
+
+    >>> choose("optimizer", "SGD", ["Adam", "SGD"])
+    'SGD'
+    """
+    choices = list(choices)
+    if not isinstance(value, str) or value not in choices:
+        listed = " or ".join(filter(None, [", ".join(choices[:-1]), *choices[-1:]])) or "nothing, there is none"
+        raise UsageError(f"unknown {kind} {value!r}; {did_you_mean(value, choices)}choose {listed}")
+    return str(value)
+
+
+def folder_name(field: str, value: Any) -> str:
+    if not isinstance(value, str) or not re.fullmatch(NAME, value):
+        raise UsageError(f"{field} {value!r} cannot name a folder; use letters, digits, '_', '-' and '.'")
+    return str(value)
+
+
+def word(field: str, value: Any) -> str:
+    if not isinstance(value, str):
+        raise UsageError(f"{field} must be a word, got {value!r}")
+    return str(value)
+
+
+def whole(field: str, value: Any, least: int, below: float = inf) -> int:
+    if not isinstance(value, Integral) or isinstance(value, bool) or not least <= int(value) < below:
+        most = f" and below {below}" if below < inf else ""
+        raise UsageError(f"{field} must be a whole number of at least {least}{most}, got {value!r}")
+    return int(value)
+
+
+def number(field: str, value: Any, below: float = inf) -> float:
+    if not isinstance(value, Real) or isinstance(value, bool) or not 0 <= float(value) < inf:
+        raise UsageError(f"{field} must be a number of at least 0, got {value!r}")
+    if float(value) >= below:
+        raise UsageError(f"{field} must lie in [0, {below}), got {value!r}")
+    return float(value)
+
+
+def truth(field: str, value: Any) -> bool:
+    if type(value).__name__ not in ("bool", "bool_"):  # the second is NumPy's before NumPy 2
+        raise UsageError(f"{field} must be True or False, got {value!r}")
+    return bool(value)
+
+
+def names(field: str, value: Any) -> tuple[str, ...]:
+    several = isinstance(value, Iterable) and not isinstance(value, str | bytes | Mapping)
+    given = list(value) if several else []
+    if not several or not all(isinstance(name, str) for name in given):
+        raise UsageError(f"{field} must be a sequence of children's names, such as ('fc',), not {value!r}")
+    if not given:
+        raise UsageError(f"{field} is empty, so nothing could learn; name some children, or leave it out and all of them learn")
+    return tuple(dict.fromkeys(map(str, sorted(given) if isinstance(value, Set) else given)))  # a set has no order of its own
+
+
+def one_of(*choices: Any) -> Callable[[str, Any], Any]:
+    """One of these words or whole numbers; "" and "own", which are not for everybody to choose, are not named in the refusal."""
+    spelled = {str(choice): choice for choice in choices}
+    named = [choice for choice in spelled if choice not in ("", OWN)]
+
+    def check(field: str, value: Any) -> Any:
+        said = str(value) if isinstance(value, Integral | str) and not isinstance(value, bool) else value
+        return spelled[str(said) if isinstance(said, str) and said in spelled else choose(field.replace("set", " set"), said, named)]
+
+    return check
+
+
+def optional(check: Callable[[str, Any], Any]) -> Callable[[str, Any], Any]:
+    return lambda field, value: None if value is None else check(field, value)
+
+
+# ---------------------------------------------------------------- the fields of a row, beside each other and the table's rows
+
+
+def row_named(name: Any, table: Mapping[str, Any]) -> Any:
+    """The table's row of that name. Raises UsageError for an unknown one."""
+    if not isinstance(name, str) or name not in table:
+        raise UsageError(f"unknown experiment {name!r}; {did_you_mean(name, table)}`python run.py list` shows them all")
+    return table[name]
+
+
+def ancestors(exp: Any, table: Mapping[str, Any]) -> list[Any]:
+    """The rows that have to be trained before `exp`: its parent first, then that one's, ...
+
+    Raises UsageError for a parent that is unknown or no training, and where a row would start from itself.
+
+    >>> [row.name for row in ancestors(EXPERIMENTS["fine_tune_2"], EXPERIMENTS)]
+    ['fine_tune_1', 'train_resnet']
+    """
+    found: list[Any] = []
+    row = exp
+    while row.start_from is not None:
+        parent = row_named(row.start_from, table)
+        if parent.kind != "training":
+            raise UsageError(f"no run can start from {parent.name}, which is no training but a {parent.kind}")
+        if parent.name in (exp.name, *(before.name for before in found)):
+            raise UsageError(f"{exp.name} would start from itself, through {row.name}; name another run in start_from")
+        found.append(parent)
+        row = parent
+    return found
+
+
+def settled(exp: Any, table: Mapping[str, Any], builders: Iterable[str]) -> dict[str, Any]:
+    """Fields of `exp` that others decide: the model that its parent has, and the order of `trainable`.
+
+    Raises UsageError where a field would have no effect beside the others, and for parents that cannot be.
+    """
+    rows = table.values()
+    if exp.kind in ANALYSES:
+        alike = [row for row in rows if row.kind == exp.kind]
+        choose(f"data set of a {exp.kind}", exp.dataset, dict.fromkeys(row.dataset for row in alike))
+        for field, value in vars(exp).items():
+            usual = [getattr(row, field) for row in alike]
+            if field not in ("name", "profile", "seed", "family", *ANALYSES[exp.kind]) and value and value not in usual:
+                raise UsageError(f"{field}={value!r} has no effect on a {exp.kind}; leave it out, or at {usual[0]!r}")
+    model = exp.model
+    if parents := ancestors(exp, table):
+        model, start = parents[0].model, f"{exp.name} starts from {exp.start_from}"
+        if exp.model not in ("", model):
+            raise UsageError(f"model={exp.model!r} has no effect: {start}, a {model}; leave it out")
+        if exp.initialisation != "default":
+            raise UsageError(f"initialisation={exp.initialisation!r} has no effect: {start}; leave it out")
+    models = dict.fromkeys(row.model for row in rows if row.model)
+    if exp.kind in ("training", "baseline"):
+        choose("model", model, models | dict.fromkeys(builders))
+    if exp.kind == "baseline" and exp.precision == "fp64":
+        raise UsageError("a baseline's features are not computed in fp64; choose auto, fp32 or bf16")
+    if exp.kind == "training" and EVAL_SPLIT[exp.dataset] == "test":
+        if exp.patience:
+            raise UsageError(
+                f"patience would choose the epoch of {exp.name} on the test set of {exp.dataset}; leave it out, "
+                "or train on cifar100, which has a validation set"
+            )
+        if exp.final_test:
+            raise UsageError(f"final_test has no effect: {exp.name} is evaluated on its test set in each epoch; leave it out")
+    trainable, children = exp.trainable, CHILDREN.get(model.split("_")[0]) if model in models else None
+    if trainable and children:  # those of a model of the user's own are looked at when it is built
+        chosen = {choose(f"child of {model}", name, children) for name in trainable}
+        trainable = tuple(name for name in children if name in chosen)
+        if exp.dropout and children[-1] not in chosen:
+            raise UsageError(f"dropout={exp.dropout!r} has no effect while {children[-1]!r} is frozen; leave it out, or train that too")
+    return {"model": model, "trainable": trainable}
