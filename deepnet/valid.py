@@ -14,7 +14,7 @@ ANALYSES = {  # kind -> the fields that decide it; the others have no effect on 
     "baseline": ("dataset", "chapter", "model", "start_from", "initialisation", "precision", "final_test"),
     "distribution": ("dataset",),
     "tsne": ("dataset",),
-    "timing": ("dataset", "chapter", "lr", "optimizer", "eps", "batch_size"),
+    "timing": ("dataset", "lr", "optimizer", "eps", "batch_size"),
 }
 CHILDREN = {  # those with weights, the head last, of the table's models; "MLP" stands for MLP_4, MLP_res_5, ...
     "MLP": ("blocks", "last"),
@@ -149,18 +149,21 @@ def ancestors(exp: Any, table: Mapping[str, Any]) -> list[Any]:
 
 
 def settled(exp: Any, table: Mapping[str, Any], builders: Iterable[str]) -> dict[str, Any]:
-    """Fields of `exp` that others decide: the model that its parent has, and the order of `trainable`.
+    """Fields of `exp` that others decide: its parent's model, the order of `trainable`, of an analysis what has no effect on it.
 
     Raises UsageError where a field would have no effect beside the others, and for parents that cannot be.
     """
     rows = table.values()
+    decided: dict[str, Any] = {}
     if exp.kind in ANALYSES:
-        alike = [row for row in rows if row.kind == exp.kind]
-        choose(f"data set of a {exp.kind}", exp.dataset, dict.fromkeys(row.dataset for row in alike))
+        choose(f"data set of a {exp.kind}", exp.dataset, dict.fromkeys(row.dataset for row in rows if row.kind == exp.kind))
         for field, value in vars(exp).items():
-            usual = [getattr(row, field) for row in alike]
-            if field not in ("name", "profile", "seed", "family", *ANALYSES[exp.kind]) and value and value not in usual:
+            usual = [getattr(row, field) for row in rows if (row.kind, row.dataset) == (exp.kind, exp.dataset)]
+            if field in ("name", "profile", "seed", "family", *ANALYSES[exp.kind]) or value in usual:
+                continue
+            if value:
                 raise UsageError(f"{field}={value!r} has no effect on a {exp.kind}; leave it out, or at {usual[0]!r}")
+            decided[field] = usual[0]
     model = exp.model
     if parents := ancestors(exp, table):
         model, start = parents[0].model, f"{exp.name} starts from {exp.start_from}"
@@ -187,4 +190,4 @@ def settled(exp: Any, table: Mapping[str, Any], builders: Iterable[str]) -> dict
         trainable = tuple(name for name in children if name in chosen)
         if exp.dropout and children[-1] not in chosen:
             raise UsageError(f"dropout={exp.dropout!r} has no effect while {children[-1]!r} is frozen; leave it out, or train that too")
-    return {"model": model, "trainable": trainable}
+    return decided | {"model": model, "trainable": trainable}
