@@ -187,7 +187,7 @@ def settled(exp: Any, table: Mapping[str, Any], builders: Iterable[str]) -> dict
     trainable, children = exp.trainable, CHILDREN.get(model.split("_")[0]) if model in models else None
     if trainable and children:  # those of a model of the user's own are looked at when it is built
         chosen = {choose(f"child of {model}", name, children) for name in trainable}
-        trainable = tuple(name for name in children if name in chosen)
+        trainable = tuple(name for name in children if name in chosen) if chosen < {*children} else None
         if exp.dropout and children[-1] not in chosen:
             raise UsageError(f"dropout={exp.dropout!r} has no effect while {children[-1]!r} is frozen; leave it out, or train that too")
     return decided | {"model": model, "trainable": trainable}

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from faults import Narrow
-from helpers import refused
+from helpers import python, refused
 from torch import nn
 
 import analysisFunction
@@ -35,6 +35,7 @@ from experimentTable import (
 from myModel import MODELS
 from optimizerFunction import make_optimizer
 from recordFunction import Record
+from utilityFunction import resolve_precision
 
 # ---------------------------------------------------------------- every field against every kind of row
 
@@ -117,7 +118,7 @@ def what_is_run(monkeypatch, tiny, tmp_path) -> Iterator[Any]:
         folder = tmp_path / str(len(list(tmp_path.iterdir())))
         monkeypatch.setenv("RUNS_DIR", str(folder))
         profiles = [(p.image_size[image_chapter(exp)], p.seconds.get(exp.family), exp.family in p.left_out) for p in PROFILES.values()]
-        paid = exp.seed, profiles
+        paid = exp.seed, exp.final_test, profiles  # the test comes at the end
         if not has_budget(exp):
             return paid
         try:
@@ -146,8 +147,12 @@ def test_every_field_has_an_effect_or_is_refused(what_is_run, kind):
                 assert "\n" not in str(error)
                 refusals += 1
                 continue
-            same = getattr(other, field) == getattr(row, field) or (field == "chapter" and image_chapter(other) == image_chapter(row))
-            if same or (field == "keep_weights" and keeps_weights(row)):
+            means: Any = {
+                "chapter": image_chapter,
+                "keep_weights": keeps_weights,
+                "precision": lambda exp: resolve_precision(exp.precision),
+            }
+            if (meant := means.get(field, lambda exp, field=field: getattr(exp, field)))(other) == meant(row):
                 continue  # what it was already
             took.setdefault(field, []).append(value)
             assert changed != runs, f"{field}={value!r} changes nothing of a {kind}"
@@ -156,10 +161,10 @@ def test_every_field_has_an_effect_or_is_refused(what_is_run, kind):
     some = {
         "MLP": {"lr", "optimizer", "epochs", "batch_size", "trainable", "dropout", "record_gradients", "initialisation", "eps", "model"},
         "start from a parent": {"lr", "optimizer", "batch_size", "start_from", "trainable", "dropout", "patience", "final_test"},
-        "timing": {"lr", "optimizer", "batch_size", "eps", "dataset"},
+        "timing": {"lr", "optimizer", "batch_size", "eps"},
         "t-SNE": {"dataset"},
         "distribution": set(),
-        "baseline": {"start_from", "precision"},
+        "baseline": {"start_from"},
     }.get(kind, {"lr"}) - ({"epochs"} if row.family else set())
     assert always | some <= took.keys()
 
@@ -174,8 +179,9 @@ TAKEN = [
     ({"lr": Fraction(1, 4)}, {"lr": 0.25}),
     ({"record_gradients": np.bool_(True)}, {"record_gradients": True}),
     ({"trainable": ["last"]}, {"trainable": ("last",)}),
-    ({"trainable": np.array(["last", "blocks"])}, {"trainable": ("blocks", "last")}),
-    ({"trainable": {"last", "blocks"}}, {"trainable": ("blocks", "last")}),
+    ({"trainable": np.array(["last"])}, {"trainable": ("last",)}),
+    ({"model": "resnet18", "trainable": {"fc", "layer4"}}, {"model": "resnet18", "trainable": ("layer4", "fc")}),
+    ({"trainable": {"last", "blocks"}}, {"trainable": None}),  # all of them
     ({"trainable": ("last", "last")}, {"trainable": ("last",)}),
     ({"trainable": (name for name in ["last"])}, {"trainable": ("last",)}),
     ({"optimizer": np.str_("SGD")}, {"optimizer": "SGD"}),
@@ -326,3 +332,28 @@ def test_a_model_of_the_users_own_is_known_by_its_name_in_models(monkeypatch, ti
     assert run(row, wandb=False).finished
     refused(lambda: run(replace(row, name="other", trainable=("last",)), wandb=False), "unknown child 'last'; choose 1 or 3")
     refused(lambda: replace(row, model="MLP_min"), "unknown model 'MLP_min'; did you mean MLP_mine?")
+
+
+# ---------------------------------------------------------------- a row and a model more
+
+ONE_MORE = """
+import sys
+import pytest
+import myModel
+from deepnet.figures import registry
+from experimentTable import EXPERIMENTS, ROWS, Experiment
+myModel.MODELS["MLP_43"] = myModel._mlp([784, 1024, 256, *[64] * 40, 10])
+ROWS.append(Experiment("MLP_43", chapter=3, family="mlp", model="MLP_43", lr=1e-4, record_gradients=True, precision="fp32"))
+EXPERIMENTS["MLP_43"] = ROWS[-1]
+registry.FIGURES["3.2b"] = registry._curves(registry.LOSS_TEST, "Train loss and test accuracy of MLP_33 and MLP_43", "MLP_33", "MLP_43")
+sys.exit(pytest.main(["-q", "-p", "no:cacheprovider", *sys.argv[1:]]))
+"""
+
+
+def test_a_row_a_model_and_a_figure_more_are_four_lines_and_change_no_test():
+    checks = ["tests/test_models.py", "tests/figures/test_partial.py", "tests/test_committed.py", "tests/test_experiment.py"]
+    chosen = "registry or counts or MLP_43 or 3.2b or (table and prices) or partial_evidence or children_that"
+    ended = python(ONE_MORE, *checks, "-k", chosen)
+    assert ended.returncode == 0, ended.stdout
+    assert "failed" not in ended.stdout
+    assert int(re.search(r"(\d+) passed", ended.stdout)[1]) >= 40
