@@ -97,7 +97,7 @@ def names(field: str, value: Any) -> tuple[str, ...]:
     if not several or not all(isinstance(name, str) for name in given):
         raise UsageError(f"{field} must be a sequence of children's names, such as ('fc',), not {value!r}")
     if not given:
-        raise UsageError(f"{field} is empty, so nothing could learn; name some children, or leave it out and all of them learn")
+        raise UsageError(f"nothing in the model can be trained: {field} is empty; name some of its children, or leave it out")
     return tuple(dict.fromkeys(map(str, sorted(given) if isinstance(value, Set) else given)))  # a set has no order of its own
 
 
