@@ -227,10 +227,6 @@ def _parent_weights(parent: Experiment) -> dict:
         found = run(replace(parent, keep_weights=True), evidence=False)
     if found.result and not found.finished:
         raise UsageError(f"{parent.name} (seed {parent.seed}) failed ({found.result['reason']}); what starts from it cannot run")
-    if not found.has_weights:
-        raise UsageError(
-            f"the weights of {parent.name} (seed {parent.seed}) were not kept; move {found.path} away, and it is trained again"
-        )
     return found.weights()
 
 
@@ -277,9 +273,11 @@ def run(
     """
     exp = _row(exp)
     exp = replace(exp, profile=current_profile(exp.profile))
-    found = find_record(exp.name, exp.profile, exp.seed, evidence)
+    found = find_record(exp.name, exp.profile, exp.seed, evidence and not exp.keep_weights)  # the committed records have no weights
     if found and found.result:
         check_identity(found, data_identity(exp))
+        if _lacks_weights(exp, found):
+            raise UsageError(f"the weights of {exp.name} (seed {exp.seed}) were not kept; move {found.path} away, and it is trained again")
         return found
     if not has_budget(exp):
         raise UsageError(f"{exp.name} has no budget in the profile {exp.profile}; run it with profile {with_budget(exp)}")
@@ -353,7 +351,12 @@ def missing_parents(exp: Experiment) -> list[Experiment]:
 def _ended(exp: Experiment, evidence: bool) -> Record | None:
     """The experiment's record, where it has a result. What is damaged or another's is none; `run` says what is wrong with it."""
     try:
-        found = find_record(exp.name, exp.profile, exp.seed, evidence)
-        return found if found and found.result and same_identity(found, data_identity(exp)) else None
+        found = find_record(exp.name, exp.profile, exp.seed, evidence and not exp.keep_weights)
+        ended = found and found.result and same_identity(found, data_identity(exp)) and not _lacks_weights(exp, found)
+        return found if ended else None
     except UsageError:
         return None
+
+
+def _lacks_weights(exp: Experiment, found: Record) -> bool:
+    return exp.keep_weights and found.finished and not found.has_weights

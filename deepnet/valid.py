@@ -14,7 +14,7 @@ ANALYSES = {  # kind -> the fields that decide it; the others have no effect on 
     "baseline": ("dataset", "chapter", "model", "start_from", "initialisation", "precision", "final_test"),
     "distribution": ("dataset",),
     "tsne": ("dataset",),
-    "timing": ("dataset", "chapter", "lr", "optimizer", "eps", "batch_size"),
+    "timing": ("dataset", "lr", "optimizer", "eps", "batch_size"),
 }
 CHILDREN = {  # those with weights, the head last, of the table's models; "MLP" stands for MLP_4, MLP_res_5, ...
     "MLP": ("blocks", "last"),
@@ -97,7 +97,7 @@ def names(field: str, value: Any) -> tuple[str, ...]:
     if not several or not all(isinstance(name, str) for name in given):
         raise UsageError(f"{field} must be a sequence of children's names, such as ('fc',), not {value!r}")
     if not given:
-        raise UsageError(f"{field} is empty, so nothing could learn; name some children, or leave it out and all of them learn")
+        raise UsageError(f"nothing in the model can be trained: {field} is empty; name some of its children, or leave it out")
     return tuple(dict.fromkeys(map(str, sorted(given) if isinstance(value, Set) else given)))  # a set has no order of its own
 
 
@@ -149,18 +149,21 @@ def ancestors(exp: Any, table: Mapping[str, Any]) -> list[Any]:
 
 
 def settled(exp: Any, table: Mapping[str, Any], builders: Iterable[str]) -> dict[str, Any]:
-    """Fields of `exp` that others decide: the model that its parent has, and the order of `trainable`.
+    """Fields of `exp` that others decide: its parent's model, the order of `trainable`, of an analysis what has no effect on it.
 
     Raises UsageError where a field would have no effect beside the others, and for parents that cannot be.
     """
     rows = table.values()
+    decided: dict[str, Any] = {}
     if exp.kind in ANALYSES:
-        alike = [row for row in rows if row.kind == exp.kind]
-        choose(f"data set of a {exp.kind}", exp.dataset, dict.fromkeys(row.dataset for row in alike))
+        choose(f"data set of a {exp.kind}", exp.dataset, dict.fromkeys(row.dataset for row in rows if row.kind == exp.kind))
         for field, value in vars(exp).items():
-            usual = [getattr(row, field) for row in alike]
-            if field not in ("name", "profile", "seed", "family", *ANALYSES[exp.kind]) and value and value not in usual:
+            usual = [getattr(row, field) for row in rows if (row.kind, row.dataset) == (exp.kind, exp.dataset)]
+            if field in ("name", "profile", "seed", "family", *ANALYSES[exp.kind]) or value in usual:
+                continue
+            if value:
                 raise UsageError(f"{field}={value!r} has no effect on a {exp.kind}; leave it out, or at {usual[0]!r}")
+            decided[field] = usual[0]
     model = exp.model
     if parents := ancestors(exp, table):
         model, start = parents[0].model, f"{exp.name} starts from {exp.start_from}"
@@ -184,7 +187,7 @@ def settled(exp: Any, table: Mapping[str, Any], builders: Iterable[str]) -> dict
     trainable, children = exp.trainable, CHILDREN.get(model.split("_")[0]) if model in models else None
     if trainable and children:  # those of a model of the user's own are looked at when it is built
         chosen = {choose(f"child of {model}", name, children) for name in trainable}
-        trainable = tuple(name for name in children if name in chosen)
+        trainable = tuple(name for name in children if name in chosen) if chosen < {*children} else None
         if exp.dropout and children[-1] not in chosen:
             raise UsageError(f"dropout={exp.dropout!r} has no effect while {children[-1]!r} is frozen; leave it out, or train that too")
-    return {"model": model, "trainable": trainable}
+    return decided | {"model": model, "trainable": trainable}

@@ -14,9 +14,9 @@ import analysisFunction
 import dataFunction
 import recordFunction
 from analysisFunction import final_test
-from coreFunction import run_all
+from coreFunction import run, run_all
 from dataFunction import load_images, open_vault
-from experimentTable import PROFILES, ROWS, experiment
+from experimentTable import PROFILES, ROWS, Experiment, experiment
 from recordFunction import RunFolder, find_openings, find_record
 from searchFunction import REPORT_SWEEP, search
 
@@ -57,10 +57,23 @@ def test_an_unfinished_search_trial_keeps_the_test_set_shut(ready, runs_dir):
     for name, row, seed in (("search_2", "sweep_1", 0), ("sgd_slow", "sgd", 0), ("search_3", "sweep_1", 1), ("MLP_4", "MLP_4", 0)):
         with RunFolder(replace(experiment(row, "sample", seed), name=name), runs_dir) as folder:
             folder.start({}, {})
-    message = refused(lambda: final_test(find_record("dropout", "sample")), "search_2", "sgd_slow", "must finish first")
+    with RunFolder(Experiment("plain", model="CNN_10", dataset="cifar100", lr=1e-3, profile="sample"), runs_dir) as folder:
+        folder.start({}, {})  # of no chapter, but on its data
+    message = refused(lambda: final_test(find_record("dropout", "sample")), "plain", "search_2", "sgd_slow", "must finish first")
     assert "search_3" not in message
     assert "MLP_4" not in message
     assert find_openings("sample") == []
+
+
+def test_a_row_that_is_not_in_the_table_has_a_final_test_where_it_says_so(ready):
+    row = replace(experiment("dropout", "sample"), name="mine", trainable=("fc",))
+    assert list(final_test(run(row, wandb=False))) == ["resnet18"]
+    assert [opening["run"] for opening in find_openings("sample")] == ["mine"]
+    without = run(replace(row, name="other", final_test=False, keep_weights=True), wandb=False)
+    refused(
+        lambda: final_test(without),
+        "other has no final test, only baseline and dropout have one; to add one, train it with final_test=True",
+    )
 
 
 @pytest.mark.parametrize("name", ["dropout", "baseline"])

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from helpers import refused
 from torch import nn
 from torch.utils.data import TensorDataset
 
@@ -11,8 +12,11 @@ import coreFunction
 import queueFunction
 import utilityFunction
 from coreFunction import pipeline, run, run_all
+from deepnet.figures.registry import draw
 from experimentTable import EXPERIMENTS, PROFILES, Experiment, UsageError, identity
+from searchFunction import REPORT_SWEEP, search
 from utilityFunction import checkpoint_seconds
+from verifyFunction import verify
 
 
 def refuse(*_, **__):
@@ -109,3 +113,30 @@ def test_who_would_train_for_long_is_told_which_profile_has_the_records(runs_dir
     run_all("train_resnet", "MLP_4", profile=profile, evidence=False)
     said = [line for line in capsys.readouterr().out.splitlines() if "has records" in line]
     assert said == [f"profile {other} has records of train_resnet" for other in there]
+
+
+SLIPS = [
+    (lambda: run_all("MLP_4", profile="papr"), "unknown profile 'papr'; did you mean paper?"),
+    (lambda: run_all("MLP_4", "mlp_13"), "unknown experiment 'mlp_13'; did you mean MLP_13?"),
+    (lambda: run_all("MLP_4", seeds=(0, -1)), "seed must be a whole number of at least 0"),
+    (lambda: run_all("MLP_4", seeds=(0, 2.0)), "seed must be a whole number of at least 0"),
+    (lambda: search(REPORT_SWEEP, 1, base="sweep1"), "unknown experiment 'sweep1'; did you mean sweep_1?"),
+    (lambda: search(REPORT_SWEEP, 1, profile="papr"), "unknown profile 'papr'; did you mean paper?"),
+    (
+        lambda: search(REPORT_SWEEP | {"parameters": {"epochs": {"values": [5]}}}, 1),
+        "epochs=5 of sweep_1 has no effect in the profile sample",
+    ),
+    (
+        lambda: search(REPORT_SWEEP | {"parameters": {"model": {"values": ["MLP_4"]}}}, 1),
+        "model='MLP_4' has no effect: sweep_1 starts from",
+    ),
+    (lambda: verify("MLP4"), "unknown experiment 'MLP4'; did you mean MLP_4?"),
+    (lambda: verify("MLP_4", "papr"), "unknown profile 'papr'; did you mean paper?"),
+    (lambda: draw("3.1", "papr"), "unknown profile 'papr'; did you mean paper?"),
+]
+
+
+@pytest.mark.parametrize(("action", "message"), SLIPS, ids=[case[1] for case in SLIPS])
+def test_a_slip_in_a_name_is_told_with_what_was_meant_and_nothing_is_written(runs_dir, tiny, action, message):
+    refused(action, message)
+    assert not runs_dir.exists()

@@ -1,6 +1,6 @@
 """What was seen, in a sentence, with every number taken from the records."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING
@@ -12,7 +12,7 @@ from deepnet.claims.measures import ends_early, final_loss, step_ratios
 from deepnet.figures.registry import found
 from deepnet.figures.sweep import SWEEP
 from deepnet.text import DATA, counted, markdown, ranges, seeds_of
-from experimentTable import PROFILES, ROWS, UsageError, current_profile, experiment, has_budget, price
+from experimentTable import EXPERIMENTS, PROFILES, ROWS, UsageError, current_profile, experiment, has_budget, price
 from recordFunction import Record, find_openings, find_records
 from sweepFunction import REPORT_SWEEP
 from trialFunction import said_best, said_point
@@ -179,16 +179,19 @@ def sources(profile: str | None = None) -> str:
     return markdown(["commit", "machine", "threads", "precision", "runs (seeds)"], rows)
 
 
-def prices() -> str:
-    """What one run costs in each profile, estimated for a family of runs together, as `run.py list` has it: a Markdown table."""
+def prices(names: Collection[str] = EXPERIMENTS) -> str:
+    """What one run costs in each profile, estimated for a family of runs together, as `run.py list` has it: a Markdown table.
+
+    `names`: the runs that it is to have.
+    """
     families: dict[str, list[str]] = {}
-    for row in ROWS:
+    for row in (row for row in ROWS if row.name in names):
         families.setdefault(row.family, []).append(row.name)
 
     def cost(name: str, profile: str) -> str:
         return duration(price(exp)) if has_budget(exp := experiment(name, profile)) else "–"
 
-    rows = [(", ".join(names), *(cost(names[0], profile) for profile in PROFILES)) for names in families.values()]
+    rows = [(", ".join(alike), *(cost(alike[0], profile) for profile in PROFILES)) for alike in families.values()]
     return markdown(["runs", *PROFILES], rows, right=PROFILES)
 
 

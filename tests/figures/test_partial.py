@@ -55,7 +55,8 @@ def partial(runs_dir):
 
 
 def test_of_partial_evidence_every_figure_is_drawn_or_missed_in_one_line(partial, tmp_path, monkeypatch, capsys):
-    begun = {"2.3", "2.4", "3.1", "3.2", "3.3", "3.3b", "3.7", "3.7b"}
+    begun = {number for number, entry in FIGURES.items() if not entry.runs or {"MLP_4", "MLP_33"} & {*entry.runs}}
+    assert begun >= {"2.3", "2.4", "3.1", "3.2", "3.3", "3.3b", "3.7", "3.7b"}
     for number in FIGURES:
         if number in begun:
             assert footer_of(draw(number, "cpu")).startswith("profile cpu")
