@@ -1,8 +1,6 @@
 """Records that are no training: class counts, embeddings, step times, the classical baseline; and the final test."""
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from itertools import cycle
 from typing import Any
@@ -12,9 +10,9 @@ import torch
 
 from coreFunction import build, data_identity
 from dataFunction import load_images, open_vault
-from experimentTable import ROWS, Experiment, Held, UsageError, experiment
+from experimentTable import ROWS, Experiment, UsageError, experiment
 from featureFunction import CS, classical_baseline, extract_features, linear
-from fileFunction import append_line, rounded, writing
+from fileFunction import append_line, lock, rounded
 from myModel import MODELS
 from optimizerFunction import make_optimizer
 from recordFunction import WEIGHTS, Record, RunFolder, find_openings, find_record, roots, runs_dir
@@ -154,7 +152,8 @@ def final_test(record: Record, why_again: str = "") -> dict[str, dict]:
         raise UsageError(f"{record.name} has no final test; the report tests dropout and the baseline alone")
     if not record.finished:
         raise UsageError(f"{record.name} (seed {record.seed}) has not finished; the final test needs its final weights")
-    with _alone(record.profile):
+    busy = f"another process is at the test set of {record.profile}; ask again when it has ended"
+    with lock(runs_dir() / record.profile / ".openings.lock", busy):
         opened = {o["classifier"]: o for o in find_openings(record.profile, True) if (o["run"], o["seed"]) == (record.name, record.seed)}
         tested = record.result["sha256"][WEIGHTS]
         if opened and not why_again:
@@ -174,25 +173,6 @@ def final_test(record: Record, why_again: str = "") -> dict[str, dict]:
         }
         append_line(runs_dir() / record.profile / "openings.jsonl", *lines.values())  # nobody has seen a number before it is logged
         return lines
-
-
-@contextmanager
-def _alone(profile: str) -> Iterator[None]:
-    """One process at a time is at the profile's test set; the lock ends with its process. Raises Held, a UsageError, for the others."""
-    from filelock import FileLock, Timeout
-
-    folder = runs_dir() / profile
-    with writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / ".openings.lock", timeout=0)
-        try:
-            lock.acquire()
-        except Timeout:
-            raise Held(f"another process is at the test set of {profile}; ask again when it has ended") from None
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _unfinished(profile: str, seed: int) -> list[str]:

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from experimentTable import UsageError
+from experimentTable import Held, UsageError
 
 
 def first_line(error: BaseException) -> str:
@@ -55,6 +55,8 @@ def writing(path: Path) -> Iterator[None]:
         cause = error if isinstance(error, OSError) else error.__context__  # torch.save covers what ended its writing with its own error
         if isinstance(cause, KeyboardInterrupt):
             raise cause from None
+        if isinstance(error, NotImplementedError):  # filelock's
+            raise UsageError(f"the file system of {path} knows no locks; set RUNS_DIR to a folder on another one") from None
         if not isinstance(cause, OSError):
             raise
         reason = cause.strerror or cause
@@ -68,11 +70,42 @@ def atomic(path: Path) -> Iterator[Path]:
     try:
         with writing(path):
             yield part
-            with part.open("rb") as file:
+            with part.open("rb+") as file:  # Windows flushes only what is open for writing
                 os.fsync(file.fileno())
             part.replace(path)
     finally:
         part.unlink(missing_ok=True)
+
+
+@contextmanager
+def lock(path: Path, busy: str, patience: float | None = None) -> Iterator[None]:
+    """Hold the lock file at `path`, as one process at a time can; its folder is made. The lock ends with its process.
+
+    path: it must not lie in a folder that is renamed meanwhile, which Windows refuses. busy: what is said of it where another
+    process holds it. patience: None raises Held, a UsageError, with that message at once; a number waits as long as it takes, and
+    prints the message after so many seconds. Raises UsageError where no lock can be written.
+
+    Example::
+
+        with lock(folder / ".table.lock", "another process writes the table; wait for it"):
+            write_json(folder / "table.json", table)
+    """
+    from filelock import FileLock, Timeout
+
+    held = FileLock(path)
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            held.acquire(timeout=patience or 0)
+        except Timeout:
+            if patience is None:
+                raise Held(busy) from None
+            print(busy)
+            held.acquire()
+    try:
+        yield
+    finally:
+        held.release()
 
 
 def rounded(value: Any) -> Any:

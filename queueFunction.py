@@ -20,6 +20,7 @@ import torch
 
 from deepnet.text import listed
 from experimentTable import PROFILES, Experiment, Held, UsageError, experiment, price
+from fileFunction import lock
 from recordFunction import Record, find_records, runs_dir
 from utilityFunction import about, bar
 
@@ -145,20 +146,24 @@ def _record(exp: Experiment, future: Future) -> Record:
 @contextmanager
 def _mark() -> Iterator[str]:
     """A file in the records' folder that is there, and locked, while the caller is; those that killed callers left are removed."""
-    from filelock import FileLock, Timeout
-
     folder = runs_dir().resolve()
-    folder.mkdir(parents=True, exist_ok=True)
     ours = f".caller-{socket.gethostname()}-"  # a lock may not be seen from another machine
+    busy = "another call is using it"
     for left in folder.glob(f"{ours}*"):
-        with suppress(Timeout), FileLock(left, timeout=0):
-            left.unlink(missing_ok=True)
+        with suppress(Held), lock(left, busy):
+            _remove_held(left)
     mark = folder / f"{ours}{uuid4().hex}"
-    with FileLock(mark):
+    with lock(mark, busy):
         try:
             yield str(mark)
         finally:
-            mark.unlink(missing_ok=True)
+            _remove_held(mark)
+
+
+def _remove_held(path: Path) -> None:
+    """Remove a lock file that is held; Windows, which cannot, removes it as the lock ends."""
+    with suppress(PermissionError):
+        path.unlink(missing_ok=True)
 
 
 def _caller_is_gone(mark: str) -> bool:

@@ -11,7 +11,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
@@ -20,8 +20,21 @@ from typing import Any
 import numpy as np
 import torch
 
-from experimentTable import Experiment, Held, UsageError
-from fileFunction import append_line, atomic, digest, first_line, load_tensors, read_json, read_lines, rounded, sha256, write_json, writing
+from experimentTable import Experiment, UsageError
+from fileFunction import (
+    append_line,
+    atomic,
+    digest,
+    first_line,
+    load_tensors,
+    lock,
+    read_json,
+    read_lines,
+    rounded,
+    sha256,
+    write_json,
+    writing,
+)
 
 ROOT = Path(__file__).resolve().parent
 EVIDENCE = ROOT / "report" / "records"
@@ -198,19 +211,16 @@ class RunFolder:
         return (self.path / "result.json").exists()
 
     def __enter__(self) -> "RunFolder":
-        from filelock import FileLock, Timeout
-
-        with writing(self.path):
-            self.path.mkdir(parents=True, exist_ok=True)
-            self._lock = FileLock(self.path.with_name(f".{self.path.name}.lock"), timeout=0)
-            try:
-                self._lock.acquire()
-            except Timeout:
-                raise Held(f"{self.exp.name} (seed {self.exp.seed}) is being trained by another process; wait for it") from None
+        busy = f"{self.exp.name} (seed {self.exp.seed}) is being trained by another process; wait for it"
+        with ExitStack() as stack:
+            stack.enter_context(lock(self.path.with_name(f".{self.path.name}.lock"), busy))
+            with writing(self.path):
+                self.path.mkdir(exist_ok=True)
+            self._held = stack.pop_all()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._lock.release()
+        self._held.close()
 
     def start(self, identity: dict, provenance: dict, fresh: bool = False) -> dict | None:
         """Begin, or go on: write the settings of a new run, or return an interrupted one's checkpoint, rows cut to it.
