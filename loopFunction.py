@@ -12,12 +12,13 @@ import torch
 from torch import nn
 
 from dataFunction import ImageSet
+from deepnet.records.folder import RunFolder
 from experimentTable import Experiment
 from featureFunction import Source, cached, first_inputs, split
 from fileFunction import digest
 from myModel import set_train_mode
 from optimizerFunction import make_optimizer, restore_optimizer
-from recordFunction import Record, RunFolder
+from recordFunction import Record
 from trainFunction import (
     EarlyStopping,
     GradientNorms,

@@ -16,8 +16,9 @@ import recordFunction
 from analysisFunction import final_test
 from coreFunction import run_all
 from dataFunction import load_images, open_vault
+from deepnet.records.folder import RunFolder
 from experimentTable import PROFILES, ROWS, experiment
-from recordFunction import RunFolder, find_openings, find_record
+from recordFunction import find_openings, find_record
 from searchFunction import REPORT_SWEEP, search
 
 CHAPTER_5 = [row.name for row in ROWS if row.chapter == 5]

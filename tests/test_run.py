@@ -12,9 +12,10 @@ import coreFunction
 import loopFunction
 import recordFunction
 from coreFunction import build, run, run_all
+from deepnet.records.folder import RunFolder
 from experimentTable import EXPERIMENTS, experiment
 from featureFunction import CS
-from recordFunction import RunFolder, find_record
+from recordFunction import find_record
 from trainFunction import accuracy
 
 
@@ -239,8 +240,15 @@ def test_a_run_that_another_holds_is_looked_at_again_at_the_end(tiny, runs_dir, 
     """Held while its turn comes, free once the others are done."""
     holder = RunFolder(experiment("MLP_4", "sample"), runs_dir)
     holder.__enter__()
-    train = coreFunction._train
-    monkeypatch.setattr(coreFunction, "_train", lambda exp, *a: (train(exp, *a), exp.name == "MLP_res_5" and holder.__exit__())[0])
+    fit = coreFunction.fit
+
+    def release_after(model, train, held, exp, *arguments, **options):
+        record = fit(model, train, held, exp, *arguments, **options)
+        if exp.name == "MLP_res_5":
+            holder.__exit__(None)
+        return record
+
+    monkeypatch.setattr(coreFunction, "fit", release_after)
     assert [record.name for record in run_all("MLP_4", "MLP_res_5")] == ["MLP_4", "MLP_res_5"]
     assert "MLP_4 (seed 0) is being trained by another process" in capsys.readouterr().out
 
