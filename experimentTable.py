@@ -15,6 +15,7 @@ OPTIMIZERS = ("Adam", "AdamW", "RMSprop", "SGD")
 KINDS = ("training", "baseline", "distribution", "tsne", "timing")
 BOTH_PRECISIONS = ("CNN_10", "CNN_13", "CNN_res_16", "CNN_res_56", "resnet18")  # models with a run in fp32 and one in bf16
 NAME = r"\w[\w.-]*"  # of a run, and of its folder
+RESERVED = {"CON", "PRN", "AUX", "NUL", *(f"{port}{n}" for port in ("COM", "LPT") for n in range(10))}  # by Windows, whatever follows a dot
 CLASSES = {"mnist": 10, "cifar10": 10, "cifar100": 100}
 
 
@@ -63,8 +64,8 @@ class Experiment:
 
     def __post_init__(self) -> None:
         """Refuse values no run can have. Raises UsageError with the remedy."""
-        if not re.fullmatch(NAME, self.name):
-            raise UsageError(f"name {self.name!r} cannot name a folder; use letters, digits, '_', '-' and '.'")
+        if not re.fullmatch(NAME, self.name) or self.name.endswith(".") or self.name.partition(".")[0].upper() in RESERVED:
+            raise UsageError(f"name {self.name!r} cannot name a folder on every system; use letters, digits, '_', '-' and '.'")
         choose("optimizer", self.optimizer, OPTIMIZERS)
         choose("precision", self.precision, ("auto", "fp32", "bf16", "fp64"))
         choose("initialisation", self.initialisation, ("default", "he"))

@@ -288,10 +288,14 @@ def show(number: str, profile: str | None = None) -> None:
 
     try:
         figure = draw(number, profile)
-        save(number, profile, figure)
-        display(figure)
     except UsageError as error:
         print(error)
+        return
+    try:
+        save(number, profile, figure)
+    except OSError as error:  # a clone that may not be written to shows its figures all the same
+        print(f"figure {number} is shown but not saved to {FOLDER} ({error.strerror})")
+    display(figure)
 
 
 def save_all(profile: str | None = None) -> list[Path]:
