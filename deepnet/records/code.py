@@ -1,5 +1,6 @@
 """The code that makes a record: which commit it is, and whether what this process has imported is that commit's."""
 
+import functools
 import hashlib
 import os
 import subprocess
@@ -12,7 +13,8 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def modules(root: Path) -> list[Path]:
     """The project's own modules: those beside the table and those of `deepnet`."""
-    return sorted([*root.glob("*.py"), *root.glob("deepnet/**/*.py")])
+    found = [*root.glob("*.py"), *root.glob("deepnet/**/*.py")]
+    return sorted(path for path in found if not path.name.startswith(".") and path.is_file())  # editors leave links with dots
 
 
 def _stamps(root: Path) -> dict[Path, tuple[int, int]]:
@@ -25,8 +27,11 @@ _AT_IMPORT = _stamps(ROOT)
 
 def _written_since_import(root: Path) -> list[str]:
     """The imported modules of the project whose file was written after this process had begun."""
-    imported = {Path(file).resolve() for module in list(sys.modules.values()) if (file := getattr(module, "__file__", None))}
     now = _stamps(root)
+    paths = [path.relative_to(root).with_suffix("") for path in now]
+    names = [".".join(path.parts).removesuffix(".__init__") for path in paths]
+    files = [getattr(sys.modules.get(name), "__file__", None) for name in (*names, "__main__")]
+    imported = {Path(file).resolve() for file in files if file}
     ours = [path for path in _AT_IMPORT.keys() | now.keys() if path in imported and path.is_relative_to(root)]
     return sorted(path.relative_to(root).as_posix() for path in ours if _AT_IMPORT.get(path) != now.get(path))
 
@@ -51,24 +56,23 @@ def state(root: Path = ROOT) -> dict:
 
         state()["commit"]  # "f4fb090...", None outside a repository
     """
-    commit, reason = None, ""
+    commit, reason, found = None, "", fingerprint(root)
     try:
         top, commit = _git(root, "rev-parse", "--show-toplevel", "HEAD").splitlines()
         if Path(top).resolve() != root.resolve():
             commit, reason = None, f"{root} lies within another repository, {top}"
+        elif differing := _differing(root, commit, found):
+            more = f" and {len(differing) - 1} more" if len(differing) > 1 else ""
+            reason = f"not as commit {commit[:7]} has it: {differing[0]}{more}"
     except subprocess.CalledProcessError as error:
         reason = f"{root} is no git repository with a commit"
         if "dubious ownership" in error.stderr:
             reason = f"git trusts no folder of another user's; `git config --global --add safe.directory {root}`"
     except (OSError, subprocess.TimeoutExpired, ValueError) as error:
         reason = f"git does not answer ({type(error).__name__})"
-    if commit:
-        first, *others = [*_differing(root), ""]
-        more = f" and {len(others) - 1} more" if len(others) > 1 else ""
-        reason = f"not as commit {commit[:7]} has it: {first}{more}" if first else ""
     if not reason and (written := _written_since_import(root)):
         reason = f"written after this process had begun: {', '.join(written)}; start it anew"
-    return {"commit": commit, "dirty": bool(reason), "uncommitted": reason or None, "code": fingerprint(root)}
+    return {"commit": commit, "dirty": bool(reason), "uncommitted": reason or None, "code": found}
 
 
 def _git(root: Path, *arguments: str, given: str | None = None) -> str:
@@ -80,9 +84,13 @@ def _git(root: Path, *arguments: str, given: str | None = None) -> str:
     ).stdout  # fmt: skip
 
 
-def _differing(root: Path) -> list[str]:
-    """The modules that are not as the commit has them: changed, added or gone, whatever git's index says of them."""
-    entries = [entry.partition("\t") for entry in _git(root, "ls-tree", "-r", "-z", "HEAD", "--", ".").split("\0") if entry]
+@functools.lru_cache(maxsize=4)
+def _differing(root: Path, commit: str, code: str) -> list[str]:
+    """The modules that are not as the commit has them: changed, added or gone, whatever git's index says of them.
+
+    code: the `fingerprint`, so that what is remembered is of these very bytes.
+    """
+    entries = [entry.partition("\t") for entry in _git(root, "ls-tree", "-r", "-z", commit, "--", ".").split("\0") if entry]
     committed = {
         path: about.split()[2]
         for about, _, path in entries
