@@ -316,7 +316,7 @@ def _files(record: Record) -> set[str]:
 
 
 def _decisions(record: Record) -> dict:
-    return {key: value for key, value in record.result.items() if key not in ("train_seconds", "sha256")}
+    return {key: value for key, value in record.result.items() if key not in ("train_seconds", "began", "ended", "sha256")}
 
 
 @dataclass
