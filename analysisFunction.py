@@ -1,6 +1,7 @@
 """Records that are no training: class counts, embeddings, step times, the classical baseline; and the final test."""
 
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import cycle
 from typing import Any
@@ -10,13 +11,14 @@ import torch
 
 from coreFunction import build, data_identity
 from dataFunction import load_images, open_vault
+from deepnet.records.folder import RunFolder
 from deepnet.training.recipe import EVAL_BATCH_SIZE
 from experimentTable import EXPERIMENTS, ROWS, USUAL_CHAPTER, Experiment, UsageError
 from featureFunction import CS, classical_baseline, extract_features, linear
 from fileFunction import append_line, lock, rounded
 from myModel import MODELS
 from optimizerFunction import make_optimizer
-from recordFunction import WEIGHTS, Record, RunFolder, find_openings, find_record, roots, runs_dir
+from recordFunction import WEIGHTS, Record, find_openings, find_record, roots, runs_dir
 from trainFunction import accuracy, evaluate, macro_accuracy, train_epoch
 from utilityFunction import device, mixed, provenance, resolve_precision, seed_everything
 
@@ -28,13 +30,25 @@ EMBEDDED_DIMENSIONS, NEIGHBOURS = 50, 5
 AS_TRAINED: dict = {"batch_size": EVAL_BATCH_SIZE, "fast": True}  # so that the numbers are a training's own to the bit
 
 
-def analyse(exp: Experiment, folder: RunFolder) -> Record:
-    """Run an experiment that is no training, from its beginning, and return its record."""
-    makeup = data_identity(exp)
+ON_PROCESSOR = ("distribution", "tsne")  # kinds that are computed there in fp32, whatever device and precision are asked for
+PACKAGES = {"tsne": ("scikit-learn",), "baseline": ("scikit-learn",)}  # kind -> what its numbers come from beside torch
+
+
+def analyse(exp: Experiment, identity: dict) -> Callable[[RunFolder], Record]:
+    """Prepare an analysis, and return the function that runs it from its beginning and writes its record to a folder.
+
+    Raises UsageError for whatever is missing, so that it is said before anything is written.
+    """
+    precision = "fp32" if exp.kind in ON_PROCESSOR else resolve_precision(exp.precision)
+    made = provenance(precision, exp.kind in ON_PROCESSOR, PACKAGES.get(exp.kind, ()))
     act = {"distribution": _distribution, "tsne": _tsne, "timing": _timing, "baseline": _baseline}[exp.kind]
-    prepared = act(exp, makeup)  # whatever is missing is said before anything is written
-    folder.start(makeup, provenance(resolve_precision(exp.precision)))
-    return prepared(folder)
+    prepared = act(exp, identity)
+
+    def write(folder: RunFolder) -> Record:
+        folder.start(identity, made)
+        return prepared(folder)
+
+    return write
 
 
 def _distribution(exp: Experiment, makeup: dict) -> Any:

@@ -2,7 +2,7 @@
 
 import tempfile
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import Executor
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from functools import partial
@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 
 from dataFunction import known_fingerprint, load_images
 from deepnet.data.datasets import as_source
+from deepnet.records.folder import RunFolder
 from deepnet.training.own import check_switches, checked_sets, own_optimizer, size_of_batches, whole
 from deepnet.training.recipe import Recipe, count_outputs, materialise, rehearse, set_precision, trial_of
 from experimentTable import (
@@ -39,8 +40,8 @@ from fileFunction import digest
 from loopFunction import fit
 from myModel import CNN, MLP, MODELS, initialise, replace_head, train_only, weight_layers
 from optimizerFunction import make_optimizer
-from queueFunction import generation, work_off
-from recordFunction import Record, RunFolder, check_identity, find_record, runs_dir, same_identity
+from queueFunction import check_executor, generation, work_off
+from recordFunction import Record, check_identity, find_record, runs_dir, same_identity
 from trainFunction import Loss, evaluate, own_precision, train_epoch
 from utilityFunction import about, bar, cast, device, fast_by_default, kept_memory, provenance, resolve_precision, seed_everything
 from wandbFunction import mirror, wandb_wanted
@@ -240,9 +241,9 @@ def data_identity(exp: Experiment) -> dict:
     return identity(exp) | {"data": {name: known_fingerprint(name, exp.profile) for name in names}}
 
 
-def _train(exp: Experiment, line: Any, stop: Callable[[], bool], use_wandb: Any) -> Record:
+def _train(exp: Experiment, makeup: dict, line: Any, stop: Callable[[], bool], use_wandb: Any) -> Callable[[RunFolder], Record]:
+    """Prepare a training of the table's, and return the function that trains it to its record in a folder, or goes on there."""
     split_name = EVAL_SPLIT[exp.dataset]
-    makeup = data_identity(exp)
     precision, fast = resolve_precision(exp.precision), fast_by_default()
     exp = replace(exp, epochs=makeup["epochs"])  # what its profile grants
     train, held = (load_images(exp.dataset, part, exp.profile, makeup["image_size"]) for part in ("train", split_name))
@@ -254,82 +255,129 @@ def _train(exp: Experiment, line: Any, stop: Callable[[], bool], use_wandb: Any)
         with torch.no_grad():
             count_outputs(trial, cast(train.first(2).to(device()), precision))
         rehearse(trial, train, exp.batch_size, recipe, record_gradients=False)
-    with kept_memory(fast), RunFolder(exp, runs_dir()) as folder:
+
+    @kept_memory(fast)
+    def write(folder: RunFolder) -> Record:
         checkpoint = folder.start(makeup, provenance(precision))
         return fit(
             model, train, held, exp, recipe, folder, checkpoint, split_name=split_name, steps=makeup["steps_per_epoch"],
             keep_weights=keeps_weights(exp), use_wandb=use_wandb, line=line, stop=stop,
         )  # fmt: skip
 
+    return write
+
+
+def _analyse(exp: Experiment, makeup: dict, line: Any, use_wandb: Any) -> Callable[[RunFolder], Record]:
+    """Prepare an analysis, and return the function that writes its record to a folder."""
+    import analysisFunction
+
+    analyse = analysisFunction.analyse(exp, makeup)
+
+    def write(folder: RunFolder) -> Record:
+        shown = bar(1) if line is None else line
+        shown.reset(total=1)
+        shown.set_description_str(exp.name)
+        shown.set_postfix_str("")  # a training before it has left its loss there
+        record = analyse(folder)
+        if use_wandb:
+            mirror(record)
+        shown.update(1)
+        return record
+
+    return write
+
 
 def run(
     exp: Experiment | str, evidence: bool = True, *, wandb: Any = True, line: Any = None, stop: Callable[[], bool] = lambda: False
 ) -> Record:
-    """One experiment: its finished record is loaded, its interrupted run gone on with, else it is trained.
+    """One experiment: its finished record is loaded, its interrupted run resumed, else it is trained.
 
+    The record that is returned stays what it is, whatever is trained or moved afterwards.
     `evidence=False` leaves the committed records aside. `wandb` says whether W&B sees the run, or is a W&B run to write it to.
     `stop` is asked after each epoch whether to leave off there. Raises UsageError for an unknown name or profile, for data that
-    are missing, and where another run has that name.
+    are missing, where another run has that name, and while another process trains this one.
+
+    Example::
+
+        run("MLP_4").result["accuracy"]
     """
     exp = _row(exp)
     exp = replace(exp, profile=current_profile(exp.profile))
+    makeup = data_identity(exp)
     found = find_record(exp.name, exp.profile, exp.seed, evidence and not exp.keep_weights)  # the committed records have no weights
-    if found and found.result:
-        check_identity(found, data_identity(exp))
+    if found and found.result:  # spares data, model and lock
+        check_identity(found, makeup)
         if _lacks_weights(exp, found):
             raise UsageError(f"the weights of {exp.name} (seed {exp.seed}) were not kept; move {found.path} away, and it is trained again")
-        return found
+        return found.load()
     if not has_budget(exp):
         raise UsageError(f"{exp.name} has no budget in the profile {exp.profile}; run it with profile {with_budget(exp)}")
-    if exp.kind == "training":
-        return _train(exp, line, stop, wandb)
-    import analysisFunction
-
-    line = bar(1) if line is None else line
-    line.reset(total=1)
-    line.set_description_str(exp.name)
-    line.set_postfix_str("")  # a training before it has left its loss there
-    with RunFolder(exp, runs_dir()) as folder:
-        record = analysisFunction.analyse(exp, folder)
-    if wandb:
-        mirror(record)
-    line.update(1)
-    return record
+    write = _train(exp, makeup, line, stop, wandb) if exp.kind == "training" else _analyse(exp, makeup, line, wandb)
+    with RunFolder(replace(exp, epochs=makeup["epochs"]), runs_dir()) as folder:  # as many as its profile grants
+        if not folder.ended:
+            return write(folder).load()
+        check_identity(folder.record, makeup)  # by another process, since it was looked for
+        return folder.record.load()
 
 
 def run_all(
-    *names: Experiment | str, profile: str = "", seeds: Sequence[int] = (0,), evidence: bool = True,
+    *names: Experiment | str, profile: str | None = None, seeds: Sequence[int] | None = None, evidence: bool = True,
     executor: Executor | None = None, wandb: bool = True, stop: Callable[[], bool] = lambda: False,
 ) -> list[Record]:  # fmt: skip
     """`run` for many, parents before children, with one estimate and one bar; returns the finished records, in the order asked for.
 
+    profile, seeds: those of the rows that have none of their own; by default the current profile and seed 0.
     What cannot run is said in one line, and the others go on. An `executor` of processes (any of concurrent.futures) runs
     independent ones side by side. An interrupt leaves off at once; the same call goes on from there.
+    Raises UsageError for an unknown name or profile, for a row whose own profile or seed is not the one asked for, and for an
+    executor whose processes could not work.
+
+    Example::
+
+        run_all("MLP_4", replace(EXPERIMENTS["MLP_4"], seed=2), executor=ProcessPoolExecutor(2, mp_context=get_context("spawn")))
     """
-    if isinstance(executor, ThreadPoolExecutor):
-        raise UsageError("threads share torch's random numbers, so no run would be its seed's; give a ProcessPoolExecutor")
-    profile = current_profile(profile)
-    if not isinstance(seeds, Iterable):
-        raise UsageError(f"seeds are a sequence of whole numbers, such as (0, 1), not {seeds!r}")
-    rows = [_row(name) for name in names]
-    wanted = list(dict.fromkeys(replace(row, profile=profile, seed=seed) for seed in seeds for row in rows))
+    if executor is not None:
+        check_executor(executor)
+    wanted = list(dict.fromkeys(_asked(list(map(_row, names)), profile, seeds)))
     if beyond := [exp for exp in wanted if not has_budget(exp)]:
         listed = ", ".join(dict.fromkeys(exp.name for exp in beyond))
-        print(f"no budget in the profile {profile} for {listed}; choose profile {with_budget(*beyond)}")
+        profiles = " and ".join(dict.fromkeys(exp.profile for exp in beyond))
+        print(f"no budget in the profile {profiles} for {listed}; choose profile {with_budget(*beyond)}")
         wanted = [exp for exp in wanted if has_budget(exp)]
-    asked = [exp for exp in wanted if not _ended(exp, evidence)]
+    records = {exp: record for exp in wanted if (record := _ended(exp, evidence))}
+    for failed in (record for record in records.values() if not record.finished):
+        print(failed)
+    asked = [exp for exp in wanted if exp not in records]
     parents = list(dict.fromkeys(parent for exp in asked for parent in missing_parents(exp) if parent not in asked))
     for parent in parents:
         _say_trained_first(parent)
     calls = {exp: partial(run, exp, evidence=evidence and exp in asked, wandb=wandb) for exp in sorted([*asked, *parents], key=generation)}
     recorded = len(wanted) - len(asked)
-    if calls and (held := work_off(calls, recorded, executor, stop)) and not stop():
-        again = {exp: calls[exp] for exp in held}  # once more, since the others have taken their time
-        work_off(again, recorded + len(calls) - len(again), executor, stop, together=False)
-    ended = {exp: record for exp in wanted if (record := _ended(exp, evidence))}
-    for failed in (record for exp, record in ended.items() if not record.finished and exp not in asked):
-        print(failed)
-    return [record for record in ended.values() if record.finished]
+    if calls:
+        made, held = work_off(calls, recorded, executor, stop)
+        if held and not stop():
+            again = {exp: calls[exp] for exp in held}  # once more, since the others have taken their time
+            made |= work_off(again, recorded + len(calls) - len(again), executor, stop, together=False)[0]
+        records |= made
+    return [records[exp] for exp in wanted if exp in records and records[exp].finished]
+
+
+def _asked(rows: Sequence[Experiment], profile: str | None, seeds: Sequence[int] | None) -> Iterator[Experiment]:
+    """The rows with profile and seed: their own, else those asked for. Raises UsageError where both are there and differ."""
+    if not (seeds is None or isinstance(seeds, Iterable)):
+        raise UsageError(f"seeds are a sequence of whole numbers, such as (0, 1), not {seeds!r}")
+    chosen = None if seeds is None else list(seeds)
+    if chosen == []:
+        raise UsageError("seeds are empty; give at least one, as in seeds=(0,), or leave them out")
+    asked = current_profile(profile)
+    for row in rows:
+        if profile and row.profile not in ("", profile):
+            raise UsageError(f"{row.name} is a row of the profile {row.profile}, and profile={profile!r} is asked for; give one of them")
+        if chosen is not None and row.seed and chosen != [row.seed]:
+            raise UsageError(f"{row.name} is a row of seed {row.seed}, and seeds={tuple(chosen)} are asked for; give one of them")
+    for seed in [None] if chosen is None else chosen:
+        for row in rows:
+            yield replace(row, profile=row.profile or asked, seed=row.seed if seed is None else seed)
 
 
 def _row(exp: Any) -> Experiment:
@@ -352,8 +400,9 @@ def _ended(exp: Experiment, evidence: bool) -> Record | None:
     """The experiment's record, where it has a result. What is damaged or another's is none; `run` says what is wrong with it."""
     try:
         found = find_record(exp.name, exp.profile, exp.seed, evidence and not exp.keep_weights)
-        ended = found and found.result and same_identity(found, data_identity(exp)) and not _lacks_weights(exp, found)
-        return found if ended else None
+        if found and found.result and same_identity(found, data_identity(exp)) and not _lacks_weights(exp, found):
+            return found.load()
+        return None
     except UsageError:
         return None
 

@@ -5,6 +5,7 @@ import json
 import math
 import os
 import pickle
+import time
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -80,9 +81,20 @@ def atomic(path: Path) -> Iterator[Path]:
             yield part
             with part.open("rb+") as file:  # Windows flushes only what is open for writing
                 os.fsync(file.fileno())
-            part.replace(path)
+            _replace(part, path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def _replace(part: Path, path: Path) -> None:
+    """Rename `part` to `path`. Windows refuses that while another process reads `path`, so it is tried for a second."""
+    for seconds in (0.01, 0.1, 0.3, 0.6):
+        try:
+            part.replace(path)
+            return
+        except PermissionError:
+            time.sleep(seconds)
+    part.replace(path)
 
 
 @contextmanager
@@ -130,27 +142,34 @@ def rounded(value: Any) -> Any:
 def write_json(path: Path, value: dict) -> None:
     """Replace the file by one JSON object. Raises UsageError where it cannot be written."""
     with atomic(path) as part:
-        part.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n")
+        part.write_bytes((json.dumps(value, indent=1, allow_nan=False) + "\n").encode())  # the same bytes on every system
 
 
-def read_json(path: Path, **kinds: type) -> dict:
-    """The file's JSON object, which has these keys with values of these kinds. Raises UsageError for a damaged one."""
+def parse_json(path: Path, content: bytes | None = None, **kinds: type) -> dict:
+    """The file's JSON object, which has these keys with values of these kinds; `content`: its bytes, where they are read already.
+
+    Raises UsageError for a file that cannot be read, or is damaged.
+    """
     try:
-        return _object(path.read_text(), kinds)
-    except ValueError as error:
+        return _object(path.read_bytes() if content is None else content, kinds)
+    except (OSError, ValueError) as error:
         raise _damaged(path, error) from None
 
 
-def read_lines(path: Path) -> list[dict]:
-    """The JSON lines of a file, if it is there; a torn last one is left out. Raises UsageError for a damaged one."""
+def read_lines(path: Path, content: bytes | None = None) -> list[dict]:
+    """The JSON lines of a file, if it is there; a torn last one is left out. `content`: its bytes, where they are read already.
+
+    Raises UsageError for a damaged one.
+    """
     try:
-        lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-        return [_object(line, {}) for line in lines if line.endswith("\n")]
-    except ValueError as error:
+        if content is None:
+            content = path.read_bytes() if path.exists() else b""
+        return [_object(line, {}) for line in content.splitlines(keepends=True) if line.endswith(b"\n")]
+    except (OSError, ValueError) as error:
         raise _damaged(path, error) from None
 
 
-def _object(text: str, kinds: dict[str, type]) -> dict:
+def _object(text: bytes, kinds: dict[str, type]) -> dict:
     value = json.loads(text)
     if not isinstance(value, dict):
         raise ValueError("not an object")
@@ -160,8 +179,8 @@ def _object(text: str, kinds: dict[str, type]) -> dict:
     return value
 
 
-def _damaged(path: Path, error: ValueError) -> UsageError:
-    return UsageError(f"{path} is damaged ({error}); remove the folder {path.parent} to run it again")
+def _damaged(path: Path, error: Exception) -> UsageError:
+    return UsageError(f"{path} is damaged ({first_line(error)}); remove the folder {path.parent} to run it again")
 
 
 def append_line(path: Path, *rows: dict) -> None:

@@ -14,13 +14,14 @@ from torch import nn
 
 from dataFunction import ImageSet
 from deepnet.data.datasets import Source, whole_digest
+from deepnet.records.folder import RunFolder
 from deepnet.training.recipe import Recipe, advance
 from experimentTable import Experiment
 from featureFunction import without_frozen_prefix
 from fileFunction import digest
 from myModel import set_train_mode
 from optimizerFunction import restore_optimizer
-from recordFunction import Record, RunFolder
+from recordFunction import Record
 from trainFunction import EarlyStopping, GradientNorms, evaluate, probe, train_epoch
 from utilityFunction import bar, checkpoint_seconds, device, seed_everything
 from wandbFunction import Mirror, closing

@@ -3,11 +3,22 @@
 import logging
 import os
 import pickle
+import re
 import signal
 import socket
+import sys
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
-from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, CancelledError, Executor, Future, ProcessPoolExecutor, wait
+from concurrent.futures import (
+    FIRST_COMPLETED,
+    BrokenExecutor,
+    CancelledError,
+    Executor,
+    Future,
+    ProcessPoolExecutor,
+    ThreadPoolExecutor,
+    wait,
+)
 from contextlib import contextmanager, suppress
 from functools import partial
 from multiprocessing import get_context, parent_process
@@ -41,16 +52,46 @@ def _say_who_has_them(todo: Iterable[Experiment]) -> None:
                 print(f"profile {profile} has records of {listed(names)}")
 
 
+def _estimate(todo: Iterable[Experiment]) -> str:
+    """How long these take, for each profile by itself, since each is estimated on a machine of its own."""
+    prices: dict[str, float] = {}
+    for exp in todo:
+        prices[exp.profile] = prices.get(exp.profile, 0.0) + price(exp)
+    return " and ".join(about(seconds, profile) for profile, seconds in prices.items())
+
+
+def check_executor(executor: Executor) -> None:
+    """Raise UsageError for an executor whose workers would share random numbers, wait for ever or never begin, with the one that works.
+
+    A fork has torch's threads no more but waits for them, and cannot use CUDA once its parent has. What is spawned imports the
+    script again, and so would begin all over where that calls `run_all` by itself.
+    """
+    if isinstance(executor, ThreadPoolExecutor):
+        raise UsageError("threads share torch's random numbers, so no run would be its seed's; give a ProcessPoolExecutor")
+    if not isinstance(executor, ProcessPoolExecutor):
+        return
+    private: Any = executor  # concurrent.futures has no public name for how its processes begin
+    if private._mp_context.get_start_method() == "fork":
+        if torch.get_num_threads() > 1 or torch.cuda.is_initialized():
+            remedy = f'ProcessPoolExecutor({private._max_workers}, mp_context=get_context("spawn")), with get_context from multiprocessing'
+            raise UsageError(f"forked processes wait for ever for torch's threads; give {remedy}")
+        return
+    script = getattr(sys.modules["__main__"], "__file__", None)  # a notebook and `python -c` have none, and nothing is imported
+    if script and Path(script).is_file() and not re.search(r"^if\b.*__name__", Path(script).read_text(errors="replace"), re.MULTILINE):
+        raise UsageError(f'each process imports {script} again; put what it does under `if __name__ == "__main__":`')
+
+
 def work_off(
     todo: Mapping[Experiment, Call], recorded: int, executor: Executor | None, stop: Callable[[], bool], together: bool = True
-) -> list[Experiment]:
-    """Make the runs of `todo`, each by its call, beside so many `recorded` already; returns those that others were in the way of.
+) -> tuple[dict[Experiment, Record], list[Experiment]]:
+    """Make the runs of `todo`, each by its call, beside so many `recorded` already; returns the records, and what others were at.
 
     `together` lets the executor have all at once that can begin, else one after the other.
     """
-    held, total, wanted = [], sum(map(price, todo)), len(todo) + recorded
+    made: dict[Experiment, Record] = {}
+    held, wanted = [], len(todo) + recorded
     beside = f", {recorded} of them recorded already" if recorded else ""
-    print(f"{wanted} run{'s' * (wanted != 1)}{beside}; to go: {about(total, next(iter(todo)).profile)}")
+    print(f"{wanted} run{'s' * (wanted != 1)}{beside}; to go: {_estimate(todo)}")
     _say_who_has_them(todo)
     whole, line = bar(len(todo), "all runs", unit="run"), bar(1)
     refused: dict[str, list[str]] = {}
@@ -59,7 +100,7 @@ def work_off(
     try:
         for exp, attempt in attempts:
             try:
-                attempt()
+                made[exp] = attempt()
                 whole.update(1)
             except UsageError as error:
                 names = refused.setdefault(str(error), [])
@@ -82,7 +123,7 @@ def work_off(
         for _, *others in refused.values():
             if others:
                 print(f"the same hinders {', '.join(dict.fromkeys(others))}")
-    return held
+    return made, held
 
 
 def spread(
@@ -98,8 +139,8 @@ def spread(
     with _mark() as mark:
         try:
             while (waiting or running) and not stop():
-                held_up = {(exp.name, exp.seed) for exp in (*waiting, *running.values())}
-                ready = [exp for exp in waiting if (exp.start_from, exp.seed) not in held_up]
+                held_up = {(exp.name, exp.profile, exp.seed) for exp in (*waiting, *running.values())}
+                ready = [exp for exp in waiting if (exp.start_from, exp.profile, exp.seed) not in held_up]
                 beside = [exp for exp in ready if exp.kind != "timing"] if together else []  # what is timed runs alone, at the end
                 for exp in beside or ready[: not running]:
                     waiting.remove(exp)

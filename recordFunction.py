@@ -1,4 +1,4 @@
-"""What a run leaves behind: settings, rows, result, predictions, weights, checkpoint. Find, append, resume.
+"""What a run leaves behind: settings, rows, result, predictions, weights. How it is found, read and compared.
 
 A run is a folder `<root>/<profile>/<name>/seed-<n>/`. There are two roots: `RUNS_DIR` (else `runs/` beside this
 file), where runs are written, and `report/records`, the committed evidence: the same tree without weights.
@@ -8,73 +8,75 @@ import hashlib
 import json
 import math
 import os
-import shutil
-import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import asdict
+import re
+from dataclasses import MISSING, fields
 from functools import cached_property
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from experimentTable import Experiment, UsageError
-from fileFunction import (
-    append_line,
-    atomic,
-    digest,
-    first_line,
-    load_tensors,
-    lock,
-    read_json,
-    read_lines,
-    rounded,
-    sha256,
-    write_json,
-    writing,
-)
+from experimentTable import Experiment, UsageError, choose
+from fileFunction import digest, first_line, load_tensors, parse_json, read_lines
 
 ROOT = Path(__file__).resolve().parent
 EVIDENCE = ROOT / "report" / "records"
 RESULTS_VERSION = 1  # raised by hand when the training loop's results change beyond rounding
 ROUNDING_VERSION = 1  # raised by hand when they change by rounding alone, as where sums come in another order; older records have none
-WEIGHTS, CHECKPOINT, PREDICTIONS = "weights.pt", "checkpoint.pt", "predictions.npy"
+WEIGHTS, CHECKPOINT, PREDICTIONS, POINTS = "weights.pt", "checkpoint.pt", "predictions.npy", "points.npz"
 
 
 def runs_dir() -> Path:
-    """The folder that runs are written to."""
-    return Path(os.environ.get("RUNS_DIR") or ROOT / "runs")
+    """The folder that runs are written to: `RUNS_DIR`, where `~` is a home folder. Raises UsageError for the home of nobody."""
+    try:
+        return Path(os.environ.get("RUNS_DIR") or ROOT / "runs").expanduser()
+    except RuntimeError:
+        raise UsageError(f"RUNS_DIR={os.environ['RUNS_DIR']} names the home of a user that there is not; write the path out") from None
 
 
 class Record:
-    """One run's folder, read when asked.
+    """One run's folder.
 
-    A finished record's files are checked against the sha256 in its result when they are first read; UsageError where they differ.
+    What `find_record` gives is read when it is asked for. What a run returns is read already, as after `load`: it says the same from
+    then on, whatever becomes of its folder. A finished record's files are checked against the sha256 in its result when they are
+    read; UsageError where they differ.
     """
 
     def __init__(self, path: Path) -> None:
-        self.path = Path(path)
+        self.path = Path(path).absolute()
         self.scratch: object = None  # keeps a temporary folder alive
         self.profile, self.name = self.path.parent.parent.name, self.path.parent.name
+        if not re.fullmatch(r"seed-\d+", self.path.name):
+            raise UsageError(f"{self.path} is no run's folder, <profile>/<name>/seed-<n>; name one that is")
         self.seed = int(self.path.name.removeprefix("seed-"))
+        self._arrays: dict[str, Any] = {}
 
     def __repr__(self) -> str:
         if not self.result:
             return f"<Record {self.name} ({self.profile}, seed {self.seed}): unfinished, {len(self.rows)} rows>"
         if not self.finished:
             return f"<Record {self.name} ({self.profile}, seed {self.seed}): failed, {self.result['reason']}>"
-        accuracy = self.result.get("accuracy")
+        accuracy, version = self.result.get("accuracy"), self.settings["provenance"].get("results_version", RESULTS_VERSION)
         score = f", {self.result['split']} accuracy {accuracy:.4g}" if accuracy is not None else ""
-        return f"<Record {self.name} ({self.profile}, seed {self.seed}): {len(self.rows)} rows{score}>"
+        older = f", results of version {version} (now {RESULTS_VERSION})" if version != RESULTS_VERSION else ""
+        return f"<Record {self.name} ({self.profile}, seed {self.seed}): {len(self.rows)} rows{score}{older}>"
+
+    def load(self) -> "Record":
+        """Read all but the weights into memory, and return the record. Raises UsageError as reading does."""
+        for read in (self.settings, self.rows):
+            assert read is not None
+        for file in self.result.get("sha256", {}).keys() & {PREDICTIONS, POINTS}:
+            self._array(file)
+        return self
 
     @cached_property
     def settings(self) -> dict:
         """`experiment`, `identity` and `provenance`, as they were when the run began. UsageError where they are another run's."""
         path = self.path / "settings.json"
-        settings = read_json(path, experiment=dict, identity=dict, provenance=dict)
+        settings = parse_json(path, experiment=dict, identity=dict, provenance=dict)
         if "settings.json" in self.result.get("sha256", {}):  # the first results did not vouch for it
-            self._checked("settings.json")
+            settings = parse_json(path, self.read("settings.json"))
         belongs = tuple(settings["experiment"].get(key) for key in ("name", "profile", "seed"))
         if belongs != (self.name, self.profile, self.seed):
             raise UsageError(f"{path} belongs to {' '.join(map(str, belongs))}; restore it or remove {self.path}")
@@ -86,8 +88,8 @@ class Record:
         path = self.path / "result.json"
         if not path.exists():
             return {}
-        result = read_json(path, status=str, sha256=dict)
-        return result if result["status"] == "finished" else read_json(path, reason=str)
+        result = parse_json(path, status=str, sha256=dict)
+        return result if result["status"] == "finished" else parse_json(path, status=str, sha256=dict, reason=str)
 
     @property
     def finished(self) -> bool:
@@ -97,43 +99,88 @@ class Record:
     @cached_property
     def rows(self) -> list[dict]:
         """One dict of metrics an epoch; a torn last line of an unfinished run is left out."""
-        return read_lines(self._checked("rows.jsonl"))
+        return read_lines(self.path / "rows.jsonl", self.read("rows.jsonl"))
 
     def column(self, metric: str, trained_only: bool = False) -> np.ndarray:
-        """One metric over the rows, NaN where a row lacks it; `trained_only` leaves row 0 (the untrained model) out."""
+        """One metric over the rows, NaN where a row lacks it; `trained_only` leaves row 0 (the untrained model) out.
+
+        Raises UsageError for a metric that no row has, naming those there are, and for one that is no number.
+        """
+        named = {name: value for row in self.rows for name, value in row.items() if value is not None or name not in row}
+        named = dict.fromkeys(name for row in self.rows for name in row) | named
+        if isinstance(named.get(metric), list | str):
+            raise UsageError(f"{metric} is no single number per row ({named[metric]!r:.40}); take it from record.rows")
+        choose("metric", metric, [name for name, value in named.items() if not isinstance(value, list | str)])
         rows = self.rows[1:] if trained_only else self.rows
         return np.array([math.nan if row.get(metric) is None else row[metric] for row in rows], dtype=float)
 
+    def to_frame(self) -> Any:
+        """The rows as a pandas DataFrame, one row per epoch. Raises UsageError where pandas cannot be imported.
+
+        Example::
+
+            run("MLP_4").to_frame().plot(x="epoch", y="test_accuracy")
+        """
+        try:
+            from pandas import DataFrame
+        except Exception as error:  # a pandas that does not fit its numpy raises others than ImportError
+            raise UsageError(f"to_frame needs pandas ({first_line(error)}); pip install pandas") from None
+        return DataFrame(self.rows)
+
     def predictions(self) -> np.ndarray:
         """(2, N): the label of each evaluation image, and the class the final weights give it."""
-        return np.load(self._checked(PREDICTIONS), allow_pickle=False)
+        return self._array(PREDICTIONS).copy()
 
     def points(self) -> dict[str, np.ndarray]:
         """An embedding's points: `xy` (N, 2), `label` (N,)."""
-        with np.load(self._checked("points.npz"), allow_pickle=False) as file:
-            return dict(file)
+        return {name: array.copy() for name, array in self._array(POINTS).items()}
 
     def weights(self) -> dict:
-        """The final weights (a state dict); UsageError where they were not kept."""
-        if not self.has_weights:
+        """This record's final weights (a state dict), from its folder or from where it was moved aside.
+
+        Raises UsageError where they were not kept, and where the file that is there holds others.
+        """
+        files = self._weights_files()
+        if not self.result or not files:
             raise UsageError(f"{self.name} (seed {self.seed}) has no weights in {self.path}; train it with keep_weights=True")
-        state = load_tensors(self.path / WEIGHTS)
-        if digest(state) != self.result["sha256"][WEIGHTS]:
-            raise UsageError(f"{self.path / WEIGHTS} holds other weights than its result.json names; remove {self.path} to train again")
-        return state
+        for file in files:
+            if digest(state := load_tensors(file)) == self.result["sha256"].get(WEIGHTS):
+                return state
+        raise UsageError(f"{files[0]} holds other weights than its result.json names; remove {self.path} to train again")
 
     @property
     def has_weights(self) -> bool:
         """Whether the final weights are there."""
-        return (self.path / WEIGHTS).exists()
+        return bool(self._weights_files())
 
-    def _checked(self, file: str) -> Path:
-        """The file's path; of a run with a result, only where the file is what the result vouches for."""
+    def _weights_files(self) -> list[Path]:
+        """Files that may hold this record's weights: its own folder's, unless that is another run's by now, then those moved aside."""
+        wanted = self.result.get("sha256", {}).get(WEIGHTS)
+        files = [folder / WEIGHTS for folder in [self.path, *sorted(self.path.parent.glob(f"{self.path.name}.*"))]]
+        return [file for file in files if file.exists() and _named_weights(file.parent) == wanted]
+
+    def _array(self, file: str) -> Any:
+        if file not in self._arrays:
+            found = np.load(BytesIO(self.read(file)), allow_pickle=False)
+            self._arrays[file] = dict(found) if file == POINTS else found
+        return self._arrays[file]
+
+    def read(self, file: str) -> bytes:
+        """A file's bytes, none where there is no file; of a run with a result, only what the result vouches for. Raises UsageError."""
         path = self.path / file
-        expected, there = self.result.get("sha256", {}).get(file), sha256(path) if path.exists() else None
-        if self.result and there != expected:
+        content = path.read_bytes() if path.is_file() else None
+        found = None if content is None else hashlib.sha256(content).hexdigest()
+        if self.result and found != self.result["sha256"].get(file):
             raise UsageError(f"{path} is not the file that its result.json names; restore it or remove {self.path}")
-        return path
+        return content or b""
+
+
+def _named_weights(folder: Path) -> str | None:
+    """The digest of the weights that a folder's result names; None where it has no result that can be read."""
+    try:
+        return parse_json(folder / "result.json", sha256=dict)["sha256"].get(WEIGHTS)
+    except UsageError:
+        return None
 
 
 def roots(evidence: bool = True) -> list[Path]:
@@ -171,172 +218,22 @@ def find_openings(profile: str, evidence: bool | None = None) -> list[dict]:
     return sorted(openings.values(), key=lambda opening: opening["time"])
 
 
-def _plain(value: Any) -> Any:
-    """`value` as JSON gives it back (tuples are lists there)."""
-    return json.loads(json.dumps(value))
+def _complete(identity: dict) -> dict:
+    """An identity as JSON gives it back (tuples are lists there). A field that it lacks has its default, as what was made before it."""
+    kinds: list[type[Experiment]] = [Experiment, *Experiment.__subclasses__()]
+    defaults = {field.name: field.default for kind in kinds for field in fields(kind) if field.default is not MISSING}
+    return json.loads(json.dumps(defaults | identity))
 
 
 def same_identity(record: Record, expected: dict) -> bool:
     """Whether the record was made with this identity."""
-    return record.settings["identity"] == _plain(expected)
+    return _complete(record.settings["identity"]) == _complete(expected)
 
 
 def check_identity(record: Record, expected: dict) -> None:
     """Raise UsageError, showing the difference and the way on, when the record was made with another identity."""
     if not same_identity(record, expected):
-        was, now = record.settings["identity"], _plain(expected)
+        was, now = _complete(record.settings["identity"]), _complete(expected)
         keys = sorted(key for key in was.keys() | now.keys() if was.get(key) != now.get(key))
         difference = ", ".join(f"{key} {was.get(key)!r} there, {now.get(key)!r} here" for key in keys)
         raise UsageError(f"{record.path} holds another run named {record.name}: {difference}; use another name, or move that folder away")
-
-
-class RunFolder:
-    """The writing side of a record: one process at a time holds it, and what it wrote survives being killed.
-
-    Use as a context manager. `start` returns the checkpoint to go on from, or None.
-    """
-
-    def __init__(self, exp: Experiment, root: Path) -> None:
-        self.path = root / str(exp.profile) / exp.name / f"seed-{exp.seed}"
-        self.exp = exp
-
-    @property
-    def _run(self) -> list:
-        return [self.exp.name, str(self.exp.profile), self.exp.seed]
-
-    @property
-    def ended(self) -> bool:
-        """Whether a result is there already."""
-        return (self.path / "result.json").exists()
-
-    def __enter__(self) -> "RunFolder":
-        busy = f"{self.exp.name} (seed {self.exp.seed}) is being trained by another process; wait for it"
-        with ExitStack() as stack:
-            stack.enter_context(lock(self.path.with_name(f".{self.path.name}.lock"), busy))
-            with writing(self.path):
-                self.path.mkdir(exist_ok=True)
-            self._held = stack.pop_all()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._held.close()
-
-    def start(self, identity: dict, provenance: dict, fresh: bool = False, **more: Any) -> dict | None:
-        """Begin, or go on: write the settings of a new run, or return an interrupted one's checkpoint, rows cut to it.
-
-        `fresh` moves whatever is there aside. Raises UsageError for another identity, precision or RESULTS_VERSION.
-        """
-        if fresh:
-            self._move_aside()
-        for part in self.path.glob(".*.part"):  # of a process that was killed as it wrote
-            part.unlink()
-        if (self.path / "settings.json").exists():
-            old = Record(self.path)
-            check_identity(old, identity)
-            was = old.settings["provenance"]
-            for key in ("results_version", "precision"):
-                if was[key] != provenance[key]:
-                    raise UsageError(
-                        f"{self.path} was begun with {key} {was[key]!r}, this is {provenance[key]!r}; move the folder away to start again"
-                    )
-            checkpoint = self._read_checkpoint()
-        else:
-            write_json(self.path / "settings.json", {"experiment": asdict(self.exp), "identity": identity, "provenance": provenance} | more)
-            checkpoint = None
-        with self.restoring():
-            if checkpoint and checkpoint["run"] != self._run:
-                raise ValueError(f"it is that of {' '.join(map(str, checkpoint['run']))}")
-            kept = checkpoint["epoch"] + 1 if checkpoint else 0  # rows count from epoch 0
-        rows = self.path / "rows.jsonl"
-        lines = rows.read_text().splitlines(keepends=True)[:kept] if rows.exists() else []
-        if len(lines) < kept:
-            raise UsageError(f"{rows} has fewer rows than its checkpoint; remove {self.path} to run it again")
-        if checkpoint and checkpoint["rows"] != hashlib.sha256("".join(lines).encode()).hexdigest():
-            raise UsageError(f"{rows} has other rows than those before its checkpoint; remove {self.path} to run it again")
-        with atomic(rows) as part:
-            part.write_text("".join(lines))
-        return checkpoint
-
-    def append(self, row: dict) -> dict:
-        """Write one row, rounded; returns it as written."""
-        row = rounded(row)
-        append_line(self.path / "rows.jsonl", row)
-        return row
-
-    def checkpoint(self, state: dict) -> None:
-        """Replace the checkpoint (tensors and primitives); with it, whose it is and which rows came before it."""
-        import torch  # late, since records are read without it
-
-        marked = state | {"run": self._run, "rows": sha256(self.path / "rows.jsonl")}
-        with atomic(self.path / CHECKPOINT) as part, part.open("wb") as stream:
-            torch.save(marked, stream)
-
-    def save_weights(self, state: dict) -> None:
-        """Write the final weights."""
-        import torch
-
-        with atomic(self.path / WEIGHTS) as part, part.open("wb") as stream:
-            torch.save(state, stream)
-
-    def save_array(self, file: str, **arrays: np.ndarray) -> None:
-        """Write `predictions.npy` (one array) or an `.npz` of several."""
-        with atomic(self.path / file) as part, part.open("wb") as stream:
-            if file.endswith(".npy"):
-                np.save(stream, next(iter(arrays.values())))
-            else:
-                np.savez_compressed(stream, **arrays)  # type: ignore[arg-type]
-
-    def finish(self, result: dict, weights: dict | None = None) -> Record:
-        """Write the result with the digests of what it vouches for, the final `weights` among them; drop the checkpoint."""
-        vouched = ("settings.json", "rows.jsonl", PREDICTIONS, "points.npz")
-        digests = {file: sha256(self.path / file) for file in vouched if (self.path / file).exists()}
-        if weights:
-            digests[WEIGHTS] = digest(weights)
-        write_json(self.path / "result.json", {**rounded(result), "sha256": digests})
-        (self.path / CHECKPOINT).unlink(missing_ok=True)
-        return Record(self.path)
-
-    def _read_checkpoint(self) -> dict | None:
-        path = self.path / CHECKPOINT
-        return load_tensors(path) if path.exists() else None
-
-    @contextmanager
-    def restoring(self) -> Iterator[None]:
-        """Say in one line that a checkpoint holds what this run cannot go on from. Raises UsageError."""
-        try:
-            yield
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            raise UsageError(
-                f"{self.path / CHECKPOINT} is no checkpoint of this run ({first_line(error)}); remove it to start again"
-            ) from None
-
-    def _move_aside(self) -> None:
-        if any(self.path.iterdir()):
-            target = self.path.with_name(f"{self.path.name}.{time.strftime('%Y%m%d-%H%M%S')}")
-            while target.exists():
-                target = target.with_name(target.name + "+")
-            self.path.rename(target)
-            self.path.mkdir()
-
-
-def publish(record: Record) -> Path:
-    """Copy a record, weights left out, its openings of the test set, and of a search's trial the search's database, to the evidence.
-
-    Raises UsageError for an unfinished, a damaged or a dirty one.
-    """
-    if not record.result:
-        raise UsageError(f"{record.name} (seed {record.seed}) is not finished; train it first")
-    if record.settings["provenance"]["dirty"] or not record.settings["provenance"]["commit"]:
-        raise UsageError(f"{record.name} (seed {record.seed}) was made from uncommitted code; commit, and train it with --fresh")
-    for file in record.result["sha256"].keys() - {WEIGHTS}:
-        record._checked(file)
-    target = EVIDENCE / record.profile / record.name / record.path.name
-    shutil.copytree(record.path, target, dirs_exist_ok=True, ignore=shutil.ignore_patterns("*.pt", ".*"))
-    if (database := record.path.parents[1] / f"{record.name.rpartition('_')[0]}.sqlite").exists():
-        with atomic(EVIDENCE / record.profile / database.name) as part:
-            shutil.copyfile(database, part)
-    logged = EVIDENCE / record.profile / "openings.jsonl"
-    for opening in find_openings(record.profile, evidence=False):
-        if (opening["run"], opening["seed"]) == (record.name, record.seed) and opening not in read_lines(logged):
-            append_line(logged, opening)
-    return target

@@ -165,8 +165,8 @@ def _print_record(record: Any) -> None:
 
 def publish(arguments: argparse.Namespace) -> bool:
     """Copy the records that have ended, failed ones too, weights left out, to report/records."""
+    from deepnet.records.publish import publish as publish_record
     from recordFunction import find_records
-    from recordFunction import publish as publish_record
 
     profile = current_profile(arguments.profile)
     for name in chosen_names(arguments, recorded=True):

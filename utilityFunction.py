@@ -7,11 +7,11 @@ import math
 import os
 import platform
 import random
-import subprocess
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from importlib import metadata
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -20,10 +20,11 @@ import numpy as np
 import torch
 import torchvision
 
+from deepnet.records import code
 from deepnet.text import duration
 from experimentTable import PROFILES, UsageError
 from productFunction import LARGEST_BY_TAPS, SmallMaps, conv2d_by_taps, emulated_bf16, native_bf16
-from recordFunction import RESULTS_VERSION, ROOT, ROUNDING_VERSION
+from recordFunction import RESULTS_VERSION, ROUNDING_VERSION
 
 _C_LIBRARY = ctypes.CDLL(None) if platform.libc_ver()[0] == "glibc" else None
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4  # of malloc.h
@@ -135,24 +136,34 @@ def free_bytes() -> float:
 CGROUPS = Path("/sys/fs/cgroup")
 
 
-def _container_bytes() -> float:
-    """What the limits (cgroup v2) of a container, or of a job of Slurm's, leave; infinity where there is none.
+# A hierarchy's folder -> its files for limit and use, and the line of memory.stat for cached file pages: cgroup v2, and v1's memory
+CGROUP_FILES = {
+    "": ("memory.max", "memory.current", "inactive_file"),
+    "memory": ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+}
 
-    With cached file pages, which it would give up. A group's limit holds for the groups within it.
+
+def _container_bytes() -> float:
+    """What the limits (cgroup v1 or v2) of a container, or of a Slurm job, leave; infinity where there is none.
+
+    Cached file pages count as free, since the group would give them up. A group's limit holds for the groups within it.
     """
     own = Path("/proc/self/cgroup")
-    line = next((line for line in own.read_text().splitlines() if line.startswith("0::/")), "0::/") if own.exists() else "0::/"
-    group = CGROUPS / line.removeprefix("0::/")
-    return min(_left_in(folder) for folder in (group, *group.parents) if folder.is_relative_to(CGROUPS))
+    lines = [line.split(":", 2)[1:] for line in own.read_text().splitlines()] if own.exists() else []
+    left = [math.inf]
+    for hierarchy, files in CGROUP_FILES.items():
+        top = CGROUPS / hierarchy
+        group = top / next((path for names, path in lines if hierarchy in names.split(",")), "/").lstrip("/")
+        left += [_left_in(folder, *files) for folder in (group, *group.parents) if folder.is_relative_to(top)]
+    return min(left)
 
 
-def _left_in(group: Path) -> float:
+def _left_in(group: Path, limit: str, used: str, cached: str) -> float:
     try:
-        limit, used = (float((group / name).read_text()) for name in ("memory.max", "memory.current"))
-        cached = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())["inactive_file"]
+        pages = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())[cached]
+        return float((group / limit).read_text()) - float((group / used).read_text()) + float(pages)
     except (OSError, ValueError, KeyError):  # "max" is no number
         return math.inf
-    return limit - used + float(cached)
 
 
 @functools.cache
@@ -201,32 +212,35 @@ def cast(inputs: torch.Tensor, precision: str) -> torch.Tensor:
     return inputs if precision == "bf16" and inputs.dtype == torch.bfloat16 else inputs.float()
 
 
-@functools.cache
-def _git(*arguments: str) -> str | None:
-    command = ["git", "-C", str(ROOT), *arguments]
+def provenance(precision: str, on_processor: bool = False, packages: Sequence[str] = ()) -> dict:
+    """What makes a record at this moment: code, libraries, device, threads. Recorded and shown; it stops nobody from reading.
+
+    precision: the resolved one. on_processor: it is computed on the processor whatever the device is. packages: the distributions
+    whose versions count beside those that every run needs. Raises UsageError for one that is not installed.
+
+    Example::
+
+        provenance("fp32", on_processor=True, packages=["scikit-learn"])["scikit-learn"]  # "1.9.1"
+    """
     try:
-        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return None
-
-
-def provenance(precision: str) -> dict:
-    """What made a record: commit, libraries, device, threads. Recorded and shown; it stops nobody from reading."""
-    commit, changes = _git("rev-parse", "HEAD"), _git("status", "--porcelain", "--untracked-files=no", "--", "*.py")
+        versions = {package: metadata.version(package) for package in packages}
+    except metadata.PackageNotFoundError as missing:
+        raise UsageError(f"{missing.name} is not installed; pip install {missing.name}") from None
+    computes = torch.device("cpu") if on_processor else device()
     return {
-        "commit": commit,
-        "dirty": bool(changes) or commit is None,
+        **code.state(),
         "results_version": RESULTS_VERSION,
         "rounding_version": ROUNDING_VERSION,
         "precision": precision,
         "emulated": precision == "bf16" and not has_bfloat16(),
-        "device": torch.cuda.get_device_name() if device().type == "cuda" else device().type,
+        "device": torch.cuda.get_device_name() if computes.type == "cuda" else computes.type,
         "processor": _processor(),
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
         "torch": torch.__version__,
         "torchvision": torchvision.__version__,
         "numpy": np.__version__,
+        **versions,
     }
 
 

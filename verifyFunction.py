@@ -1,7 +1,8 @@
 """Committed records made again: a run is trained anew in a folder of its own, and its record compared with the evidence.
 
-On the same processor, versions, precision, device and threads the two must be equal to the bit. Elsewhere rounding
-differs and training amplifies it, so there the accuracy is judged: it must lie where another run's is to be expected.
+It is trained in the record's own precision. On the same processor, versions, device and threads the two must be equal to the
+bit. Elsewhere rounding differs and training amplifies it, so the accuracy is judged there: first beside the same seed's rows, then
+by what another run's accuracy is expected to be.
 """
 
 import os
@@ -13,22 +14,25 @@ from dataclasses import dataclass, replace
 from itertools import groupby, zip_longest
 from math import sqrt
 from pathlib import Path
+from statistics import mean, pvariance
 from typing import Any
 
 import torch
 
 import recordFunction
+from analysisFunction import ON_PROCESSOR, PACKAGES
 from coreFunction import data_identity, run
-from deepnet.claims.intervals import Interval, t_interval, wilson_interval
+from deepnet.claims.intervals import Interval, wilson_interval
 from experimentTable import Experiment, UsageError, current_profile, experiment, price
 from recordFunction import WEIGHTS, Record, check_identity, runs_dir
 from utilityFunction import about, duration, provenance, resolve_precision
 
-# What must be the same for bits to be equal; for the analyses that scikit-learn does, its version too
+# What must be the same for bits to be equal; the version of scikit-learn too, of a record that has it
 CONDITIONS = ("processor", "device", "threads", "precision", "torch", "numpy", "results_version", "rounding_version")
 LEVEL = 0.95
+FEW = 5  # seeds: of fewer than these the spread is pooled with that of other runs of the model and data set
 OWN = ("settings.json", "rows.jsonl")  # these have commit and times in them; rows are compared one by one
-NOT_COMPARED = {"train_seconds", "sha256"}  # a clock's time; digests are compared one by one
+NOT_COMPARED = {"train_seconds", "began", "ended", "uncommitted", "sha256"}  # times and code; digests are compared one by one
 
 
 # ---------------------------------------------------------------- the difference
@@ -69,7 +73,7 @@ class Difference:
     changes: tuple[Change, ...]  # from where the two part
     accuracy: tuple[float | None, float | None] | None  # there and here, where equality was not demanded
     expected: Interval | None  # the accuracy must lie in it
-    ground: str = ""  # what the interval is
+    ground: str = ""  # what the interval is: the comparison that decided
     notes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
@@ -92,11 +96,13 @@ class Difference:
         return "\n  ".join(lines)
 
 
-def compare(evidence: Record, again: Record, seeds: Sequence[Record] = ()) -> Difference:
+def compare(evidence: Record, again: Record, seeds: Sequence[Record] = (), others: Sequence[Sequence[Record]] = ()) -> Difference:
     """The difference of two records of one run, and the verdict on it.
 
-    Of a second run that was left off before its end the rows alone are compared. `seeds` are the evidence's records of that
-    run: where something other than the code differs (see CONDITIONS), they say what accuracy is to be expected.
+    Of a second run that was left off before its end the rows alone are compared. Where something other than the code differs (see
+    CONDITIONS), equality is not demanded. Then the accuracy of every row is compared with the same seed's, within the sampling error
+    of the evaluation images; where one lies beyond it, the last one with the `expectation` from `seeds`, the evidence's records of that
+    run, and from `others`, those of other runs. `ground` says which comparison decided.
     """
     whole = bool(again.result)
     epoch = None if whole else len(again.rows) - 1
@@ -107,11 +113,19 @@ def compare(evidence: Record, again: Record, seeds: Sequence[Record] = ()) -> Di
     verdict, accuracy, expected, ground = "not agreed", None, None, ""
     if not changes:
         verdict = "bit-equal" if whole and WEIGHTS in evidence.result["sha256"] else "equal"
-    elif conditions and (forecast := expectation(evidence, seeds, epoch)):
-        expected, ground = forecast
-        accuracy = _accuracy(evidence, evidence, epoch), _accuracy(again, evidence, epoch)
+    elif conditions and (there_last := _accuracy(evidence, evidence, epoch)) is not None:
+        accuracy = there_last, _accuracy(again, evidence, epoch)
+        last = len(again.rows) if kind == "training" else 0
+        pairs = [(_accuracy(evidence, evidence, row), _accuracy(again, evidence, row)) for row in range(last)]
+        images = _images(evidence)
+        if all(_within(now, sampling_error(then, images)) for then, now in [*pairs, accuracy] if then is not None):
+            expected, ground = sampling_error(there_last, images), f"the sampling error of {images} images, in each row of the same seed"
+        else:
+            expected, ground = expectation(there_last, images, [_accuracy(record, evidence, epoch) for record in seeds], [
+                [_accuracy(record, record, epoch) for record in run] for run in others
+            ])  # fmt: skip
         ended_alike = not whole or again.result["status"] == evidence.result["status"]
-        if ended_alike and accuracy[1] is not None and expected[0] <= accuracy[1] <= expected[1]:
+        if ended_alike and _within(accuracy[1], expected):
             verdict = f"within {ground}"
     return Difference(
         evidence.name, evidence.profile, evidence.seed, kind, epoch, verdict, verdict != "not agreed", conditions,
@@ -120,8 +134,12 @@ def compare(evidence: Record, again: Record, seeds: Sequence[Record] = ()) -> Di
 
 
 def differing(there: dict, here: dict, kind: str) -> dict[str, tuple[Any, Any]]:
-    """The CONDITIONS in which two provenances differ; what one does not name counts as different."""
-    keys = (*CONDITIONS, *(["scikit-learn"] if kind in ("tsne", "baseline") else []))
+    """The CONDITIONS in which two provenances differ; what one does not name counts as different.
+
+    What is computed on the processor in fp32 is so whatever the first records say of its device and precision.
+    """
+    keys = [key for key in CONDITIONS if not (kind in ON_PROCESSOR and key in ("device", "precision"))]
+    keys += [package for package in PACKAGES.get(kind, ()) if package in there]
     return {key: (there.get(key), here.get(key)) for key in keys if there.get(key) != here.get(key)}
 
 
@@ -152,26 +170,41 @@ def _accuracy(record: Record, evidence: Record, epoch: int | None) -> float | No
     return record.rows[epoch].get(f"{evidence.result['split']}_accuracy") if epoch < len(record.rows) else None
 
 
-def expectation(evidence: Record, seeds: Sequence[Record], epoch: int | None = None) -> tuple[Interval, str] | None:
-    """The interval for the accuracy of another run at LEVEL, and what it is; None where the run has no accuracy.
+def _images(record: Record) -> int:
+    return record.result.get("images") or record.predictions().shape[1]
 
-    From two seeds on it is Student's prediction interval for one more run, mean ± t s √(1 + 1/n), since on another machine
-    the same seed's run is not the same run. Of one seed, or of seeds that do not differ at all, the spread is not known:
-    then it is Wilson's interval, the sampling error of the evaluation images, around the evidence's own accuracy.
+
+def _within(accuracy: float | None, interval: Interval) -> bool:
+    return accuracy is not None and interval[0] <= accuracy <= interval[1]
+
+
+def sampling_error(accuracy: float, images: int) -> Interval:
+    """Wilson's interval at LEVEL: what an accuracy on other images of the same kind would be."""
+    low, high = wilson_interval(accuracy, images, LEVEL)
+    return max(low, 0.0), min(high, 1.0)
+
+
+def expectation(
+    own: float, images: int, seeds: Sequence[float | None], others: Sequence[Sequence[float | None]] = ()
+) -> tuple[Interval, str]:  # fmt: skip
+    """The interval for the accuracy of another run at LEVEL, and what it is.
+
+    It is Student's prediction interval for one more run, mean ± t s √(1 + 1/n), since on another machine the same seed's run is not
+    the same run. s is the seeds' standard deviation; of fewer than FEW it is pooled with that of `others`, each about its own mean.
+    Where no spread is known it is the sampling error of the `images` around the evidence's `own` accuracy.
     """
-    own = _accuracy(evidence, evidence, epoch)
-    if own is None:
-        return None
-    values = [value for record in seeds if (value := _accuracy(record, evidence, epoch)) is not None]
-    if len(set(values)) > 1:
-        low, high = t_interval(values, LEVEL)  # of the mean; one more value's is √(n + 1) times as wide
-        half = (high - low) / 2 * sqrt(len(values) + 1)
-        interval, ground = ((low + high) / 2 - half, (low + high) / 2 + half), f"the seeds' spread ({LEVEL:.0%}, {len(values)} seeds)"
-    else:
-        images = evidence.result.get("images") or evidence.predictions().shape[1]
-        interval = wilson_interval(own, images, LEVEL)
-        ground = f"the sampling error of {images} images ({LEVEL:.0%}; the seeds' spread is not known)"
-    return (max(interval[0], 0.0), min(interval[1], 1.0)), ground
+    from scipy import stats
+
+    values, *pool = ([value for value in run if value is not None] for run in [seeds, *(others if len(seeds) < FEW else [])])
+    runs = [run for run in [values, *pool] if len(run) > 1]
+    squares = sum(len(run) * pvariance(run) for run in runs)
+    freedom = sum(len(run) - 1 for run in runs)
+    if not (values and squares):
+        return sampling_error(own, images), f"the sampling error of {images} images ({LEVEL:.0%}; the seeds' spread is not known)"
+    half = stats.t.ppf((1 + LEVEL) / 2, freedom) * sqrt(squares / freedom * (1 + 1 / len(values)))
+    pooled = f", pooled with {len(runs) - (len(values) > 1)} other runs" if len(runs) > (len(values) > 1) else ""
+    number = f"{len(values)} seed{'s' * (len(values) > 1)}"
+    return (max(mean(values) - half, 0.0), min(mean(values) + half, 1.0)), f"the seeds' spread ({LEVEL:.0%}, {number}{pooled})"
 
 
 # ---------------------------------------------------------------- making it again
@@ -186,9 +219,9 @@ def committed(name: str, profile: str) -> dict[int, Record]:
 def verify(name: str, profile: str | None = None, seed: int = 0, epochs: int | None = None) -> Difference:
     """Train a committed run again, its first `epochs` alone where that is given, and compare; says first how long it takes.
 
-    It runs in a temporary folder: the records in RUNS_DIR are left alone, but for weights of a parent that are the evidence's.
-    W&B is off. Raises UsageError for a run without a committed record, for one that is no longer in the table as it was, and
-    for step times, which no two runs have in common.
+    It is trained in the record's precision, in a temporary folder: the records in RUNS_DIR are left alone, but for weights of a parent
+    that are the evidence's. W&B is off. Raises UsageError for a run without a committed record, for one that is no longer in the
+    table as it was, and for step times, which no two runs have in common.
     """
     exp = experiment(name, current_profile(profile), seed)
     if epochs is not None and epochs < 1:
@@ -202,24 +235,40 @@ def verify(name: str, profile: str | None = None, seed: int = 0, epochs: int | N
     if exp.kind != "training" or (epochs is not None and epochs >= len(evidence.rows) - 1):
         epochs = None  # the whole of it
     seeds = [record for record in records.values() if record.finished]
-    was, now = evidence.settings["provenance"], provenance(resolve_precision(exp.precision))
+    was = evidence.settings["provenance"]
+    exp = _in_precision_of(evidence, exp)
+    now = provenance(resolve_precision(exp.precision), packages=PACKAGES.get(exp.kind, ()))
     elsewhere = differing(was, now, exp.kind).keys() - {"threads"}
     parents, weights = _lineage(exp)
     for parent in parents:
         found = committed(parent.name, exp.profile).get(seed)
         print(f"{parent.name} (seed {seed}) is trained again first, its weights are not here; {_takes(parent, found)}")
-    forecast = expectation(evidence, seeds, epochs) if elsewhere else None
-    demand = f"its accuracy must lie within {forecast[1]}" if forecast else "it must be equal"
-    print(f"{name} (seed {seed}) is trained again; {_takes(exp, evidence, epochs)}; {demand}", flush=True)
+    print(f"{name} (seed {seed}) is trained again; {_takes(exp, evidence, epochs)}", flush=True)
     # With the record's number of threads the bits are the record's, whatever OMP_NUM_THREADS says here.
     with _own_folder() as folder, nullcontext() if elsewhere else _threads(was["threads"]):
         if weights:
             shutil.copytree(weights.path, folder / exp.profile / weights.name / weights.path.name)
-        others = [run(parent, evidence=False, wandb=False) for parent in parents]
+        again = [run(parent, evidence=False, wandb=False) for parent in parents]
         made = folder / exp.profile / name / f"seed-{seed}"
         run(exp, evidence=False, wandb=False, stop=lambda: epochs is not None and len(Record(made).rows) > epochs)
-        notes = [f"its parent {other.name}, trained again too, has other weights than its record" for other in others if _strays(other)]
-        return replace(compare(evidence, Record(made), seeds), notes=tuple(notes))
+        notes = [f"its parent {other.name}, trained again too, has other weights than its record" for other in again if _strays(other)]
+        others = _of_the_same_model(evidence) if elsewhere else []
+        return replace(compare(evidence, Record(made), seeds, others), notes=tuple(notes))
+
+
+def _in_precision_of(record: Record, exp: Experiment) -> Experiment:
+    return exp if exp.kind in ON_PROCESSOR else replace(exp, precision=record.settings["provenance"]["precision"])
+
+
+def _of_the_same_model(evidence: Record) -> list[list[Record]]:
+    """The finished records of the evidence's other runs of that kind, model and data set, one list per run."""
+
+    def computed(record: Record) -> list:
+        return [record.settings["identity"][key] for key in ("kind", "model", "dataset")]
+
+    folders = sorted(folder for folder in evidence.path.parents[1].iterdir() if folder.is_dir() and folder.name != evidence.name)
+    runs = [[record for record in committed(folder.name, evidence.profile).values() if record.finished] for folder in folders]
+    return [run for run in runs if run and computed(run[0]) == computed(evidence)]
 
 
 def _takes(exp: Experiment, record: Record | None, epochs: int | None = None) -> str:
@@ -239,7 +288,7 @@ def _lineage(exp: Experiment) -> tuple[list[Experiment], Record | None]:
         if known and mine.has_weights and mine.finished and mine.result["sha256"][WEIGHTS] == known.result["sha256"][WEIGHTS]:
             mine.weights()  # refused here, under its own path, where the file holds others
             return parents, mine
-        parents.insert(0, exp)
+        parents.insert(0, _in_precision_of(known, exp) if known else exp)
     return parents, None
 
 

@@ -14,6 +14,8 @@ import os
 import sys
 import tempfile
 import time
+from collections.abc import Callable
+from functools import partial
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from typing import Any
@@ -21,24 +23,27 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import coreFunction
-from coreFunction import data_identity
+from deepnet.records.folder import RunFolder
 from experimentTable import Experiment
-from recordFunction import Record, RunFolder, runs_dir
+from recordFunction import Record, runs_dir
 from searchFunction import REPORT_SWEEP, join, search
 from utilityFunction import provenance
 
 SWEEP = REPORT_SWEEP | {"metric": {"name": "train_loss", "goal": "minimize"}}
 
 
-def sleep(seconds: float, exp: Experiment, *_: Any) -> Record:
+def sleep(seconds: float, exp: Experiment, makeup: dict, *_: Any) -> Callable[[RunFolder], Record]:
     """In place of a training: a record whose loss depends on its values alone, after `seconds`."""
-    with RunFolder(exp, runs_dir()) as folder:
-        folder.start(data_identity(exp), provenance("fp32"))
+
+    def write(folder: RunFolder) -> Record:
+        folder.start(makeup, provenance("fp32"))
         time.sleep(seconds)
         loss = (math.log10(exp.lr) + 3) ** 2 + abs(math.log2(exp.batch_size / 64))
         for epoch in (0, 1):
             folder.append({"epoch": epoch, "train_loss": loss})
         return folder.finish({"status": "finished", "split": "test"})
+
+    return write
 
 
 def work(worker: int, trials: int, seconds: float, ready: Barrier) -> None:
@@ -46,7 +51,7 @@ def work(worker: int, trials: int, seconds: float, ready: Barrier) -> None:
     for module in ("optuna._gp.acqf", "optuna.storages._rdb.models"):  # which the first draw and the first trial would import
         importlib.import_module(module)
 
-    coreFunction._train = lambda *arguments: sleep(seconds, *arguments)
+    coreFunction._train = partial(sleep, seconds)
     ready.wait()
     with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
         if not worker:

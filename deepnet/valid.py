@@ -8,6 +8,7 @@ from numbers import Integral, Real
 from typing import Any
 
 NAME = r"\w[\w.-]*"  # of a run, and of its folder
+RESERVED = {"CON", "PRN", "AUX", "NUL", *(f"{port}{n}" for port in ("COM", "LPT") for n in range(10))}  # by Windows, whatever follows a dot
 OWN = "own"  # the data set and the profile of a reader's own model and data
 EVAL_SPLIT = {"mnist": "test", "cifar10": "test", "cifar100": "validation"}  # the part that a run is evaluated on
 ANALYSES = {  # kind -> the fields that decide it; the others have no effect on it
@@ -59,8 +60,9 @@ def choose(kind: str, value: object, choices: Iterable[str]) -> str:
 
 
 def folder_name(field: str, value: Any) -> str:
-    if not isinstance(value, str) or not re.fullmatch(NAME, value):
-        raise UsageError(f"{field} {value!r} cannot name a folder; use letters, digits, '_', '-' and '.'")
+    good = isinstance(value, str) and re.fullmatch(NAME, value)
+    if not good or value.endswith(".") or value.partition(".")[0].upper() in RESERVED:
+        raise UsageError(f"{field} {value!r} cannot name a folder on every system; use letters, digits, '_', '-' and '.'")
     return str(value)
 
 

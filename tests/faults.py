@@ -33,9 +33,10 @@ from torchvision.models.resnet import BasicBlock, ResNet
 import searchFunction
 from coreFunction import run_all
 from dataFunction import SPLITS, load_images
+from deepnet.records.folder import RunFolder
 from experimentTable import EXPERIMENTS, PROFILES, UsageError
 from myModel import MLP, MODELS
-from recordFunction import Record, RunFolder
+from recordFunction import Record
 
 FORK = multiprocessing.get_context("fork")
 AT_MOST = 120  # seconds for one process
@@ -77,36 +78,36 @@ class Narrow(ResNet):
 # Where a child kills itself: what the summary calls it, the call, and whether before, after or amid it.
 Place = tuple[str, str, str]
 BATCH = ("in a batch, between gradient and step", "torch:Tensor.backward", "after")
-UNCHECKED = ("between row and checkpoint", "recordFunction:RunFolder.checkpoint", "before")
-CHECKED = ("between checkpoint and next epoch", "recordFunction:RunFolder.checkpoint", "after")
+UNCHECKED = ("between row and checkpoint", "deepnet.records.folder:RunFolder.checkpoint", "before")
+CHECKED = ("between checkpoint and next epoch", "deepnet.records.folder:RunFolder.checkpoint", "after")
 WRITTEN = ("between write and rename", "pathlib:Path.replace", "before")
 TRAINING: list[Place] = [
     BATCH,
     ("in the evaluation", "trainFunction:accuracy", "before"),
-    ("amid the writing of a row", "recordFunction:append_line", "amid"),
+    ("amid the writing of a row", "deepnet.records.folder:append_line", "amid"),
     UNCHECKED,
     CHECKED,
     WRITTEN,
     ("after a rename", "pathlib:Path.replace", "after"),
-    ("before the predictions", "recordFunction:RunFolder.save_array", "before"),
-    ("before the result", "recordFunction:RunFolder.finish", "before"),
+    ("before the predictions", "deepnet.records.folder:RunFolder.save_array", "before"),
+    ("before the result", "deepnet.records.folder:RunFolder.finish", "before"),
 ]
 UNFREEZING: list[Place] = [
     ("while unfreezing", "coreFunction:train_only", "after"),
     CHECKED,
     ("between the parent's weights and the freezing", "coreFunction:build", "after"),
     BATCH,
-    ("with the final weights written", "recordFunction:RunFolder.save_weights", "after"),
+    ("with the final weights written", "deepnet.records.folder:RunFolder.save_weights", "after"),
     UNCHECKED,
     ("before a frozen prefix is computed", "loopFunction:cached", "before"),
     WRITTEN,
-    ("with the result written", "recordFunction:RunFolder.finish", "after"),
+    ("with the result written", "deepnet.records.folder:RunFolder.finish", "after"),
 ]
 SEARCH: list[Place] = [
     ("in a statement to the search's database", "sqlalchemy.engine.default:DefaultDialect.do_execute", "after"),
     ("before a commit to the search's database", "sqlalchemy.engine.default:DefaultDialect.do_commit", "before"),
-    ("between a trial's values and its run", "recordFunction:RunFolder.start", "before"),
-    ("between a trial's result and its score", "recordFunction:RunFolder.finish", "after"),
+    ("between a trial's values and its run", "deepnet.records.folder:RunFolder.start", "before"),
+    ("between a trial's result and its score", "deepnet.records.folder:RunFolder.finish", "after"),
 ]
 PLACES = {"early stopping": TRAINING, "unfreezing": UNFREEZING, "search": SEARCH}
 ANYWHERE = "at a random time"
@@ -182,7 +183,7 @@ def tally_rows(tally: Path) -> None:
         with tally.open("a") as file:
             file.write(f"{folder.path.parent.name} {row['epoch']}\n")
 
-    _hook("recordFunction:RunFolder.append", before=write)
+    _hook("deepnet.records.folder:RunFolder.append", before=write)
 
 
 def leap(seed: int) -> None:
@@ -317,7 +318,7 @@ def _files(record: Record) -> set[str]:
 
 
 def _decisions(record: Record) -> dict:
-    return {key: value for key, value in record.result.items() if key not in ("train_seconds", "sha256")}
+    return {key: value for key, value in record.result.items() if key not in ("train_seconds", "began", "ended", "sha256")}
 
 
 @dataclass

@@ -6,8 +6,9 @@ from dataclasses import replace
 import numpy as np
 import torch
 
+from deepnet.records.folder import RunFolder
 from experimentTable import Experiment
-from recordFunction import Record, RunFolder
+from recordFunction import Record
 
 EXPERIMENT = Experiment("x", model="MLP_4", lr=0.1, profile="sample")
 PROVENANCE = {"commit": "c" * 40, "dirty": False, "results_version": 1, "precision": "fp32"}

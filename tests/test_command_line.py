@@ -11,8 +11,9 @@ import loopFunction
 import recordFunction
 import run
 import searchFunction
+from deepnet.records.publish import publish
 from experimentTable import PROFILES, ROWS
-from recordFunction import find_record, publish
+from recordFunction import find_record
 
 
 def test_list_shows_every_row_with_its_state_and_price(made, runs_dir, tiny, call):

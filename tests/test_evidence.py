@@ -1,11 +1,13 @@
 """The committed records: whole, made from committed code, and of the experiments that the table has."""
 
 import re
+from dataclasses import asdict, make_dataclass
 
 import pytest
 
-from coreFunction import data_identity
-from experimentTable import EXPERIMENTS, experiment
+import recordFunction
+from coreFunction import data_identity, run
+from experimentTable import EXPERIMENTS, Experiment, UsageError, experiment
 from recordFunction import EVIDENCE, RESULTS_VERSION, Record, check_identity, find_openings, find_record
 
 RECORDS = [Record(path.parent) for path in sorted(EVIDENCE.glob("*/*/seed-*/settings.json"))]
@@ -18,7 +20,7 @@ def test_a_committed_record_is_whole_and_of_its_row(record):
     made = record.settings["provenance"]
     assert re.fullmatch("[0-9a-f]{40}", made["commit"])
     assert not made["dirty"]
-    assert made["results_version"] == RESULTS_VERSION
+    assert 1 <= made["results_version"] <= RESULTS_VERSION
     assert record.result["status"] in ("finished", "failed")
     files = {path.name for path in record.path.iterdir()}
     assert files == {"settings.json", "result.json", *record.result["sha256"]} - {"weights.pt"} | {"rows.jsonl"}
@@ -38,3 +40,25 @@ def test_the_test_set_was_opened_once_for_each_run_and_for_the_weights_that_its_
         assert len(doors) == len(set(doors))
         for o in opened:
             assert o["weights"] == find_record(o["run"], profile, o["seed"]).result["sha256"]["weights.pt"]
+
+
+def test_a_new_field_of_an_experiment_makes_no_record_another_run_s(monkeypatch):
+    """As one that is added to the table later, whose default the records of before have."""
+    kind = make_dataclass("Later", [("warm_up", int, 0)], bases=(Experiment,), frozen=True)
+    monkeypatch.setattr(recordFunction, "Experiment", kind)
+    for record in RECORDS:
+        if record.name in EXPERIMENTS:
+            row = experiment(record.name, record.profile, record.seed)
+            check_identity(record, data_identity(kind(**asdict(row))))
+            with pytest.raises(UsageError, match=r"warm_up 0 there, 5 here"):
+                check_identity(record, data_identity(kind(**asdict(row), warm_up=5)))
+
+
+def test_records_of_an_older_version_are_read_and_say_so(monkeypatch):
+    record = next(record for record in RECORDS if record.name == "MLP_4")
+    assert "version" not in repr(Record(record.path))
+    monkeypatch.setattr(recordFunction, "RESULTS_VERSION", 2)
+    older = Record(record.path).load()
+    assert older.rows == record.rows
+    assert repr(older).endswith(", results of version 1 (now 2)>")
+    assert run(experiment("MLP_4", record.profile, record.seed)).result == record.result

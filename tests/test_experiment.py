@@ -90,14 +90,15 @@ def what_is_run(monkeypatch, tiny, tmp_path) -> Iterator[Any]:
     """`what_is_run(exp)`: all that the engine makes of a row, just before the first step; UsageError where it refuses."""
     log: list = []
 
-    def fit(model, train, held, exp, folder, checkpoint, *, line, stop, use_wandb, **options):
+    def fit(model, train, held, exp, recipe, folder, checkpoint, *, line, stop, use_wandb, **options):
         data = [(digest(source.batch(torch.arange(4))[0]), source.classes) for source in (train, held)]
+        options["precision"] = recipe.precision
         raise Seen((described(model), data, options, {name: getattr(exp, name) for name in READ - {"name"}}))
 
-    def extract_features(model, data, precision):
+    def extract_features(model, data, precision, **_):
         raise Seen((described(model), digest(data.batch(torch.arange(4))[0]), precision))
 
-    def train_epoch(model, batches, optimizer):
+    def train_epoch(model, batches, optimizer, **_):
         log.append((str(model), str(optimizer), [digest(images) for images, _ in batches]))
         return {"train_seconds": 1.0}
 

@@ -32,7 +32,7 @@ pytestmark = needs_fork
 KILLS = int(os.environ.get("KILLS", 0))  # of the long form
 SHARES = {"early stopping": 0.4, "unfreezing": 0.4, "search": 0.2}
 SHORT = {"early stopping": 18, "unfreezing": 12, "search": 5}
-CHECKPOINT = "recordFunction:RunFolder.checkpoint"
+CHECKPOINT = "deepnet.records.folder:RunFolder.checkpoint"
 
 
 @pytest.fixture(scope="module")

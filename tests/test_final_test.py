@@ -16,8 +16,9 @@ import recordFunction
 from analysisFunction import final_test
 from coreFunction import run, run_all
 from dataFunction import load_images, open_vault
+from deepnet.records.folder import RunFolder
 from experimentTable import PROFILES, ROWS, Experiment, experiment
-from recordFunction import RunFolder, find_openings, find_record
+from recordFunction import find_openings, find_record
 from searchFunction import REPORT_SWEEP, search
 
 CHAPTER_5 = [row.name for row in ROWS if row.chapter == 5]
@@ -167,9 +168,10 @@ def test_no_choice_changes_when_the_test_labels_are_scrambled(tmp_path, monkeypa
         return [(record.name, record.predictions().tolist(), untimed(record.rows), measured(record)) for record in runs]
 
     def measured(record):
-        """The result without the times, and without the hash of the rows, which have times in them."""
-        digests = {file: digest for file, digest in record.result["sha256"].items() if file != "rows.jsonl"}
-        return untimed([record.result | {"sha256": digests}])
+        """The result without the times, and without the hashes of rows and settings, which have times in them."""
+        timed = ("rows.jsonl", "settings.json")
+        digests = {file: digest for file, digest in record.result["sha256"].items() if file not in timed}
+        return untimed([record.result | {"sha256": digests, "began": None, "ended": None}])
 
     with tiny_sample(), monkeypatch.context() as patch:
         patch.setitem(PROFILES, "sample", replace(PROFILES["sample"], budgets=PROFILES["sample"].budgets | budgets))

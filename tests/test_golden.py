@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from helpers import tiny_sample
 
-import recordFunction
+import deepnet.records.folder
 from coreFunction import run
 from experimentTable import EXPERIMENTS, PROFILES, Experiment
 from recordFunction import RESULTS_VERSION
@@ -37,7 +37,7 @@ def trajectory(exp: Experiment, budget: tuple[int, int]) -> list[dict]:
     """The rows of a run on 64 images of the sample, at 28 or 32 pixels, before they are rounded; two of its batches are no pass."""
     with tiny_sample(64), pytest.MonkeyPatch.context() as patch:
         patch.setitem(PROFILES, "sample", replace(PROFILES["sample"], budgets={exp.family: budget}))
-        patch.setattr(recordFunction, "rounded", lambda value: value)
+        patch.setattr(deepnet.records.folder, "rounded", lambda value: value)
         rows = run(replace(exp, batch_size=24, precision="fp32", record_gradients=True), wandb=False).rows
     return [{metric: row[metric] for metric in METRICS if metric in row} for row in rows]
 

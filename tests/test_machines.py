@@ -14,7 +14,7 @@ from helpers import ROOT, python, refused, untimed
 import coreFunction
 import queueFunction
 from coreFunction import run_all
-from experimentTable import experiment, price
+from experimentTable import UsageError, experiment, price
 from queueFunction import dask_executor, process_pool
 from recordFunction import find_record
 from utilityFunction import about
@@ -131,8 +131,12 @@ def test_a_pool_whose_worker_dies_is_said_in_one_line_and_the_next_call_goes_on(
     assert run_all("MLP_4", wandb=False) and find_record("MLP_4", "sample").finished
 
 
+def refuse(*arguments, **options):
+    raise UsageError("no data")
+
+
 def test_a_parent_that_nobody_named_is_in_the_estimate_once(monkeypatch, capsys):
-    monkeypatch.setattr(coreFunction, "run", lambda *arguments, **options: None)
+    monkeypatch.setattr(coreFunction, "run", refuse)
     names = ("fine_tune_2", "early_stopping", "fine_tune_2")
     run_all(*names)
     whole = sum(price(experiment(name, "sample")) for name in ("train_resnet", "fine_tune_1", *names[:2]))

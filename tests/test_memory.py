@@ -36,6 +36,22 @@ def test_a_container_s_limit_counts(monkeypatch, tmp_path, limit, free, group):
     assert free_bytes() == free if free else free_bytes() > 1e6
 
 
+@pytest.mark.parametrize("group", ["", "docker/7/step_0"])
+@pytest.mark.parametrize(("limit", "free"), [("1000\n", 650), ("9223372036854771712\n", None)])
+def test_a_container_s_limit_of_the_first_kind_counts(monkeypatch, tmp_path, limit, free, group):
+    """cgroup v1: its memory has a hierarchy of its own, in which a container may see itself at the top."""
+    real = Path.read_text
+    lines = f"4:cpu,cpuacct:/{group}\n3:memory:/{group}\n0::/\n"
+    monkeypatch.setattr(Path, "read_text", lambda path: lines if path.name == "cgroup" else real(path))
+    (tmp_path / "memory").mkdir()
+    (tmp_path / "memory" / "memory.limit_in_bytes").write_text(limit)
+    (tmp_path / "memory" / "memory.usage_in_bytes").write_text("400\n")
+    (tmp_path / "memory" / "memory.stat").write_text("total_cache 60\ninactive_file 1\ntotal_inactive_file 50\n")
+    monkeypatch.setattr(utilityFunction, "CGROUPS", tmp_path)
+    monkeypatch.setattr(utilityFunction, "device", lambda: torch.device("cpu"))
+    assert free_bytes() == free if free else free_bytes() > 1e6
+
+
 # ---------------------------------------------------------------- kept and given back
 
 

@@ -5,7 +5,8 @@ import pytest
 from helpers import refused
 from small_records import EXPERIMENT, PROVENANCE, written
 
-from recordFunction import Record, RunFolder
+from deepnet.records.folder import RunFolder
+from recordFunction import Record
 
 
 @pytest.mark.parametrize("files", [

@@ -14,8 +14,10 @@ from hypothesis import strategies as st
 from small_records import EXPERIMENT, PROVENANCE, WEIGHTS, written
 
 import recordFunction
+from deepnet.records.folder import RunFolder
+from deepnet.records.publish import publish
 from fileFunction import append_line, atomic, digest, load_tensors, rounded
-from recordFunction import Record, RunFolder, check_identity, find_openings, find_record, find_records, publish
+from recordFunction import Record, check_identity, find_openings, find_record, find_records
 
 
 @pytest.fixture
@@ -63,7 +65,6 @@ def test_rows_come_back_as_they_were_given_and_nan_as_missing(runs_dir):
     np.testing.assert_array_equal(record.column("test_accuracy"), [0.1, 0.8765])
     np.testing.assert_array_equal(record.column("train_loss"), [np.nan, np.nan])
     np.testing.assert_array_equal(record.column("test_accuracy", trained_only=True), [0.8765])
-    assert record.column("no such thing").tolist() != record.column("test_accuracy").tolist()
     assert (record.name, record.profile, record.seed) == ("x", "sample", 0)
     assert "test accuracy 0.8765" in repr(record)
 

@@ -13,7 +13,8 @@ from torch.utils.data import Dataset, TensorDataset
 
 import loopFunction
 from coreFunction import pipeline
-from recordFunction import RunFolder, find_record
+from deepnet.records.folder import RunFolder
+from recordFunction import find_record
 
 
 def test_a_record_of_that_name_is_moved_aside_not_handed_back(runs_dir):

@@ -12,9 +12,10 @@ import coreFunction
 import loopFunction
 import recordFunction
 from coreFunction import build, run, run_all
+from deepnet.records.folder import RunFolder
 from experimentTable import EXPERIMENTS, experiment
 from featureFunction import CS
-from recordFunction import RunFolder, find_record
+from recordFunction import find_record
 from trainFunction import accuracy
 
 
@@ -172,6 +173,35 @@ def test_seeds_give_other_weights_and_orders(made, tiny):
     assert untimed(two.rows) == untimed(found(made, "MLP_4").rows)
 
 
+def test_a_row_s_own_seed_and_profile_hold(made, runs_dir, tiny, monkeypatch):
+    own = replace(EXPERIMENTS["MLP_4"], seed=2)
+    (record,) = run_all(own)
+    assert (record.seed, record.settings["experiment"]["seed"]) == (2, 2)
+    assert [path.name for path in (runs_dir / "sample" / "MLP_4").glob("seed-*")] == ["seed-2"]
+    assert record.rows == run(own).rows
+    monkeypatch.setenv("PROFILE", "cpu")
+    sample = replace(EXPERIMENTS["MLP_4"], profile="sample")
+    assert [(r.profile, r.seed) for r in run_all(sample, own, profile="sample")] == [("sample", 0), ("sample", 2)]
+    assert [r.seed for r in run_all(replace(own, profile="sample"), seeds=(2,))] == [2]
+    assert [(r.profile, r.seed) for r in run_all(sample, seeds=(2, 0))] == [("sample", 2), ("sample", 0)]
+
+
+@pytest.mark.parametrize(
+    ("action", "words"),
+    [
+        (lambda row: run_all(replace(row, seed=2), seeds=(0, 1)), ("MLP_4 is a row of seed 2", "seeds=(0, 1) are asked for")),
+        (lambda row: run_all("MLP_4", replace(row, seed=2), seeds=(0,)), ("MLP_4 is a row of seed 2",)),
+        (lambda row: run_all(replace(row, profile="cpu"), profile="sample"), ("MLP_4 is a row of the profile cpu", "profile='sample'")),
+        (lambda row: run_all(row, seeds=()), ("seeds are empty", "seeds=(0,)")),
+        (lambda row: run_all(row, seeds=(0, -1)), ("seed must be a whole number of at least 0",)),
+        (lambda row: run_all(row, seeds="01"), ("seed must be a whole number of at least 0", "'0'")),
+    ],
+)
+def test_seeds_and_profiles_that_cannot_both_hold_are_refused(action, words, runs_dir):
+    refused(lambda: action(EXPERIMENTS["MLP_4"]), *words)
+    assert not runs_dir.exists()
+
+
 # ---------------------------------------------------------------- a reader's variant, another run of that name
 
 
@@ -239,8 +269,15 @@ def test_a_run_that_another_holds_is_looked_at_again_at_the_end(tiny, runs_dir, 
     """Held while its turn comes, free once the others are done."""
     holder = RunFolder(experiment("MLP_4", "sample"), runs_dir)
     holder.__enter__()
-    train = coreFunction._train
-    monkeypatch.setattr(coreFunction, "_train", lambda exp, *a: (train(exp, *a), exp.name == "MLP_res_5" and holder.__exit__())[0])
+    fit = coreFunction.fit
+
+    def release_after(model, train, held, exp, *arguments, **options):
+        record = fit(model, train, held, exp, *arguments, **options)
+        if exp.name == "MLP_res_5":
+            holder.__exit__(None)
+        return record
+
+    monkeypatch.setattr(coreFunction, "fit", release_after)
     assert [record.name for record in run_all("MLP_4", "MLP_res_5")] == ["MLP_4", "MLP_res_5"]
     assert "MLP_4 (seed 0) is being trained by another process" in capsys.readouterr().out
 

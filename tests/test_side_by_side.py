@@ -1,11 +1,17 @@
 """`run_all` in several processes: the same records as one after the other."""
 
 import multiprocessing
+import os
+import subprocess
+import sys
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 
-from helpers import found, lend, needs_fork, refused, untimed
+import pytest
+import torch
+from helpers import ROOT, found, lend, needs_fork, refused, untimed
 
 from coreFunction import run_all
+from queueFunction import check_executor
 
 
 def workers():
@@ -47,3 +53,47 @@ def test_a_failure_in_a_worker_leaves_the_others_going(made, runs_dir, tiny, cap
 def test_threads_are_refused_since_they_share_random_numbers(tiny):
     with ThreadPoolExecutor(2) as pool:
         refused(lambda: run_all("MLP_4", executor=pool), "threads share torch's random numbers", "ProcessPoolExecutor")
+
+
+@needs_fork
+def test_forked_processes_are_refused_where_torch_has_threads_that_they_would_wait_for(runs_dir):
+    torch.set_num_threads(2)
+    try:
+        with workers() as pool:
+            refused(lambda: run_all("MLP_4", executor=pool), 'ProcessPoolExecutor(2, mp_context=get_context("spawn"))')
+    finally:
+        torch.set_num_threads(1)
+    assert not runs_dir.exists()
+
+
+SCRIPT = """
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from coreFunction import run_all
+from experimentTable import UsageError
+
+try:
+    run_all("MLP_4", executor=ProcessPoolExecutor(1, mp_context=get_context("{method}")))
+except UsageError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize("method", [m for m in ("spawn", "forkserver") if m in multiprocessing.get_all_start_methods()])
+def test_a_script_that_each_process_would_begin_again_is_refused(tmp_path, runs_dir, method):
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT.format(method=method))
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=120, env=environment, check=True)
+    assert done.stdout == f'each process imports {script} again; put what it does under `if __name__ == "__main__":`\n'
+    assert done.stderr == ""
+    assert not runs_dir.exists()
+
+
+def test_a_script_with_its_guard_and_a_notebook_are_not_refused(tmp_path, monkeypatch):
+    script = tmp_path / "script.py"
+    script.write_text('if __name__ == "__main__":\n    pass\n')
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        for main in (str(script), None, str(tmp_path / "<stdin>")):
+            monkeypatch.setattr(sys.modules["__main__"], "__file__", main, raising=False)
+            check_executor(pool)

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import sys
+from importlib import metadata
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ import recordFunction
 import verifyFunction
 from coreFunction import run_all
 from deepnet.claims.intervals import wilson_interval
+from experimentTable import EXPERIMENTS
 from fileFunction import sha256
 from optimizerFunction import OPTIMIZERS
 from recordFunction import Record
@@ -68,14 +70,18 @@ def other_row(folder, number, **values):
     edit(folder, "result.json", "sha256", **{"rows.jsonl": sha256(path)})
 
 
-def two(evidence, tmp_path, there, here=0.5, **provenance):
-    """Evidence whose seeds have the accuracies `there`, and a second run of seed 0 with the accuracy `here` and this provenance."""
+def two(evidence, tmp_path, there, here=0.5, images=10**8, **provenance):
+    """Evidence whose seeds have the accuracies `there`, and a second run of seed 0 with the accuracy `here` and this provenance.
+
+    images: of how many the accuracy is, so that by default the sampling error decides nothing.
+    """
     again = tmp_path / "again" / "sample" / "MLP_4" / "seed-0"
     shutil.copytree(evidence / "MLP_4" / "seed-0", again)
     edit(again, "settings.json", "provenance", **provenance)
     edit(again, "result.json", accuracy=here)
     for seed, accuracy in enumerate(there):
-        edit(evidence / "MLP_4" / f"seed-{seed}", "result.json", accuracy=accuracy)
+        edit(evidence / "MLP_4" / f"seed-{seed}", "result.json", accuracy=accuracy, images=images)
+    edit(again, "result.json", images=images)
     records = [Record(evidence / "MLP_4" / f"seed-{seed}") for seed in range(len(there))]
     return records[0], Record(again), records
 
@@ -209,15 +215,58 @@ def test_elsewhere_the_accuracy_must_lie_in_the_prediction_interval_of_the_seeds
 
 @pytest.mark.parametrize("there", [[0.5], [0.5, 0.5, 0.5]])
 def test_where_no_spread_is_known_it_must_lie_within_the_sampling_error(evidence, tmp_path, there):
-    images = Record(evidence / "MLP_4" / "seed-0").predictions().shape[1]
-    low, high = wilson_interval(0.5, images, 0.95)
-    record, again, seeds = two(evidence, tmp_path, there=there, here=high - 0.001, **OTHER)
-    difference = compare(record, again, seeds)
+    low, high = wilson_interval(0.5, 1000, 0.95)
+    record, again, seeds = two(evidence, tmp_path, there=there, here=high - 0.001, images=1000, **OTHER)
+    other_row(again.path, 1, test_accuracy=1.0)  # a row beyond it, so that the rows do not decide
+    difference = compare(record, Record(again.path), seeds)
     assert difference.agreed
-    assert difference.verdict == f"within the sampling error of {images} images (95%; the seeds' spread is not known)"
+    assert difference.verdict == "within the sampling error of 1000 images (95%; the seeds' spread is not known)"
     assert difference.expected == pytest.approx((low, high))
     edit(again.path, "result.json", accuracy=low - 0.001)
     assert not compare(record, Record(again.path), seeds).agreed
+
+
+def test_elsewhere_the_same_seed_s_rows_are_compared_first(evidence, tmp_path):
+    """The sampling error of 1000 images, though the seeds lie close together; a row beyond it leaves the decision to the seeds."""
+    low, high = wilson_interval(0.5, 1000, 0.95)
+    record, again, seeds = two(evidence, tmp_path, there=[0.5, 0.5001, 0.5002], here=high - 0.001, images=1000, **OTHER)
+    difference = compare(record, again, seeds)
+    assert (difference.agreed, difference.ground) == (True, "the sampling error of 1000 images, in each row of the same seed")
+    assert difference.expected == pytest.approx((low, high))
+    other_row(again.path, 1, test_accuracy=1.0)
+    difference = compare(record, Record(again.path), seeds)
+    assert (difference.agreed, difference.ground) == (False, "the seeds' spread (95%, 3 seeds)")
+
+
+@pytest.mark.parametrize(
+    ("seeds", "others", "half", "ground"),
+    [  # half the interval by hand: t s √(1 + 1/n), where s² is pooled
+        ([0.40, 0.44], [], 12.706205 * 0.0282843 * 1.2247449, "2 seeds"),
+        ([0.40, 0.44], [[0.70, 0.72, 0.74], [0.1]], 3.1824463 * 0.0230940 * 1.2247449, "2 seeds, pooled with 1 other runs"),
+        ([0.42], [[0.70, 0.72, 0.74]], 4.3026527 * 0.02 * 1.4142136, "1 seed, pooled with 1 other runs"),
+        ([0.40, 0.41, 0.42, 0.43, 0.44], [[0.1, 0.9]], 2.7764451 * 0.0158114 * 1.0954451, "5 seeds"),
+    ],
+)  # fmt: skip
+def test_of_few_seeds_the_spread_is_pooled_with_that_of_other_runs(seeds, others, half, ground):
+    interval, said = verifyFunction.expectation(0.42, 10**8, seeds, others)
+    assert interval == pytest.approx((max(0.42 - half, 0), 0.42 + half), abs=1e-6)
+    assert said == f"the seeds' spread (95%, {ground})"
+
+
+def test_other_runs_of_the_model_are_those_whose_spread_is_pooled(evidence):
+    shutil.copytree(evidence / "MLP_4", evidence / "MLP_4_again")
+    for seed in range(3):
+        edit(evidence / "MLP_4_again" / f"seed-{seed}", "settings.json", "experiment", name="MLP_4_again")
+    runs = verifyFunction._of_the_same_model(Record(evidence / "MLP_4" / "seed-0"))
+    assert [[(record.name, record.seed) for record in run] for run in runs] == [[("MLP_4_again", seed) for seed in range(3)]]
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp32"])
+def test_a_run_is_made_again_in_its_record_s_precision(evidence, precision):
+    """Whatever "auto" means here: the row says "auto", the record what was computed."""
+    assert EXPERIMENTS["CNN_10"].precision == "auto"
+    edit(evidence / "CNN_10" / "seed-0", "settings.json", "provenance", precision=precision)
+    assert verify("CNN_10", epochs=1).conditions == {}  # what the second run's record says of itself
 
 
 def test_on_the_same_machine_near_is_not_enough(evidence, tmp_path):
@@ -257,16 +306,17 @@ def test_of_a_run_left_off_the_seeds_are_compared_at_its_last_epoch(evidence, tm
     assert [(change.row, change.metric, change.here) for change in difference.changes] == [(1, "test_accuracy", 0.8)]
 
 
-def test_a_run_made_again_elsewhere_says_beforehand_what_is_expected(evidence, slower, capsys):
+def test_a_run_made_again_elsewhere_says_which_comparison_decided(evidence, slower):
     for seed in range(3):
         edit(evidence / "MLP_4" / f"seed-{seed}", "settings.json", "provenance", **OTHER)
     difference = verify("MLP_4")
-    assert difference.ground == "the seeds' spread (95%, 3 seeds)"
+    assert difference.ground == "the sampling error of 16 images, in each row of the same seed"
     assert difference.conditions.keys() == {"processor"}
-    assert "its accuracy must lie within the seeds' spread (95%, 3 seeds)" in capsys.readouterr().out
 
 
-def test_analyses_need_the_same_scikit_learn(evidence, monkeypatch):
+def test_analyses_need_the_same_scikit_learn_where_the_record_has_one(evidence):
+    assert Record(evidence / "tsne_mnist" / "seed-0").settings["provenance"]["scikit-learn"] == metadata.version("scikit-learn")
+    assert verifyFunction.differing({"threads": 1}, {"threads": 1, "scikit-learn": "1.9.1"}, "tsne") == {}
     for name in ("tsne_mnist", "MLP_4"):
         edit(evidence / name / "seed-0", "settings.json", "provenance", **{"scikit-learn": "0.1"})
     assert "scikit-learn" in verify("tsne_mnist").conditions

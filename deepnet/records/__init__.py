@@ -1,0 +1,1 @@
+"""Records: the writing side, the code that they were made from, and their way into the evidence."""

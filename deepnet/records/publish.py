@@ -1,0 +1,54 @@
+"""A record's way into the evidence: what is copied, what is refused, and what is kept of the attempts before it."""
+
+import shutil
+from pathlib import Path
+
+import recordFunction
+from experimentTable import UsageError
+from fileFunction import append_line, atomic, read_lines, writing
+from recordFunction import WEIGHTS, Record, find_openings
+
+
+def publish(record: Record) -> Path:
+    """Copy a record without its weights to the evidence; returns the folder there.
+
+    With it go its openings of the test set, of a search's trial the search's database, and to `superseded/<profile>/<name>/` the
+    attempts at this run that were moved aside, and what the evidence had in its place. Raises UsageError for a record that is
+    unfinished, damaged, or not made by one commit from its beginning to its end.
+
+    Example::
+
+        publish(run("MLP_4", evidence=False))
+    """
+    label = f"{record.name} (seed {record.seed})"
+    if not record.result:
+        raise UsageError(f"{label} is not finished; train it first")
+    made = record.settings["provenance"]
+    if record.result.get("uncommitted") or made["dirty"] or not made["commit"]:
+        reason = record.result.get("uncommitted") or made.get("uncommitted") or "its commit does not have that code"
+        raise UsageError(f"{label} was made from uncommitted code ({reason}); commit, and train it with --fresh")
+    for file in record.result["sha256"].keys() - {WEIGHTS}:
+        record.read(file)
+    evidence = recordFunction.EVIDENCE
+    target = evidence / record.profile / record.name / record.path.name
+    superseded = evidence / "superseded" / record.profile / record.name
+    with writing(target):
+        if target.exists() and Record(target).result != record.result:
+            began = Record(target).result.get("ended") or Record(target).settings["provenance"]["commit"][:7]
+            _keep(target, superseded / f"{target.name}.{began.replace(':', '')}")
+            shutil.rmtree(target)
+        for attempt in record.path.parent.glob(f"{record.path.name}.*"):
+            _keep(attempt, superseded / attempt.name)
+        _keep(record.path, target)
+    if (database := record.path.parents[1] / f"{record.name.rpartition('_')[0]}.sqlite").exists():
+        with atomic(evidence / record.profile / database.name) as part:
+            shutil.copyfile(database, part)
+    logged = evidence / record.profile / "openings.jsonl"
+    for opening in find_openings(record.profile, evidence=False):
+        if (opening["run"], opening["seed"]) == (record.name, record.seed) and opening not in read_lines(logged):
+            append_line(logged, opening)
+    return target
+
+
+def _keep(attempt: Path, target: Path) -> None:
+    shutil.copytree(attempt, target, dirs_exist_ok=True, ignore=shutil.ignore_patterns("*.pt", ".*"))
