@@ -11,7 +11,7 @@ import torch
 from helpers import QUICK, Listed, digits, held, interrupt, lend, mlp
 from small_records import EXPERIMENT, PROVENANCE, written
 from torch import nn
-from torch.utils.data import TensorDataset
+from torch.utils.data import DataLoader, TensorDataset
 
 import loopFunction
 import recordFunction
@@ -45,6 +45,26 @@ class Late(Listed):
         if self.left < 0:
             raise UsageError("this image is damaged")
         return super().__getitem__(index)
+
+
+def worded(first: int, last: int) -> Listed:
+    return Listed([(image, f"digit {int(label)}") for image, label in digits(first, last)])
+
+
+def far() -> Listed:
+    return Listed([(image, 12 if i == 101 else int(label)) for i, (image, label) in enumerate(digits())])
+
+
+class Auxiliary(nn.Module):
+    """Gives two outputs in training."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(64, 10)
+
+    def forward(self, x: torch.Tensor) -> object:
+        scores = self.head(x.flatten(1))
+        return (scores, scores) if self.training else scores
 
 
 def frozen() -> nn.Module:
@@ -83,7 +103,19 @@ REFUSALS: list[tuple[str, Callable[[], object]]] = [
             ("eps", -1.0),
             ("precision", "fp8"),
             ("seed", -1),
-            ("momentumm", 0.9),
+            ("optimizer", 3),
+            ("optimizer", torch.optim.LBFGS),
+            ("optimizer", lambda parameters: parameters),
+            ("loss", lambda outputs, targets: outputs),
+            ("schedule", lambda optimizer: None),
+            ("schedule_per_step", True),
+            ("eval_batch_size", 0),
+            ("workers", -1),
+            ("classes", range(9)),
+            ("fast", "no"),
+            ("cache_frozen", True),
+            ("resume", 1),
+            ("wandb", "no"),
         ]
     ),
     ("SGD has no eps", lambda: train(optimizer="SGD", eps=1e-8)),
@@ -94,7 +126,13 @@ REFUSALS: list[tuple[str, Callable[[], object]]] = [
     ("nothing can learn", lambda: train(frozen())),
     ("no images", lambda: train(train_set=digits(0, 0))),
     ("no evaluation images", lambda: train(eval_set=digits(0, 0))),
-    ("labels that are not in the training set", lambda: train(digits(0, 3), eval_set=held())),
+    ("labels that are not in the training set", lambda: train(train_set=worded(0, 3), eval_set=worded(300, 400))),
+    ("labels that the model has no output for", lambda: train(eval_set=digits(label=lambda y: y + 5))),
+    ("a label that the model has no output for, far into the data", lambda: train(train_set=far())),
+    ("a regression", lambda: train(train_set=digits(label=lambda y: y + 0.5))),
+    ("a batch size beside a loader", lambda: train(train_set=DataLoader(digits(), 50))),
+    ("another output in training", lambda: train(Auxiliary())),
+    ("batches of one image", lambda: train(nn.Sequential(*mlp()[:2], nn.BatchNorm1d(16), nn.Linear(16, 10)), batch_size=1)),
     ("images of another shape", lambda: train(eval_set=TensorDataset(torch.zeros(4, 1, 9, 9), torch.zeros(4, dtype=torch.long)))),
     ("an image that is refused at the first look", lambda: train(train_set=Late(3))),
     ("an image that is refused in an epoch", lambda: train(train_set=Late(500))),
@@ -175,7 +213,7 @@ def interrupted(runs_dir, monkeypatch):
     monkeypatch.setenv("CHECKPOINT_SECONDS", "0")
     real, calls = loopFunction.train_epoch, iter(range(9))
     with monkeypatch.context() as patch:
-        patch.setattr(loopFunction, "train_epoch", lambda *a: interrupt() if next(calls) == 2 else real(*a))
+        patch.setattr(loopFunction, "train_epoch", lambda *a, **named: interrupt() if next(calls) == 2 else real(*a, **named))
         with pytest.raises(KeyboardInterrupt):
             train()
     folder = find_record("mine", "own").path
