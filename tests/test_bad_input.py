@@ -61,7 +61,9 @@ BAD_OPTIONS = [
 ]
 
 
-@pytest.mark.parametrize(("options", "what", "remedy"), BAD_OPTIONS, ids=[str(case[0]) for case in BAD_OPTIONS])
+@pytest.mark.parametrize(
+    ("options", "what", "remedy"), BAD_OPTIONS, ids=[f"{i}-{next(iter(case[0]))}" for i, case in enumerate(BAD_OPTIONS)]
+)
 def test_bad_options_are_refused(runs_dir, options, what, remedy):
     refused(lambda: pipeline(mlp(), digits(), held(), **{"name": "bad", **options}), what, remedy)
     assert not list(runs_dir.rglob("result.json"))

@@ -190,7 +190,7 @@ TAKEN = [
 ]
 
 
-@pytest.mark.parametrize(("given", "kept"), TAKEN, ids=[str(case[0]) for case in TAKEN])
+@pytest.mark.parametrize(("given", "kept"), TAKEN, ids=[f"{i}-{next(iter(case[0]))}" for i, case in enumerate(TAKEN)])
 def test_numbers_and_names_of_any_kind_are_kept_as_plain_python(given, kept):
     row = replace(EXPERIMENTS["MLP_4"], name="mine", profile="sample", **given)
     assert row == replace(EXPERIMENTS["MLP_4"], name="mine", profile="sample", **kept)

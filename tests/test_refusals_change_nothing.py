@@ -87,7 +87,7 @@ def with_environment(name: str, value: str, **options: object) -> Callable[[], o
 
 REFUSALS: list[tuple[str, Callable[[], object]]] = [
     *(
-        (f"{option}={value!r}", lambda option=option, value=value: train(**{option: value}))
+        (f"{option}={getattr(value, '__name__', value)!r}", lambda option=option, value=value: train(**{option: value}))
         for option, value in [
             ("lr", 0),
             ("lr", -1.0),

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
+from deepnet.data.items import Pair, Stacked, collate, found_in
 from deepnet.data.labels import LabelMap, plain_label
 from experimentTable import UsageError
 from utilityFunction import preserved_random, seed_everything
@@ -114,7 +115,7 @@ class ReaderSet(Indexed):
         self.floats = False  # whole-number inputs are handed out as floats
         _check_map_style(self.dataset)
         if self.loader is None:
-            _Pair(self.dataset[0])
+            Pair(self.dataset[0])
         elif workers:
             raise UsageError("a DataLoader has workers of its own; set num_workers there and leave out workers")
 
@@ -127,13 +128,13 @@ class ReaderSet(Indexed):
 
     def batch(self, indices: Tensor) -> Batch:
         """Items stacked. Raises UsageError where they are not pairs, or their shapes differ."""
-        return self._targets(_collate([self.dataset[i] for i in indices.tolist()]))
+        return self._targets(collate([self.dataset[i] for i in indices.tolist()]))
 
     def batches(self, order: Sequence[Tensor]) -> Iterable[Batch]:
         """The items at each of these indices, by `workers` processes."""
         sampler = [indices.tolist() for indices in order]
         drawn = torch.Generator().manual_seed(torch.initial_seed())  # else the loader would draw from torch's own generator
-        loader = DataLoader(self.dataset, batch_sampler=sampler, num_workers=self.workers, collate_fn=_collate, generator=drawn)
+        loader = DataLoader(self.dataset, batch_sampler=sampler, num_workers=self.workers, collate_fn=collate, generator=drawn)
         return map(self._targets, loader)
 
     def shuffled(self, batch_size: int, generator: torch.Generator, steps: int | None = None) -> Iterable[Batch]:
@@ -148,7 +149,7 @@ class ReaderSet(Indexed):
         """The first inputs, at most so many; of a loader those of its first batches."""
         inputs: list[Tensor] = []
         alone = self.loader is None
-        for stacked in [_collate([self.dataset[i] for i in range(min(most, len(self)))])] if alone else self._own_batches():
+        for stacked in [collate([self.dataset[i] for i in range(min(most, len(self)))])] if alone else self._own_batches():
             inputs.append(self._inputs(stacked))
             if sum(map(len, inputs)) >= most:
                 break
@@ -156,7 +157,7 @@ class ReaderSet(Indexed):
             raise UsageError("the loader gives no batch; give it more items, or leave out drop_last")
         return torch.cat(inputs)[:most]
 
-    def _own_batches(self) -> Iterator["_Stacked"]:
+    def _own_batches(self) -> Iterator["Stacked"]:
         assert self.loader is not None
         own = self.loader.generator
         if own is not None:  # each epoch is drawn from its own seed, or a resumed run would be another
@@ -164,23 +165,23 @@ class ReaderSet(Indexed):
         for batch in self.loader:
             pair = isinstance(batch, tuple | list) and len(batch) == 2 and isinstance(batch[0], Tensor)
             if not pair or not (isinstance(batch[1], list | tuple) or (isinstance(batch[1], Tensor) and batch[1].ndim)):
-                raise UsageError(f"the loader's batches must be pairs of (inputs, labels) of several items, found {_found(batch)}")
-            yield _Stacked(batch[0], list(batch[1]))
+                raise UsageError(f"the loader's batches must be pairs of (inputs, labels) of several items, found {found_in(batch)}")
+            yield Stacked(batch[0], list(batch[1]))
 
-    def _inputs(self, stacked: "_Stacked | str") -> Tensor:
+    def _inputs(self, stacked: "Stacked | str") -> Tensor:
         if isinstance(stacked, str):
             raise UsageError(stacked)
         return stacked.inputs.float() if self.floats else stacked.inputs
 
-    def _targets(self, stacked: "_Stacked | str") -> Batch:
+    def _targets(self, stacked: "Stacked | str") -> Batch:
         inputs, labels = self._inputs(stacked), self.labels or LabelMap()
-        assert isinstance(stacked, _Stacked)
+        assert isinstance(stacked, Stacked)
         return inputs, torch.tensor([labels.target(plain_label(label)) for label in stacked.labels])
 
     def raw_labels(self) -> list[Any] | None:
         """Every label, where that takes no reading of images; else None."""
         if isinstance(self.dataset, list | tuple):
-            return [plain_label(_Pair(item).label) for item in self.dataset]
+            return [plain_label(Pair(item).label) for item in self.dataset]
         targets = getattr(self.dataset, "targets", None)
         if targets is None or not hasattr(targets, "__len__") or len(targets) != len(self):
             return None
@@ -190,7 +191,7 @@ class ReaderSet(Indexed):
     def read_labels(self) -> list[Any]:
         """Every label, by a reading of the whole set where need be."""
         known = self.raw_labels()
-        return [plain_label(_Pair(self.dataset[i]).label) for i in range(len(self))] if known is None else known
+        return [plain_label(Pair(self.dataset[i]).label) for i in range(len(self))] if known is None else known
 
     def sampled_labels(self) -> list[Any]:
         """The labels of a few items all over the set."""
@@ -198,57 +199,7 @@ class ReaderSet(Indexed):
 
     def _sampled_labels(self) -> dict[int, Any]:
         with preserved_random():
-            return {i: plain_label(_Pair(self.dataset[i]).label) for i in _spread(len(self))}
-
-
-@dataclass(frozen=True)
-class _Stacked:
-    """A batch as a worker process hands it out: inputs (B, ...), and labels as they are."""
-
-    inputs: Tensor
-    labels: list[Any]
-
-
-class _Pair:
-    """One item of a data set. Raises UsageError, saying what was found and what to do, for what is no (tensor, label) pair."""
-
-    def __init__(self, item: Any) -> None:
-        if not (isinstance(item, tuple | list) and len(item) == 2):
-            raise UsageError(f"a data set's items must be (tensor, label) pairs, found {_found(item)}; {_remedy(item)}")
-        self.inputs, self.label = item
-        if not isinstance(self.inputs, Tensor):
-            raise UsageError(f"a data set's inputs must be tensors, found {_found(self.inputs)}; {_remedy(self.inputs)}")
-
-
-def _found(item: Any) -> str:
-    if isinstance(item, dict):
-        return f"a {type(item).__name__} with the keys {', '.join(map(repr, item))}"
-    if isinstance(item, tuple | list):
-        return f"a {type(item).__name__} of {len(item)}: {', '.join(type(part).__name__ for part in item)}"[:120]
-    module = type(item).__module__.partition(".")[0]
-    return {"PIL": "a PIL image", "numpy": "a numpy array"}.get(module, f"a {type(item).__name__}")
-
-
-def _remedy(item: Any) -> str:
-    if isinstance(item, dict):
-        keys = list(item) + ["image", "label"][len(item) :]
-        return f"give pairs, as [(to_tensor(item[{keys[0]!r}]), item[{keys[1]!r}]) for item in data]"
-    if type(item).__module__.startswith("PIL"):
-        return "make tensors of them: transform=torchvision.transforms.ToTensor()"
-    if type(item).__module__.startswith("numpy"):
-        return "make tensors of them: torch.from_numpy(item).float()"
-    return "wrap the data set in one that gives such pairs"
-
-
-def _collate(items: list[Any]) -> _Stacked | str:
-    """The items as a batch, or why they are none, in a word that a worker process can hand on."""
-    try:
-        pairs = [_Pair(item) for item in items]
-    except UsageError as error:
-        return str(error)
-    if len(shapes := sorted({tuple(pair.inputs.shape) for pair in pairs})) > 1:
-        return f"the data set's images differ in size ({shapes[0]}, {shapes[1]}); resize them to one size first"
-    return _Stacked(torch.stack([pair.inputs for pair in pairs]), [pair.label for pair in pairs])
+            return {i: plain_label(Pair(self.dataset[i]).label) for i in _spread(len(self))}
 
 
 def _check_map_style(dataset: Any) -> None:
