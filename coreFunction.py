@@ -16,6 +16,7 @@ from torch.nn.functional import cross_entropy
 from torch.optim import Optimizer
 
 from dataFunction import known_fingerprint, load_images
+from deepnet.account import wandb_wanted
 from deepnet.data.datasets import as_source
 from deepnet.records.folder import RunFolder
 from deepnet.training.own import check_switches, checked_sets, own_optimizer, size_of_batches, whole
@@ -44,7 +45,7 @@ from queueFunction import check_executor, generation, work_off
 from recordFunction import Record, check_identity, find_record, runs_dir, same_identity
 from trainFunction import Loss, evaluate, own_precision, train_epoch
 from utilityFunction import about, bar, cast, device, fast_by_default, kept_memory, provenance, resolve_precision, seed_everything
-from wandbFunction import mirror, wandb_wanted
+from wandbFunction import mirror
 
 __all__ = ["build", "evaluate", "extract_features", "pipeline", "run", "run_all", "train_epoch"]
 

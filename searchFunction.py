@@ -14,6 +14,7 @@ from typing import Any
 
 from coreFunction import missing_parents, run
 from dataFunction import load_images
+from deepnet.account import complaint, wandb_mode
 from deepnet.text import counted
 from deepnet.vocabulary import KEYS
 from experimentTable import EXPERIMENTS, PROJECT, Experiment, Held, UsageError, current_profile, experiment, price
@@ -22,7 +23,7 @@ from recordFunction import Record, runs_dir
 from sweepFunction import REPORT_SWEEP, Sweep, plain, read_sweep
 from trialFunction import Study, distribution, open_study, said_best, score, values_of
 from utilityFunction import about, bar, mixed
-from wandbFunction import complaint, open_for_sweep, wandb_mode
+from wandbFunction import open_for_sweep
 
 __all__ = ["REPORT_SWEEP", "join", "search"]
 

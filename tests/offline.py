@@ -10,6 +10,7 @@ from PIL import Image
 
 import wandbFunction
 from dataFunction import load_images
+from deepnet import account
 from recordFunction import Record
 
 WANDB = Path(sys.executable).with_name("wandb")
@@ -20,7 +21,7 @@ def forget() -> None:
     """Let this process ask W&B anew."""
     if wandb := sys.modules.get("wandb"):
         wandb.teardown()  # it reads its environment once
-    for remembered in (wandbFunction._import_problem, wandbFunction._login_problem, wandbFunction._say_once):
+    for remembered in (account.import_problem, account.login_problem, account.say_once):
         remembered.cache_clear()
     wandbFunction.Mirror.reachable = True
 

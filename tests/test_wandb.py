@@ -9,9 +9,10 @@ from helpers import digits, held, mlp, refused, untimed
 from offline import QUICK, flat, forget, history, name_of, offline_runs, summary, table
 
 from coreFunction import pipeline, run
+from deepnet.account import wandb_wanted
 from myModel import MODELS, count_parameters
 from recordFunction import Record
-from wandbFunction import Mirror, mirror, wandb_wanted
+from wandbFunction import Mirror, mirror
 
 pytestmark = pytest.mark.usefixtures("account")
 

@@ -1,0 +1,119 @@
+"""Whether runs are written to W&B, and how: online, offline, or not at all."""
+
+import functools
+import os
+from importlib.util import find_spec
+from netrc import NetrcParseError, netrc
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from experimentTable import UsageError
+from fileFunction import first_line
+
+MODES = {"online": "online", "run": "online", "offline": "offline", "dryrun": "offline", "disabled": "disabled"}  # W&B's, old ones too
+
+
+def wandb_wanted(choice: bool | None) -> bool:
+    """Whether a run is to be written to W&B, as the caller and the environment have it; nothing is imported to find
+    out.
+
+    `None`: where `WANDB_MODE` is set or a W&B key is found, in `WANDB_API_KEY` or in the netrc file that `wandb login`
+    writes. `True`: yes, offline if there is no account. `WANDB_MODE=disabled` turns either off. Raises UsageError for
+    another `choice`, for a `WANDB_MODE` that W&B does not have, and for `True` where wandb is not installed.
+
+    >>> wandb_wanted(False)
+    False
+    """
+    if choice is not None and not isinstance(choice, bool):
+        raise UsageError(f"wandb must be True, False or None (W&B where one is logged in), got {choice!r}")
+    if choice is False or (mode := _asked_mode()) == "disabled":
+        return False
+    installed = find_spec("wandb") is not None
+    if choice and not installed:
+        raise UsageError("wandb=True needs the package wandb, which is not installed; `pip install wandb`, or leave wandb out")
+    return installed and (choice or bool(mode) or _has_key())
+
+
+def _asked_mode() -> str:
+    """WANDB_MODE, in W&B's own spelling from now on; "" where it is not set. Raises UsageError for a mode that W&B does
+    not have.
+    """
+    given = os.environ.get("WANDB_MODE", "")
+    if not given:
+        return ""
+    if (mode := MODES.get(given.strip().lower())) is None:
+        raise UsageError(f"WANDB_MODE={given} is no mode of W&B's here; set it to online, offline or disabled")
+    os.environ["WANDB_MODE"] = mode  # W&B reads it too, and takes no other spelling
+    return mode
+
+
+def _has_key() -> bool:
+    """Whether W&B would find an API key in the environment or in the netrc file."""
+    if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
+        return True
+    standard = [path for name in (".netrc", "_netrc") if (path := Path.home() / name).exists()]
+    host = urlsplit(os.environ.get("WANDB_BASE_URL") or "https://api.wandb.ai").netloc
+    try:
+        path = Path(os.environ["NETRC"]).expanduser() if os.environ.get("NETRC") else standard[0]
+        return bool((netrc(path).authenticators(host) or ("", "", ""))[2])
+    except (IndexError, OSError, ValueError, NetrcParseError):
+        return False
+
+
+@functools.cache
+def import_problem() -> str:
+    """Why wandb cannot be used; "" where it can."""
+    os.environ.setdefault("WANDB_SILENT", "true")
+    try:
+        import wandb  # noqa: F401
+    except Exception as error:  # of any kind: a protobuf or a NumPy that does not fit raises TypeError, RuntimeError, ...
+        if isinstance(error, ModuleNotFoundError) and error.name == "wandb":
+            return "the package wandb is missing (pip install wandb)"
+        say_once(f"wandb cannot be imported ({complaint(error)}); the records are whole.")
+        return f"wandb cannot be imported ({complaint(error)})"
+    return ""
+
+
+@functools.cache
+def login_problem() -> str:
+    """Why runs cannot be uploaded; "" where they can. Asks W&B's server where a key is found."""
+    import wandb
+
+    try:
+        return "" if wandb.login(timeout=15, prompt=False) else "no account"
+    except Exception as error:
+        return complaint(error)
+
+
+def wandb_state() -> tuple[str, str]:
+    """ "online", "offline" or "disabled", and what keeps runs from being uploaded, if WANDB_MODE=offline did not ask
+    for that.
+    """
+    if (mode := _asked_mode()) == "disabled":  # then wandb, which may be broken, is not even imported
+        return mode, "WANDB_MODE=disabled"
+    if problem := import_problem():
+        return "disabled", problem
+    problem = "" if mode == "offline" else login_problem()
+    return mode or ("offline" if problem else "online"), problem
+
+
+def wandb_mode() -> Any:
+    """ "online", "offline" or "disabled"; says once which, where that may surprise. Raises UsageError for another
+    WANDB_MODE.
+    """
+    mode, problem = wandb_state()
+    if mode == "offline" and problem:
+        say_once(f"{problem}; runs are kept offline; `wandb login`, then `wandb sync`, would upload them.")
+    return mode
+
+
+def complaint(error: Exception) -> str:
+    """What an error of W&B's says, without its full stop."""
+    return first_line(error).rstrip(".")
+
+
+@functools.cache
+def say_once(line: str) -> None:
+    """Print a line about W&B, in this process once."""
+    print(f"W&B: {line}")
