@@ -160,6 +160,7 @@ def pipeline(
         schedule, loss, schedule_per_step, fast=fast, cache_frozen=cache_frozen, keep_weights=keep_weights, resume=resume, record=record
     )  # fmt: skip
     train, evaluation = (as_source(data, whole("workers", workers, 0)) for data in (train_set, eval_set))
+    mirrored = wandb_wanted(wandb) and record
     modes = [(module, module.training) for module in model.modules()]
     try:
         with _learning(model, exp.trainable):
@@ -181,7 +182,7 @@ def pipeline(
                     set_precision(model, precision)
                     made = fit(
                         model, train, evaluation, exp, recipe, folder, checkpoint, split_name="validation", keep_weights=keep_weights,
-                        use_wandb=record and wandb_wanted(wandb),
+                        use_wandb=mirrored,
                     )  # fmt: skip
                 finally:
                     _left[model] = name, digest(model.state_dict())

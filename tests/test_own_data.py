@@ -229,7 +229,31 @@ def test_any_optimizer_schedule_and_loss_are_used_as_a_plain_loop_would():
     assert record.column("learning_rate", trained_only=True).tolist() == [0.1, 0.05, 0.025]
     identity = record.settings["identity"]
     assert (identity["optimizer"], identity["groups"][0]["momentum"], identity["lr"]) == ("SGD", 0.9, 0.1)
-    assert "label_smoothing" in identity["loss"] or "CrossEntropyLoss" in identity["loss"]
+    assert identity["loss"].startswith("CrossEntropyLoss") and "'label_smoothing': 0.1" in identity["loss"]
+    assert (identity["schedule"]["type"], identity["schedule"]["gamma"]) == ("StepLR", 0.5)
+
+
+def test_an_optimizer_of_another_model_is_refused():
+    other = mlp()
+    refused(
+        lambda: pipeline(mlp(), digits(), held(), name="no", optimizer=lambda _: torch.optim.Adam(other.parameters())), "not the model's"
+    )
+
+
+def test_a_run_is_not_gone_on_with_under_another_schedule_or_loss(monkeypatch):
+    import loopFunction
+
+    step = lambda gamma: lambda optimizer: torch.optim.lr_scheduler.StepLR(optimizer, 1, gamma)  # noqa: E731
+    options = {"schedule": step(0.5), "loss": nn.CrossEntropyLoss(label_smoothing=0.1), "name": "begun", "epochs": 3}
+    monkeypatch.setenv("CHECKPOINT_SECONDS", "0")
+    calls, real = iter(range(99)), loopFunction.evaluate
+    with monkeypatch.context() as patch:
+        patch.setattr(loopFunction, "evaluate", lambda *a, **k: 1 / 0 if next(calls) == 2 else real(*a, **k))
+        with pytest.raises(ZeroDivisionError):
+            pipeline(mlp(), digits(), held(), **options)
+    for other in ({"schedule": step(0.1)}, {"loss": nn.CrossEntropyLoss()}, {"optimizer": torch.optim.Adam}):
+        refused(lambda other=other: pipeline(mlp(), digits(), held(), resume=True, **options | other), "holds another run named begun")
+    assert pipeline(mlp(), digits(), held(), resume=True, **options).finished
 
 
 @pytest.mark.parametrize("per_step", [False, True])

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -16,6 +17,7 @@ from deepnet.data.labels import label_map
 from deepnet.training.recipe import Recipe, as_the_model_takes, count_outputs, materialise, rehearse, set_precision, trial_of
 from experimentTable import Experiment, UsageError
 from featureFunction import split_as_asked
+from fileFunction import digest
 from utilityFunction import cast, device
 
 
@@ -45,30 +47,51 @@ def checked_sets(
     if labels.numbers is not None:
         settings["labels"] = list(labels.names)
     if recipe.loss is not cross_entropy:
-        settings["loss"] = _described(recipe.loss)
-    if recipe.schedule:
-        settings["schedule"] = _described(recipe.schedule), "per step" if recipe.schedule_per_step else "per epoch"
+        settings["loss"] = described(recipe.loss)
     if recipe.cache_frozen:
         settings["cache_frozen"] = True
+    made = recipe.optimizer(model)
     if isinstance(recipe.optimizer, partial) and recipe.optimizer.func is own_optimizer:
-        made = recipe.optimizer(model)
-        groups = [{key: value for key, value in group.items() if key != "params"} for group in made.param_groups]
-        settings |= {"optimizer": type(made).__name__, "groups": json.loads(json.dumps(groups, default=str)), "lr": groups[0]["lr"]}
+        known = {id(parameter) for parameter in model.parameters()}
+        if any(id(parameter) not in known for group in made.param_groups for parameter in group["params"]):
+            raise UsageError("the optimizer holds parameters that are not the model's; make it from those that it is called with")
+        groups = [plain({key: value for key, value in group.items() if key != "params"}) for group in made.param_groups]
+        settings |= {"optimizer": type(made).__name__, "groups": groups, "lr": groups[0]["lr"]}
+    if recipe.schedule:
+        schedule = recipe.schedule(made)
+        settings["schedule"] = {"type": type(schedule).__name__, "per_step": recipe.schedule_per_step, **plain(schedule.state_dict())}
     if frozen := [key for key, parameter in model.named_parameters() if not parameter.requires_grad]:
         settings["frozen"] = frozen
     return train, evaluation, settings
 
 
 def own_optimizer(make: Callable[[list[nn.Parameter]], Optimizer], model: nn.Module) -> Optimizer:
-    """A reader's own optimizer over what learns. Raises UsageError where it is none, or holds no parameter that learns."""
+    """A reader's own optimizer over what learns. Raises UsageError where it is none."""
     made = make([p for p in model.parameters() if p.requires_grad])
     if not isinstance(made, Optimizer):
         raise UsageError(f"optimizer must give a torch.optim.Optimizer, it gave {type(made).__name__}")
     return made
 
 
-def _described(thing: Any) -> str:
-    return repr(thing) if isinstance(thing, nn.Module | partial) else str(getattr(thing, "__qualname__", type(thing).__name__))
+def described(thing: Any) -> str:
+    """A callable of a reader's own as its record has it: its name, and the settings and weights of a module.
+
+    >>> described(nn.CrossEntropyLoss(label_smoothing=0.1))
+    "CrossEntropyLoss {'ignore_index': -100, 'label_smoothing': 0.1, 'reduction': 'mean', 'training': True}"
+    """
+    if not isinstance(thing, nn.Module):
+        return repr(thing) if isinstance(thing, partial) else str(getattr(thing, "__qualname__", type(thing).__name__))
+    settings = plain({key: value for key, value in sorted(vars(thing).items()) if not key.startswith("_")})
+    return f"{type(thing).__name__} {settings}" + (f" {digest(thing.state_dict())[:12]}" if thing.state_dict() else "")
+
+
+def plain(values: dict) -> dict:
+    """The entries that JSON holds, which are those that tell one setting from another."""
+    kept = {}
+    for key, value in values.items():
+        with suppress(TypeError, ValueError):
+            kept[key] = json.loads(json.dumps(value, allow_nan=False))
+    return kept
 
 
 def whole(name: str, value: Any, least: int) -> int:
