@@ -71,11 +71,11 @@ TIMM_SIZED = """
     xcit/xcit_nano_12_p16_224
 """  # built for one size, which they are told
 TORCHVISION = """
-    alexnet/alexnet convnext/convnext_tiny densenet/densenet121 densenet/densenet169 efficientnet/efficientnet_b0
-    efficientnet/efficientnet_b1 efficientnet/efficientnet_v2_s googlenet/googlenet inception/inception_v3
-    mnasnet/mnasnet0_5 mnasnet/mnasnet0_75 mnasnet/mnasnet1_0 mobilenet/mobilenet_v2 mobilenet/mobilenet_v3_large
+    alexnet/alexnet convnext/convnext_tiny densenet/densenet121 efficientnet/efficientnet_b0
+    efficientnet/efficientnet_b1 efficientnet/efficientnet_b2 efficientnet/efficientnet_v2_s googlenet/googlenet inception/inception_v3
+    mnasnet/mnasnet0_5 mnasnet/mnasnet0_75 mnasnet/mnasnet1_0 mnasnet/mnasnet1_3 mobilenet/mobilenet_v2 mobilenet/mobilenet_v3_large
     mobilenet/mobilenet_v3_small regnet/regnet_x_400mf regnet/regnet_x_800mf regnet/regnet_y_400mf
-    regnet/regnet_y_800mf resnet/resnet18 resnet/resnet34 resnet/resnet50 resnet/wide_resnet50_2
+    regnet/regnet_y_800mf resnet/resnet18 resnet/resnet34 resnet/resnet50
     resnext/resnext50_32x4d shufflenet/shufflenet_v2_x0_5 shufflenet/shufflenet_v2_x1_0 shufflenet/shufflenet_v2_x1_5
     shufflenet/shufflenet_v2_x2_0 squeezenet/squeezenet1_0 squeezenet/squeezenet1_1 swin/swin_t swin/swin_v2_t
     vgg/vgg11_bn vit/vit_b_32
@@ -118,10 +118,9 @@ def main() -> None:
     warnings.filterwarnings("ignore")
     outcomes = runs_dir() / "outcomes.jsonl"
     outcomes.parent.mkdir(parents=True, exist_ok=True)
-    done = read(outcomes)
     for library, family, builder in ARCHITECTURES[part::parts]:
         key = f"{library}.{builder}"
-        if key in done or (asked.names and not {library, family, builder} & set(asked.names)):
+        if key in read(outcomes) or (asked.names and not {library, family, builder} & set(asked.names)):
             continue
         try:
             outcome = {"key": key} | compare(library, builder)
