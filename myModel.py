@@ -197,12 +197,12 @@ HEADS = ("head", "fc", "classifier", "aux", "logits", "dist")  # in the names of
 def head_names(model: nn.Module) -> list[str]:
     """Names of the Linear layers that give a model's scores: its last one, and those of as many outputs beside it.
 
-    Beside it are layers in the same nn.ModuleList, and those in a child that is named as a head, be it inside a wrapper; a layer whose
-    outputs a later one can read is none of them. Raises UsageError for a model that has no Linear inside, and for one with a
-    convolution behind its last Linear, unless that is named as a head.
+    Beside it are layers in the same nn.ModuleList, and those in a child named as a head, be it inside a wrapper;
+    a layer whose outputs a later one can read is none of them. Raises UsageError for a model that has no Linear inside,
+    and for one with a convolution behind its last Linear, unless that is named as a head.
     """
-    layers = {name: module for name, module in model.named_modules() if name and isinstance(module, nn.Linear | _ConvNd)}
-    linears = {name: module for name, module in layers.items() if isinstance(module, nn.Linear)}
+    layers = {name: m for name, m in model.named_modules() if name and isinstance(m, nn.Linear | _ConvNd)}
+    linears = {name: layer for name, layer in layers.items() if isinstance(layer, nn.Linear)}
     if not linears:
         raise UsageError(f"{type(model).__name__} has no Linear inside to replace; end the model with an nn.Linear")
     *others, last = linears
@@ -213,13 +213,15 @@ def head_names(model: nn.Module) -> list[str]:
         return any(word in child.lower() for child in paths[name][: depth + 1] for word in HEADS)
 
     def listed(name: str) -> bool:
-        return isinstance(model.get_submodule(".".join(paths[last][: _alike([paths[name], paths[last]])])), nn.ModuleList)
+        both = paths[last][: _alike([paths[name], paths[last]])]
+        return isinstance(model.get_submodule(".".join(both)), nn.ModuleList)
 
     if (ends := list(layers)[-1]) != last and not named(last):
-        raise UsageError(f"{type(model).__name__} ends in the convolution {ends!r} and not in an nn.Linear; replace it yourself")
+        what = f"{type(model).__name__} ends in the convolution {ends!r}"
+        raise UsageError(f"{what} and not in an nn.Linear; replace it yourself")
     outputs, read = linears[last].out_features, [layer.in_features for layer in linears.values()]
-    beside = [name for i, name in enumerate(others) if linears[name].out_features == outputs and outputs not in read[i + 1 :]]
-    return [*(name for name in beside if named(name) or listed(name)), last]
+    as_many = [(i, name) for i, name in enumerate(others) if linears[name].out_features == outputs]
+    return [*(name for i, name in as_many if outputs not in read[i + 1 :] and (named(name) or listed(name))), last]
 
 
 def _alike(paths: Iterable[list[str]]) -> int:

@@ -1,15 +1,17 @@
-"""Train architectures of timm and torchvision by `pipeline` and by a plain loop, and compare the weights; writes architectures.md.
+"""Train architectures of timm and torchvision by `pipeline` and by a plain loop, and compare the weights.
 
-To be run by hand, since it needs timm, which the project does not: `pip install --no-deps timm huggingface_hub safetensors pyyaml`. Then
+To be run by hand, since it needs timm, which the project does not:
 
+    pip install --no-deps timm huggingface_hub safetensors pyyaml
     OMP_NUM_THREADS=1 python tests/architectures.py [--part 0/2] [NAME ...]
 
-trains the architectures whose library, family or builder is one of the names, all unless any are given, some 15 minutes of one core; with
-`--part 1/2` every second of them, so that two processes share them. What is done already, as `outcomes.jsonl` in the folder `RUNS_DIR`
-has it, is passed over: remove the file to begin anew. The table is written from all outcomes at the end.
+trains the architectures whose library, family or builder is one of the names, all unless any are given, which takes
+one core some 15 minutes; with `--part 1/2` every second of them, so that two processes share them. What is done
+already, as `outcomes.jsonl` in the folder `RUNS_DIR` has it, is passed over: remove the file to begin anew. From all
+outcomes the table architectures.md is written at the end.
 
-Each architecture, with random weights and without dropout, trains in float64 for two epochs on 64 random images three times: all of
-it, its new head alone, and its new head alone with `fast=True`. The loop that it is compared with is written out below.
+Each architecture, with random weights and without dropout, trains in float64 for two epochs on 64 random images three
+times: all of it, its new head alone, and its new head alone with `fast=True`.
 """
 
 import argparse
@@ -72,10 +74,10 @@ TIMM_SIZED = """
 """  # built for one size, which they are told
 TORCHVISION = """
     alexnet/alexnet convnext/convnext_tiny densenet/densenet121 efficientnet/efficientnet_b0
-    efficientnet/efficientnet_b1 efficientnet/efficientnet_b2 efficientnet/efficientnet_v2_s googlenet/googlenet inception/inception_v3
-    mnasnet/mnasnet0_5 mnasnet/mnasnet0_75 mnasnet/mnasnet1_0 mnasnet/mnasnet1_3 mobilenet/mobilenet_v2 mobilenet/mobilenet_v3_large
-    mobilenet/mobilenet_v3_small regnet/regnet_x_400mf regnet/regnet_x_800mf regnet/regnet_y_400mf
-    regnet/regnet_y_800mf resnet/resnet18 resnet/resnet34 resnet/resnet50
+    efficientnet/efficientnet_b1 efficientnet/efficientnet_b2 efficientnet/efficientnet_v2_s googlenet/googlenet
+    inception/inception_v3 mnasnet/mnasnet0_5 mnasnet/mnasnet0_75 mnasnet/mnasnet1_0 mnasnet/mnasnet1_3
+    mobilenet/mobilenet_v2 mobilenet/mobilenet_v3_large mobilenet/mobilenet_v3_small regnet/regnet_x_400mf
+    regnet/regnet_x_800mf regnet/regnet_y_400mf regnet/regnet_y_800mf resnet/resnet18 resnet/resnet34 resnet/resnet50
     resnext/resnext50_32x4d shufflenet/shufflenet_v2_x0_5 shufflenet/shufflenet_v2_x1_0 shufflenet/shufflenet_v2_x1_5
     shufflenet/shufflenet_v2_x2_0 squeezenet/squeezenet1_0 squeezenet/squeezenet1_1 swin/swin_t swin/swin_v2_t
     vgg/vgg11_bn vit/vit_b_32
@@ -104,9 +106,10 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "inception_v3": {"init_weights": False, "aux_logits": False},
     "vit_b_32": {"image_size": 32},
 }
-ARCHITECTURES = sorted(
-    (library, *word.split("/")) for library, words in (("timm", TIMM + TIMM_SIZED), ("torchvision", TORCHVISION)) for word in words.split()
-)
+ARCHITECTURES = sorted([
+    *(("timm", *word.split("/")) for word in (TIMM + TIMM_SIZED).split()),
+    *(("torchvision", *word.split("/")) for word in TORCHVISION.split()),
+])  # fmt: skip
 
 
 def main() -> None:
@@ -120,7 +123,8 @@ def main() -> None:
     outcomes.parent.mkdir(parents=True, exist_ok=True)
     for library, family, builder in ARCHITECTURES[part::parts]:
         key = f"{library}.{builder}"
-        if key in read(outcomes) or (asked.names and not {library, family, builder} & set(asked.names)):
+        wanted = not asked.names or {library, family, builder} & set(asked.names)
+        if not wanted or key in read(outcomes):
             continue
         try:
             outcome = {"key": key} | compare(library, builder)
@@ -155,7 +159,7 @@ def build(library: str, builder: str, classes: int = CLASSES) -> nn.Module:
 
 
 def with_new_head(library: str, builder: str) -> tuple[nn.Module, list[str], str]:
-    """The architecture with its head replaced, the children that hold the head, and the names of the layers replaced, or why none was."""
+    """The architecture with a new head, the children that hold it, and the layers replaced, or why none was."""
     model = build(library, builder, classes=11)
     try:
         layers = head_names(model)
@@ -187,15 +191,15 @@ def tensors(output: Any) -> Iterator[Tensor]:
 def check_scores(model: nn.Module, inputs: Tensor) -> None:
     """Assert that every output of a copy of the model has one score for each class, in evaluation and in training."""
     for training in (False, True):
-        outputs = list(tensors(copy.deepcopy(model).train(training)(inputs)))
-        assert outputs and all(output.shape == (len(inputs), CLASSES) for output in outputs), [tuple(o.shape) for o in outputs]
+        shapes = [tuple(output.shape) for output in tensors(copy.deepcopy(model).train(training)(inputs))]
+        assert set(shapes) == {(len(inputs), CLASSES)}, shapes
 
 
 # ---------------------------------------------------------------- the comparison
 
 
 def compare(library: str, builder: str) -> dict:
-    """How many parameters the architecture has, which layers `replace_head` takes for its head, and the outcome of each way."""
+    """How many parameters the architecture has, which layers `replace_head` replaces, and the outcome of each way."""
     model, learning, layers = with_new_head(library, builder)
     check_scores(model, pictures(pixels_of(builder), 4, 0).tensors[0])
     outcome = {"parameters": count_parameters(model), "layers": layers}
@@ -208,20 +212,22 @@ def compare(library: str, builder: str) -> dict:
 
 
 def outcome_of(builder: str, model: nn.Module, children: list[str] | None, way: str) -> str:
-    """Train the model by `pipeline` and a copy of it by the plain loop; say how far apart they end, or why it was refused."""
+    """Train the model by `pipeline` and a copy by the plain loop: how far apart they end, or why it was refused."""
     plain, name, pixels = copy.deepcopy(model), f"{builder}-{way}", pixels_of(builder)
     data, evaluation = pictures(pixels, IMAGES, 1), pictures(pixels, BATCH, 2)
     order = [torch.arange(IMAGES).split(BATCH)] * EPOCHS
     train_set: Any = DataLoader(data, BATCH)
     if way == "fast":  # tensors in memory, since a frozen front is computed once for them alone
-        train_set, order = data, [epoch_batches(IMAGES, BATCH, seed_everything(0, epoch)) for epoch in range(1, EPOCHS + 1)]
+        train_set = data
+        order = [epoch_batches(IMAGES, BATCH, seed_everything(0, epoch)) for epoch in range(1, EPOCHS + 1)]
     try:
         record = pipeline(
-            model, train_set, evaluation, name=name, lr=LR, optimizer="SGD", epochs=EPOCHS, batch_size=BATCH, trainable=children,
-            precision="fp64", fast=way == "fast",
+            model, train_set, evaluation, name=name, lr=LR, optimizer="SGD", epochs=EPOCHS, batch_size=BATCH,
+            trainable=children, precision="fp64", fast=way == "fast",
         )  # fmt: skip
     except UsageError as error:
-        assert "\n" not in str(error) and not list(runs_dir().glob(f"*/{name}")), "something was written before the refusal"
+        assert "\n" not in str(error), "the refusal takes several lines"
+        assert not list(runs_dir().glob(f"*/{name}")), "something was written before the refusal"
         assert same(model.state_dict(), plain.state_dict()), "a refused model was changed"
         return f"refused: {error}"
     assert record.finished, record.result
@@ -238,7 +244,7 @@ def outcome_of(builder: str, model: nn.Module, children: list[str] | None, way: 
 
 
 def train_plainly(model: nn.Module, data: TensorDataset, order: list, children: list[str] | None) -> None:
-    """Train these children, or all of the model, with SGD on the batches at the indices in `order`, the others in evaluation mode."""
+    """Train these children, or all of the model, on the batches at the indices in `order`; the others evaluate."""
     model.train()
     if children is not None:
         model.requires_grad_(False)
@@ -271,23 +277,25 @@ def table(outcomes: dict[str, dict]) -> str:
     """All outcomes as Markdown."""
     done = [(*row, outcomes[f"{row[0]}.{row[2]}"]) for row in ARCHITECTURES if f"{row[0]}.{row[2]}" in outcomes]
     refused = {way: sum(outcome[way].startswith("refused") for *_, outcome in done) for way in WAYS}
-    counts = "; ".join(f"{says}: {len(done) - refused[way]} trained, {refused[way]} refused" for way, says in WAYS.items())
+    counts = [f"{says}: {len(done) - refused[way]} trained, {refused[way]} refused" for way, says in WAYS.items()]
     lines = [
         f"# {len(done)} architectures beside a plain loop",
         "",
-        f"Written by `{Path(__file__).name}` on {date.today()} with torch {torch.__version__}, torchvision {torchvision.__version__} and "
-        f"timm {timm.__version__}, in float64 on a CPU, with random weights, {EPOCHS} epochs on {IMAGES} images.",
+        f"Written by `{Path(__file__).name}` on {date.today()} with torch {torch.__version__}, torchvision "
+        f"{torchvision.__version__} and timm {timm.__version__}, in float64 on a CPU, with random weights, {EPOCHS} epochs "
+        f"on {IMAGES} images.",
         "",
-        f"{counts}. A number is how far the weights are from the plain loop's at most, relative to a tensor's largest number where that "
-        "is above 1 (0: equal to the bit). Wherever the head alone learned, everything frozen stayed as it was to the bit; whatever was "
-        f"refused was refused before anything was written. Every output of each model whose head `replace_head` replaced has {CLASSES} "
-        "scores, in evaluation and in training.",
+        f"{'; '.join(counts)}. A number is how far the weights are from the plain loop's at most, relative to a "
+        "tensor's largest number where that is above 1 (0: equal to the bit). Wherever the head alone learned, everything "
+        "frozen stayed as it was to the bit; whatever was refused was refused before anything was written. Every output of "
+        f"each model has {CLASSES} scores after `replace_head`, in evaluation and in training; a model that it refuses was "
+        "built with so many, and its last child with parameters learned.",
         "",
         f"| family | library | builder | parameters | layers replaced | {' | '.join(WAYS.values())} |",
         "|---|---|---|--:|---|---|---|---|",
     ]  # fmt: skip
     for library, family, builder, outcome in done:
-        cells = [family, library, builder, f"{outcome['parameters']:,}", outcome["layers"], *(outcome[way] for way in WAYS)]
+        cells = [family, library, builder, f"{outcome['parameters']:,}", outcome["layers"], *map(outcome.get, WAYS)]
         lines.append(f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |")
     return "\n".join(lines) + "\n"
 

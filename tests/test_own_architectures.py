@@ -235,7 +235,8 @@ class Nested(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.net = nn.ModuleDict({"body": nn.Linear(8, 6), "head": nn.ModuleDict({"head": nn.Linear(6, 5), "head_dist": nn.Linear(6, 5)})})
+        heads = nn.ModuleDict({"head": nn.Linear(6, 5), "head_dist": nn.Linear(6, 5)})
+        self.net = nn.ModuleDict({"body": nn.Linear(8, 6), "head": heads})
 
     def forward(self, x):
         return sum(head(self.net["body"](x)) for head in self.net["head"].values())
