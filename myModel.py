@@ -7,7 +7,6 @@ from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import partial
 from itertools import takewhile, zip_longest
-from typing import Any
 
 import torch
 import torchvision
@@ -176,10 +175,10 @@ def replace_head(model: nn.Module, num_classes: int, dropout: float = 0.0) -> nn
     10
     """
     for name in head_names(model):
-        old: Any = model.get_submodule(name)
+        old = model.get_submodule(name)
         linear = nn.Linear(old.in_features, num_classes, old.bias is not None, device=old.weight.device, dtype=old.weight.dtype)
         parent = name.rpartition(".")[0]
-        siblings: list[Any] = list(model.get_submodule(parent).children()) if parent else []
+        siblings = list(model.get_submodule(parent).children()) if parent else []
         head: nn.Module = linear
         if parent and isinstance(model.get_submodule(parent), DropoutHead):
             name, head = parent, DropoutHead(nn.Dropout(dropout), linear) if dropout else linear
