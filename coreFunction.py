@@ -19,8 +19,9 @@ from dataFunction import known_fingerprint, load_images
 from deepnet.account import wandb_wanted
 from deepnet.data.datasets import as_source
 from deepnet.records.folder import RunFolder
-from deepnet.training.own import check_switches, checked_sets, own_optimizer, size_of_batches, whole
-from deepnet.training.recipe import Recipe, count_outputs, materialise, rehearse, set_precision, trial_of
+from deepnet.training.own import check_switches, checked_sets, own_optimizer
+from deepnet.training.ready import count_outputs, materialise, own_precision, size_of_batches, whole
+from deepnet.training.recipe import Recipe, rehearse, set_precision, trial_of
 from experimentTable import (
     CLASSES,
     EVAL_SPLIT,
@@ -43,7 +44,7 @@ from myModel import CNN, MLP, MODELS, initialise, replace_head, train_only, weig
 from optimizerFunction import make_optimizer
 from queueFunction import check_executor, generation, work_off
 from recordFunction import Record, check_identity, find_record, runs_dir, same_identity
-from trainFunction import Loss, evaluate, own_precision, train_epoch
+from trainFunction import Loss, evaluate, train_epoch
 from utilityFunction import about, bar, cast, device, fast_by_default, kept_memory, provenance, resolve_precision, seed_everything
 from wandbFunction import mirror
 
@@ -137,7 +138,7 @@ def pipeline(
         raise UsageError(f"name must be a word, as 'my_model', got {name!r}")
     if not isinstance(model, nn.Module):
         raise UsageError(f"model must be a torch.nn.Module, got {model!r:.60}")
-    precision = resolve_precision(precision or own_precision(model))
+    convert, precision = precision is not None, resolve_precision(precision or own_precision(model))
     if not isinstance(optimizer, str) and not callable(optimizer):
         raise UsageError(f"optimizer must be a name, or a callable from parameters to an optimizer, got {optimizer!r:.60}")
     if not isinstance(optimizer, str) and (lr is not None or eps is not None):
@@ -164,7 +165,7 @@ def pipeline(
     modes = [(module, module.training) for module in model.modules()]
     try:
         with _learning(model, exp.trainable):
-            train, evaluation, settings = checked_sets(model, train, evaluation, exp, recipe, classes)
+            train, evaluation, settings = checked_sets(model, train, evaluation, exp, recipe, classes, convert)
             materialise(model, train)
             run_of = asdict(exp) | settings
             identity = {key: value for key, value in run_of.items() if key not in NOT_COMPUTED}
@@ -179,7 +180,8 @@ def pipeline(
                         identity, provenance(precision), fresh=not resume or folder.ended, initial_weights=begun,
                         classes=list(evaluation.classes), layers=[layer for layer, _ in weight_layers(model)],
                     )  # fmt: skip
-                    set_precision(model, precision)
+                    if convert:
+                        set_precision(model, precision)
                     made = fit(
                         model, train, evaluation, exp, recipe, folder, checkpoint, split_name="validation", keep_weights=keep_weights,
                         use_wandb=mirrored,
@@ -256,7 +258,7 @@ def _train(exp: Experiment, makeup: dict, line: Any, stop: Callable[[], bool], u
     with trial_of(model) as trial:
         with torch.no_grad():
             count_outputs(trial, cast(train.first(2).to(device()), precision))
-        rehearse(trial, train, exp.batch_size, recipe, record_gradients=False)
+        rehearse(trial, train, held, exp, recipe, record_gradients=False)
 
     @kept_memory(fast)
     def write(folder: RunFolder) -> Record:

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from deepnet.data.datasets import MemorySet, ReaderSet, as_source
 from deepnet.data.labels import AnyLabel
+from deepnet.training.ready import as_the_model_takes, device_of, size_of_batches, usable_precision
 from experimentTable import UsageError
 from fileFunction import digest
 from myModel import set_train_mode
-from trainFunction import device_of, own_precision
 from utilityFunction import arithmetic, cast, free_bytes, kept_memory, preserved_random
 
 MOST_BYTES = 6 * 2**30  # a larger cache, or one of more than half of the free memory, is not made; the whole model runs instead
@@ -113,25 +113,31 @@ def forward_all(
 ) -> tuple[Tensor, Tensor] | None:
     """The outputs (N, ...) of `model`, left in eval mode, for all of `data`, laid out as they are, and the targets (N,).
 
-    `data` is read once, in batches of `batch_size`. None where the outputs take more than `most_bytes`.
+    `data` is read once, in batches of `batch_size`, or a loader's own. None where the outputs take more than `most_bytes`.
     """
     model.eval()
     source, where = as_source(data), device_of(model)
-    outputs, targets, done = None, [], 0
+    outputs, pieces, targets, done = None, [], [], 0
+    known = getattr(source, "loader", None) is None  # a loader may leave items out, or draw them more than once
     for inputs, labels in source.in_order(batch_size):
         with arithmetic(precision, fast=fast):
             chunk = model(cast(inputs.to(where), precision))
-        if outputs is None:
+        if known and outputs is None:
             if chunk[0].numel() * chunk.element_size() * len(source) > most_bytes:
                 return None
             channels_last = chunk.ndim == 4 and chunk.is_contiguous(memory_format=torch.channels_last)
             layout = torch.channels_last if channels_last else torch.contiguous_format
             outputs = torch.empty((len(source), *chunk.shape[1:]), dtype=chunk.dtype, device=chunk.device, memory_format=layout)
-        outputs[done : done + len(chunk)] = chunk
+        if outputs is None:
+            pieces.append(chunk)
+        else:
+            outputs[done : done + len(chunk)] = chunk
         targets.append(labels)
         done += len(chunk)
-    assert outputs is not None
-    return outputs, torch.cat(targets).to(outputs.device)
+    if not targets:
+        raise UsageError("the data gave no batch; give at least one image")
+    outputs = torch.cat(pieces) if outputs is None else outputs
+    return (outputs, torch.cat(targets).to(outputs.device)) if outputs.nbytes <= most_bytes else None
 
 
 def cached(prefix: nn.Module, data: Any, precision: str, batch_size: int) -> MemorySet | None:
@@ -187,19 +193,23 @@ def _key(prefix: nn.Module, data: Any, precision: str) -> tuple | None:
 
 
 @kept_memory()
-def extract_features(model: nn.Module, data: Any, precision: str | None = None, *, batch_size: int = 128, fast: bool = False) -> Tensor:
+def extract_features(
+    model: nn.Module, data: Any, precision: str | None = None, *, batch_size: int | None = None, fast: bool = False
+) -> Tensor:
     """What the Linear layer that runs last gets to see, flat: (N, features) in float32. Leaves the model in eval mode.
 
     For ResNet-18 these are the 512 average-pooled features that the report's baseline is fitted on. `data` is a data set of (tensor,
-    label) pairs, read in batches of `batch_size`, or a loader; `precision` is the model's own unless it is given. Raises UsageError
-    for a model that has no Linear layer, or calls none.
+    label) pairs, read in batches of `batch_size` (128 unless it is given), or a loader; labels play no part. `precision` is the
+    model's own unless it is given. Raises UsageError for a model that has no Linear layer, or calls none.
 
     >>> extract_features(torchvision.models.resnet18(), test_set).shape
     torch.Size([10000, 512])
     """
-    source = as_source(data)
+    size = size_of_batches("batch_size", data, batch_size, 128)
+    precision, source = usable_precision(model, precision), as_source(data)
     if isinstance(source, ReaderSet):
         source.labels = AnyLabel()
+    source = as_the_model_takes(model, source)
     if not (layers := [m for m in model.modules() if isinstance(m, nn.Linear)]):
         raise UsageError(f"{type(model).__name__} has no Linear layer to take the features before; use forward_all(model, data)")
     features: list[Tensor] = []
@@ -216,7 +226,7 @@ def extract_features(model: nn.Module, data: Any, precision: str | None = None, 
     hooks = [layer.register_forward_pre_hook(look, with_kwargs=True) for layer in layers]
     hooks.append(model.register_forward_hook(keep))
     try:
-        forward_all(model, source, precision or own_precision(model), batch_size=batch_size, fast=fast)
+        forward_all(model, source, precision, batch_size=size, fast=fast)
     finally:
         for hook in hooks:
             hook.remove()

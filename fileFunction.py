@@ -38,8 +38,14 @@ def digest(state: dict) -> str:
             total.update(name.encode() + pickle.dumps(tensor))
             continue
         total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        total.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+        total.update(_bytes(tensor))
     return total.hexdigest()
+
+
+def _bytes(tensor: Any) -> bytes:
+    import torch
+
+    return tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()  # NumPy lacks some of torch's types
 
 
 def load_tensors(path: Path) -> dict:

@@ -53,7 +53,7 @@ def fit(
             if any(None not in pair and pair[0] != pair[1] for pair in zip(checkpoint.get("data", []), data, strict=False)):
                 raise ValueError("it was made with other data")
     seed_everything(exp.seed, 0)  # a reader's data set may be random
-    probed = train.first(256).to(device()) if exp.record_gradients else None
+    probed = train.first(min(256, recipe.eval_batch_size)).to(device()) if exp.record_gradients else None
     trained = model
     if fast or recipe.cache_frozen:
         trained, train, eval_set = without_frozen_prefix(model, train, eval_set, precision, recipe.eval_batch_size, recipe.cache_frozen)
@@ -177,4 +177,8 @@ def _frozen_digests(model: nn.Module) -> set[tuple[str, str]]:
     learned = {name for name, p in model.named_parameters(remove_duplicate=False) if p.requires_grad}
     modules = model.named_modules(remove_duplicate=False)
     moving = {name for prefix, m in modules if m.training for name, _ in m.named_buffers(prefix, recurse=False)}
-    return {(key, digest({key: value})) for key, value in model.state_dict().items() if key not in learned | moving}
+    return {
+        (key, digest({key: value}))
+        for key, value in model.state_dict().items()
+        if key not in learned | moving and isinstance(value, torch.Tensor)
+    }

@@ -184,7 +184,7 @@ def replace_head(model: nn.Module, num_classes: int, dropout: float = 0.0) -> nn
         head: nn.Module = linear
         if parent and isinstance(model.get_submodule(parent), DropoutHead):
             name, head = parent, DropoutHead(nn.Dropout(dropout), linear) if dropout else linear
-        elif dropout and len(siblings) > 1 and isinstance(own := siblings[-2], nn.Dropout):
+        elif dropout and len(siblings) > 1 and siblings[-1] is old and isinstance(own := siblings[-2], nn.Dropout):
             own.p = dropout
         elif dropout:
             head = DropoutHead(nn.Dropout(dropout), linear)

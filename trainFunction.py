@@ -3,7 +3,7 @@
 import math
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from deepnet.data.datasets import as_batches
+from deepnet.data.datasets import is_source
+from deepnet.training.ready import batches_of, device_of, scores, usable_precision
 from experimentTable import UsageError
 from myModel import set_train_mode, weight_layers
 from optimizerFunction import AsTheyLie, as_it_lies, drop_subnormals
@@ -118,8 +119,8 @@ class Graphed:
 
 def train_epoch(
     model: nn.Module, data: Any, optimizer: torch.optim.Optimizer, precision: str = "fp32", gradients: GradientNorms | None = None,
-    graph: bool = False, *, batch_size: int = 128, loss: Loss = cross_entropy, fast: bool = False,
-    after_step: Callable[[], object] | None = None,
+    graph: bool = False, *, batch_size: int | None = None, loss: Loss = cross_entropy, fast: bool = False,
+    classes: Sequence[Any] | None = None, after_step: Callable[[], object] | None = None,
 ) -> dict:  # fmt: skip
     """Train for one epoch; returns the epoch's running means.
 
@@ -128,9 +129,10 @@ def train_epoch(
         precision: "fp32", "fp64" or "bf16", as the model's weights and the hardware have it.
         gradients: the norms to add up, made for this model.
         graph: on a GPU the steps go as a CUDA graph, which the model must allow.
-        batch_size: images per step where `data` is a data set.
+        batch_size: items per step where `data` is a data set, 128 unless it is given.
         loss: from outputs (B, classes) and targets (B,) to the mean over the batch.
         fast: use what only makes steps faster; it changes rounding alone.
+        classes: the labels in the order of the model's outputs, where they are no whole numbers below those.
         after_step: called after each optimizer step, as a schedule per step wants it.
 
     Returns:
@@ -138,12 +140,17 @@ def train_epoch(
         gradient norms, without evaluation), and the gradient norms where asked for. Nothing is read from the device before the end.
 
     Raises:
-        UsageError: where `data` has no batches, or gives what are no (tensor, label) pairs.
+        UsageError: where `data` has no batches, gives what are no (tensor, label) pairs or labels that mean no output, and where the
+            optimizer holds nothing of the model that learns.
 
     Example:
         >>> optimizer = torch.optim.Adam(model.parameters())
         >>> train_epoch(model, train_set, optimizer)["train_accuracy"]
     """
+    if not is_source(data):
+        precision = usable_precision(model, precision)
+    check_optimizer(model, optimizer)
+    batches = batches_of(model, data, precision, classes, batch_size, shuffle=True)
     set_train_mode(model)
     if gradients:
         gradients.reset()
@@ -169,7 +176,7 @@ def train_epoch(
         correct.add_((outputs.detach().argmax(1) == labels).sum())
 
     take = Graphed(step) if graph and where.type == "cuda" else step
-    for inputs, labels in as_batches(data, batch_size, shuffle=True):
+    for inputs, labels in batches:
         if tidy and steps % 100 == 0:
             drop_subnormals(optimizer)  # a moment sinks for some 800 steps before it is subnormal
             give_back()  # CNN_res_56 at 128 pixels keeps 1 GB more by then
@@ -184,47 +191,59 @@ def train_epoch(
     return row | (gradients.row(steps) if gradients else {})
 
 
-def device_of(model: nn.Module) -> torch.device:
-    """Where the model's weights lie; the current device for a model without any."""
-    return next((parameter.device for parameter in model.parameters()), device())
+def check_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Raise UsageError where the optimizer holds what is not the model's, or nothing of it that learns."""
+    learns = {id(parameter): parameter.requires_grad for parameter in model.parameters()}
+    held = [id(parameter) for group in optimizer.param_groups for parameter in group["params"]]
+    if any(parameter not in learns for parameter in held):
+        raise UsageError("the optimizer holds parameters that are not the model's; make it from the model that is trained")
+    if not any(learns[parameter] for parameter in held):
+        raise UsageError("the optimizer holds no parameter of the model that learns")
 
 
 @torch.no_grad()
 def evaluate(
-    model: nn.Module, data: Any, precision: str | None = None, *, batch_size: int = 128, loss: Loss = cross_entropy, fast: bool = False
+    model: nn.Module,
+    data: Any,
+    precision: str | None = None,
+    *,
+    batch_size: int | None = None,
+    loss: Loss = cross_entropy,
+    fast: bool = False,
+    classes: Sequence[Any] | None = None,
 ) -> tuple[dict, np.ndarray]:
     """Loss, accuracy (share of images) and macro accuracy (mean over classes), and (2, N): targets and predicted classes.
 
-    `data` is a data set of (tensor, label) pairs, read in batches of `batch_size`, or a loader. Labels that are whole numbers are the
-    model's outputs. `precision` is the model's own unless it is given. Leaves the model in eval mode.
-    Raises UsageError for labels that are words, and for what is no such data set.
+    `data` is a data set of (tensor, label) pairs, read in batches of `batch_size` (128 unless it is given), or a loader. Labels are
+    whole numbers, those of the model's outputs, or `classes` says which output each one is, as `record.settings["classes"]` does of a
+    run of `pipeline`. `precision` is the model's own unless it is given. Leaves the model in eval mode.
+    Raises UsageError for labels that mean no output, and for what is no such data set.
 
     >>> measured, predictions = evaluate(model, test_set)
     >>> measured["accuracy"]
     """
+    own = not is_source(data)
+    precision = usable_precision(model, precision) if own or precision is None else precision
+    batches, where = batches_of(model, data, precision, classes, batch_size, shuffle=False), device_of(model)
     model.eval()
-    where, precision = device_of(model), precision or own_precision(model)
     losses, predicted, targets = [], [], []
-    for inputs, labels in as_batches(data, batch_size, shuffle=False):
+    for inputs, labels in batches:
         inputs, labels = inputs.to(where), labels.to(where)
         with arithmetic(precision, fast=fast):
-            outputs = model(cast(inputs, precision))
-        scores = outputs.float() if precision == "bf16" else outputs
-        losses.append(cross_entropy(scores, labels, reduction="sum") if loss is cross_entropy else loss(scores, labels) * len(labels))
+            outputs = scores(model, inputs, model(cast(inputs, precision)))
+        if own and not (int(labels.min()) >= 0 and int(labels.max()) < outputs.shape[1]):
+            found = f"labels {int(labels.min())} to {int(labels.max())} are in the data"
+            raise UsageError(f"{found} but the model has {outputs.shape[1]} outputs; change its last layer, or give classes")
+        exact = outputs.float() if precision == "bf16" else outputs
+        losses.append(cross_entropy(exact, labels, reduction="sum") if loss is cross_entropy else loss(exact, labels) * len(labels))
         predicted.append(outputs.argmax(1))
         targets.append(labels)
+    if not targets:
+        raise UsageError("the data gave no batch to evaluate on; give at least one image")
     predictions = torch.stack([torch.cat(targets), torch.cat(predicted)]).cpu().numpy()
     mean = float(torch.stack(losses).sum()) / predictions.shape[1]
     kind = np.min_scalar_type(outputs.shape[1] - 1)
     return {"accuracy": accuracy(predictions), "macro_accuracy": macro_accuracy(predictions), "loss": mean}, predictions.astype(kind)
-
-
-def own_precision(model: nn.Module) -> str:
-    """ "fp32" or "fp64", as the model's floating-point weights are. Raises UsageError for others, such as bfloat16 weights."""
-    kinds = [p.dtype for p in model.parameters() if p.is_floating_point()] or [torch.float32]
-    if kinds[0] not in (torch.float32, torch.float64):
-        raise UsageError(f"the model's weights are {kinds[0]}; make them float32 by model.float(), and ask for precision='bf16'")
-    return "fp64" if kinds[0] == torch.float64 else "fp32"
 
 
 def accuracy(predictions: np.ndarray) -> float:

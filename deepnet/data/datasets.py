@@ -12,10 +12,10 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset, TensorDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from deepnet.data.items import Pair, Stacked, collate, found_in
-from deepnet.data.labels import LabelMap, plain_label
+from deepnet.data.labels import AnyLabel, LabelMap, plain_label
 from experimentTable import UsageError
 from utilityFunction import preserved_random, seed_everything
 
@@ -103,6 +103,10 @@ class MemorySet(Indexed):
         inputs = self.inputs[indices]
         return inputs.float() if self.floats else inputs, self.labels[indices]
 
+    def as_floats(self) -> "MemorySet":
+        """The same set, its inputs handed out as floats."""
+        return replace(self, floats=True)
+
 
 class ReaderSet(Indexed):
     """A map-style data set of a reader's own, or a loader of one, read as it is; its labels become targets by `labels`."""
@@ -176,7 +180,14 @@ class ReaderSet(Indexed):
     def _targets(self, stacked: "Stacked | str") -> Batch:
         inputs, labels = self._inputs(stacked), self.labels or LabelMap()
         assert isinstance(stacked, Stacked)
+        if isinstance(labels, AnyLabel):
+            return inputs, torch.zeros(len(stacked.labels), dtype=torch.long)
         return inputs, torch.tensor([labels.target(plain_label(label)) for label in stacked.labels])
+
+    def as_floats(self) -> "ReaderSet":
+        """The same set, its inputs handed out as floats."""
+        self.floats = True
+        return self
 
     def raw_labels(self) -> list[Any] | None:
         """Every label, where that takes no reading of images; else None."""
@@ -233,24 +244,20 @@ def as_source(data: Any, workers: int = 0) -> Any:
         return data
     if isinstance(data, TensorDataset) and any(tensor.layout != torch.strided for tensor in data.tensors):
         raise UsageError("the data set holds sparse tensors, which cannot be read by number; make them dense by to_dense()")
-    if type(data) is TensorDataset and len(data.tensors) == 2 and len(data) > 0:
+    if type(data) is TensorDataset and len(data.tensors) == 2 and len(data) > 0 and not workers:
         labels = data.tensors[1]
         if labels.ndim == 1 and not labels.is_floating_point() and not labels.is_complex() and len(labels) == len(data.tensors[0]):
             return MemorySet(data.tensors[0], labels.long(), ())
     return ReaderSet(data, workers)
 
 
-def as_batches(data: Any, batch_size: int, shuffle: bool) -> Iterable[Batch]:
-    """The batches of a data set, a loader or a Source; what is an iterable of batches already stays as it is."""
+def listed_batches(data: Any) -> bool:
+    """Whether `data` is an iterable of batches already. Raises UsageError for what is no data at all."""
     if not (is_source(data) or hasattr(data, "__iter__") or hasattr(data, "__getitem__")):
         raise UsageError(f"a {type(data).__name__} is no data; give a data set of (tensor, label) pairs, a loader, or batches")
-    listed = isinstance(data, list | tuple)
-    if not (is_source(data) or isinstance(data, DataLoader) or hasattr(data, "__getitem__")) or (listed and data and _is_batch(data[0])):
-        return data
-    source = as_source(data)
-    if not shuffle:
-        return source.in_order(batch_size)
-    return source.shuffled(batch_size, torch.Generator().manual_seed(int(torch.randint(2**62, ()))))
+    if is_source(data) or isinstance(data, DataLoader):
+        return False
+    return not hasattr(data, "__getitem__") or (isinstance(data, list | tuple) and len(data) > 0 and _is_batch(data[0]))
 
 
 def _is_batch(item: Any) -> bool:
@@ -291,13 +298,30 @@ def _read_seeded(source: Any, index: int, from_loader: bool) -> Batch:
 
 
 def whole_digest(source: Any) -> str | None:
-    """sha256 of all of a set that lies in memory; None for one that would have to be read for it."""
-    if not isinstance(source, MemorySet):
+    """sha256 of all numbers that a set holds in memory, its own and those of the sets that it is made of; None where it holds none."""
+    held = [source.inputs, source.labels] if isinstance(source, MemorySet) else list(_numbers_in(getattr(source, "dataset", None)))
+    if not held:
         return None
     total = hashlib.sha256()
-    for tensor in (source.inputs, source.labels):
+    for tensor in held:
         total.update(_bytes(tensor))
     return total.hexdigest()
+
+
+def _numbers_in(thing: Any, depth: int = 4) -> Iterator[Tensor]:
+    if isinstance(thing, Tensor) and thing.layout == torch.strided:
+        yield thing
+    elif isinstance(thing, np.ndarray) and thing.dtype.kind in "biuf":
+        yield torch.from_numpy(np.ascontiguousarray(thing))
+    elif depth and isinstance(thing, list | tuple):
+        if thing and all(isinstance(part, int | float) for part in thing):
+            yield torch.tensor(thing)
+        else:
+            for part in thing:
+                yield from _numbers_in(part, depth - 1)
+    elif depth and isinstance(thing, Dataset):
+        for part in vars(thing).values():
+            yield from _numbers_in(part, depth - 1)
 
 
 def known_labels(sources: Iterable[Any], read: bool) -> list[list[Any]]:

@@ -87,10 +87,12 @@ def label_map(train: Iterable[Any], evaluation: Iterable[Any], outputs: int, cla
     if len(order) > outputs:
         raise UsageError(f"classes names {len(order)} classes but the model gives {outputs} outputs; change its last layer")
     names_alone = not words and all(isinstance(name, str) for name in order)
+    if order and names_alone and len(order) <= max(both, default=0):
+        raise UsageError(f"classes names {len(order)} classes but label {max(both)} is in the data; name them all, from label 0 on")
     if order and not names_alone:
         return LabelMap(order, outputs, _checked({label: i for i, label in enumerate(order)}, both))
     if not words and all(0 <= label < outputs for label in both):
-        own = () if words or order else _order(own_names, "") if _are_names(own_names, outputs) else ()
+        own = tuple(own_names) if _are_names(own_names, outputs) and len(own_names) == outputs else ()
         return LabelMap(order or own or tuple(range(outputs)), outputs)
     if not words and all(0 <= label < outputs for label in train):
         far = max(evaluation, key=abs)
@@ -99,7 +101,8 @@ def label_map(train: Iterable[Any], evaluation: Iterable[Any], outputs: int, cla
         )
     found = tuple(own_names) if words and _are_names(own_names, outputs) and train <= set(own_names) else tuple(sorted(train))
     if len(found) > outputs:
-        raise UsageError(f"the model gives {outputs} outputs but the train set has {len(found)} classes; change its last layer")
+        remedy = "change its last layer to one output per class (two for a binary problem)"
+        raise UsageError(f"the model gives {outputs} outputs but the train set has {len(found)} classes; {remedy}")
     return LabelMap(found, outputs, _checked({label: i for i, label in enumerate(found)}, both))
 
 

@@ -54,6 +54,7 @@ class RunFolder:
     def __enter__(self) -> "RunFolder":
         busy = f"{self.exp.name} (seed {self.exp.seed}) is being trained by another process; wait for it"
         self._undo = ExitStack()  # how to take back what was done, the last first
+        self._superseded = False  # whether a record that had ended was moved aside
         with ExitStack() as stack:
             stack.enter_context(lock(self.path.with_name(f".{self.path.name}.lock"), busy))
             with writing(self.path):
@@ -65,7 +66,8 @@ class RunFolder:
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         with self._held:
-            if kind is not None and issubclass(kind, UsageError):
+            lost = kind is not None and issubclass(kind, Exception) and self._superseded  # with nothing to go on from in its place
+            if lost or (kind is not None and issubclass(kind, UsageError)):
                 with suppress(OSError, UsageError):  # a full disk may refuse that too, and has been named already
                     self._undo.close()
 
@@ -180,6 +182,7 @@ class RunFolder:
 
     def _move_aside(self) -> None:
         if any(self.path.iterdir()):
+            self._superseded = self.ended
             target = self.path.with_name(f"{self.path.name}.{time.strftime('%Y%m%d-%H%M%S')}")
             while target.exists():
                 target = target.with_name(target.name + "+")

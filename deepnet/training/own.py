@@ -1,47 +1,51 @@
 """What a reader hands to `pipeline`, checked as a whole before any file is touched."""
 
+import hashlib
 import json
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
+from types import FunctionType
 from typing import Any
 
 import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.optim import Optimizer
-from torch.utils.data import DataLoader
 
-from deepnet.data.datasets import fingerprint, known_labels, with_labels
-from deepnet.data.labels import label_map
-from deepnet.training.recipe import Recipe, as_the_model_takes, count_outputs, materialise, rehearse, set_precision, trial_of
+from deepnet.data.datasets import fingerprint
+from deepnet.training.ready import as_the_model_takes, count_outputs, labelled, materialise
+from deepnet.training.recipe import Recipe, rehearse, set_precision, trial_of
 from experimentTable import Experiment, UsageError
 from featureFunction import split_as_asked
 from fileFunction import digest
+from trainFunction import check_optimizer
 from utilityFunction import cast, device
 
 
 def checked_sets(
-    model: nn.Module, train: Any, evaluation: Any, exp: Experiment, recipe: Recipe, classes: Sequence[Any] | None
+    model: nn.Module,
+    train: Any,
+    evaluation: Any,
+    exp: Experiment,
+    recipe: Recipe,
+    classes: Sequence[Any] | None,
+    convert: bool,
 ) -> tuple[Any, Any, dict]:
     """Both sets with their labels as targets, and what of them and of the recipe stands in the identity; all checks of `pipeline`."""
     with trial_of(model) as trial:
         materialise(trial, train)
-        set_precision(trial, recipe.precision)
+        if convert:
+            set_precision(trial, recipe.precision)
         train, evaluation = (as_the_model_takes(trial, source) for source in (train, evaluation))
         with torch.no_grad():
             outputs = min(count_outputs(trial, cast(source.first(2).to(device()), recipe.precision)) for source in (train, evaluation))
         if not any(p.requires_grad for p in model.parameters()):
             raise UsageError("nothing in the model can be trained; name some of its children in trainable, or unfreeze some")
-        own_names = getattr(getattr(train, "dataset", None), "classes", None)
-        found = known_labels((train, evaluation), read=False)
-        if not all(isinstance(label, int) and 0 <= label < outputs for labels in found for label in labels):
-            found = known_labels((train, evaluation), read=True)
-        labels = label_map(found[0], found[1], outputs, classes, own_names)
-        train, evaluation = (with_labels(source, labels) for source in (train, evaluation))
+        (train, evaluation), labels = labelled((train, evaluation), outputs, classes)
         if recipe.cache_frozen:
             split_as_asked(trial, cast(train.first(4).to(device()), recipe.precision))
-        rehearse(trial, train, exp.batch_size, recipe, exp.record_gradients)
+        rehearse(trial, train, evaluation, exp, recipe, exp.record_gradients)
     settings: dict = {"architecture": str(model), "images": [len(train), len(evaluation)], "classes": len(labels.names)}
     settings |= {"data": [fingerprint(train), fingerprint(evaluation)], "fast": recipe.fast, "eval_batch_size": recipe.eval_batch_size}
     if labels.numbers is not None:
@@ -52,9 +56,7 @@ def checked_sets(
         settings["cache_frozen"] = True
     made = recipe.optimizer(model)
     if isinstance(recipe.optimizer, partial) and recipe.optimizer.func is own_optimizer:
-        known = {id(parameter) for parameter in model.parameters()}
-        if any(id(parameter) not in known for group in made.param_groups for parameter in group["params"]):
-            raise UsageError("the optimizer holds parameters that are not the model's; make it from those that it is called with")
+        check_optimizer(model, made)
         groups = [plain({key: value for key, value in group.items() if key != "params"}) for group in made.param_groups]
         settings |= {"optimizer": type(made).__name__, "groups": groups, "lr": groups[0]["lr"]}
     if recipe.schedule:
@@ -79,6 +81,10 @@ def described(thing: Any) -> str:
     >>> described(nn.CrossEntropyLoss(label_smoothing=0.1))
     "CrossEntropyLoss {'ignore_index': -100, 'label_smoothing': 0.1, 'reduction': 'mean', 'training': True}"
     """
+    if isinstance(thing, FunctionType):
+        code, cells = thing.__code__, [cell.cell_contents for cell in thing.__closure__ or ()]
+        said = code.co_code, code.co_names, [c for c in code.co_consts if not hasattr(c, "co_code")], plain(dict(enumerate(cells)))
+        return f"{thing.__qualname__} {hashlib.sha256(repr(said).encode()).hexdigest()[:12]}"
     if not isinstance(thing, nn.Module):
         return repr(thing) if isinstance(thing, partial) else str(getattr(thing, "__qualname__", type(thing).__name__))
     settings = plain({key: value for key, value in sorted(vars(thing).items()) if not key.startswith("_")})
@@ -94,12 +100,6 @@ def plain(values: dict) -> dict:
     return kept
 
 
-def whole(name: str, value: Any, least: int) -> int:
-    if isinstance(value, bool) or not hasattr(value, "__index__") or value.__index__() < least:
-        raise UsageError(f"{name} must be a whole number of at least {least}, got {value!r}")
-    return value.__index__()
-
-
 def check_switches(schedule: Any, loss: Any, schedule_per_step: bool, **switches: Any) -> None:
     """Refuse what is no schedule, no loss or no switch. Raises UsageError."""
     for name, value in {"schedule_per_step": schedule_per_step, **switches}.items():
@@ -109,17 +109,7 @@ def check_switches(schedule: Any, loss: Any, schedule_per_step: bool, **switches
         raise UsageError(f"schedule must be a callable from the optimizer to a scheduler, got {schedule!r:.60}")
     if schedule_per_step and schedule is None:
         raise UsageError("schedule_per_step has no effect without a schedule; give one, or leave it out")
+    if isinstance(loss, type):
+        raise UsageError(f"loss is the class {loss.__name__}; give one made of it, as {loss.__name__}()")
     if not callable(loss):
         raise UsageError(f"loss must be a callable from outputs and targets to their mean loss, got {loss!r:.60}")
-
-
-def size_of_batches(name: str, data: Any, given: Any, otherwise: int) -> int:
-    """How many items a batch of `data` has: a loader's own number, else what was `given`, else `otherwise`.
-
-    Raises UsageError where a number is given beside a loader, and for what is no whole number of at least 1.
-    """
-    if isinstance(data, DataLoader):
-        if given is not None:
-            raise UsageError(f"{name} has no effect on a DataLoader, which makes its own batches; set it there, or leave it out")
-        return data.batch_size or otherwise
-    return otherwise if given is None else whole(name, given, 1)

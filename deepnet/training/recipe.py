@@ -1,25 +1,25 @@
 """How a model is trained, and the rehearsal that says beforehand whether it can be: on a copy, before any file is touched."""
 
 import copy
+import math
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from contextlib import contextmanager
+from dataclasses import dataclass
 from io import BytesIO
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
-from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
-from deepnet.data.datasets import MemorySet, ReaderSet
-from experimentTable import UsageError
+from deepnet.training.ready import count_outputs
+from experimentTable import Experiment, UsageError
 from fileFunction import first_line
-from myModel import set_train_mode
 from trainFunction import GradientNorms, Loss, evaluate, probe, train_epoch
 from utilityFunction import cast, device, preserved_random
 
+MOST_STEPS = 100_000  # that a schedule is tried for, a second or so
 EVAL_BATCH_SIZE = 500  # of the report's runs; fixed, so that a cache made again is the same to the bit
 
 
@@ -54,102 +54,83 @@ def advance(schedule: Any, loss: float) -> None:
     schedule.step(loss) if isinstance(schedule, torch.optim.lr_scheduler.ReduceLROnPlateau) else schedule.step()
 
 
-def count_outputs(model: nn.Module, inputs: Tensor, training: bool = False) -> int:
-    """How many scores the model gives per image. Raises UsageError, saying what it gives, where it gives no (N, classes) scores."""
-    shape = tuple(inputs.shape)
-    try:
-        outputs = (set_train_mode(model) if training else model.eval())(inputs)
-    except Exception as error:  # whatever a reader's own model raises
-        if training and len(inputs) == 1:
-            raise UsageError(
-                f"the model cannot train on a batch of one image ({first_line(error)}); give more, and a larger batch_size"
-            ) from None
-        mode = " in training" if training else ""
-        what = f"a batch of shape {shape} and type {inputs.dtype}"
-        raise UsageError(f"the model cannot take {what}{mode} from the data set: {first_line(error)}") from None
-    if not isinstance(outputs, Tensor):
-        found = f"a {type(outputs).__name__}"
-        also = " in training (auxiliary heads? build it without, as aux_logits=False)" if training else ""
-        raise UsageError(f"the model gives {found}{also} for {len(inputs)} images; it must give one tensor of scores (N, classes)")
-    if outputs.ndim != 2 or len(outputs) != len(inputs):
-        found = f"{tuple(outputs.shape)} for {len(inputs)} images"
-        raise UsageError(f"the model gives {found}; it must give scores (N, classes), so flatten them first")
-    return outputs.shape[1]
-
-
 @contextmanager
 def trial_of(model: nn.Module) -> Iterator[nn.Module]:
     """A copy of the model on the device, to try things on; of a model that cannot be copied itself, restored afterwards."""
+    tensors = [*model.parameters(), *model.buffers()]
     with preserved_random():
         try:
-            trial = copy.deepcopy(model)
+            trial, before = copy.deepcopy(model), []
             if not all(parameter.is_leaf for parameter in trial.parameters()):  # as of a scripted module
                 raise TypeError("its copy cannot be trained")
         except Exception:  # weights that are computed, as those of old-style weight normalisation, cannot be copied
-            trial, before = model, {key: copy.copy(value) for key, value in model.state_dict().items()}
-            before = {key: value.clone() if isinstance(value, Tensor) else value for key, value in before.items()}
+            trial, before = model, [(tensor, tensor.detach().clone(), tensor.grad) for tensor in tensors]
         modes = [(module, module.training) for module in model.modules()]
         try:
             yield trial.to(device())
         finally:
-            if trial is model:
-                model.load_state_dict(before)
-                model.zero_grad()
-                for module, mode in modes:
-                    module.training = mode
+            for tensor, values, gradient in before:
+                tensor.data, tensor.grad = values, None
+                tensor.grad = gradient
+            for module, mode in modes if trial is model else []:
+                module.training = mode
 
 
-def materialise(model: nn.Module, source: Any) -> None:
-    """Let lazy modules take their shapes from the data, as torch asks one to before anything is done with them."""
-    if any(is_lazy(tensor) for tensor in (*model.parameters(), *model.buffers())):
-        inputs = source.first(2).to(device())
-        for attempt in (inputs, inputs.float()):  # as they are first; whole numbers may be meant as floats
-            with torch.no_grad(), suppress(Exception):
-                model.to(device()).eval()(attempt)
-                return
+def sizes_of_batches(source: Any, batch_size: int, training: bool) -> list[int]:
+    """How many items the first and the last batch of a pass have."""
+    loader = getattr(source, "loader", None)
+    items = len(loader.sampler) if loader is not None and hasattr(loader.sampler, "__len__") else len(source)
+    first, last = min(batch_size, items), items % batch_size
+    if loader is not None and (loader.drop_last or loader.batch_sampler is None or loader.batch_size is None):
+        last = 0
+    if loader is None and training and last == 1 and items > batch_size:  # it joins the batch before it
+        last = batch_size + 1
+    return sorted({first, last} - {0}, reverse=True)
 
 
-def as_the_model_takes(model: nn.Module, source: Any) -> Any:
-    """The source, its whole-number inputs as floats where `model`, a copy, takes them so alone; else as they are, as token ids."""
-    inputs = source.first(2).to(device())
-    if isinstance(source, MemorySet | ReaderSet) and not (inputs.is_floating_point() or inputs.is_complex()):
-        with torch.no_grad(), preserved_random():
-            try:
-                model.eval()(inputs)
-            except Exception:
-                if isinstance(source, ReaderSet):
-                    source.floats = True
-                else:
-                    return replace(source, floats=True)
-    return source
+def rehearse(model: nn.Module, train: Any, eval_set: Any, exp: Experiment, recipe: Recipe, record_gradients: bool) -> None:
+    """Train `model`, a copy, on batches of the sizes that will come, and evaluate it likewise; step the schedule to its end.
 
-
-def rehearse(model: nn.Module, train: Any, batch_size: int, recipe: Recipe, record_gradients: bool) -> None:
-    """Train `model`, a copy, for one small batch and evaluate it. Raises UsageError for whatever would end a training."""
-    inputs = train.first(min(2, batch_size))
+    Raises UsageError for whatever would end a training.
+    """
+    inputs, seen = train.first(min(2, exp.batch_size)), eval_set.first(2)
     try:
         file = BytesIO()
         torch.save({key: value for key, value in model.state_dict().items() if not isinstance(value, Tensor)}, file)
         file.seek(0)
         torch.load(file, weights_only=True)
     except Exception as error:  # torch raises many kinds
-        raise UsageError(
-            f"the model's extra state cannot be kept in a checkpoint ({first_line(error)}); make it numbers, words or tensors"
-        ) from None
+        remedy = "make it numbers, words or tensors"
+        raise UsageError(f"the model's extra state cannot be kept in a checkpoint ({first_line(error)}); {remedy}") from None
     with preserved_random():
-        outputs = count_outputs(model, cast(inputs.to(device()), recipe.precision), training=True)
-        batch = [(inputs, torch.arange(len(inputs)) % outputs)]
+        sizes = sizes_of_batches(train, exp.batch_size, training=True)
+        with torch.no_grad():
+            outputs = [count_outputs(model, cast(_repeated(inputs, size).to(device()), recipe.precision), training=True) for size in sizes]
+        batches = [(_repeated(inputs, size), torch.arange(size) % outputs[0]) for size in sizes]
+        sizes = sizes_of_batches(eval_set, recipe.eval_batch_size, training=False)
+        evaluated = [(_repeated(seen, size), torch.arange(size) % outputs[0]) for size in sizes]
         try:
             optimizer = recipe.optimizer(model)
-            schedule: Any = recipe.schedule(optimizer) if recipe.schedule else None
+            schedule = recipe.schedule(optimizer) if recipe.schedule else None
             gradients = GradientNorms(model) if record_gradients else None
-            train_epoch(model, batch, optimizer, recipe.precision, gradients, loss=recipe.loss, fast=recipe.fast)
-            measured, _ = evaluate(model, batch, recipe.precision, loss=recipe.loss, fast=recipe.fast)
+            train_epoch(model, batches, optimizer, recipe.precision, gradients, loss=recipe.loss, fast=recipe.fast)
+            measured, _ = evaluate(model, evaluated, recipe.precision, loss=recipe.loss, fast=recipe.fast)
             if recipe.schedule:
-                schedule.step() if recipe.schedule_per_step else advance(schedule, measured["loss"])
+                _rehearse_schedule(recipe, schedule, exp, len(train), measured["loss"])
             if record_gradients:
                 probe(model, inputs.to(device()), recipe.precision, recipe.fast)
         except UsageError:
             raise
         except Exception as error:  # whatever a model, a loss, an optimizer or a schedule of a reader's own raises
             raise UsageError(f"a training step on a copy of the model failed: {type(error).__name__}: {first_line(error)}") from None
+
+
+def _repeated(inputs: Tensor, size: int) -> Tensor:
+    return inputs[torch.arange(size) % len(inputs)]
+
+
+def _rehearse_schedule(recipe: Recipe, schedule: Any, exp: Experiment, items: int, loss: float) -> None:
+    """Step a schedule as often as the run will, which one that is made for fewer steps refuses."""
+    steps = exp.epochs * math.ceil(items / exp.batch_size) if recipe.schedule_per_step else exp.epochs
+    for _ in range(min(steps, MOST_STEPS)):
+        schedule.step() if recipe.schedule_per_step else advance(schedule, loss)

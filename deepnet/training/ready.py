@@ -1,0 +1,158 @@
+"""A reader's data as a model takes it: number types, labels and batches, checked before anything is computed with them."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+from torch.utils.data import DataLoader
+
+from deepnet.data.datasets import Batch, MemorySet, ReaderSet, as_source, is_source, known_labels, listed_batches, with_labels
+from deepnet.data.items import found_in
+from deepnet.data.labels import LabelMap, label_map
+from experimentTable import UsageError, choose
+from fileFunction import first_line
+from myModel import set_train_mode
+from utilityFunction import cast, device, preserved_random, resolve_precision
+
+BATCH_SIZE = 128
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Where the model's weights lie; the current device for a model without any."""
+    return next((parameter.device for parameter in model.parameters()), device())
+
+
+def own_precision(model: nn.Module) -> str:
+    """ "fp32" or "fp64", as the floating-point weights that learn are, else all. Raises UsageError for others, such as bfloat16 weights."""
+    weights = [p for p in model.parameters() if p.is_floating_point()]
+    kinds = [p.dtype for p in sorted(weights, key=lambda p: not p.requires_grad)] or [torch.float32]
+    if kinds[0] not in (torch.float32, torch.float64):
+        raise UsageError(f"the model's weights are {kinds[0]}; make them float32 by model.float(), and ask for precision='bf16'")
+    return "fp64" if kinds[0] == torch.float64 else "fp32"
+
+
+def usable_precision(model: nn.Module, precision: str | None) -> str:
+    """The precision that is asked for, else the model's own. Raises UsageError for an unknown one, and where the weights are of another."""
+    own = own_precision(model)
+    if precision is None:
+        return own
+    asked = resolve_precision(choose("precision", precision, ("auto", "fp32", "bf16", "fp64")))
+    if "fp64" in (asked, own) and asked != own:
+        raise UsageError(f"precision {precision!r} does not suit the model, whose weights are {own}; convert it, or leave precision out")
+    return asked
+
+
+def whole(name: str, value: Any, least: int) -> int:
+    """A whole number of at least `least`, of any type. Raises UsageError for anything else."""
+    if isinstance(value, bool) or not hasattr(value, "__index__") or value.__index__() < least:
+        raise UsageError(f"{name} must be a whole number of at least {least}, got {value!r}")
+    return value.__index__()
+
+
+def size_of_batches(name: str, data: Any, given: Any, otherwise: int) -> int:
+    """How many items a batch of `data` has: a loader's own number, else what was `given`, else `otherwise`.
+
+    Raises UsageError where a number is given beside a loader, and for what is no whole number of at least 1.
+    """
+    if isinstance(data, DataLoader):
+        if given is not None:
+            raise UsageError(f"{name} has no effect on a DataLoader, which makes its own batches; set it there, or leave it out")
+        return data.batch_size or otherwise
+    return otherwise if given is None else whole(name, given, 1)
+
+
+def materialise(model: nn.Module, source: Any) -> None:
+    """Let lazy modules take their shapes from the data, as torch asks one to before anything is done with them."""
+    if any(is_lazy(tensor) for tensor in (*model.parameters(), *model.buffers())):
+        inputs = source.first(2).to(device())
+        for attempt in (inputs, inputs.float()):  # as they are first; whole numbers may be meant as floats
+            with torch.no_grad(), suppress(Exception):
+                model.to(device()).eval()(attempt)
+                return
+
+
+def scores(model: nn.Module, inputs: Tensor, outputs: Any, training: bool = False) -> Tensor:
+    """The outputs, which are scores (N, classes). Raises UsageError, saying what the model gives, where they are not."""
+    if not isinstance(outputs, Tensor):
+        also = " in training (auxiliary heads? build it without, as aux_logits=False)" if training else ""
+        found = f"a {type(outputs).__name__}{also} for {len(inputs)} images"
+        raise UsageError(f"the model gives {found}; it must give one tensor of scores (N, classes)")
+    if outputs.ndim != 2 or len(outputs) != len(inputs):
+        found = f"{tuple(outputs.shape)} for {len(inputs)} images"
+        raise UsageError(f"the model gives {found}; it must give scores (N, classes), so flatten them first")
+    return outputs
+
+
+def count_outputs(model: nn.Module, inputs: Tensor, training: bool = False) -> int:
+    """How many scores the model gives per image. Raises UsageError, saying what it gives, where it gives no (N, classes) scores."""
+    try:
+        outputs = (set_train_mode(model) if training else model.eval())(inputs)
+    except Exception as error:  # whatever a reader's own model raises
+        if training and len(inputs) == 1:
+            raise UsageError(
+                f"the model cannot train on a batch of one image ({first_line(error)}); give more, a larger batch_size, or drop_last"
+            ) from None
+        what = f"a batch of shape {tuple(inputs.shape)} and type {inputs.dtype}{' in training' if training else ''}"
+        raise UsageError(f"the model cannot take {what} from the data set: {first_line(error)}") from None
+    return scores(model, inputs, outputs, training).shape[1]
+
+
+def as_the_model_takes(model: nn.Module, source: Any) -> Any:
+    """The source, its whole-number inputs as floats where `model` takes them so alone; else as they are, as token ids."""
+    inputs = source.first(2).to(device_of(model))
+    if isinstance(source, MemorySet | ReaderSet) and not (inputs.is_floating_point() or inputs.is_complex()):
+        with torch.no_grad(), preserved_random():
+            try:
+                model.eval()(inputs)
+            except Exception:
+                return source.as_floats()
+    return source
+
+
+def labelled(sources: Sequence[Any], outputs: int, classes: Any) -> tuple[list[Any], LabelMap]:
+    """The sources with their labels as targets, and what the labels mean; the first is what the others go by.
+
+    A set is read whole for its labels only where the first of them are no whole numbers below `outputs`. Raises UsageError.
+    """
+    own_names = getattr(getattr(sources[0], "dataset", None), "classes", None)
+    found = known_labels(sources, read=False)
+    if not all(isinstance(label, int) and 0 <= label < outputs for labels in found for label in labels):
+        found = known_labels(sources, read=True)
+    labels = label_map(found[0], found[-1], outputs, classes, own_names)
+    return [with_labels(source, labels) for source in sources], labels
+
+
+def batches_of(model: nn.Module, data: Any, precision: str, classes: Any, batch_size: Any, shuffle: bool) -> Iterable[Batch]:
+    """The batches of a data set, a loader or a Source as the model takes them; what is an iterable of batches stays as it is.
+
+    Raises UsageError, saying what was found, for what is no data, and for labels that the model has no output for.
+    """
+    size = size_of_batches("batch_size", data, batch_size, BATCH_SIZE)
+    if not isinstance(model, nn.Module):
+        raise UsageError(f"model must be a torch.nn.Module, got {model!r:.60}")
+    if listed_batches(data):
+        return _pairs(data)
+    source = as_source(data)
+    if not is_source(data):
+        materialise(model, source)
+        source = as_the_model_takes(model, source)
+        with torch.no_grad(), preserved_random():
+            outputs = count_outputs(model, cast(source.first(2).to(device_of(model)), precision))
+        known = [source, source] if classes is None else [source]
+        (source, *_), labels = labelled(known, outputs, classes)
+        if classes is None and labels.numbers is not None:
+            label = next(iter(labels.numbers))
+            raise UsageError(f"label {label!r} and others say no output; say by classes=(...) which output each one is")
+    if not shuffle:
+        return source.in_order(size)
+    return source.shuffled(size, torch.Generator().manual_seed(int(torch.randint(2**62, ()))))
+
+
+def _pairs(batches: Iterable[Any]) -> Iterator[Batch]:
+    for batch in batches:
+        if not (isinstance(batch, tuple | list) and len(batch) == 2 and all(isinstance(part, Tensor) for part in batch)):
+            raise UsageError(f"a batch must be a pair of tensors (inputs, labels), found {found_in(batch)}")
+        yield batch[0], batch[1]

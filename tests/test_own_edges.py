@@ -1,0 +1,269 @@
+"""Odd but plausible models and data of a reader's own: trained as they are, or refused with nothing changed."""
+
+import threading
+
+import pytest
+import torch
+from helpers import QUICK, Listed, digits, held, mlp, refused, state
+from torch import nn
+from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset, TensorDataset, WeightedRandomSampler
+
+import loopFunction
+from coreFunction import evaluate, extract_features, pipeline, train_epoch
+from featureFunction import forward_all
+from recordFunction import find_record
+
+
+class Arrays(Dataset):
+    """Reads its items from tensors of its own."""
+
+    def __init__(self, images, labels):
+        self.images, self.labels = images, labels
+
+    def __len__(self):
+        return len(self.images)
+
+    def __getitem__(self, index):
+        return self.images[index], int(self.labels[index])
+
+
+def normalised():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.BatchNorm1d(8), nn.Linear(8, 10))
+
+
+# ---------------------------------------------------------------- labels, outside of pipeline too
+
+
+def test_an_evaluation_takes_the_mapping_of_the_run():
+    shifted = digits(label=lambda y: y + 1)
+    model = mlp()
+    record = pipeline(model, shifted, shifted, name="shifted", lr=1e-2, epochs=5)
+    some = TensorDataset(*(tensor[shifted.tensors[1] < 10] for tensor in shifted.tensors))
+    expected = model(some.tensors[0]).argmax(1)
+    measured, predictions = evaluate(model, some, classes=record.settings["classes"])
+    assert predictions.tolist() == [(some.tensors[1] - 1).tolist(), expected.tolist()]
+    refused(lambda: evaluate(model, shifted), "say no output", "classes=(...)")
+    refused(lambda: evaluate(model, [shifted.tensors]), "labels 1 to 10 are in the data", "10 outputs")
+    assert train_epoch(model, shifted, torch.optim.Adam(model.parameters()), classes=range(1, 11))["train_accuracy"] > 0.2
+    assert measured["accuracy"] > 0.2
+
+
+@pytest.mark.parametrize("names", [["a"], [f"digit {i}" for i in range(9)]])
+def test_names_that_are_too_few_are_refused_and_a_data_set_s_own_left_out(names):
+    refused(lambda: pipeline(mlp(), digits(), held(), name="few", classes=names, **QUICK), f"names {len(names)} classes but label 9")
+    data = Listed(list(digits()))
+    data.classes = names
+    record = pipeline(mlp(), data, data, name="own", **QUICK)
+    assert record.settings["classes"] == list(range(10)) and record.result["classes"] == 10
+
+
+@pytest.mark.parametrize(
+    "call", [evaluate, extract_features, lambda m, d, **o: train_epoch(m, d, torch.optim.SGD(m.parameters(), 0.1), **o)]
+)
+@pytest.mark.parametrize(
+    ("options", "word"),
+    [
+        ({"batch_size": 0}, "batch_size"),
+        ({"batch_size": 2.5}, "batch_size"),
+        ({"precision": "fp17"}, "fp17"),
+        ({"precision": "fp64"}, "fp64"),
+    ],
+)
+def test_what_is_exported_refuses_what_pipeline_refuses(call, options, word):
+    refused(lambda: call(mlp(), digits(), **options), word)
+    refused(lambda: call(mlp(), None), "NoneType")
+    refused(lambda: call(mlp(), DataLoader(digits(0, 20), 64, drop_last=True)), "no batch")
+    refused(lambda: call(mlp(), DataLoader(digits(), 50), batch_size=7), "no effect on a DataLoader")
+
+
+def test_what_is_no_batch_and_no_score_is_refused_by_evaluation():
+    refused(lambda: evaluate(mlp(), ({"x": 1} for _ in range(2))), "a dict with the keys 'x'")
+    refused(lambda: evaluate(nn.Conv2d(1, 3, 1), digits()), "(2, 3, 8, 8) for 2 images", "flatten")
+    other = mlp()
+    refused(lambda: train_epoch(mlp(), digits(), torch.optim.SGD(other.parameters(), 0.1)), "not the model's")
+    refused(
+        lambda: train_epoch(mlp().requires_grad_(False), digits(), torch.optim.SGD(nn.Linear(1, 1).parameters(), 0.1)), "not the model's"
+    )
+
+
+def test_whole_number_images_are_taken_alike_by_training_evaluation_and_features():
+    images, labels = digits().tensors
+    data = TensorDataset((255 * images).to(torch.uint8), labels)
+    model = mlp()
+    pipeline(model, data, data, name="bytes", **QUICK)
+    floats = TensorDataset(data.tensors[0].float(), labels)
+    assert evaluate(model, data)[0] == evaluate(model, floats)[0]
+    assert torch.equal(extract_features(model, data), extract_features(model, floats))
+
+
+def test_labels_play_no_part_in_features():
+    images = digits(0, 20).tensors[0]
+    assert torch.equal(extract_features(mlp(), Listed([(image, None) for image in images])), extract_features(mlp(), digits(0, 20)))
+
+
+# ---------------------------------------------------------------- loaders that leave out, repeat or draw
+
+
+@pytest.mark.parametrize(
+    ("loader", "items"),
+    [
+        (lambda: DataLoader(digits(0, 100), 64, drop_last=True), 64),
+        (lambda: DataLoader(digits(0, 100), 64, sampler=WeightedRandomSampler(torch.ones(100), 250)), 250),
+    ],
+)
+def test_a_pass_has_as_many_items_as_the_loader_gives(loader, items):
+    outputs, targets = forward_all(nn.Flatten(), loader())
+    assert outputs.shape == (items, 64) and len(targets) == items and outputs.abs().max() <= 1
+    assert extract_features(mlp(), loader()).shape == (items, 16)
+    model = mlp()
+    record = pipeline(model, loader(), held(), name="drawn", epochs=2, trainable=("3",), cache_frozen=True)
+    assert record.finished
+
+
+def test_a_loader_s_last_batch_of_one_that_batch_normalisation_cannot_take_is_refused_beforehand():
+    refused(lambda: pipeline(normalised(), DataLoader(digits(0, 129), 64), held(), name="one", epochs=1), "batch of one image", "drop_last")
+    assert find_record("one", "own") is None
+    assert pipeline(normalised(), DataLoader(digits(0, 129), 64, drop_last=True), held(), name="one", epochs=1).finished
+
+
+def test_workers_read_tensors_too_where_they_are_asked_for(monkeypatch):
+    asked = []
+    real = torch.utils.data.DataLoader.__init__
+    monkeypatch.setattr(
+        torch.utils.data.DataLoader, "__init__", lambda self, *a, **k: (asked.append(k.get("num_workers")), real(self, *a, **k))[1]
+    )
+    pipeline(mlp(), digits(), held(), name="workers", workers=1, epochs=1)
+    assert asked.count(1) >= 3
+
+
+# ---------------------------------------------------------------- sizes, schedules, failures in mid-run
+
+
+class Squeezing(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.head = nn.Linear(64, 10)
+
+    def forward(self, x):
+        return self.head(x.flatten(1)).squeeze()
+
+
+class AtMost64(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.head = nn.Linear(64, 10)
+
+    def forward(self, x):
+        assert len(x) <= 64, "too many at once"
+        return self.head(x.flatten(1))
+
+
+@pytest.mark.parametrize(
+    ("model", "evaluation", "word"), [(Squeezing, digits(0, 129), "(10,) for 1 images"), (AtMost64, held(), "too many")]
+)
+def test_the_batches_that_will_come_are_tried_beforehand(model, evaluation, word):
+    refused(lambda: pipeline(model(), digits(), evaluation, name="sizes", epochs=1), word)
+    assert find_record("sizes", "own") is None
+    assert pipeline(model(), digits(), held(), name="sizes", epochs=1, batch_size=50).finished
+
+
+@pytest.mark.parametrize("per_step", [False, True])
+def test_a_schedule_that_ends_before_the_run_is_refused_beforehand(per_step):
+    schedule = lambda optimizer: torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.1, total_steps=3)  # noqa: E731
+    refused(
+        lambda: pipeline(mlp(), digits(), held(), name="cycle", epochs=5, schedule=schedule, schedule_per_step=per_step), "step", "total"
+    )
+    assert find_record("cycle", "own") is None
+
+
+class Damaged(Listed):
+    def __getitem__(self, index):
+        if index == 137:
+            raise OSError("image 137 is truncated")
+        return super().__getitem__(index)
+
+
+def test_an_item_that_cannot_be_read_ends_the_run_and_a_finished_record_stays():
+    record = pipeline(mlp(), digits(), held(), name="dear", **QUICK)
+    before = {path: path.read_bytes() for path in record.path.parent.rglob("*") if path.is_file()}
+    with pytest.raises(OSError, match="image 137"):
+        pipeline(mlp(), Damaged(list(digits())), held(), name="dear", **QUICK)
+    assert {path: path.read_bytes() for path in record.path.parent.rglob("*") if path.is_file()} == before
+
+
+def test_a_model_that_cannot_be_copied_keeps_its_number_type_after_a_refusal():
+    model = mlp()
+    model.lock = threading.Lock()
+    before = state(model)
+    refused(lambda: pipeline(model, digits(), held(), name="no", precision="fp64", loss=lambda *_: 1 / 0), "ZeroDivisionError")
+    assert all(value.dtype == torch.float32 and torch.equal(value, before[key]) for key, value in state(model).items())
+
+
+class HalfBackbone(nn.Module):
+    """A frozen front in bfloat16, which casts by itself, and a head that learns in float32."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.front, self.head = nn.Linear(64, 16).bfloat16().requires_grad_(False), nn.Linear(16, 10)
+        self.register_buffer("scale", torch.ones((), dtype=torch.bfloat16))
+
+    def forward(self, x):
+        return self.head((self.front(x.flatten(1).bfloat16()) * self.scale).float())
+
+
+@pytest.mark.parametrize("fast", [False, True])
+def test_a_frozen_front_may_be_of_another_number_type(fast):
+    model = HalfBackbone()
+    record = pipeline(model, digits(), held(), name="half", fast=fast, keep_weights=True, **QUICK)
+    assert record.finished and model.front.weight.dtype == torch.bfloat16
+    assert record.weights()["scale"].dtype == torch.bfloat16
+
+
+class Largest(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.head, self.largest = nn.Linear(64, 10), 0
+
+    def forward(self, x):
+        self.largest = max(self.largest, len(x))
+        return self.head(x.flatten(1))
+
+
+def test_the_probe_follows_the_batch_size_too():
+    model = Largest()
+    pipeline(model, digits(), held(), name="probed", record_gradients=True, batch_size=8, epochs=1)
+    assert model.largest == 8
+
+
+# ---------------------------------------------------------------- going on with something else
+
+
+def images(first_changed, last_changed):
+    changed = digits().tensors[0].clone()
+    changed[first_changed:last_changed] = 0
+    return changed
+
+
+LABELS = digits().tensors[1]
+OTHERS = [
+    (lambda x: Arrays(x, LABELS), "a data set's own tensors"),
+    (lambda x: DataLoader(TensorDataset(x, LABELS), 50), "a loader of tensors"),
+    (lambda x: Subset(TensorDataset(x, LABELS), range(200)), "a subset"),
+    (lambda x: ConcatDataset([TensorDataset(x[:100], LABELS[:100]), TensorDataset(x[100:], LABELS[100:])]), "several"),
+    (lambda x: list(zip(x, LABELS.tolist(), strict=True)), "a list"),
+]
+
+
+@pytest.mark.parametrize("wrap", [wrap for wrap, _ in OTHERS], ids=[what for _, what in OTHERS])
+def test_other_data_in_any_memory_are_told(monkeypatch, wrap):
+    monkeypatch.setenv("CHECKPOINT_SECONDS", "0")
+    options = {"name": "begun", "epochs": 3, "lr": 1e-2}
+    calls, real = iter(range(99)), loopFunction.evaluate
+    with monkeypatch.context() as patch:
+        patch.setattr(loopFunction, "evaluate", lambda *a, **k: 1 / 0 if next(calls) == 2 else real(*a, **k))
+        with pytest.raises(ZeroDivisionError):
+            pipeline(mlp(), wrap(images(0, 0)), held(), **options)
+    refused(lambda: pipeline(mlp(), wrap(images(101, 110)), held(), resume=True, **options), "other data")
+    assert pipeline(mlp(), wrap(images(0, 0)), held(), resume=True, **options).finished
