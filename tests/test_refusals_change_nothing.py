@@ -183,7 +183,9 @@ def test_a_refusal_of_a_first_run_leaves_no_record(runs_dir):
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
-def test_what_ends_otherwise_keeps_what_was_written(finished, monkeypatch, error):
+def test_after_ctrl_c_the_run_may_go_on_and_after_an_error_before_a_checkpoint_the_finished_record_is_back(finished, monkeypatch, error):
+    """After Ctrl-C the next call may want to go on; after an error there is nothing yet to go on from."""
+
     def end(*_: object, **__: object) -> None:
         raise error
 
@@ -191,9 +193,11 @@ def test_what_ends_otherwise_keeps_what_was_written(finished, monkeypatch, error
     monkeypatch.setattr(loopFunction, "train_epoch", end)
     with pytest.raises(error):
         train()
-    assert len(find_record("mine", "own").rows) == 1
-    (moved,) = (finished / "own" / "mine").glob("seed-0.*")
-    assert [content for _, content in sorted(everything(moved).items())] == [content for _, content in sorted(before.items())]
+    moved = list((finished / "own" / "mine").glob("seed-0.*"))
+    assert len(moved) == (error is KeyboardInterrupt)
+    assert len(find_record("mine", "own").rows) == (1 if moved else 4)
+    kept = everything(moved[0] if moved else finished / "own" / "mine" / "seed-0")
+    assert [content for _, content in sorted(kept.items())] == [content for _, content in sorted(before.items())]
 
 
 def test_what_has_a_checkpoint_is_kept_and_resumed(runs_dir, monkeypatch):
