@@ -1,6 +1,7 @@
 """What a user can put right is said in one line, and nothing that was there is lost."""
 
 from dataclasses import replace
+from fractions import Fraction
 
 import pytest
 import torch
@@ -140,3 +141,23 @@ SLIPS = [
 def test_a_slip_in_a_name_is_told_with_what_was_meant_and_nothing_is_written(runs_dir, tiny, action, message):
     refused(action, message)
     assert not runs_dir.exists()
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"lr": 10**400}, "lr is beyond all floating-point numbers, got 1000"),
+        ({"lr": 10**5000}, "lr is beyond all floating-point numbers, got a number of thousands of digits"),
+        ({"lr": -(10**400)}, "lr is beyond all floating-point numbers, got -1000"),
+        ({"lr": Fraction(10**400)}, "lr is beyond all floating-point numbers"),
+        ({"eps": 10**400}, "eps is beyond all floating-point numbers"),
+        ({"dropout": 10**400}, "dropout is beyond all floating-point numbers"),
+        ({"seed": 10**5000}, "seed must be a whole number of at least 0"),
+        ({"name": "x" * 300}, "'... is too long for a folder (300 letters); give at most 200"),
+        ({"name": "é" * 101}, "is too long for a folder"),
+        ({"start_from": "x" * 300}, "is too long for a folder"),
+    ],
+)
+def test_a_number_or_a_name_that_is_too_large_is_refused_in_a_short_line(fields, message):
+    assert len(refused(lambda: Experiment(**{"name": "x", "model": "MLP_4", "lr": 0.1} | fields), message)) < 200
+    assert Experiment("x" * 200, model="MLP_4", lr=1e300).lr == 1e300
