@@ -75,7 +75,7 @@ def word(field: str, value: Any) -> str:
     return str(value)
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
     """A value for a message, cut where it is long; Python writes out no whole number of more than 4,300 digits."""
     try:
         return repr(value) if len(repr(value)) <= 60 else f"{value!r:.60}..."
@@ -86,7 +86,7 @@ def _shown(value: Any) -> str:
 def whole(field: str, value: Any, least: int, below: float = inf) -> int:
     if not isinstance(value, Integral) or isinstance(value, bool) or not least <= int(value) < below:
         most = f" and below {below}" if below < inf else ""
-        raise UsageError(f"{field} must be a whole number of at least {least}{most}, got {_shown(value)}")
+        raise UsageError(f"{field} must be a whole number of at least {least}{most}, got {shown(value)}")
     return int(value)
 
 
@@ -94,9 +94,9 @@ def number(field: str, value: Any, below: float = inf) -> float:
     try:
         good = isinstance(value, Real) and not isinstance(value, bool) and 0 <= float(value) < inf
     except OverflowError:
-        raise UsageError(f"{field} is beyond all floating-point numbers, got {_shown(value)}") from None
+        raise UsageError(f"{field} is beyond all floating-point numbers, got {shown(value)}") from None
     if not good:
-        raise UsageError(f"{field} must be a number of at least 0, got {_shown(value)}")
+        raise UsageError(f"{field} must be a number of at least 0, got {shown(value)}")
     if float(value) >= below:
         raise UsageError(f"{field} must lie in [0, {below}), got {value!r}")
     return float(value)
