@@ -6,11 +6,12 @@ Architectures are the literals at the top, `MODELS` builds them by name.
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import partial
-from itertools import zip_longest
+from itertools import takewhile, zip_longest
 
 import torch
 import torchvision
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 
 from experimentTable import BUILDERS, UsageError, choose
 from modelBlock import MaxPoolReLU, chain, plain_block, residual_block
@@ -169,7 +170,7 @@ def replace_head(model: nn.Module, num_classes: int, dropout: float = 0.0) -> nn
     without. With `dropout` the new head is Sequential(Dropout, Linear), which counts as the head when it is replaced itself, so
     heads never nest; a dropout that the network has of its own before its last layer stays, with `dropout` as its share where that
     is given. Load a state dict before: the pair has other keys.
-    Raises UsageError for a model that has no Linear inside.
+    Raises UsageError for a model that has no Linear inside, or ends in a convolution behind it.
 
     >>> replace_head(torchvision.models.resnet18(), 10).fc.out_features
     10
@@ -195,20 +196,38 @@ HEADS = ("head", "fc", "classifier", "aux", "logits", "dist")  # in the names of
 
 
 def head_names(model: nn.Module) -> list[str]:
-    """Names of the Linear layers that give a model's scores: its last one, and further ones of as many outputs that are named as heads.
+    """Names of the Linear layers that give a model's scores: its last one, and those of as many outputs beside it.
 
-    Raises UsageError for a model that has no Linear inside.
+    Beside it are layers in the same nn.ModuleList, and those in a child named as a head, be it inside a wrapper;
+    a layer whose outputs a later one can read is none of them. Raises UsageError for a model that has no Linear inside,
+    and for one with a convolution behind its last Linear, unless that is named as a head.
     """
-    linears = {name: module for name, module in model.named_modules() if name and isinstance(module, nn.Linear)}
+    layers = {name: m for name, m in model.named_modules() if name and isinstance(m, nn.Linear | _ConvNd)}
+    linears = {name: layer for name, layer in layers.items() if isinstance(layer, nn.Linear)}
     if not linears:
         raise UsageError(f"{type(model).__name__} has no Linear inside to replace; end the model with an nn.Linear")
     *others, last = linears
-    outputs, child = linears[last].out_features, last.split(".")[0]
-    beside = {name.split(".")[0]: name for name in others if any(word in name.split(".")[0].lower() for word in HEADS)}  # the last of each
-    further = [name for top, name in beside.items() if top != child and linears[name].out_features == outputs]
-    in_list = isinstance(model.get_submodule(child), nn.ModuleList)
-    further += [name for name in others if in_list and name.split(".")[0] == child and linears[name].out_features == outputs]
-    return [*further, last]
+    paths = {name: name.split(".") for name in linears}
+    depth = _alike(path[:-1] for path in paths.values())  # of a wrapper around all of them
+
+    def named(name: str) -> bool:
+        return any(word in child.lower() for child in paths[name][: depth + 1] for word in HEADS)
+
+    def listed(name: str) -> bool:
+        both = paths[last][: _alike([paths[name], paths[last]])]
+        return isinstance(model.get_submodule(".".join(both)), nn.ModuleList)
+
+    if (ends := list(layers)[-1]) != last and not named(last):
+        what = f"{type(model).__name__} ends in the convolution {ends!r}"
+        raise UsageError(f"{what} and not in an nn.Linear; replace it yourself")
+    outputs, read = linears[last].out_features, [layer.in_features for layer in linears.values()]
+    as_many = [(i, name) for i, name in enumerate(others) if linears[name].out_features == outputs]
+    return [*(name for i, name in as_many if outputs not in read[i + 1 :] and (named(name) or listed(name))), last]
+
+
+def _alike(paths: Iterable[list[str]]) -> int:
+    """How many components all of these paths begin with alike."""
+    return len(list(takewhile(lambda components: len(set(components)) == 1, zip(*paths, strict=False))))
 
 
 def initialise(model: nn.Module, initialisation: str) -> None:

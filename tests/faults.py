@@ -47,7 +47,7 @@ IMAGES = 16
 BUDGETS = {"mlp": (16, 8), "mlp_res": (4, 2), "head": (6, 3), "fine_tune": (6, 3)}  # family -> (steps in all, rows)
 STOPPING = replace(
     EXPERIMENTS["early_stopping"], name="stopping", family="mlp", start_from=None, trainable=None, lr=3e-3, optimizer="RMSprop",
-    dropout=0.5, patience=2, min_delta=0.01, record_gradients=True,
+    dropout=0.5, patience=5, min_delta=0.01, record_gradients=True,
 )  # fmt: skip
 CHAIN = ("fine_tune_1_lr", "fine_tune_2_lr", "fine_tune_3_lr")
 SWEEP = {
@@ -99,7 +99,7 @@ UNFREEZING: list[Place] = [
     BATCH,
     ("with the final weights written", "deepnet.records.folder:RunFolder.save_weights", "after"),
     UNCHECKED,
-    ("before a frozen prefix is computed", "loopFunction:cached", "before"),
+    ("before a frozen prefix is computed", "featureFunction:cached", "before"),
     WRITTEN,
     ("with the result written", "deepnet.records.folder:RunFolder.finish", "after"),
 ]

@@ -286,6 +286,6 @@ def test_attempts_that_were_moved_aside_or_replaced_are_published_as_superseded(
     with RunFolder(EXPERIMENT, runs_dir) as folder:
         folder.start({"lr": 0.1}, PROVENANCE, fresh=True)
         again = folder.finish({"status": "finished", "reason": None, "split": "test", "accuracy": 0.9})
-    shutil.rmtree(next(path for path in runs_dir.glob("sample/x/seed-0.*") if "0.6" in (path / "result.json").read_text()))
+    shutil.rmtree(next(path.parent for path in runs_dir.glob("sample/x/seed-0.*/result.json") if "0.6" in path.read_text()))
     assert Record(publish(again)).result == again.result
     assert sum("stopped at 0.6" in path.read_text() for path in evidence.glob("superseded/sample/x/*/result.json")) == 1

@@ -45,11 +45,14 @@ def test_the_test_set_was_opened_once_for_each_run_and_for_the_weights_that_its_
 def test_a_new_field_of_an_experiment_makes_no_record_another_run_s(monkeypatch):
     """As one that is added to the table later, whose default the records of before have."""
     kind = make_dataclass("Later", [("warm_up", int, 0)], bases=(Experiment,), frozen=True)
+    monkeypatch.setattr(Experiment, "warm_up", 0, raising=False)  # the table's rows have it then
     monkeypatch.setattr(recordFunction, "Experiment", kind)
     for record in RECORDS:
         if record.name in EXPERIMENTS:
             row = experiment(record.name, record.profile, record.seed)
             check_identity(record, data_identity(kind(**asdict(row))))
+            if row.kind != "training":  # on which it has no effect
+                continue
             with pytest.raises(UsageError, match=r"warm_up 0 there, 5 here"):
                 check_identity(record, data_identity(kind(**asdict(row), warm_up=5)))
 

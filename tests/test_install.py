@@ -10,6 +10,8 @@ import tomllib
 import venv
 from pathlib import Path
 
+from setuptools import find_packages
+
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT: dict = tomllib.loads((ROOT / "pyproject.toml").read_text())
 MODULES: list[str] = PROJECT["tool"]["setuptools"]["py-modules"]
@@ -66,6 +68,6 @@ def test_the_lowest_versions_that_are_allowed_are_those_that_were_tried():
 
 def test_the_package_is_whole():
     packages = {name.rpartition(".")[0] for name in PACKAGE if name.endswith(".__init__")}
-    assert set(PROJECT["tool"]["setuptools"]["packages"]) == packages
+    assert set(find_packages(ROOT, include=PROJECT["tool"]["setuptools"]["packages"]["find"]["include"])) == packages
     assert {f"{name}.py" for name in MODULES} == {path.name for path in ROOT.glob("*.py")} - {"setup.py"}
     assert not list((ROOT / "report").rglob("*.py"))  # what is read, no code

@@ -230,6 +230,100 @@ def test_every_head_of_a_model_is_replaced(build, heads, dropout):
     assert model.body.out_features == 6
 
 
+class Nested(nn.Module):
+    """Two heads in one child, inside a wrapper."""
+
+    def __init__(self):
+        super().__init__()
+        heads = nn.ModuleDict({"head": nn.Linear(6, 5), "head_dist": nn.Linear(6, 5)})
+        self.net = nn.ModuleDict({"body": nn.Linear(8, 6), "head": heads})
+
+    def forward(self, x):
+        return sum(head(self.net["body"](x)) for head in self.net["head"].values())
+
+
+class DistilledLists(nn.Module):
+    """A list of heads, one for each of two stages, and another for distillation."""
+
+    def __init__(self):
+        super().__init__()
+        self.stages = nn.ModuleList([nn.Linear(8, 6), nn.Linear(6, 4)])
+        self.heads, self.heads_dist = (nn.ModuleList([nn.Linear(6, 5), nn.Linear(4, 5)]) for _ in range(2))
+
+    def forward(self, x):
+        wide = self.stages[0](x)
+        return sum(first(wide) + second(self.stages[1](wide)) for first, second in (self.heads, self.heads_dist))
+
+
+@pytest.mark.parametrize(("build", "heads"), [
+    (Nested, ["net.head.head", "net.head.head_dist"]),
+    (lambda: nn.Sequential(Distilled()), ["0.head", "0.head_dist"]),
+    (DistilledLists, ["heads.0", "heads.1", "heads_dist.0", "heads_dist.1"]),
+], ids=["nested", "wrapped", "lists"])  # fmt: skip
+def test_every_head_is_found_wherever_it_is(build, heads):
+    model = build()
+    others = {name for name, module in model.named_modules() if isinstance(module, nn.Linear)} - set(heads)
+    kept = {name: model.get_submodule(name) for name in others}
+    old = [model.get_submodule(name) for name in heads]
+    assert replace_head(model, 5).eval()(torch.randn(2, 8)).shape == (2, 5)
+    assert all(model.get_submodule(name) is not layer for name, layer in zip(heads, old, strict=True))
+    assert all(model.get_submodule(name) is layer for name, layer in kept.items())
+    assert replace_head(model, 7).eval()(torch.randn(2, 8)).shape == (2, 7)
+
+
+class Chain(nn.Module):
+    """Layers one after the other, named as heads, or in a list, of as many outputs as there are classes."""
+
+    def __init__(self, listed):
+        super().__init__()
+        if listed:
+            self.layers = nn.ModuleList([nn.Linear(8, 10), nn.Linear(10, 10), nn.Linear(10, 10)])
+        else:
+            self.fc1, self.fc2 = nn.Linear(8, 10), nn.Linear(10, 10)
+
+    def forward(self, x):
+        for layer in self.layers if hasattr(self, "layers") else (self.fc1, self.fc2):
+            x = layer(x)
+        return x
+
+
+@pytest.mark.parametrize("listed", [False, True])
+def test_a_layer_that_the_next_one_reads_is_no_head(listed):
+    model = Chain(listed)
+    *kept, last = (module for module in model.modules() if isinstance(module, nn.Linear))
+    replace_head(model, 10)
+    *found, new = (module for module in model.modules() if isinstance(module, nn.Linear))
+    assert found == kept and new is not last
+    assert replace_head(model, 7)(torch.randn(2, 8)).shape == (2, 7)
+
+
+def test_a_model_that_ends_in_a_convolution_is_refused_though_a_linear_lies_inside():
+    class Gate(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weigh = nn.Linear(4, 4)
+
+        def forward(self, maps):
+            return maps * self.weigh(maps.mean((2, 3))).sigmoid()[:, :, None, None]
+
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), Gate(), nn.Conv2d(4, 10, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    kept = list(model.modules())
+    refused(lambda: replace_head(model, 4), "ends in the convolution '2'", "Sequential")
+    assert list(model.modules()) == kept
+
+
+def test_a_head_that_is_made_before_the_convolutions_is_replaced():
+    class HeadFirst(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.head, self.body = nn.Linear(4, 10), nn.Conv2d(1, 4, 3)
+
+        def forward(self, x):
+            return self.head(self.body(x).mean((2, 3)))
+
+    assert replace_head(HeadFirst(), 7)(torch.randn(2, 1, 8, 8)).shape == (2, 7)
+
+
 def test_layers_of_as_many_outputs_that_are_no_heads_stay():
     model = nn.Sequential(nn.Linear(8, 10), nn.ReLU(), nn.Linear(10, 10), nn.ReLU(), nn.Linear(10, 10))
     kept = [model[0], model[2]]

@@ -106,7 +106,7 @@ def test_names_that_some_system_refuses_name_no_run(name):
 
 @pytest.mark.parametrize("name", ["CONV", "console", "net.1", "com", "lpt10", "_mine", "x-y"])
 def test_names_like_those_do(name):
-    assert Experiment(name, lr=0.1).name == name
+    assert Experiment(name, model="MLP_4", lr=0.1).name == name
 
 
 def test_a_lock_that_another_process_holds_is_waited_for_or_refused(tmp_path, capsys):
@@ -156,7 +156,7 @@ def test_a_clone_that_cannot_be_written_to_shows_its_figures(tmp_path, monkeypat
     monkeypatch.setattr(IPython.display, "display", shown.append)
     registry.show("3.1", "cpu")
     assert len(shown) == 1 and shown[0].axes
-    assert capsys.readouterr().out == f"figure 3.1 is shown but not saved to {registry.FOLDER} (Not a directory)\n"
+    assert capsys.readouterr().out == f"figures are not saved, since {registry.FOLDER / 'cpu'} cannot be written to (Not a directory)\n"
     assert {path: path.stat().st_mtime_ns for path in clone.rglob("*")} == before
 
 

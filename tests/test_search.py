@@ -116,10 +116,10 @@ def test_a_search_that_was_cut_off_goes_on_with_the_trial_it_was_in(tiny, monkey
     monkeypatch.setenv("CHECKPOINT_SECONDS", "0")
     evaluate, calls = loopFunction.evaluate, iter(range(99))
 
-    def cut_off(*arguments):
+    def cut_off(*arguments, **named):
         if next(calls) == 4:  # the second trial's second measurement of three
             raise KeyboardInterrupt
-        return evaluate(*arguments)
+        return evaluate(*arguments, **named)
 
     with monkeypatch.context() as patch:
         patch.setattr(loopFunction, "evaluate", cut_off)

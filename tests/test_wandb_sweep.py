@@ -106,7 +106,7 @@ def exit_code(lines):
 def test_a_trial_that_was_stopped_is_the_first_of_the_next_call(server, runs_dir, monkeypatch):
     """As by Ctrl-C, which W&B's agent keeps to itself and answers with an Exception in the trial's thread."""
 
-    def stop(*_):
+    def stop(*_, **__):
         raise Exception
 
     with monkeypatch.context() as patch:
