@@ -22,6 +22,7 @@ from deepnet.records.folder import RunFolder
 from deepnet.training.own import check_switches, checked_sets, own_optimizer
 from deepnet.training.ready import count_outputs, materialise, own_precision, size_of_batches, whole
 from deepnet.training.recipe import Recipe, rehearse, set_precision, trial_of
+from deepnet.valid import truth
 from experimentTable import (
     CLASSES,
     EVAL_SPLIT,
@@ -43,7 +44,7 @@ from loopFunction import fit
 from myModel import CNN, MLP, MODELS, initialise, replace_head, train_only, weight_layers
 from optimizerFunction import make_optimizer
 from queueFunction import check_executor, generation, work_off
-from recordFunction import Record, check_identity, find_record, runs_dir, same_identity
+from recordFunction import Record, check_identity, find_record, roots, runs_dir, same_identity
 from trainFunction import Loss, evaluate, train_epoch
 from utilityFunction import about, bar, cast, device, fast_by_default, kept_memory, provenance, resolve_precision, seed_everything
 from wandbFunction import mirror
@@ -236,7 +237,8 @@ def _parent_weights(parent: Experiment) -> dict:
 
 
 def _say_trained_first(parent: Experiment) -> None:
-    print(f"{parent.name} (seed {parent.seed}) has no weights here; it is trained first, {about(price(parent), parent.profile)}")
+    if not RunFolder(parent, runs_dir()).ended:  # what has a result is not trained again; `run` says what is wrong with it
+        print(f"{parent.name} (seed {parent.seed}) has no weights here; it is trained first, {about(price(parent), parent.profile)}")
 
 
 def data_identity(exp: Experiment) -> dict:
@@ -291,6 +293,15 @@ def _analyse(exp: Experiment, makeup: dict, line: Any, use_wandb: Any) -> Callab
     return write
 
 
+def _check_options(evidence: Any, wandb: Any, stop: Any) -> None:
+    """Raise UsageError for options of `run` and `run_all` that are none."""
+    truth("evidence", evidence)
+    if not isinstance(wandb, bool) and not hasattr(wandb, "summary"):
+        raise UsageError(f"wandb must be True, False or a W&B run, got {wandb!r:.60}")
+    if not callable(stop):
+        raise UsageError(f"stop must be a function, which is asked after each epoch, as `lambda: False`, got {stop!r:.60}")
+
+
 def run(
     exp: Experiment | str, evidence: bool = True, *, wandb: Any = True, line: Any = None, stop: Callable[[], bool] = lambda: False
 ) -> Record:
@@ -298,13 +309,14 @@ def run(
 
     The record that is returned stays what it is, whatever is trained or moved afterwards.
     `evidence=False` leaves the committed records aside. `wandb` says whether W&B sees the run, or is a W&B run to write it to.
-    `stop` is asked after each epoch whether to leave off there. Raises UsageError for an unknown name or profile, for data that
-    are missing, where another run has that name, and while another process trains this one.
+    `stop` is asked after each epoch whether to leave off there. Raises UsageError for an unknown name, profile or option, for data
+    that are missing, where another run has that name, and while another process trains this one.
 
     Example::
 
         run("MLP_4").result["accuracy"]
     """
+    _check_options(evidence, wandb, stop)
     exp = _row(exp)
     exp = replace(exp, profile=current_profile(exp.profile))
     makeup = data_identity(exp)
@@ -333,6 +345,8 @@ def run_all(
     profile, seeds: those of the rows that have none of their own; by default the current profile and seed 0.
     What cannot run is said in one line, and the others go on. An `executor` of processes (any of concurrent.futures) runs
     independent ones side by side. An interrupt leaves off at once; the same call goes on from there.
+    What another process is training is tried once more at the end. What it still trains then is said, and is not among the records
+    returned; the same call returns it once it has ended.
     Raises UsageError for an unknown name or profile, for a row whose own profile or seed is not the one asked for, and for an
     executor whose processes could not work.
 
@@ -340,8 +354,10 @@ def run_all(
 
         run_all("MLP_4", replace(EXPERIMENTS["MLP_4"], seed=2), executor=ProcessPoolExecutor(2, mp_context=get_context("spawn")))
     """
+    _check_options(evidence, wandb, stop)
     if executor is not None:
         check_executor(executor)
+    roots()  # refused once, where no folder is named, and not with each run
     wanted = list(dict.fromkeys(_asked(list(map(_row, names)), profile, seeds)))
     if beyond := [exp for exp in wanted if not has_budget(exp)]:
         listed = ", ".join(dict.fromkeys(exp.name for exp in beyond))
@@ -363,6 +379,8 @@ def run_all(
             again = {exp: calls[exp] for exp in held}  # once more, since the others have taken their time
             made |= work_off(again, recorded + len(calls) - len(again), executor, stop, together=False)[0]
         records |= made
+        # Others may have finished meanwhile what they were at.
+        records |= {exp: record for exp in asked if exp not in records and (record := _ended(exp, evidence))}
     return [records[exp] for exp in wanted if exp in records and records[exp].finished]
 
 

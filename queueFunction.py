@@ -61,11 +61,13 @@ def _estimate(todo: Iterable[Experiment]) -> str:
 
 
 def check_executor(executor: Executor) -> None:
-    """Raise UsageError for an executor whose workers would share random numbers, wait for ever or never begin, with the one that works.
+    """Raise UsageError for what is no executor, and for one whose workers would share random numbers, wait for ever or never begin.
 
     A fork has torch's threads no more but waits for them, and cannot use CUDA once its parent has. What is spawned imports the
     script again, and so would begin all over where that calls `run_all` by itself.
     """
+    if not isinstance(executor, Executor):
+        raise UsageError(f"executor must be one of concurrent.futures, such as a ProcessPoolExecutor, got {executor!r:.60}")
     if isinstance(executor, ThreadPoolExecutor):
         raise UsageError("threads share torch's random numbers, so no run would be its seed's; give a ProcessPoolExecutor")
     if not isinstance(executor, ProcessPoolExecutor):

@@ -35,6 +35,22 @@ def runs_dir() -> Path:
         raise UsageError(f"RUNS_DIR={os.environ['RUNS_DIR']} names the home of a user that there is not; write the path out") from None
 
 
+SWITCHES = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
+
+
+def switched_on(variable: str) -> bool:
+    """Whether a switch of the environment is on, as it is unless it is set. Raises UsageError for what is neither on nor off.
+
+    Example::
+
+        switched_on("FAST")  # False with FAST=0, FAST=no, FAST=False or FAST=off
+    """
+    text = os.environ.get(variable) or "1"
+    if (on := SWITCHES.get(text.strip().lower())) is None:
+        raise UsageError(f"{variable}={text} is neither on nor off; set it to 1 or 0, or unset it")
+    return on
+
+
 class Record:
     """One run's folder.
 
@@ -185,7 +201,7 @@ def _named_weights(folder: Path) -> str | None:
 
 def roots(evidence: bool = True) -> list[Path]:
     """Where records are looked for, in this order; `EVIDENCE=0` in the environment leaves the committed ones aside."""
-    return [runs_dir(), EVIDENCE] if evidence and os.environ.get("EVIDENCE") != "0" else [runs_dir()]
+    return [runs_dir(), EVIDENCE] if evidence and switched_on("EVIDENCE") else [runs_dir()]
 
 
 def find_record(name: str, profile: str, seed: int = 0, evidence: bool = True) -> Record | None:

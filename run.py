@@ -66,9 +66,10 @@ def chosen_names(arguments: argparse.Namespace, recorded: bool = False) -> list[
 
 def list_runs(arguments: argparse.Namespace) -> bool:
     """Every experiment: what it is, its state with seed 0 and its price; what is damaged says so in its row, and why beside the list."""
-    from recordFunction import find_record
+    from recordFunction import find_record, roots
 
     profile = current_profile(arguments.profile)
+    roots()  # refused once, where no folder is named, and not in each row
     table = []
     for row in ROWS:
         exp = experiment(row.name, profile)
@@ -165,13 +166,18 @@ def _print_record(record: Any) -> None:
 
 def publish(arguments: argparse.Namespace) -> bool:
     """Copy the records that have ended, failed ones too, weights left out, to report/records."""
+    import recordFunction
     from deepnet.records.publish import publish as publish_record
-    from recordFunction import find_records
 
     profile = current_profile(arguments.profile)
-    for name in chosen_names(arguments, recorded=True):
-        if not (records := find_records(name, profile, evidence=False, failed=True)):
-            raise UsageError(f"{name} has no finished record in {profile}; train it first")
+    names = chosen_names(arguments, recorded=True)
+    found = {name: recordFunction.find_records(name, profile, evidence=False, failed=True) for name in names}
+    published = {name: sorted((recordFunction.EVIDENCE / profile / name).glob("seed-*/result.json")) for name in names}
+    if missing := [name for name in names if not found[name] and not published[name]]:
+        raise UsageError(f"{missing[0]} has no finished record in {profile}; train it first")
+    for name, records in found.items():
+        for result in published[name] if not records else ():
+            print(f"{name} is published already: {result.parent}")
         for record in records:
             print(publish_record(record))
     return True

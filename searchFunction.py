@@ -10,24 +10,31 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, replace
+from itertools import product
 from typing import Any
+
+import torch
 
 from coreFunction import missing_parents, run
 from dataFunction import load_images
 from deepnet.account import complaint, wandb_mode
 from deepnet.text import counted
+from deepnet.valid import whole
 from deepnet.vocabulary import KEYS
-from experimentTable import EXPERIMENTS, PROJECT, Experiment, Held, UsageError, current_profile, experiment, price
+from experimentTable import EXPERIMENTS, PROJECT, Experiment, Held, UsageError, current_profile, experiment, identity, price
 from fileFunction import WriteError, first_line
+from myModel import MODELS
 from recordFunction import Record, runs_dir
+from sourceFunction import SETS
 from sweepFunction import REPORT_SWEEP, Sweep, plain, read_sweep
 from trialFunction import Study, distribution, open_study, said_best, score, values_of
-from utilityFunction import about, bar, mixed
+from utilityFunction import about, bar, mixed, preserved_random, resolve_precision
 from wandbFunction import open_for_sweep
 
 __all__ = ["REPORT_SWEEP", "join", "search"]
 
 START_UP = 4  # random trials first; GPSampler's default of 10 would leave a search of 12 with two Bayesian ones
+MEANT = {"precision": resolve_precision, "eps": lambda eps: 1e-8 if eps is None else eps}  # which is the default of all three
 PAUSE = 1  # seconds before other processes' trials are looked at again
 
 
@@ -56,9 +63,9 @@ def search(
     [<Record search_9 (sample, seed 0): ...>, ...]
     """
     config, row = plain(config), _base(base, profile, seed)
-    sweep = read_sweep(config, row)
-    if type(count) is not int or count < 1:
-        raise UsageError(f"count must be a whole number of at least 1, got {count!r}")
+    sweep = read_sweep(config, row, MEANT)
+    _check_models(row, sweep)
+    count = whole("count", count, least=1)
     count = int(min(count, sweep.run_cap or count, sweep.size))
     fields = {key: value for key, value in asdict(row).items() if key not in ("profile", "seed")}
     known = row.name in EXPERIMENTS and replace(row, profile="", seed=0) == EXPERIMENTS[row.name]
@@ -102,6 +109,26 @@ def _base(base: Any, profile: str, seed: int | None) -> Experiment:
     if seed is not None and base.seed not in (0, seed):
         raise UsageError(f"base is a row of seed {base.seed}, and seed={seed!r} is given too; give one of them")
     return replace(base, profile=current_profile(profile or base.profile), seed=base.seed if seed is None else seed)
+
+
+def _check_models(row: Experiment, sweep: Sweep) -> None:
+    """Raise UsageError where a model that is searched cannot take the images of a data set beside it."""
+    varied = {key: sweep.parameters[key].choices for key in ("model", "dataset", "start_from") if key in sweep.parameters}
+    for values in product(*varied.values()) if varied else ():
+        try:
+            exp = replace(row, **dict(zip(varied, values, strict=True)))
+        except UsageError:  # three values that do not go together; each two do
+            continue
+        size, channels = identity(exp)["image_size"], SETS[exp.dataset].shape[0]
+        try:
+            with preserved_random(), torch.no_grad():
+                MODELS[exp.model](image_size=size).eval()(torch.zeros(2, channels, size, size))
+        except Exception as error:  # of any kind, the model may be a reader's own
+            shape, reason = (channels, size, size), first_line(error)
+            raise UsageError(
+                f"the sweep configuration cannot be searched: {exp.model} cannot take the images of {exp.dataset}, {shape} ({reason}); "
+                "leave one of them out"
+            ) from None
 
 
 def _row(asked: dict, study: Study) -> Experiment:

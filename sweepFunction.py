@@ -1,13 +1,15 @@
 """W&B's sweep configurations: what one means here, and all that is wrong with it. Needs no torch and no Optuna."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from collections.abc import Set as AnySet
 from dataclasses import dataclass, field, replace
 from itertools import combinations, product
 from statistics import NormalDist
+from sys import float_info
 from typing import Any
 
+from deepnet.valid import shown
 from deepnet.vocabulary import DEFAULTS, DISTRIBUTIONS, KEYS, METHODS, RANGE, WITHOUT_MEANING, hint
 from experimentTable import EVAL_SPLIT, Experiment, UsageError, has_budget, identity, with_budget
 
@@ -21,7 +23,9 @@ REPORT_SWEEP = {
     },
 }
 TAIL = 1e-6  # of a normal distribution, cut off on both sides
-FIXED = ("name", "kind", "chapter", "family", "trainable", "profile", "seed", "keep_weights", "final_test")  # that no search varies
+FIXED = (  # what no search varies; the last three change nothing of what is trained
+    "name", "kind", "chapter", "family", "trainable", "profile", "seed", "keep_weights", "final_test", "record_gradients",
+)  # fmt: skip
 FIELDS = sorted(Experiment.__dataclass_fields__.keys() - {*FIXED})
 
 
@@ -105,11 +109,13 @@ class Sweep:
         return self.target is not None and (value >= self.target if self.maximize else value <= self.target)
 
 
-def read_sweep(config: Any, row: Experiment | None = None) -> Sweep:
+def read_sweep(config: Any, row: Experiment | None = None, meant: Mapping[str, Callable[[Any], Any]] | None = None) -> Sweep:
     """What W&B's sweep configuration `config` means; with `row`, as a search that varies this experiment.
 
+    `meant` has, for some parameters, a function from a value to what this machine makes of it, as of precision "auto".
+
     Raises UsageError for all that is wrong with it, in one message: what is unknown, missing or cannot be honoured, and
-    with `row` what no run could have, or would have without effect.
+    with `row` what no run could have, would have without effect, or would have in common with another trial.
 
     >>> read_sweep(REPORT_SWEEP).parameters["batch_size"].choices
     (16, 32, 64, 128, 256)
@@ -133,14 +139,16 @@ def read_sweep(config: Any, row: Experiment | None = None) -> Sweep:
     if (cap := config.get("run_cap")) is not None and (type(cap) is not int or cap < 1):
         faults.append(f"'run_cap' must be a whole number of at least 1, got {cap!r}")
     name, maximize, target, notes = _metric(config.get("metric"), method, faults)
-    if foreign := [f"{key!r}{hint(key, FIELDS)}" for key in specs if key not in FIELDS]:
+    if fixed := [repr(key) for key in specs if key in FIXED]:
+        faults.append(f"{', '.join(fixed)} cannot be searched; choose from {', '.join(FIELDS)}")
+    if foreign := [f"{key!r}{hint(key, FIELDS)}" for key in specs if key not in (*FIELDS, *FIXED)]:
         faults.append(f"unknown parameter {', '.join(foreign)}; a run has {', '.join(FIELDS)}")
     found = {key: _parameter(key, spec, method, faults) for key, spec in specs.items() if key in FIELDS}
     parameters = {key: parameter for key, parameter in found.items() if parameter}
     if passed := [key for key in config if key in WITHOUT_MEANING]:
         notes.insert(0, f"without meaning here, and passed over: {', '.join(passed)}")
     if row:
-        faults += dict.fromkeys(_trial_faults(row, parameters, name))
+        faults += dict.fromkeys(_trial_faults(row, parameters, name)) or _twins(parameters, meant or {})
     if faults:
         listed = "; ".join(faults) if len(faults) == 1 else " ".join(f"({i}) {fault};" for i, fault in enumerate(faults, 1))
         raise UsageError(f"the sweep configuration cannot be searched: {listed.rstrip(';')}")
@@ -171,13 +179,13 @@ def _metric(metric: Any, method: Any, faults: list[str]) -> tuple[str, bool, flo
     if goal not in (None, "maximize", "minimize"):
         faults.append(f"'goal' must be maximize or minimize, got {goal!r}{hint(goal, ('maximize', 'minimize'))}")
     if target is not None and not _is_number(target):
-        faults.append(f"'target' must be a number, got {target!r}{_word(target)}")
+        faults.append(f"'target' must be a number, got {shown(target)}{_word(target)}")
     notes = [] if goal else [f"the metric {name} has no goal; as at W&B, it is minimized"]
     return name, goal == "maximize", target, notes
 
 
 def _is_number(value: Any) -> bool:
-    return type(value) in (int, float) and math.isfinite(value)
+    return type(value) in (int, float) and abs(value) <= float_info.max  # a whole number may be beyond all floats
 
 
 def _word(value: Any) -> str:
@@ -260,7 +268,7 @@ def _number_faults(name: str, kind: str, given: dict) -> Iterator[str]:
     for key, value in given.items():
         if not _is_number(value) or (kind == "int_uniform" and type(value) is not int):
             wrong = True
-            yield f"{key} of parameter {name!r} must be a {'whole ' * (kind == 'int_uniform')}number, got {value!r}{_word(value)}"
+            yield f"{key} of parameter {name!r} must be a {'whole ' * (kind == 'int_uniform')}number, got {shown(value)}{_word(value)}"
     if wrong:
         return
     if "min" in given and given["min"] > given["max"]:
@@ -297,6 +305,16 @@ def _trial_faults(row: Experiment, parameters: Mapping[str, Parameter], metric: 
         pairs = ({a: x, b: y} for a, b in combinations(few, 2) for x, y in product(few[a], few[b]))
         faults = [fault for values in pairs for fault in _point_faults(row, first | values, metric)]
     yield from faults
+
+
+def _twins(parameters: Mapping[str, Parameter], meant: Mapping[str, Callable[[Any], Any]]) -> Iterator[str]:
+    """Listed values of one parameter with which the same would be trained twice."""
+    for name in parameters.keys() & meant.keys():
+        first: dict[Any, Any] = {}
+        for value in parameters[name].choices:
+            same = first.setdefault(meant[name](value), value)
+            if same != value:
+                yield f"{name} {same!r} and {value!r} are the same here, and the same would be trained twice; leave one of them out"
 
 
 def _runs(row: Experiment, point: dict) -> bool:

@@ -222,28 +222,33 @@ def score(record: Record, sweep: Sweep) -> float:
 def said_best(config: Mapping, records: Sequence[Record]) -> str:
     """Which of a search's trials is best, its values, and where each lies in its range.
 
-    An edge is the outermost 5 % of a range, on its own scale, or the least or the greatest of listed numbers.
+    An edge is the outermost 5 % of a range, on its own scale, or the least or the greatest of listed numbers. It is said where
+    another trial lies elsewhere: where all others have failed, nothing is known of the rest of the range.
     """
     sweep = read_sweep(config)
     scores = [score(record, sweep) for record in records]
     best = max(scores) if sweep.maximize else min(scores)
     first, *others = [record for record, own in zip(records, scores, strict=True) if own == best]
     equals = f" (as good: {', '.join(record.name for record in others)})" if others else ""
-    point = said_point(config, best, first.settings["experiment"])
+    point = said_point(config, best, first.settings["experiment"], [record.settings["experiment"] for record in records])
     return f"of {counted(len(records), 'trial')} {first.name} is best{equals}, {point}"
 
 
-def said_point(config: Mapping, best: float, values: Mapping) -> str:
-    """A trial's score and values, as "validation accuracy 0.5, learning rate 0.002 (inside 1e-06 to 0.01)"."""
+def said_point(config: Mapping, best: float, values: Mapping, trials: Sequence[Mapping] | None = None) -> str:
+    """A trial's score and values, as "validation accuracy 0.5, learning rate 0.002 (inside 1e-06 to 0.01)".
+
+    trials: the values of all trials that have a score, without which it is taken that there are some all over the range.
+    """
     sweep = read_sweep(config)
+    others = {name: None if trials is None else [trial[name] for trial in trials] for name in sweep.parameters}
     places = (
-        f"{'learning rate' if name == 'lr' else name.replace('_', ' ')} {_place(parameter, values[name])}"
+        f"{'learning rate' if name == 'lr' else name.replace('_', ' ')} {_place(parameter, values[name], others[name])}"
         for name, parameter in sweep.parameters.items()
     )
     return ", ".join([f"{sweep.metric.replace('_', ' ')} {best:.4g}", *places])
 
 
-def _place(parameter: Parameter, value: Any) -> str:
+def _place(parameter: Parameter, value: Any, others: Sequence[Any] | None) -> str:
     """A value, and where it lies in the range or among the numbers that it was drawn from."""
     listed = parameter.choices
     number = f"{value:.3g}" if isinstance(value, float) else str(value)
@@ -253,6 +258,10 @@ def _place(parameter: Parameter, value: Any) -> str:
         return str(value)
     low, high = (min(listed), max(listed)) if listed else (parameter.low, parameter.high)
     scale = math.log if parameter.scale == "log" else float
-    share = (scale(value) - scale(low)) / (scale(high) - scale(low)) if high > low else 0.5
-    edge = "at the lower edge of" if share <= EDGE else "at the upper edge of" if share >= 1 - EDGE else "inside"
-    return f"{number} ({edge} {low:g} to {high:g})"
+
+    def where(value: Any) -> str:
+        share = (scale(value) - scale(low)) / (scale(high) - scale(low)) if high > low else 0.5
+        return "at the lower edge of" if share <= EDGE else "at the upper edge of" if share >= 1 - EDGE else "inside"
+
+    alone = others is not None and {where(other) for other in others} == {where(value)} != {"inside"}
+    return f"{number} ({'searched:' if alone else where(value)} {low:g} to {high:g})"

@@ -24,7 +24,7 @@ from deepnet.records import code
 from deepnet.text import duration
 from experimentTable import PROFILES, UsageError
 from productFunction import LARGEST_BY_TAPS, SmallMaps, conv2d_by_taps, emulated_bf16, native_bf16
-from recordFunction import RESULTS_VERSION, ROUNDING_VERSION
+from recordFunction import RESULTS_VERSION, ROUNDING_VERSION, switched_on
 
 _C_LIBRARY = ctypes.CDLL(None) if platform.libc_ver()[0] == "glibc" else None
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4  # of malloc.h
@@ -72,10 +72,14 @@ def device() -> torch.device:
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.deterministic = True
     if chosen := os.environ.get("DEVICE"):
+        there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "xpu": torch.xpu.is_available()}
         try:
-            return torch.zeros((), device=chosen).device
+            if there.get(torch.device(chosen).type):
+                return torch.zeros((), device=chosen).device
         except (RuntimeError, AssertionError):
-            raise UsageError(f"DEVICE={chosen} cannot be used here; set cpu, cuda or mps, or unset it") from None
+            pass
+        usable = " or ".join(name for name, available in there.items() if available)
+        raise UsageError(f"DEVICE={chosen} cannot be used here; set it to {usable}, or unset it")
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
@@ -86,7 +90,7 @@ def has_float64() -> bool:
 
 def fast_by_default() -> bool:
     """Whether the report's runs use what only makes them faster; `FAST=0` in the environment turns all of it off."""
-    return os.environ.get("FAST") != "0"
+    return switched_on("FAST")
 
 
 def _keeps_memory() -> bool:
@@ -303,12 +307,18 @@ def quiet_imports() -> Iterator[None]:
 
 
 def checkpoint_seconds() -> float:
-    """Seconds of training between checkpoints: `CHECKPOINT_SECONDS` in the environment, else 30. Raises UsageError if no number."""
+    """Seconds of training between checkpoints: `CHECKPOINT_SECONDS` in the environment, else 30; infinity means never.
+
+    Raises UsageError for what is no number, and for a negative one.
+    """
     text = os.environ.get("CHECKPOINT_SECONDS") or "30"
     try:
-        return float(text)
+        seconds = float(text)
     except ValueError:
-        raise UsageError(f"CHECKPOINT_SECONDS={text} is no number; write seconds, such as 30") from None
+        seconds = math.nan
+    if not seconds >= 0:
+        raise UsageError(f"CHECKPOINT_SECONDS={text} is no number of at least 0; write seconds, such as 30")
+    return seconds
 
 
 def about(seconds: float, profile: str) -> str:

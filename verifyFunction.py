@@ -23,6 +23,7 @@ import recordFunction
 from analysisFunction import ON_PROCESSOR, PACKAGES
 from coreFunction import data_identity, run
 from deepnet.claims.intervals import Interval, wilson_interval
+from deepnet.valid import whole
 from experimentTable import Experiment, UsageError, current_profile, experiment, price
 from recordFunction import WEIGHTS, Record, check_identity, runs_dir
 from utilityFunction import about, duration, provenance, resolve_precision
@@ -221,18 +222,20 @@ def verify(name: str, profile: str | None = None, seed: int = 0, epochs: int | N
 
     It is trained in the record's precision, in a temporary folder: the records in RUNS_DIR are left alone, but for weights of a parent
     that are the evidence's. W&B is off. Raises UsageError for a run without a committed record, for one that is no longer in the
-    table as it was, and for step times, which no two runs have in common.
+    table as it was, for more epochs than its record has, and for step times, which no two runs have in common.
     """
     exp = experiment(name, current_profile(profile), seed)
-    if epochs is not None and epochs < 1:
-        raise UsageError(f"epochs must be a whole number of at least 1, got {epochs!r}")
+    epochs = None if epochs is None else whole("epochs", epochs, least=1)
     if exp.kind == "timing":
         raise UsageError(f"{name} holds times, which differ from run to run and cannot be verified; `train {name} --fresh` takes them anew")
     records = committed(name, exp.profile)
     if (evidence := records.get(seed)) is None:
         raise UsageError(f"{name} (seed {seed}) has no committed record in {exp.profile}; train it and `python run.py publish {name}`")
     check_identity(evidence, data_identity(exp))
-    if exp.kind != "training" or (epochs is not None and epochs >= len(evidence.rows) - 1):
+    trained = len(evidence.rows) - 1
+    if exp.kind == "training" and epochs is not None and epochs > trained:
+        raise UsageError(f"epochs={epochs} are more than the record of {name} (seed {seed}) has; give at most {trained}, or leave them out")
+    if exp.kind != "training" or epochs == trained:
         epochs = None  # the whole of it
     seeds = [record for record in records.values() if record.finished]
     was = evidence.settings["provenance"]

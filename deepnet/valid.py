@@ -8,6 +8,7 @@ from numbers import Integral, Real
 from typing import Any
 
 NAME = r"\w[\w.-]*"  # of a run, and of its folder
+LONGEST_NAME = 200  # bytes; file systems allow 255, and files beside the folder add to its name
 RESERVED = {"CON", "PRN", "AUX", "NUL", *(f"{port}{n}" for port in ("COM", "LPT") for n in range(10))}  # by Windows, whatever follows a dot
 OWN = "own"  # the data set and the profile of a reader's own model and data
 EVAL_SPLIT = {"mnist": "test", "cifar10": "test", "cifar100": "validation"}  # the part that a run is evaluated on
@@ -63,6 +64,8 @@ def folder_name(field: str, value: Any) -> str:
     good = isinstance(value, str) and re.fullmatch(NAME, value)
     if not good or value.endswith(".") or value.partition(".")[0].upper() in RESERVED:
         raise UsageError(f"{field} {value!r} cannot name a folder on every system; use letters, digits, '_', '-' and '.'")
+    if len(value.encode()) > LONGEST_NAME:
+        raise UsageError(f"{field} {value[:20]!r}... is too long for a folder ({len(value):,} letters); give at most {LONGEST_NAME}")
     return str(value)
 
 
@@ -72,16 +75,28 @@ def word(field: str, value: Any) -> str:
     return str(value)
 
 
+def shown(value: Any) -> str:
+    """A value for a message, cut where it is long; Python writes out no whole number of more than 4,300 digits."""
+    try:
+        return repr(value) if len(repr(value)) <= 60 else f"{value!r:.60}..."
+    except ValueError:
+        return "a number of thousands of digits"
+
+
 def whole(field: str, value: Any, least: int, below: float = inf) -> int:
     if not isinstance(value, Integral) or isinstance(value, bool) or not least <= int(value) < below:
         most = f" and below {below}" if below < inf else ""
-        raise UsageError(f"{field} must be a whole number of at least {least}{most}, got {value!r}")
+        raise UsageError(f"{field} must be a whole number of at least {least}{most}, got {shown(value)}")
     return int(value)
 
 
 def number(field: str, value: Any, below: float = inf) -> float:
-    if not isinstance(value, Real) or isinstance(value, bool) or not 0 <= float(value) < inf:
-        raise UsageError(f"{field} must be a number of at least 0, got {value!r}")
+    try:
+        good = isinstance(value, Real) and not isinstance(value, bool) and 0 <= float(value) < inf
+    except OverflowError:
+        raise UsageError(f"{field} is beyond all floating-point numbers, got {shown(value)}") from None
+    if not good:
+        raise UsageError(f"{field} must be a number of at least 0, got {shown(value)}")
     if float(value) >= below:
         raise UsageError(f"{field} must lie in [0, {below}), got {value!r}")
     return float(value)

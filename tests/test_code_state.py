@@ -1,5 +1,6 @@
 """The code that made a record: which commit counts, what makes it count no more, and what is refused as evidence for it."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -64,18 +65,10 @@ def edit_unseen(clone):
     (clone / "loopFunction.py").write_text("x = 1\n")
 
 
-def ignored(clone):
-    (clone / ".git" / "info" / "exclude").write_text("mine.py\n")
-    (clone / "mine.py").touch()
-
-
 CHANGES = {
     "an edit": (lambda clone: (clone / "loopFunction.py").write_text("x = 1\n"), "loopFunction.py"),
     "an edit that is staged": (edit_staged, "loopFunction.py"),
     "an edit that git does not look at": (edit_unseen, "loopFunction.py"),
-    "a new module": (lambda clone: (clone / "mine.py").touch(), "mine.py"),
-    "a new module that git ignores": (ignored, "mine.py"),
-    "a new module in deepnet": (lambda clone: (clone / "deepnet" / "records" / "mine.py").touch(), "deepnet/records/mine.py"),
     "a module that is gone": (lambda clone: (clone / "loopFunction.py").unlink(), "loopFunction.py"),
 }
 
@@ -96,6 +89,40 @@ def test_what_is_no_module_of_the_project_does_not_count(clone):
     (clone / "tests" / "test_mine.py").touch()
     (clone / "notes.md").touch()
     assert not code.state(clone)["dirty"]
+
+
+UNTRACKED = """
+import importlib, json, pathlib, sys
+from deepnet.records import code
+path, imported = pathlib.Path(sys.argv[1]), sys.argv[2]
+begun = code.state()
+path.write_text("x = 1\\n")
+states = [code.state()]
+path.write_text("x = 2\\n")
+at_the_ends = [code.why_not_one_commit([begun])]
+importlib.import_module(imported)
+states.append(code.state())
+at_the_ends.append(code.why_not_one_commit([begun]))
+print(json.dumps([[state["uncommitted"] for state in states], at_the_ends, begun["code"] == states[0]["code"]]))
+"""
+
+
+@pytest.mark.parametrize("ignored", [False, True])
+@pytest.mark.parametrize(("path", "name"), [("scratchpad.py", "scratchpad"), ("deepnet/records/mine.py", "deepnet.records.mine")])
+def test_a_module_that_is_not_committed_counts_once_it_is_imported(clone, path, name, ignored):
+    if ignored:
+        (clone / ".git" / "info" / "exclude").write_text(f"{path}\n")
+    done = subprocess.run([sys.executable, "-c", UNTRACKED, path, name], cwd=clone, capture_output=True, text=True, check=True)
+    (beside, imported), (kept, changed), same = json.loads(done.stdout)
+    assert (beside, kept, same) == (None, None, True)
+    assert imported == f"not as commit {git(clone, 'rev-parse', 'HEAD')[:7]} has it: {path}"
+    assert changed == f"its code was changed while it ran: {path}"
+
+
+def test_a_script_that_is_not_committed_counts_where_it_is_run(clone):
+    (clone / "mine.py").write_text("from deepnet.records import code\nprint(code.state()['uncommitted'])\n")
+    done = subprocess.run([sys.executable, "mine.py"], cwd=clone, capture_output=True, text=True, check=True)
+    assert done.stdout.strip().endswith("has it: mine.py")
 
 
 def test_a_checkout_with_other_line_ends_is_the_commit_s(clone):

@@ -118,6 +118,25 @@ def test_publish_copies_what_is_finished(made, monkeypatch, tmp_path, runs_dir, 
     assert "MLP_13 has no finished record in sample; train it first" in err
 
 
+def test_what_is_evidence_alone_is_said_to_be_published_already(made, monkeypatch, tmp_path, runs_dir, tiny, call):
+    monkeypatch.setattr(recordFunction, "EVIDENCE", tmp_path / "evidence")
+    lend(made, tmp_path / "evidence", "MLP_4")
+    there = tmp_path / "evidence" / "sample" / "MLP_4" / "seed-0"
+    assert call("publish", "MLP_4") == (0, f"MLP_4 is published already: {there}\n", "")
+    status, out, err = call("publish", "MLP_4", "MLP_13")
+    assert (status, out) == (1, "")
+    assert "MLP_13 has no finished record in sample; train it first" in err
+    assert not runs_dir.exists()
+
+
+@pytest.mark.parametrize("command", [("list",), ("list", "--json"), ("show", "MLP_4"), ("train", "MLP_4"), ("publish", "MLP_4")])
+def test_a_folder_of_a_user_that_there_is_not_ends_in_one_line(call, monkeypatch, command):
+    monkeypatch.setenv("RUNS_DIR", "~nobody9/x")
+    status, out, err = call(*command)
+    assert (status, out, err.count("\n")) == (1, "", 1)
+    assert "RUNS_DIR=~nobody9/x names the home of a user that there is not" in err
+
+
 def test_what_is_not_in_the_table_is_published_and_shown_too(made, monkeypatch, tmp_path, runs_dir, call):
     monkeypatch.setattr(recordFunction, "EVIDENCE", tmp_path / "evidence")
     lend(made, runs_dir, "MLP_4")

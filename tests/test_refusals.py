@@ -1,6 +1,8 @@
 """What a user can put right is said in one line, and nothing that was there is lost."""
 
+import math
 from dataclasses import replace
+from fractions import Fraction
 
 import pytest
 import torch
@@ -14,8 +16,9 @@ import utilityFunction
 from coreFunction import pipeline, run, run_all
 from deepnet.figures.registry import draw
 from experimentTable import EXPERIMENTS, PROFILES, Experiment, UsageError, identity
+from recordFunction import roots
 from searchFunction import REPORT_SWEEP, search
-from utilityFunction import checkpoint_seconds
+from utilityFunction import checkpoint_seconds, fast_by_default
 from verifyFunction import verify
 
 
@@ -56,18 +59,38 @@ def test_seeds_are_a_sequence(runs_dir):
         run_all("MLP_4", seeds=0)
 
 
-def test_an_unknown_device_is_refused_with_the_choice(monkeypatch):
-    monkeypatch.setenv("DEVICE", "foo")
+@pytest.mark.parametrize("name", ["foo", "meta", "xla", "hpu", "cuda:99"])  # the second is torch's device without memory
+def test_a_device_that_nothing_can_be_trained_on_is_refused_with_the_choice(monkeypatch, name):
+    monkeypatch.setenv("DEVICE", name)
     utilityFunction.device.cache_clear()
-    with pytest.raises(UsageError, match="DEVICE=foo cannot be used here; set cpu, cuda or mps"):
-        utilityFunction.device()
+    refused(utilityFunction.device, f"DEVICE={name} cannot be used here; set it to cpu", "or unset it")
+    monkeypatch.setenv("DEVICE", "cpu")
+    assert utilityFunction.device().type == "cpu"
     utilityFunction.device.cache_clear()
 
 
-def test_an_interval_that_is_no_number_is_refused(monkeypatch):
-    monkeypatch.setenv("CHECKPOINT_SECONDS", "abc")
-    with pytest.raises(UsageError, match="CHECKPOINT_SECONDS=abc is no number"):
-        checkpoint_seconds()
+@pytest.mark.parametrize("text", ["abc", "nan", "-1", "-inf", "30 s"])
+def test_an_interval_that_is_no_number_of_seconds_is_refused(monkeypatch, text):
+    monkeypatch.setenv("CHECKPOINT_SECONDS", text)
+    refused(checkpoint_seconds, f"CHECKPOINT_SECONDS={text} is no number of at least 0")
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("0", 0), ("1e3", 1000), ("inf", math.inf), ("", 30)])
+def test_an_interval_is_taken_as_it_is(monkeypatch, text, seconds):
+    monkeypatch.setenv("CHECKPOINT_SECONDS", text)
+    assert checkpoint_seconds() == seconds
+
+
+@pytest.mark.parametrize(("variable", "on"), [("FAST", fast_by_default), ("EVIDENCE", lambda: len(roots()) == 2)])
+def test_a_switch_of_the_environment_is_read_as_a_truth_value_or_refused(monkeypatch, runs_dir, variable, on):
+    for text, value in (("0", False), ("no", False), ("false", False), ("False", False), ("OFF", False), ("1", True), ("Yes", True),
+                        ("true", True), ("on", True), ("", True)):  # fmt: skip
+        monkeypatch.setenv(variable, text)
+        assert on() is value, text
+    monkeypatch.setenv(variable, "never")
+    refused(on, f"{variable}=never is neither on nor off; set it to 1 or 0, or unset it")
+    refused(lambda: run("MLP_4", wandb=False), f"{variable}=never")
+    assert not list(runs_dir.rglob("*.json"))
 
 
 @pytest.mark.parametrize(("name", "epochs", "profile"), [("MLP_4", 7, "sample"), ("sgd_2", 30, "cpu"), ("sgd_2", 7, "sample")])
@@ -140,3 +163,23 @@ SLIPS = [
 def test_a_slip_in_a_name_is_told_with_what_was_meant_and_nothing_is_written(runs_dir, tiny, action, message):
     refused(action, message)
     assert not runs_dir.exists()
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"lr": 10**400}, "lr is beyond all floating-point numbers, got 1000"),
+        ({"lr": 10**5000}, "lr is beyond all floating-point numbers, got a number of thousands of digits"),
+        ({"lr": -(10**400)}, "lr is beyond all floating-point numbers, got -1000"),
+        ({"lr": Fraction(10**400)}, "lr is beyond all floating-point numbers"),
+        ({"eps": 10**400}, "eps is beyond all floating-point numbers"),
+        ({"dropout": 10**400}, "dropout is beyond all floating-point numbers"),
+        ({"seed": 10**5000}, "seed must be a whole number of at least 0"),
+        ({"name": "x" * 300}, "'... is too long for a folder (300 letters); give at most 200"),
+        ({"name": "é" * 101}, "is too long for a folder"),
+        ({"start_from": "x" * 300}, "is too long for a folder"),
+    ],
+)
+def test_a_number_or_a_name_that_is_too_large_is_refused_in_a_short_line(fields, message):
+    assert len(refused(lambda: Experiment(**{"name": "x", "model": "MLP_4", "lr": 0.1} | fields), message)) < 200
+    assert Experiment("x" * 200, model="MLP_4", lr=1e300).lr == 1e300

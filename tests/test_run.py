@@ -1,6 +1,7 @@
 """The table's rows, cut to two steps each: every kind gets a record, chains of parents, evidence, variants, failures."""
 
 import shutil
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 
 import pytest
@@ -13,7 +14,7 @@ import loopFunction
 import recordFunction
 from coreFunction import build, run, run_all
 from deepnet.records.folder import RunFolder
-from experimentTable import EXPERIMENTS, experiment
+from experimentTable import EXPERIMENTS, Held, experiment
 from featureFunction import CS
 from recordFunction import find_record
 from trainFunction import accuracy
@@ -229,11 +230,40 @@ def test_another_experiment_under_the_name_of_a_record_is_refused(made, runs_dir
         (lambda: run_all("MLP_4", profile="gpu"), ("unknown profile 'gpu'", "choose sample, cpu or paper")),
         (lambda: run(experiment("MLP_4", seed=-1)), ("seed must be a whole number of at least 0",)),
         (lambda: run("MLP_33_eps"), ("MLP_33_eps has no budget in the profile sample", "cpu or paper")),
+        (lambda: run("MLP_4", stop=True), ("stop must be a function", "got True")),
+        (lambda: run("MLP_4", wandb="x"), ("wandb must be True, False or a W&B run, got 'x'",)),
+        (lambda: run("MLP_4", evidence="no"), ("evidence must be True or False, got 'no'",)),
+        (lambda: run_all("MLP_4", stop=3), ("stop must be a function", "got 3")),
+        (lambda: run_all("MLP_4", wandb="x"), ("wandb must be True, False or a W&B run, got 'x'",)),
+        (lambda: run_all("MLP_4", executor=3), ("executor must be one of concurrent.futures", "got 3")),
+        (lambda: run_all("MLP_4", executor=ProcessPoolExecutor), ("executor must be one of concurrent.futures", "ProcessPoolExecutor")),
     ],
 )
 def test_what_cannot_be_run_is_refused(action, words, tiny, runs_dir):
     refused(action, *words)
     assert not runs_dir.exists()
+
+
+def test_options_are_looked_at_where_everything_is_recorded_too(made, runs_dir, tiny, no_training):
+    lend(made, runs_dir, "MLP_4")
+    refused(lambda: run_all("MLP_4", executor=3), "executor must be one of concurrent.futures")
+    refused(lambda: run("MLP_4", stop=True), "stop must be a function")
+
+
+def test_a_finished_parent_without_weights_is_refused_without_a_word_of_training_it(made, runs_dir, tiny, capsys, no_training):
+    lend(made, runs_dir, "MLP_4")
+    folder = runs_dir / "sample" / "MLP_4" / "seed-0"
+    (folder / "weights.pt").unlink(missing_ok=True)
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+    child = replace(EXPERIMENTS["MLP_4"], name="b", start_from="MLP_4", profile="sample")
+    remedy = f"the weights of MLP_4 (seed 0) were not kept; move {folder} away, and it is trained again"
+    assert refused(lambda: run(child)) == remedy
+    assert run_all(child) == []
+    said = capsys.readouterr().out
+    assert said.count(remedy) == 1
+    assert "trained first" not in said
+    assert {path: path.read_bytes() for path in folder.iterdir()} == before
+    assert not (runs_dir / "sample" / "b").exists()
 
 
 def test_an_unknown_profile_in_the_environment_is_refused(monkeypatch):
@@ -280,6 +310,20 @@ def test_a_run_that_another_holds_is_looked_at_again_at_the_end(tiny, runs_dir, 
     monkeypatch.setattr(coreFunction, "fit", release_after)
     assert [record.name for record in run_all("MLP_4", "MLP_res_5")] == ["MLP_4", "MLP_res_5"]
     assert "MLP_4 (seed 0) is being trained by another process" in capsys.readouterr().out
+
+
+def test_what_another_process_finishes_at_the_very_end_is_returned_and_what_it_still_trains_is_not(made, runs_dir, tiny, monkeypatch):
+    tries = []
+
+    def held(exp, **_):
+        tries.append(exp.name)
+        if tries.count("MLP_4") == 2 and not (runs_dir / "sample" / "MLP_4").exists():
+            lend(made, runs_dir, "MLP_4")
+        raise Held(f"{exp.name} is being trained by another process")
+
+    monkeypatch.setattr(coreFunction, "run", held)
+    assert [record.name for record in run_all("MLP_4", "MLP_res_5")] == ["MLP_4"]
+    assert sorted(tries) == ["MLP_4", "MLP_4", "MLP_res_5", "MLP_res_5"]
 
 
 @pytest.mark.parametrize("name", ["MLP_4", "CNN_10", "adam"])

@@ -2,6 +2,7 @@
 
 from contextlib import ExitStack
 
+import numpy as np
 import optuna
 import pytest
 from helpers import interrupt, refused
@@ -144,6 +145,12 @@ def test_nothing_is_drawn_twice_as_long_as_there_is_something_else(tiny, method)
     assert last in drawn.values()
 
 
+def test_count_and_seed_may_be_numpy_s(tiny, runs_dir):
+    records = search(SMALL, np.int64(1), base="MLP_4", seed=np.uint8(2))
+    assert [(record.name, record.seed) for record in records] == [("search_1", 2)]
+    assert [record.path for record in join(seed=np.int64(2))] == [records[0].path]
+
+
 def test_seeds_and_names_are_searches_of_their_own(tiny):
     records = [search(SMALL, 1, base="MLP_4", **which)[0] for which in ({}, {"seed": 1}, {"name": "other"})]
     assert [(record.name, record.seed) for record in records] == [("search_1", 0), ("search_1", 1), ("other_1", 0)]
@@ -197,7 +204,9 @@ def test_a_grid_takes_every_combination_once(tiny):
 def test_a_trial_whose_loss_is_not_finite_is_left_out_and_the_search_goes_on(tiny, capsys):
     records = search(config(method="grid", parameters={"lr": {"values": [1e38, 1e-3]}}), 2, base="MLP_4")
     assert [record.settings["identity"]["lr"] for record in records] == [1e-3]
-    assert capsys.readouterr().out.count("failed: the") == 1
+    said = capsys.readouterr().out
+    assert said.count("failed: the") == 1
+    assert said.endswith(", learning rate 0.001 (searched: 0.001 to 1e+38)\n")  # no other has a score, so it is no edge
 
 
 def test_the_report_s_number_of_random_trials_comes_first():

@@ -8,7 +8,9 @@ import pytest
 from helpers import refused
 from test_search import LOG, SMALL, config
 
+import searchFunction
 import trialFunction
+import utilityFunction
 from experimentTable import EXPERIMENTS, experiment
 from searchFunction import REPORT_SWEEP, join, search
 from sweepFunction import Parameter, read_sweep
@@ -102,9 +104,15 @@ BAD = [
         for part in ("accuracy", "loss", "macro_accuracy")
     ),
     *(
-        (varied(**{key: {"value": 1}}), f"unknown parameter '{key}'", "a run has batch_size")
-        for key in ("seed", "kind", "family", "chapter")
+        (varied(**{key: {"values": [0, 1]}}), f"'{key}' cannot be searched", "choose from batch_size")
+        for key in ("seed", "kind", "family", "chapter", "record_gradients", "keep_weights", "final_test")
     ),
+    (varied(dataset={"values": ["mnist", "cifar10"]}), "MLP_4 cannot take the images of cifar10, (3, 28, 28)", "leave one of them out"),
+    (varied(model={"values": ["MLP_13", "CNN_10"]}), "CNN_10 cannot take the images of mnist, (1, 28, 28)", "leave one of them out"),
+    (varied(eps={"values": [None, 1e-8]}), "eps None and 1e-08 are the same here", "leave one of them out"),
+    (varied(lr={"values": [10**400]}), "lr is beyond all floating-point numbers", "1000"),
+    (varied(lr={"min": 1.0, "max": 10**5000}), "max of parameter 'lr' must be a number", "thousands of digits"),
+    (varied(learning_rate={"value": 1}), "unknown parameter 'learning_rate'", "a run has batch_size"),
     (varied(lr={"mu": 0, "sigma": 1}), "unknown key 'mu' in parameter 'lr' (uniform)", "lacks 'min'"),
     (varied(lr={"min": 0.1, "max": 1, "values": [0.1]}), "unknown key 'min' in parameter 'lr' (categorical)", ""),
     (varied(lr={"value": 0.1, "values": [0.1]}), "unknown key 'value' in parameter 'lr' (categorical)", "did you mean 'values'"),
@@ -138,6 +146,16 @@ BAD = [
 def test_what_a_configuration_cannot_say_is_refused(bad, what, remedy, runs_dir, tiny):
     refused(lambda: search(bad, 2, base="MLP_4"), what, remedy)
     assert not runs_dir.exists()
+
+
+@pytest.mark.parametrize(("has_it", "same"), [(False, ["fp32", "auto"]), (True, ["auto", "bf16"])])
+def test_precisions_that_are_one_on_this_machine_are_refused(has_it, same, runs_dir, tiny, monkeypatch):
+    monkeypatch.setattr(utilityFunction, "has_bfloat16", lambda: has_it)
+    said = f"precision {same[0]!r} and {same[1]!r} are the same here"
+    refused(lambda: search(varied(precision={"values": same}), 2, base="MLP_4"), said, "leave one of them out")
+    assert not runs_dir.exists()
+    apart = varied(precision={"values": ["fp32", "bf16", "fp64"]})
+    assert read_sweep(apart, experiment("MLP_4", "sample"), searchFunction.MEANT).parameters["precision"].choices[0] == "fp32"
 
 
 def test_epochs_beyond_what_the_profile_grants_are_refused():

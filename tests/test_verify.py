@@ -333,6 +333,8 @@ def test_what_cannot_be_verified_is_refused(evidence, runs_dir, trained):
     refused(lambda: verify("MLP_4", profile="gpu"), "unknown profile 'gpu'")
     refused(lambda: verify("MLP_5"), "unknown experiment 'MLP_5'")
     refused(lambda: verify("MLP_4", epochs=0), "epochs must be a whole number of at least 1, got 0")
+    refused(lambda: verify("MLP_4", epochs=1.5), "epochs must be a whole number of at least 1, got 1.5")
+    refused(lambda: verify("MLP_4", epochs=99), "epochs=99 are more than the record of MLP_4 (seed 0) has; give at most 2")
     edit(evidence / "MLP_4" / "seed-0", "settings.json", "identity", lr=3e-4)
     refused(lambda: verify("MLP_4"), "lr 0.0003 there, 0.0001 here")
     assert trained == []

@@ -62,8 +62,8 @@ def by_run(records: Record | Iterable[Record] | Groups) -> dict[str, list[Record
     Raises UsageError where there are none, or something else is among them.
     """
     if isinstance(records, Mapping):
-        records = [record for group in records.values() for record in group]
-    given = [records] if isinstance(records, Record | str) or not isinstance(records, Iterable) else list(records)
+        records = [record for group in records.values() for record in _several(group)]
+    given = _several(records)
     if strangers := [item for item in given if not isinstance(item, Record)]:
         raise UsageError(f'curves draws records, such as run("MLP_4") returns, not {strangers[0]!r:.60}')
     if not given:
@@ -82,6 +82,11 @@ def by_run(records: Record | Iterable[Record] | Groups) -> dict[str, list[Record
             shown = f"{name} ({sum(other.startswith(name) for other in named) + 1})"
         named[shown] = list(run.values())
     return named
+
+
+def _several(records: Any) -> list:
+    """What may be one or several, as a list."""
+    return [records] if isinstance(records, Record | str) or not isinstance(records, Iterable) else list(records)
 
 
 def _belongs(record: Record, run: Mapping[int, Record]) -> bool:
@@ -106,7 +111,7 @@ def _name(record: Record, namesakes: Sequence[Record]) -> str:
 
 def _panels(metrics: Any, records: Sequence[Record]) -> list[tuple[str, ...]]:
     """The metrics of each panel, which all of the records have."""
-    wanted = [metrics] if isinstance(metrics, str) or not isinstance(metrics, Iterable) else list(metrics)
+    wanted = _several(metrics)
     panels = [tuple(panel) if isinstance(panel, tuple | list) else (panel,) for panel in wanted]
     known = {}
     for record in records:

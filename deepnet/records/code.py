@@ -5,16 +5,32 @@ import hashlib
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def modules(root: Path) -> list[Path]:
-    """The project's own modules: those beside the table and those of `deepnet`."""
+def modules(root: Path, commit: str | None = None) -> list[Path]:
+    """The project's own modules: those beside the table and those of `deepnet`.
+
+    commit: leave out what is not in it, unless this process has imported it. A module of the commit counts in any case, since it may
+    still be imported.
+    """
     found = [*root.glob("*.py"), *root.glob("deepnet/**/*.py")]
-    return sorted(path for path in found if not path.name.startswith(".") and path.is_file())  # editors leave links with dots
+    found = [path for path in found if not path.name.startswith(".") and path.is_file()]  # editors leave links with dots
+    if commit:
+        committed, imported = _committed(root, commit), _imported(root, found)
+        found = [path for path in found if path in imported or path.relative_to(root).as_posix() in committed]
+    return sorted(found)
+
+
+def _imported(root: Path, paths: Iterable[Path]) -> set[Path]:
+    """Those of these modules that this process has imported, or runs as its script."""
+    names = [".".join(path.relative_to(root).with_suffix("").parts).removesuffix(".__init__") for path in paths]
+    files = {getattr(sys.modules.get(name), "__file__", None) for name in (*names, "__main__")} - {None}
+    there = {Path(str(file)).resolve() for file in files}
+    return {path for path in paths if path.resolve() in there}
 
 
 def _stamps(root: Path) -> dict[Path, tuple[int, int]]:
@@ -28,18 +44,14 @@ _AT_IMPORT = _stamps(ROOT)
 def _written_since_import(root: Path) -> list[str]:
     """The imported modules of the project whose file was written after this process had begun."""
     now = _stamps(root)
-    paths = [path.relative_to(root).with_suffix("") for path in now]
-    names = [".".join(path.parts).removesuffix(".__init__") for path in paths]
-    files = [getattr(sys.modules.get(name), "__file__", None) for name in (*names, "__main__")]
-    imported = {Path(file).resolve() for file in files if file}
-    ours = [path for path in _AT_IMPORT.keys() | now.keys() if path in imported and path.is_relative_to(root)]
+    ours = _imported(root, [path for path in _AT_IMPORT.keys() | now.keys() if path.is_relative_to(root)])
     return sorted(path.relative_to(root).as_posix() for path in ours if _AT_IMPORT.get(path) != now.get(path))
 
 
-def fingerprint(root: Path = ROOT) -> str:
-    """sha256 of the modules' names and bytes as they lie on the disk now."""
+def fingerprint(root: Path = ROOT, commit: str | None = None) -> str:
+    """sha256 of the names and bytes of the `modules` that count beside this commit, as they lie on the disk now."""
     total = hashlib.sha256()
-    for path in modules(root):
+    for path in modules(root, commit):
         content = path.read_bytes()
         total.update(f"{path.relative_to(root).as_posix()} {len(content)}\n".encode() + content)
     return total.hexdigest()
@@ -49,19 +61,19 @@ def state(root: Path = ROOT) -> dict:
     """`commit`, `dirty`, `uncommitted` and `code`: what a record says of the code that made it, as it is at this moment.
 
     The commit counts only where `root` is a repository of its own. `uncommitted` says in words what keeps the code from being that
-    commit's: a module that differs, is not in it or was written after this process had imported it. None: nothing does, and
-    `dirty` is False. `code` is the `fingerprint`.
+    commit's: a module that differs, is imported and not in it, or was written after this process had imported it. None: nothing
+    does, and `dirty` is False. `code` is the `fingerprint`.
 
     Example::
 
         state()["commit"]  # "f4fb090...", None outside a repository
     """
-    commit, reason, found = None, "", fingerprint(root)
+    commit, reason, found = None, "", ""
     try:
         top, commit = _git(root, "rev-parse", "--show-toplevel", "HEAD").splitlines()
         if Path(top).resolve() != root.resolve():
             commit, reason = None, f"{root} lies within another repository, {top}"
-        elif differing := _differing(root, commit, found):
+        elif differing := _differing(root, commit, found := fingerprint(root, commit)):
             more = f" and {len(differing) - 1} more" if len(differing) > 1 else ""
             reason = f"not as commit {commit[:7]} has it: {differing[0]}{more}"
     except subprocess.CalledProcessError as error:
@@ -72,7 +84,7 @@ def state(root: Path = ROOT) -> dict:
         reason = f"git does not answer ({type(error).__name__})"
     if not reason and (written := _written_since_import(root)):
         reason = f"written after this process had begun: {', '.join(written)}; start it anew"
-    return {"commit": commit, "dirty": bool(reason), "uncommitted": reason or None, "code": found}
+    return {"commit": commit, "dirty": bool(reason), "uncommitted": reason or None, "code": found or fingerprint(root)}
 
 
 def _git(root: Path, *arguments: str, given: str | None = None) -> str:
@@ -85,18 +97,24 @@ def _git(root: Path, *arguments: str, given: str | None = None) -> str:
 
 
 @functools.lru_cache(maxsize=4)
-def _differing(root: Path, commit: str, code: str) -> list[str]:
-    """The modules that are not as the commit has them: changed, added or gone, whatever git's index says of them.
-
-    code: the `fingerprint`, so that what is remembered is of these very bytes.
-    """
+def _committed(root: Path, commit: str) -> dict[str, str]:
+    """The commit's modules and their hashes."""
     entries = [entry.partition("\t") for entry in _git(root, "ls-tree", "-r", "-z", commit, "--", ".").split("\0") if entry]
-    committed = {
+    return {
         path: about.split()[2]
         for about, _, path in entries
         if path.endswith(".py") and ("/" not in path or path.startswith("deepnet/"))
     }  # fmt: skip
-    there = [path.relative_to(root).as_posix() for path in modules(root)]
+
+
+@functools.lru_cache(maxsize=4)
+def _differing(root: Path, commit: str, code: str) -> list[str]:
+    """The modules that are not as the commit has them: changed, imported beside it or gone, whatever git's index says of them.
+
+    code: the `fingerprint`, so that what is remembered is of these very bytes.
+    """
+    committed = _committed(root, commit)
+    there = [path.relative_to(root).as_posix() for path in modules(root, commit)]
     hashes = _git(root, "hash-object", "--stdin-paths", given="\n".join(there) + "\n").split()  # as git would store them
     here = dict(zip(there, hashes, strict=True))
     return sorted(path for path in committed.keys() | here.keys() if committed.get(path) != here.get(path))
@@ -113,6 +131,10 @@ def why_not_one_commit(parts: Sequence[dict], root: Path = ROOT) -> str | None:
         return f"its parts were made by several commits, {', '.join(sorted(commits))}"
     if code := parts[-1].get("code"):
         written = _written_since_import(root)
-        if written or code != fingerprint(root):
+        try:
+            now = fingerprint(root, parts[-1]["commit"])
+        except (OSError, subprocess.SubprocessError):  # git does not answer any more; a run that has ended is not lost for that
+            now = fingerprint(root)
+        if written or code != now:
             return f"its code was changed while it ran{': ' * bool(written)}{', '.join(written)}"
     return None

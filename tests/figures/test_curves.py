@@ -9,7 +9,7 @@ from made_up_runs import footer_of, named, write_record
 from matplotlib.colors import to_hex
 from matplotlib.text import Text
 
-from deepnet.figures.curves import MOST
+from deepnet.figures.curves import MOST, by_run
 from deepnet.figures.plots import FAINT
 from deepnet.figures.registry import curves
 from experimentTable import EXPERIMENTS
@@ -67,9 +67,15 @@ def test_a_metric_that_any_record_lacks_is_refused(runs_dir):
     assert set(named(curves(both[0], "test_loss").get_axes()[0])) == {"one"}
 
 
-@pytest.mark.parametrize("records", [[], {}, (), "MLP_4", None, [None], ["MLP_4"], EXPERIMENTS["MLP_4"], [[]]])
+@pytest.mark.parametrize("records", [[], {}, (), "MLP_4", None, [None], ["MLP_4"], EXPERIMENTS["MLP_4"], [[]], {"x": 3}, {"x": "y"}])
 def test_anything_but_records_is_refused(records):
     refused(lambda: curves(records, "train_loss"), 'run("MLP_4")')
+
+
+def test_a_run_of_one_record_needs_no_list(runs_dir):
+    one = record(runs_dir, "one", test_loss=1.0)
+    assert by_run({"x": one}) == by_run({"x": [one]}) == by_run(one) == {"one": [one]}
+    assert set(named(curves({"x": one}, "test_loss").get_axes()[0])) == {"one"}
 
 
 def test_what_was_not_trained_has_no_curve(runs_dir):

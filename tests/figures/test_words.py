@@ -96,7 +96,9 @@ def test_a_search_is_said_whatever_it_searches_and_by_whatever_metric(runs_dir):
         "parameters": {"lr": {"values": [1e-3, 1e-2]}},
     }
     said = seen_search(other, profile="cpu")
-    assert "search_1 is best, validation accuracy 0.3, learning rate 0.001 (at the lower edge of 0.001 to 0.01); the report's best" in said
+    assert "search_1 is best, validation accuracy 0.3, learning rate 0.001 (searched: 0.001 to 0.01); the report's best" in said
+    trial(runs_dir, 2, 0.4, 1e-2, 32)
+    assert "learning rate 0.001 (at the lower edge of 0.001 to 0.01); the report's best" in seen_search(other, profile="cpu")
     other["metric"]["name"] = "validation_loss"
     assert "no finished trial of search" in seen_search(other, profile="cpu")
 
