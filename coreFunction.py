@@ -1,7 +1,7 @@
 """Running experiments: `pipeline` for any model, `run` and `run_all` for the table's rows."""
 
 import tempfile
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Executor
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -15,14 +15,14 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.optim import Optimizer
 
-from dataFunction import known_fingerprint, load_images
+from dataFunction import load_images
 from deepnet.account import wandb_wanted
 from deepnet.data.datasets import as_source
 from deepnet.records.folder import RunFolder
+from deepnet.runs.asked import asked_for, check_options, data_identity, ended, lacks_weights, missing_parents, row_of
 from deepnet.training.own import check_switches, checked_sets, own_optimizer
 from deepnet.training.ready import count_outputs, materialise, own_precision, size_of_batches, whole
 from deepnet.training.recipe import Recipe, rehearse, set_precision, trial_of
-from deepnet.valid import truth
 from experimentTable import (
     CLASSES,
     EVAL_SPLIT,
@@ -44,7 +44,7 @@ from loopFunction import fit
 from myModel import CNN, MLP, MODELS, initialise, replace_head, train_only, weight_layers
 from optimizerFunction import make_optimizer
 from queueFunction import check_executor, generation, work_off
-from recordFunction import Record, check_identity, find_record, roots, runs_dir, same_identity
+from recordFunction import Record, check_identity, find_record, roots, runs_dir
 from trainFunction import Loss, evaluate, train_epoch
 from utilityFunction import about, bar, cast, device, fast_by_default, kept_memory, provenance, resolve_precision, seed_everything
 from wandbFunction import mirror
@@ -241,12 +241,6 @@ def _say_trained_first(parent: Experiment) -> None:
         print(f"{parent.name} (seed {parent.seed}) has no weights here; it is trained first, {about(price(parent), parent.profile)}")
 
 
-def data_identity(exp: Experiment) -> dict:
-    """The experiment's identity at its profile, and the fingerprint of its data, known without having them."""
-    names = tuple(CLASSES) if exp.kind == "distribution" else (exp.dataset,)
-    return identity(exp) | {"data": {name: known_fingerprint(name, exp.profile) for name in names}}
-
-
 def _train(exp: Experiment, makeup: dict, line: Any, stop: Callable[[], bool], use_wandb: Any) -> Callable[[RunFolder], Record]:
     """Prepare a training of the table's, and return the function that trains it to its record in a folder, or goes on there."""
     split_name = EVAL_SPLIT[exp.dataset]
@@ -293,15 +287,6 @@ def _analyse(exp: Experiment, makeup: dict, line: Any, use_wandb: Any) -> Callab
     return write
 
 
-def _check_options(evidence: Any, wandb: Any, stop: Any) -> None:
-    """Raise UsageError for options of `run` and `run_all` that are none."""
-    truth("evidence", evidence)
-    if not isinstance(wandb, bool) and not hasattr(wandb, "summary"):
-        raise UsageError(f"wandb must be True, False or a W&B run, got {wandb!r:.60}")
-    if not callable(stop):
-        raise UsageError(f"stop must be a function, which is asked after each epoch, as `lambda: False`, got {stop!r:.60}")
-
-
 def run(
     exp: Experiment | str, evidence: bool = True, *, wandb: Any = True, line: Any = None, stop: Callable[[], bool] = lambda: False
 ) -> Record:
@@ -316,14 +301,14 @@ def run(
 
         run("MLP_4").result["accuracy"]
     """
-    _check_options(evidence, wandb, stop)
-    exp = _row(exp)
+    check_options(evidence, wandb, stop)
+    exp = row_of(exp)
     exp = replace(exp, profile=current_profile(exp.profile))
     makeup = data_identity(exp)
     found = find_record(exp.name, exp.profile, exp.seed, evidence and not exp.keep_weights)  # the committed records have no weights
     if found and found.result:  # spares data, model and lock
         check_identity(found, makeup)
-        if _lacks_weights(exp, found):
+        if lacks_weights(exp, found):
             raise UsageError(f"the weights of {exp.name} (seed {exp.seed}) were not kept; move {found.path} away, and it is trained again")
         return found.load()
     if not has_budget(exp):
@@ -354,17 +339,17 @@ def run_all(
 
         run_all("MLP_4", replace(EXPERIMENTS["MLP_4"], seed=2), executor=ProcessPoolExecutor(2, mp_context=get_context("spawn")))
     """
-    _check_options(evidence, wandb, stop)
+    check_options(evidence, wandb, stop)
     if executor is not None:
         check_executor(executor)
     roots()  # refused once, where no folder is named, and not with each run
-    wanted = list(dict.fromkeys(_asked(list(map(_row, names)), profile, seeds)))
+    wanted = list(dict.fromkeys(asked_for(list(map(row_of, names)), profile, seeds)))
     if beyond := [exp for exp in wanted if not has_budget(exp)]:
         listed = ", ".join(dict.fromkeys(exp.name for exp in beyond))
         profiles = " and ".join(dict.fromkeys(exp.profile for exp in beyond))
         print(f"no budget in the profile {profiles} for {listed}; choose profile {with_budget(*beyond)}")
         wanted = [exp for exp in wanted if has_budget(exp)]
-    records = {exp: record for exp in wanted if (record := _ended(exp, evidence))}
+    records = {exp: record for exp in wanted if (record := ended(exp, evidence))}
     for failed in (record for record in records.values() if not record.finished):
         print(failed)
     asked = [exp for exp in wanted if exp not in records]
@@ -380,54 +365,5 @@ def run_all(
             made |= work_off(again, recorded + len(calls) - len(again), executor, stop, together=False)[0]
         records |= made
         # Others may have finished meanwhile what they were at.
-        records |= {exp: record for exp in asked if exp not in records and (record := _ended(exp, evidence))}
+        records |= {exp: record for exp in asked if exp not in records and (record := ended(exp, evidence))}
     return [records[exp] for exp in wanted if exp in records and records[exp].finished]
-
-
-def _asked(rows: Sequence[Experiment], profile: str | None, seeds: Sequence[int] | None) -> Iterator[Experiment]:
-    """The rows with profile and seed: their own, else those asked for. Raises UsageError where both are there and differ."""
-    if not (seeds is None or isinstance(seeds, Iterable)):
-        raise UsageError(f"seeds are a sequence of whole numbers, such as (0, 1), not {seeds!r}")
-    chosen = None if seeds is None else list(seeds)
-    if chosen == []:
-        raise UsageError("seeds are empty; give at least one, as in seeds=(0,), or leave them out")
-    asked = current_profile(profile)
-    for row in rows:
-        if profile and row.profile not in ("", profile):
-            raise UsageError(f"{row.name} is a row of the profile {row.profile}, and profile={profile!r} is asked for; give one of them")
-        if chosen is not None and row.seed and chosen != [row.seed]:
-            raise UsageError(f"{row.name} is a row of seed {row.seed}, and seeds={tuple(chosen)} are asked for; give one of them")
-    for seed in [None] if chosen is None else chosen:
-        for row in rows:
-            yield replace(row, profile=row.profile or asked, seed=row.seed if seed is None else seed)
-
-
-def _row(exp: Any) -> Experiment:
-    if isinstance(exp, Experiment):
-        return exp
-    if not isinstance(exp, str):
-        raise UsageError(f"expected an experiment or its name, as 'MLP_4', several as 'MLP_4', 'MLP_13', got {exp!r:.60}")
-    return experiment(exp)
-
-
-def missing_parents(exp: Experiment) -> list[Experiment]:
-    """What has to be trained before this one, since its record in `RUNS_DIR` has no result: its parent, that one's parent, ..."""
-    if exp.start_from is None:
-        return []
-    parent = replace(experiment(exp.start_from, exp.profile, exp.seed), keep_weights=True)
-    return [] if _ended(parent, evidence=False) else [parent, *missing_parents(parent)]
-
-
-def _ended(exp: Experiment, evidence: bool) -> Record | None:
-    """The experiment's record, where it has a result. What is damaged or another's is none; `run` says what is wrong with it."""
-    try:
-        found = find_record(exp.name, exp.profile, exp.seed, evidence and not exp.keep_weights)
-        if found and found.result and same_identity(found, data_identity(exp)) and not _lacks_weights(exp, found):
-            return found.load()
-        return None
-    except UsageError:
-        return None
-
-
-def _lacks_weights(exp: Experiment, found: Record) -> bool:
-    return exp.keep_weights and found.finished and not found.has_weights
