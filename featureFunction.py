@@ -10,7 +10,7 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from deepnet.data.datasets import MemorySet, ReaderSet, as_source
+from deepnet.data.datasets import MemorySet, ReaderSet, as_source, listed_batches
 from deepnet.data.labels import AnyLabel
 from deepnet.training.ready import as_the_model_takes, device_of, size_of_batches, usable_precision
 from experimentTable import UsageError
@@ -206,7 +206,10 @@ def extract_features(
     torch.Size([10000, 512])
     """
     size = size_of_batches("batch_size", data, batch_size, 128)
-    precision, source = usable_precision(model, precision), as_source(data)
+    precision = usable_precision(model, precision)
+    if listed_batches(data):
+        data = [(image, 0) for inputs, *_ in data for image in inputs]
+    source = as_source(data)
     if isinstance(source, ReaderSet):
         source.labels = AnyLabel()
     source = as_the_model_takes(model, source)

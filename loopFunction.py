@@ -16,7 +16,7 @@ from dataFunction import ImageSet
 from deepnet.data.datasets import Source, whole_digest
 from deepnet.records.folder import RunFolder
 from deepnet.training.recipe import Recipe, advance
-from experimentTable import Experiment
+from experimentTable import Experiment, UsageError
 from featureFunction import without_frozen_prefix
 from fileFunction import digest
 from myModel import set_train_mode
@@ -41,17 +41,15 @@ def fit(
     model.to(device())
     if fast:
         train, eval_set = in_fast_memory(model, train, eval_set)
+    data = [whole_digest(source) for source in (train, eval_set)]
     if checkpoint:
+        if any(None not in pair and pair[0] != pair[1] for pair in zip(checkpoint.get("data", []), data, strict=False)):
+            raise UsageError(f"{exp.name} was begun with other data; give the same, use another name, or leave out resume")
         with folder.restoring():
             model.load_state_dict(checkpoint["model"])
             frozen = set(map(tuple, checkpoint["frozen"]))  # what moved before it must not go unseen
     else:
         frozen = _frozen_digests(model)
-    data = [whole_digest(source) for source in (train, eval_set)]
-    if checkpoint:
-        with folder.restoring():
-            if any(None not in pair and pair[0] != pair[1] for pair in zip(checkpoint.get("data", []), data, strict=False)):
-                raise ValueError("it was made with other data")
     seed_everything(exp.seed, 0)  # a reader's data set may be random
     probed = train.first(min(256, recipe.eval_batch_size)).to(device()) if exp.record_gradients else None
     trained = model

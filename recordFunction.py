@@ -73,7 +73,7 @@ class Record:
             return f"<Record {self.name} ({self.profile}, seed {self.seed}): unfinished, {len(self.rows)} rows>"
         if not self.finished:
             return f"<Record {self.name} ({self.profile}, seed {self.seed}): failed, {self.result['reason']}>"
-        accuracy, version = self.result.get("accuracy"), self.settings["provenance"].get("results_version", RESULTS_VERSION)
+        accuracy, version = self.result.get("accuracy"), self.settings["provenance"].get("results_version", 1)
         score = f", {self.result['split']} accuracy {accuracy:.4g}" if accuracy is not None else ""
         older = f", results of version {version} (now {RESULTS_VERSION})" if version != RESULTS_VERSION else ""
         return f"<Record {self.name} ({self.profile}, seed {self.seed}): {len(self.rows)} rows{score}{older}>"
@@ -122,6 +122,8 @@ class Record:
 
         Raises UsageError for a metric that no row has, naming those there are, and for one that is no number.
         """
+        if not isinstance(metric, str):
+            raise UsageError(f"metric must be one name, as 'train_loss', got {metric!r:.60}")
         named = {name: value for row in self.rows for name, value in row.items() if value is not None or name not in row}
         named = dict.fromkeys(name for row in self.rows for name in row) | named
         if isinstance(named.get(metric), list | str):
@@ -177,7 +179,9 @@ class Record:
 
     def _array(self, file: str) -> Any:
         if file not in self._arrays:
-            found = np.load(BytesIO(self.read(file)), allow_pickle=False)
+            if not (content := self.read(file)):
+                raise UsageError(f"{self.name} (seed {self.seed}) has no {file}")
+            found = np.load(BytesIO(content), allow_pickle=False)
             self._arrays[file] = dict(found) if file == POINTS else found
         return self._arrays[file]
 

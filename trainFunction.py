@@ -235,7 +235,10 @@ def evaluate(
             found = f"labels {int(labels.min())} to {int(labels.max())} are in the data"
             raise UsageError(f"{found} but the model has {outputs.shape[1]} outputs; change its last layer, or give classes")
         exact = outputs.float() if precision == "bf16" else outputs
-        losses.append(cross_entropy(exact, labels, reduction="sum") if loss is cross_entropy else loss(exact, labels) * len(labels))
+        value = cross_entropy(exact, labels, reduction="sum") if loss is cross_entropy else loss(exact, labels) * len(labels)
+        if value.ndim:
+            raise UsageError(f"loss gives {value.numel()} numbers for a batch; it must give their mean, as reduction='mean' does")
+        losses.append(value)
         predicted.append(outputs.argmax(1))
         targets.append(labels)
     if not targets:

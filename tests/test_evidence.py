@@ -59,9 +59,11 @@ def test_a_new_field_of_an_experiment_makes_no_record_another_run_s(monkeypatch)
 
 def test_records_of_an_older_version_are_read_and_say_so(monkeypatch):
     record = next(record for record in RECORDS if record.name == "MLP_4")
+    made_with = record.settings["provenance"]["results_version"]
+    monkeypatch.setattr(recordFunction, "RESULTS_VERSION", made_with)
     assert "version" not in repr(Record(record.path))
-    monkeypatch.setattr(recordFunction, "RESULTS_VERSION", 2)
+    monkeypatch.setattr(recordFunction, "RESULTS_VERSION", made_with + 1)
     older = Record(record.path).load()
     assert older.rows == record.rows
-    assert repr(older).endswith(", results of version 1 (now 2)>")
+    assert repr(older).endswith(f", results of version {made_with} (now {made_with + 1})>")
     assert run(experiment("MLP_4", record.profile, record.seed)).result == record.result

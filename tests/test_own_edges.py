@@ -43,7 +43,7 @@ def test_an_evaluation_takes_the_mapping_of_the_run():
     expected = model(some.tensors[0]).argmax(1)
     measured, predictions = evaluate(model, some, classes=record.settings["classes"])
     assert predictions.tolist() == [(some.tensors[1] - 1).tolist(), expected.tolist()]
-    refused(lambda: evaluate(model, shifted), "say no output", "classes=(...)")
+    refused(lambda: evaluate(model, shifted), "are no output numbers", "classes=(...)")
     refused(lambda: evaluate(model, [shifted.tensors]), "labels 1 to 10 are in the data", "10 outputs")
     assert train_epoch(model, shifted, torch.optim.Adam(model.parameters()), classes=range(1, 11))["train_accuracy"] > 0.2
     assert measured["accuracy"] > 0.2
@@ -267,3 +267,91 @@ def test_other_data_in_any_memory_are_told(monkeypatch, wrap):
             pipeline(mlp(), wrap(images(0, 0)), held(), **options)
     refused(lambda: pipeline(mlp(), wrap(images(101, 110)), held(), resume=True, **options), "other data")
     assert pipeline(mlp(), wrap(images(0, 0)), held(), resume=True, **options).finished
+
+
+# ---------------------------------------------------------------- nothing of the reader's own is moved by a trial
+
+
+def patched():
+    """A child whose `forward` was replaced by a function that holds the child itself, which a copy shares."""
+    model = normalised()
+    child, own = model[2], model[2].forward
+    child.forward = lambda x: own(x).relu()
+    return model
+
+
+def test_a_refusal_and_a_rehearsal_move_nothing_that_a_copy_shares():
+    model = patched()
+    before = state(model)
+    refused(lambda: pipeline(model, digits(), held(), name="no", loss=lambda *_: 1 / 0), "ZeroDivisionError")
+    assert all(torch.equal(value, before[key]) for key, value in state(model).items())
+    assert all(parameter.grad is None for parameter in model.parameters())
+    model[2].requires_grad_(False)
+    assert pipeline(model, digits(), held(), name="frozen", **QUICK).finished
+    assert all(torch.equal(value, before[key]) for key, value in state(model).items() if key.startswith("2."))
+
+
+class Unloadable(nn.Linear):
+    def get_extra_state(self):
+        return 1
+
+    def set_extra_state(self, _state):
+        raise RuntimeError("cannot be set")
+
+
+def test_what_cannot_be_restored_is_refused_beforehand():
+    model = nn.Sequential(nn.Flatten(), Unloadable(64, 10))
+    refused(lambda: pipeline(model, digits(), held(), name="no", patience=1, **QUICK), "cannot be set")
+    assert find_record("no", "own") is None
+
+
+@pytest.mark.parametrize("loss", [nn.CrossEntropyLoss(reduction="sum"), nn.CrossEntropyLoss(reduction="none")])
+def test_a_loss_that_is_no_mean_is_refused(loss):
+    refused(lambda: pipeline(mlp(), digits(), held(), name="no", loss=loss, **QUICK), "loss" if loss.reduction == "sum" else "scalar")
+    if loss.reduction == "none":
+        refused(lambda: evaluate(mlp(), digits(), loss=loss), "mean")
+
+
+def test_classes_have_an_order_and_stand_in_the_identity():
+    refused(lambda: pipeline(mlp(), digits(), held(), name="no", classes={i: str(i) for i in range(10)}, **QUICK), "sequence of labels")
+    names = [f"digit {i}" for i in range(10)]
+    assert pipeline(mlp(), digits(), held(), name="named", classes=names, **QUICK).settings["identity"]["labels"] == names
+    worded = Listed([(image, names[label]) for image, label in digits()])
+    worded.classes = names[::-1]
+    record = pipeline(mlp(), Subset(worded, range(150)), Subset(worded, range(150, 200)), name="parts", **QUICK)
+    assert record.settings["classes"] == names[::-1]
+    other = Listed(worded.items)
+    other.classes = names
+    refused(lambda: pipeline(mlp(), worded, other, name="no", **QUICK), "classes of the two data sets differ")
+
+
+def test_a_loader_is_read_as_often_as_training_needs_and_its_first_batch_once_more():
+    class Counting(Arrays):
+        reads = 0
+
+        def __getitem__(self, index):
+            self.reads += 1
+            return super().__getitem__(index)
+
+    data = Counting(*digits().tensors)
+    pipeline(mlp(), DataLoader(data, 50), held(), name="counted", epochs=2)
+    assert 2 * 200 <= data.reads <= 2 * 200 + 50 + 16
+
+
+def test_one_loss_is_told_from_another_whatever_it_is_made_of():
+    from functools import partial
+
+    from deepnet.training.own import described
+
+    def made(weight, factor=1):
+        return lambda outputs, targets: factor * nn.functional.cross_entropy(outputs, targets, weight)
+
+    cross_entropy = nn.functional.cross_entropy
+    ones, twos = torch.ones(10), 2 * torch.ones(10)
+    losses = [
+        made(ones), made(twos), made(ones, 2), partial(cross_entropy, label_smoothing=0.1), partial(cross_entropy, label_smoothing=0.2),
+        nn.CrossEntropyLoss(), nn.CrossEntropyLoss(label_smoothing=0.1), nn.CrossEntropyLoss(weight=twos),
+    ]  # fmt: skip
+    told = [str(described(loss)) for loss in losses]
+    assert len(set(told)) == len(losses) and not any("0x" in one for one in told)
+    assert told[:1] == [str(described(made(torch.ones(10))))]

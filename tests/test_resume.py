@@ -181,7 +181,7 @@ def test_a_run_is_not_gone_on_with_on_other_data(monkeypatch, changed):
     folder = find_record("began", "own").path
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     other = TensorDataset(images, labels)
-    words = "no checkpoint of this run (it was made with other data)" if changed == "one image" else "holds another run named began: data"
+    words = "began was begun with other data" if changed == "one image" else "holds another run named began: data"
     refused(lambda: pipeline(mlp(), other, held(), name="began", resume=True, **QUICK), words)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
     straight = pipeline(mlp(), digits(), held(), name="straight", **QUICK)

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
+from torch.utils.data import ConcatDataset, DataLoader, IterableDataset, Subset, TensorDataset
 
 from deepnet.data.items import Pair, Stacked, collate, found_in
 from deepnet.data.labels import AnyLabel, LabelMap, plain_label
@@ -117,6 +117,7 @@ class ReaderSet(Indexed):
         self.workers = workers
         self.labels: LabelMap | None = None
         self.floats = False  # whole-number inputs are handed out as floats
+        self._seen: Stacked | None = None  # a loader's first batch, for which a pass of it must begin
         _check_map_style(self.dataset)
         if self.loader is None:
             Pair(self.dataset[0])
@@ -150,16 +151,20 @@ class ReaderSet(Indexed):
         return map(self._targets, self._own_batches()) if self.loader is not None else super().in_order(batch_size)
 
     def first(self, most: int) -> Tensor:
-        """The first inputs, at most so many; of a loader those of its first batches."""
-        inputs: list[Tensor] = []
-        alone = self.loader is None
-        for stacked in [collate([self.dataset[i] for i in range(min(most, len(self)))])] if alone else self._own_batches():
-            inputs.append(self._inputs(stacked))
-            if sum(map(len, inputs)) >= most:
-                break
-        if not inputs:
+        """The first inputs, at most so many; of a loader those of its first batch, the same each time."""
+        if self.loader is None:
+            return self._inputs(collate([self.dataset[i] for i in range(min(most, len(self)))]))
+        return self._inputs(self.first_batch())[:most]
+
+    def first_batch(self) -> Stacked:
+        """A loader's first batch, read once. Raises UsageError where it gives none."""
+        if self._seen is None:
+            with preserved_random():
+                seed_everything(0)
+                self._seen = next(iter(self._own_batches()), None)
+        if self._seen is None:
             raise UsageError("the loader gives no batch; give it more items, or leave out drop_last")
-        return torch.cat(inputs)[:most]
+        return self._seen
 
     def _own_batches(self) -> Iterator["Stacked"]:
         assert self.loader is not None
@@ -280,26 +285,29 @@ def with_labels(source: Any, labels: LabelMap) -> Any:
 
 
 def fingerprint(source: Any) -> str:
-    """sha256 of a few items all over the set, whatever holds them; of random ones the shape alone."""
+    """sha256 of a few items all over the set, whatever holds them; of random ones the shape alone, of a loader its first batch's."""
     total = hashlib.sha256(str(len(source)).encode())
-    from_loader = isinstance(source, ReaderSet) and source.loader is not None
-    for i in [0] if from_loader else _spread(len(source)):
-        (inputs, label), (again, label_again) = (_read_seeded(source, i, from_loader) for _ in range(2))
+    if isinstance(source, ReaderSet) and source.loader is not None:
+        inputs = source.first_batch().inputs
+        total.update(f"{tuple(inputs.shape)} {inputs.dtype}".encode() + _bytes(inputs))
+        return total.hexdigest()
+    for i in _spread(len(source)):
+        (inputs, label), (again, label_again) = (_read_seeded(source, i) for _ in range(2))
         total.update(f"{tuple(inputs.shape)} {inputs.dtype}".encode())
         if inputs.shape == again.shape and torch.equal(inputs, again) and torch.equal(label, label_again):
             total.update(_bytes(inputs) + _bytes(label))
     return total.hexdigest()
 
 
-def _read_seeded(source: Any, index: int, from_loader: bool) -> Batch:
+def _read_seeded(source: Any, index: int) -> Batch:
     with preserved_random():
         seed_everything(index)
-        return next(iter(source.in_order(1))) if from_loader else source.batch(torch.tensor([index]))
+        return source.batch(torch.tensor([index]))
 
 
 def whole_digest(source: Any) -> str | None:
-    """sha256 of all numbers that a set holds in memory, its own and those of the sets that it is made of; None where it holds none."""
-    held = [source.inputs, source.labels] if isinstance(source, MemorySet) else list(_numbers_in(getattr(source, "dataset", None)))
+    """sha256 of all of a set that is known to lie in memory; None for any other, which would have to be read for it."""
+    held = [source.inputs, source.labels] if isinstance(source, MemorySet) else _held(getattr(source, "dataset", None))
     if not held:
         return None
     total = hashlib.sha256()
@@ -308,20 +316,23 @@ def whole_digest(source: Any) -> str | None:
     return total.hexdigest()
 
 
-def _numbers_in(thing: Any, depth: int = 4) -> Iterator[Tensor]:
-    if isinstance(thing, Tensor) and thing.layout == torch.strided:
-        yield thing
-    elif isinstance(thing, np.ndarray) and thing.dtype.kind in "biuf":
-        yield torch.from_numpy(np.ascontiguousarray(thing))
-    elif depth and isinstance(thing, list | tuple):
-        if thing and all(isinstance(part, int | float) for part in thing):
-            yield torch.tensor(thing)
-        else:
-            for part in thing:
-                yield from _numbers_in(part, depth - 1)
-    elif depth and isinstance(thing, Dataset):
-        for part in vars(thing).values():
-            yield from _numbers_in(part, depth - 1)
+def _held(data: Any) -> list[Tensor] | None:
+    """The tensors that a set is made of, and those of the sets that it is made of; None where that is not known."""
+    if isinstance(data, TensorDataset):
+        return list(data.tensors)
+    if isinstance(data, Subset):
+        inner = _held(data.dataset)
+        return None if inner is None else [*inner, torch.as_tensor(list(data.indices))]
+    if isinstance(data, ConcatDataset):
+        parts = [_held(part) for part in data.datasets]
+        return None if None in parts else [tensor for part in parts for tensor in part or []]
+    if isinstance(data, list | tuple) and all(isinstance(item, list | tuple) and len(item) == 2 for item in data):
+        pairs = [(inputs, plain_label(label)) for inputs, label in data]
+        if all(isinstance(inputs, Tensor) for inputs, _ in pairs):
+            return [*(inputs for inputs, _ in pairs), torch.tensor(list(repr([label for _, label in pairs]).encode()))]
+    tensors = [value for value in vars(data).values() if isinstance(value, Tensor)] if hasattr(data, "__dict__") else []
+    whole = [tensor for tensor in tensors if tensor.ndim and len(tensor) == len(data) and tensor.layout == torch.strided]
+    return whole if len(whole) > 1 else None  # inputs and labels of a class of the reader's own
 
 
 def known_labels(sources: Iterable[Any], read: bool) -> list[list[Any]]:

@@ -1,6 +1,6 @@
 """What a reader's labels mean: which output of a model each of them is."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -115,7 +115,7 @@ def _checked(numbers: dict[Any, int], labels: set) -> dict[Any, int]:
 def _order(classes: Any, what: str) -> tuple:
     if classes is None:
         return ()
-    if isinstance(classes, str | set | frozenset) or not isinstance(classes, Iterable):
+    if isinstance(classes, str | set | frozenset | Mapping) or not isinstance(classes, Iterable):
         raise UsageError(f"{what} must be a sequence of labels, in the order of the outputs, got {classes!r:.60}")
     order = tuple(plain_label(label) for label in classes)
     if len(set(order)) < len(order):

@@ -5,11 +5,11 @@ import json
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
-from types import FunctionType
+from types import CellType, CodeType, FunctionType, MethodType
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.optim import Optimizer
 
@@ -48,7 +48,7 @@ def checked_sets(
         rehearse(trial, train, evaluation, exp, recipe, exp.record_gradients)
     settings: dict = {"architecture": str(model), "images": [len(train), len(evaluation)], "classes": len(labels.names)}
     settings |= {"data": [fingerprint(train), fingerprint(evaluation)], "fast": recipe.fast, "eval_batch_size": recipe.eval_batch_size}
-    if labels.numbers is not None:
+    if labels.numbers is not None or classes is not None:
         settings["labels"] = list(labels.names)
     if recipe.loss is not cross_entropy:
         settings["loss"] = described(recipe.loss)
@@ -75,20 +75,39 @@ def own_optimizer(make: Callable[[list[nn.Parameter]], Optimizer], model: nn.Mod
     return made
 
 
-def described(thing: Any) -> str:
-    """A callable of a reader's own as its record has it: its name, and the settings and weights of a module.
+def described(thing: Any, depth: int = 3) -> Any:
+    """What tells one loss from another, as JSON holds it: a function's code and what it has captured, an object's settings and tensors.
 
-    >>> described(nn.CrossEntropyLoss(label_smoothing=0.1))
-    "CrossEntropyLoss {'ignore_index': -100, 'label_smoothing': 0.1, 'reduction': 'mean', 'training': True}"
+    What a function reads from elsewhere, such as a global variable, is not seen.
+
+    >>> described(nn.CrossEntropyLoss(label_smoothing=0.1))["label_smoothing"]
+    0.1
     """
+    if isinstance(thing, bool | int | float | str | None):
+        return thing
+    if isinstance(thing, Tensor):
+        return digest({"": thing})[:16]
+    if isinstance(thing, partial):
+        return {"partial": described(thing.func, depth), "args": described(thing.args), "keywords": described(thing.keywords)}
+    if isinstance(thing, CodeType):
+        constants = [described(constant) for constant in thing.co_consts]
+        return hashlib.sha256(repr((thing.co_code, thing.co_names, constants)).encode()).hexdigest()[:16]
+    if isinstance(thing, set | frozenset):
+        return sorted(map(repr, thing))
+    if isinstance(thing, list | tuple):
+        return [described(part) for part in thing]
+    if isinstance(thing, dict):
+        return {str(key): described(value) for key, value in thing.items()}
+    if isinstance(thing, MethodType):
+        return {"method": thing.__name__, "of": described(thing.__self__, depth)}
     if isinstance(thing, FunctionType):
-        code, cells = thing.__code__, [cell.cell_contents for cell in thing.__closure__ or ()]
-        said = code.co_code, code.co_names, [c for c in code.co_consts if not hasattr(c, "co_code")], plain(dict(enumerate(cells)))
-        return f"{thing.__qualname__} {hashlib.sha256(repr(said).encode()).hexdigest()[:12]}"
-    if not isinstance(thing, nn.Module):
-        return repr(thing) if isinstance(thing, partial) else str(getattr(thing, "__qualname__", type(thing).__name__))
-    settings = plain({key: value for key, value in sorted(vars(thing).items()) if not key.startswith("_")})
-    return f"{type(thing).__name__} {settings}" + (f" {digest(thing.state_dict())[:12]}" if thing.state_dict() else "")
+        cells = [described(cell.cell_contents, depth - 1) for cell in thing.__closure__ or () if depth and cell != CellType()]
+        return {"function": thing.__qualname__, "code": described(thing.__code__), "holds": [described(thing.__defaults__), cells]}
+    if not depth or not hasattr(thing, "__dict__") or isinstance(thing, type):
+        return getattr(thing, "__qualname__", type(thing).__qualname__)
+    state = {f"tensor {key}": value for key, value in thing.state_dict().items()} if isinstance(thing, nn.Module) else {}
+    settings = {key: value for key, value in sorted(vars(thing).items()) if not key.startswith("_")}
+    return {"type": type(thing).__qualname__} | {key: described(value, depth - 1) for key, value in (settings | state).items()}
 
 
 def plain(values: dict) -> dict:

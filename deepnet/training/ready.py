@@ -36,6 +36,8 @@ def own_precision(model: nn.Module) -> str:
 
 def usable_precision(model: nn.Module, precision: str | None) -> str:
     """The precision that is asked for, else the model's own. Raises UsageError for an unknown one, and where the weights are of another."""
+    if not isinstance(model, nn.Module):
+        raise UsageError(f"model must be a torch.nn.Module, got {model!r:.60}")
     own = own_precision(model)
     if precision is None:
         return own
@@ -117,12 +119,23 @@ def labelled(sources: Sequence[Any], outputs: int, classes: Any) -> tuple[list[A
 
     A set is read whole for its labels only where the first of them are no whole numbers below `outputs`. Raises UsageError.
     """
-    own_names = getattr(getattr(sources[0], "dataset", None), "classes", None)
+    own_names = _names(getattr(sources[0], "dataset", None))
+    others = _names(getattr(sources[-1], "dataset", None))
+    if classes is None and own_names and others and list(own_names) != list(others):
+        raise UsageError("the classes of the two data sets differ, so their labels may too; say by classes=(...) what the outputs are")
     found = known_labels(sources, read=False)
     if not all(isinstance(label, int) and 0 <= label < outputs for labels in found for label in labels):
         found = known_labels(sources, read=True)
     labels = label_map(found[0], found[-1], outputs, classes, own_names)
     return [with_labels(source, labels) for source in sources], labels
+
+
+def _names(data: Any) -> Any:
+    """A data set's `classes`, or those of the sets that it is a part of or made of."""
+    if (names := getattr(data, "classes", None)) is not None:
+        return names
+    inner = getattr(data, "dataset", None) or next(iter(getattr(data, "datasets", [])), None)
+    return None if inner is None else _names(inner)
 
 
 def batches_of(model: nn.Module, data: Any, precision: str, classes: Any, batch_size: Any, shuffle: bool) -> Iterable[Batch]:
@@ -131,8 +144,6 @@ def batches_of(model: nn.Module, data: Any, precision: str, classes: Any, batch_
     Raises UsageError, saying what was found, for what is no data, and for labels that the model has no output for.
     """
     size = size_of_batches("batch_size", data, batch_size, BATCH_SIZE)
-    if not isinstance(model, nn.Module):
-        raise UsageError(f"model must be a torch.nn.Module, got {model!r:.60}")
     if listed_batches(data):
         return _pairs(data)
     source = as_source(data)
@@ -145,7 +156,7 @@ def batches_of(model: nn.Module, data: Any, precision: str, classes: Any, batch_
         (source, *_), labels = labelled(known, outputs, classes)
         if classes is None and labels.numbers is not None:
             label = next(iter(labels.numbers))
-            raise UsageError(f"label {label!r} and others say no output; say by classes=(...) which output each one is")
+            raise UsageError(f"labels such as {label!r} are no output numbers; pass classes=(...) in the order of the outputs")
     if not shuffle:
         return source.in_order(size)
     return source.shuffled(size, torch.Generator().manual_seed(int(torch.randint(2**62, ()))))

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
+from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
 from deepnet.training.ready import count_outputs
@@ -56,24 +57,33 @@ def advance(schedule: Any, loss: float) -> None:
 
 @contextmanager
 def trial_of(model: nn.Module) -> Iterator[nn.Module]:
-    """A copy of the model on the device, to try things on; of a model that cannot be copied itself, restored afterwards."""
-    tensors = [*model.parameters(), *model.buffers()]
+    """A copy of the model on the device, to try things on; the model itself where it cannot be copied.
+
+    The model is as it was afterwards: a copy may share closures with it, as where a child's `forward` was replaced by a function.
+    """
+    tensors = [tensor for tensor in (*model.parameters(), *model.buffers()) if not is_lazy(tensor)]
+    before = [(tensor, tensor.detach().clone(), tensor.grad) for tensor in tensors]
     with preserved_random():
         try:
-            trial, before = copy.deepcopy(model), []
+            trial = copy.deepcopy(model)
             if not all(parameter.is_leaf for parameter in trial.parameters()):  # as of a scripted module
                 raise TypeError("its copy cannot be trained")
         except Exception:  # weights that are computed, as those of old-style weight normalisation, cannot be copied
-            trial, before = model, [(tensor, tensor.detach().clone(), tensor.grad) for tensor in tensors]
+            trial = model
         modes = [(module, module.training) for module in model.modules()]
         try:
             yield trial.to(device())
         finally:
             for tensor, values, gradient in before:
-                tensor.data, tensor.grad = values, None
+                if trial is model or not _same(tensor, values):
+                    tensor.data = values
                 tensor.grad = gradient
-            for module, mode in modes if trial is model else []:
+            for module, mode in modes:
                 module.training = mode
+
+
+def _same(tensor: Tensor, values: Tensor) -> bool:
+    return tensor.dtype == values.dtype and tensor.shape == values.shape and bool(((tensor == values) | (tensor != tensor)).all())
 
 
 def sizes_of_batches(source: Any, batch_size: int, training: bool) -> list[int]:
@@ -114,6 +124,8 @@ def rehearse(model: nn.Module, train: Any, eval_set: Any, exp: Experiment, recip
             schedule = recipe.schedule(optimizer) if recipe.schedule else None
             gradients = GradientNorms(model) if record_gradients else None
             train_epoch(model, batches, optimizer, recipe.precision, gradients, loss=recipe.loss, fast=recipe.fast)
+            model.load_state_dict(copy.deepcopy(model.state_dict()))  # as best weights are restored, and a checkpoint
+            check_mean(recipe.loss, model, batches[0], recipe.precision)
             measured, _ = evaluate(model, evaluated, recipe.precision, loss=recipe.loss, fast=recipe.fast)
             if recipe.schedule:
                 _rehearse_schedule(recipe, schedule, exp, len(train), measured["loss"])
@@ -123,6 +135,16 @@ def rehearse(model: nn.Module, train: Any, eval_set: Any, exp: Experiment, recip
             raise
         except Exception as error:  # whatever a model, a loss, an optimizer or a schedule of a reader's own raises
             raise UsageError(f"a training step on a copy of the model failed: {type(error).__name__}: {first_line(error)}") from None
+
+
+def check_mean(loss: Loss, model: nn.Module, batch: tuple[Tensor, Tensor], precision: str) -> None:
+    """Raise UsageError where the loss of a batch that is taken twice is not that of the batch, as a sum's is not."""
+    with torch.no_grad():
+        inputs, targets = (part.to(device()) for part in batch)
+        outputs = model.eval()(cast(inputs, precision))
+        once, twice = float(loss(outputs, targets)), float(loss(torch.cat([outputs, outputs]), torch.cat([targets, targets])))
+    if once and abs(twice - 2 * once) < 1e-3 * abs(once):
+        raise UsageError("loss adds the images up; it must give their mean, as reduction='mean' does")
 
 
 def _repeated(inputs: Tensor, size: int) -> Tensor:
