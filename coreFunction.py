@@ -97,7 +97,7 @@ def pipeline(
         epochs: passes over the training set.
         batch_size: items per step of a data set, 128 unless it is given. A last batch of one item joins the one before it.
         eval_batch_size: items per batch in evaluation; `batch_size` unless it is given.
-        trainable: names of the children that alone learn in this call; all that are not frozen unless it is given.
+        trainable: names of the child modules to train; by default every parameter that requires a gradient.
         loss: from scores (B, classes) and targets (B,) to the mean over the batch.
         schedule: from the optimizer to a scheduler of torch.optim.lr_scheduler, which is stepped after each epoch; one that
             waits for a plateau goes by the evaluation loss.
@@ -128,7 +128,7 @@ def pipeline(
 
     Raises:
         UsageError: for a value that has no effect or cannot be had, for data that do not fit the model, where nothing could learn, and
-            for whatever fails when a copy of the model is trained for one small batch; files are then as they were.
+            for whatever fails when a copy of the model is trained on batches of the sizes that will come; files are then as they were.
 
     Example:
         >>> torch.manual_seed(0)

@@ -147,8 +147,10 @@ def train_epoch(
         >>> optimizer = torch.optim.Adam(model.parameters())
         >>> train_epoch(model, train_set, optimizer)["train_accuracy"]
     """
-    if not is_source(data):
+    own = not is_source(data)
+    if own:
         precision = usable_precision(model, precision)
+        check_loss(loss)
     check_optimizer(model, optimizer)
     batches = batches_of(model, data, precision, classes, batch_size, shuffle=True)
     set_train_mode(model)
@@ -165,6 +167,8 @@ def train_epoch(
     def step(inputs: Tensor, labels: Tensor) -> None:
         with arithmetic(precision, convolves, fast):
             outputs = model(cast(inputs, precision))
+            if own:
+                check_targets(scores(model, inputs, outputs, training=True), labels)
             value = loss(outputs, labels)
         optimizer.zero_grad()
         value.backward()
@@ -191,8 +195,26 @@ def train_epoch(
     return row | (gradients.row(steps) if gradients else {})
 
 
+def check_loss(loss: Any) -> None:
+    """Raise UsageError for what is no callable from outputs and targets to their mean loss, as a class is none."""
+    if isinstance(loss, type):
+        raise UsageError(f"loss is the class {loss.__name__}; give one made of it, as {loss.__name__}()")
+    if not callable(loss):
+        raise UsageError(f"loss must be a callable from outputs and targets to their mean loss, got {loss!r:.60}")
+
+
+def check_targets(outputs: Tensor, labels: Tensor) -> None:
+    """Raise UsageError where a label is none of the outputs' numbers."""
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0 or high >= outputs.shape[1]:
+        found = f"labels {low} to {high} are in the data but the model has {outputs.shape[1]} outputs"
+        raise UsageError(f"{found}; change its last layer, or pass classes=(...) in the order of the outputs")
+
+
 def check_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Raise UsageError where the optimizer holds what is not the model's, or nothing of it that learns."""
+    """Raise UsageError for what is no optimizer, or holds what is not the model's, or nothing of it that learns."""
+    if not isinstance(optimizer, torch.optim.Optimizer):
+        raise UsageError(f"optimizer must be a torch.optim.Optimizer over the model's parameters, got {optimizer!r:.60}")
     learns = {id(parameter): parameter.requires_grad for parameter in model.parameters()}
     held = [id(parameter) for group in optimizer.param_groups for parameter in group["params"]]
     if any(parameter not in learns for parameter in held):
@@ -224,6 +246,7 @@ def evaluate(
     """
     own = not is_source(data)
     precision = usable_precision(model, precision) if own or precision is None else precision
+    check_loss(loss)
     batches, where = batches_of(model, data, precision, classes, batch_size, shuffle=False), device_of(model)
     model.eval()
     losses, predicted, targets = [], [], []
@@ -231,9 +254,8 @@ def evaluate(
         inputs, labels = inputs.to(where), labels.to(where)
         with arithmetic(precision, fast=fast):
             outputs = scores(model, inputs, model(cast(inputs, precision)))
-        if own and not (int(labels.min()) >= 0 and int(labels.max()) < outputs.shape[1]):
-            found = f"labels {int(labels.min())} to {int(labels.max())} are in the data"
-            raise UsageError(f"{found} but the model has {outputs.shape[1]} outputs; change its last layer, or give classes")
+        if own:
+            check_targets(outputs, labels)
         exact = outputs.float() if precision == "bf16" else outputs
         value = cross_entropy(exact, labels, reduction="sum") if loss is cross_entropy else loss(exact, labels) * len(labels)
         if value.ndim:

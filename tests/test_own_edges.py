@@ -355,3 +355,27 @@ def test_one_loss_is_told_from_another_whatever_it_is_made_of():
     told = [str(described(loss)) for loss in losses]
     assert len(set(told)) == len(losses) and not any("0x" in one for one in told)
     assert told[:1] == [str(described(made(torch.ones(10))))]
+
+
+class InTraining(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.head = nn.Linear(64, 10)
+
+    def forward(self, x):
+        scores = self.head(x.flatten(1))
+        return (scores, scores) if self.training else scores
+
+
+def test_an_epoch_refuses_in_one_line_what_pipeline_refuses():
+    model = InTraining()
+    refused(lambda: train_epoch(model, digits(), torch.optim.SGD(model.parameters(), 0.1)), "a tuple", "aux_logits=False")
+    model, (images, labels) = mlp(), digits().tensors
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    refused(lambda: train_epoch(model, [(images, labels + 5)], optimizer), "labels 5 to 14", "10 outputs")
+    refused(lambda: train_epoch(model, [(images, labels.float())], optimizer), "whole numbers")
+    refused(lambda: train_epoch(model, digits(), optimizer, loss=nn.CrossEntropyLoss), "the class CrossEntropyLoss")
+    refused(lambda: train_epoch(model, digits(), "Adam"), "torch.optim.Optimizer")
+    refused(lambda: train_epoch("model", digits(), optimizer), "torch.nn.Module")
+    assert train_epoch(model, [(images, labels.int())], optimizer)["steps"] == 1
+    assert torch.equal(extract_features(model, [(images[:9], labels[:9])]), extract_features(model, digits(0, 9)))

@@ -19,7 +19,7 @@ from deepnet.training.recipe import Recipe, rehearse, set_precision, trial_of
 from experimentTable import Experiment, UsageError
 from featureFunction import split_as_asked
 from fileFunction import digest
-from trainFunction import check_optimizer
+from trainFunction import check_loss, check_optimizer
 from utilityFunction import cast, device
 
 
@@ -128,7 +128,4 @@ def check_switches(schedule: Any, loss: Any, schedule_per_step: bool, **switches
         raise UsageError(f"schedule must be a callable from the optimizer to a scheduler, got {schedule!r:.60}")
     if schedule_per_step and schedule is None:
         raise UsageError("schedule_per_step has no effect without a schedule; give one, or leave it out")
-    if isinstance(loss, type):
-        raise UsageError(f"loss is the class {loss.__name__}; give one made of it, as {loss.__name__}()")
-    if not callable(loss):
-        raise UsageError(f"loss must be a callable from outputs and targets to their mean loss, got {loss!r:.60}")
+    check_loss(loss)

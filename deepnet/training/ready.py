@@ -166,4 +166,6 @@ def _pairs(batches: Iterable[Any]) -> Iterator[Batch]:
     for batch in batches:
         if not (isinstance(batch, tuple | list) and len(batch) == 2 and all(isinstance(part, Tensor) for part in batch)):
             raise UsageError(f"a batch must be a pair of tensors (inputs, labels), found {found_in(batch)}")
-        yield batch[0], batch[1]
+        if batch[1].ndim != 1 or batch[1].is_floating_point() or batch[1].is_complex():
+            raise UsageError(f"a batch's labels must be whole numbers (B,), found {batch[1].dtype} of shape {tuple(batch[1].shape)}")
+        yield batch[0], batch[1].long()
