@@ -21,7 +21,7 @@ from deepnet.data.datasets import as_source
 from deepnet.records.folder import RunFolder
 from deepnet.runs.asked import asked_for, check_options, data_identity, ended, lacks_weights, missing_parents, row_of
 from deepnet.training.own import check_switches, checked_sets, own_optimizer
-from deepnet.training.ready import count_outputs, materialise, own_precision, size_of_batches, whole
+from deepnet.training.ready import BATCH_SIZE, count_outputs, materialise, own_precision, size_of_batches, whole
 from deepnet.training.recipe import Recipe, rehearse, set_precision, trial_of
 from experimentTable import (
     CLASSES,
@@ -146,7 +146,7 @@ def pipeline(
         raise UsageError("lr and eps belong to an optimizer that is named; set them where yours is made")
     if isinstance(trainable, Collection) and not isinstance(trainable, str):
         trainable = tuple(trainable)
-    batch_size = size_of_batches("batch_size", train_set, batch_size, 128)
+    batch_size = size_of_batches("batch_size", train_set, batch_size, BATCH_SIZE)
     exp = Experiment(
         name, model=type(model).__name__, dataset="own", profile="own", lr=1e-3 if lr is None else lr,
         optimizer=optimizer if isinstance(optimizer, str) else "Adam", eps=eps, epochs=epochs, batch_size=batch_size, trainable=trainable,  # type: ignore[arg-type]

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from deepnet.data.datasets import MemorySet, ReaderSet, as_source, listed_batches
 from deepnet.data.labels import AnyLabel
-from deepnet.training.ready import as_the_model_takes, device_of, size_of_batches, usable_precision
+from deepnet.training.ready import BATCH_SIZE, as_the_model_takes, device_of, size_of_batches, usable_precision
 from experimentTable import UsageError
 from fileFunction import digest
 from myModel import set_train_mode
@@ -205,7 +205,7 @@ def extract_features(
     >>> extract_features(torchvision.models.resnet18(), test_set).shape
     torch.Size([10000, 512])
     """
-    size = size_of_batches("batch_size", data, batch_size, 128)
+    size = size_of_batches("batch_size", data, batch_size, BATCH_SIZE)
     precision = usable_precision(model, precision)
     if listed_batches(data):
         data = [(image, 0) for inputs, *_ in data for image in inputs]

@@ -38,11 +38,12 @@ def digest(state: dict) -> str:
             total.update(name.encode() + pickle.dumps(tensor))
             continue
         total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        total.update(_bytes(tensor))
+        total.update(tensor_bytes(tensor))
     return total.hexdigest()
 
 
-def _bytes(tensor: Any) -> bytes:
+def tensor_bytes(tensor: Any) -> bytes:
+    """The bytes of a tensor's numbers, of whatever type they are, in the order of its axes."""
     import torch
 
     return tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()  # NumPy lacks some of torch's types

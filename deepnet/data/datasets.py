@@ -17,6 +17,7 @@ from torch.utils.data import ConcatDataset, DataLoader, IterableDataset, Subset,
 from deepnet.data.items import Pair, Stacked, collate, found_in
 from deepnet.data.labels import AnyLabel, LabelMap, plain_label
 from experimentTable import UsageError
+from fileFunction import tensor_bytes
 from utilityFunction import preserved_random, seed_everything
 
 Batch = tuple[Tensor, Tensor]
@@ -231,10 +232,6 @@ def _spread(length: int) -> list[int]:
     return sorted({int(i) for i in np.linspace(0, length - 1, SAMPLED)})
 
 
-def _bytes(tensor: Tensor) -> bytes:
-    return tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
-
-
 def is_source(data: Any) -> bool:
     """Whether `data` hands out batches as the loop takes them already."""
     return hasattr(data, "in_order") and hasattr(data, "classes")
@@ -289,13 +286,13 @@ def fingerprint(source: Any) -> str:
     total = hashlib.sha256(str(len(source)).encode())
     if isinstance(source, ReaderSet) and source.loader is not None:
         inputs = source.first_batch().inputs
-        total.update(f"{tuple(inputs.shape)} {inputs.dtype}".encode() + _bytes(inputs))
+        total.update(f"{tuple(inputs.shape)} {inputs.dtype}".encode() + tensor_bytes(inputs))
         return total.hexdigest()
     for i in _spread(len(source)):
         (inputs, label), (again, label_again) = (_read_seeded(source, i) for _ in range(2))
         total.update(f"{tuple(inputs.shape)} {inputs.dtype}".encode())
         if inputs.shape == again.shape and torch.equal(inputs, again) and torch.equal(label, label_again):
-            total.update(_bytes(inputs) + _bytes(label))
+            total.update(tensor_bytes(inputs) + tensor_bytes(label))
     return total.hexdigest()
 
 
@@ -312,7 +309,7 @@ def whole_digest(source: Any) -> str | None:
         return None
     total = hashlib.sha256()
     for tensor in held:
-        total.update(_bytes(tensor))
+        total.update(tensor_bytes(tensor))
     return total.hexdigest()
 
 
