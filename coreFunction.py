@@ -20,9 +20,10 @@ from deepnet.account import wandb_wanted
 from deepnet.data.datasets import as_source
 from deepnet.records.folder import RunFolder
 from deepnet.runs.asked import asked_for, check_options, data_identity, ended, lacks_weights, missing_parents, row_of
-from deepnet.training.own import check_switches, checked_sets, own_optimizer
-from deepnet.training.ready import BATCH_SIZE, count_outputs, materialise, own_precision, size_of_batches, whole
+from deepnet.training.own import check_schedule, checked_sets, own_optimizer
+from deepnet.training.ready import BATCH_SIZE, count_outputs, materialise, own_precision, size_of_batches
 from deepnet.training.recipe import Recipe, rehearse, set_precision, trial_of
+from deepnet.valid import truth, whole
 from experimentTable import (
     CLASSES,
     EVAL_SPLIT,
@@ -45,7 +46,7 @@ from myModel import CNN, MLP, MODELS, initialise, replace_head, train_only, weig
 from optimizerFunction import make_optimizer
 from queueFunction import check_executor, generation, work_off
 from recordFunction import Record, check_identity, find_record, roots, runs_dir
-from trainFunction import Loss, evaluate, train_epoch
+from trainFunction import Loss, check_loss, evaluate, train_epoch
 from utilityFunction import about, bar, cast, device, fast_by_default, kept_memory, provenance, resolve_precision, seed_everything
 from wandbFunction import mirror
 
@@ -82,7 +83,7 @@ def pipeline(
     """Train any model on any map-style data set of (tensor, label) pairs, or on a loader of one, and record the run.
 
     It always trains: a finished record of that name is superseded, which leaves it beside the new one. The model is trained in place and
-    used as it is: its own `forward` and `train`, torch's own operations, and every item read anew in each epoch. It is left on
+    used as it is: its own `forward` and `train`, torch's own operations, and every item is read again in each epoch. It is left on
     the device, in eval mode, with its best epoch's weights where `patience` is given. What is frozen stays frozen.
 
     Args:
@@ -90,13 +91,13 @@ def pipeline(
         train_set: a data set with a length whose items are (tensor, label) pairs, or a `DataLoader`, whose own batches are taken.
         eval_set: likewise, for the evaluation before the first epoch and after each.
         name: of the run and of its folder.
-        lr: the learning rate of an optimizer that is named; 1e-3 unless it is given.
+        lr: the learning rate of a named optimizer (default 1e-3).
         optimizer: "Adam", "AdamW", "RMSprop" or "SGD" with torch's defaults, or a callable from the parameters that learn to an
             optimizer, as `lambda parameters: torch.optim.SGD(parameters, lr=0.1, momentum=0.9)`.
-        eps: of an optimizer that is named; torch's default unless it is given.
+        eps: the eps of a named optimizer (default: torch's).
         epochs: passes over the training set.
-        batch_size: items per step of a data set, 128 unless it is given. A last batch of one item joins the one before it.
-        eval_batch_size: items per batch in evaluation; `batch_size` unless it is given.
+        batch_size: items per step of a data set (default 128). A last batch of one item joins the one before it.
+        eval_batch_size: items per batch in evaluation (default: `batch_size`).
         trainable: names of the child modules to train; by default every parameter that requires a gradient.
         loss: from scores (B, classes) and targets (B,) to the mean over the batch.
         schedule: from the optimizer to a scheduler of torch.optim.lr_scheduler, which is stepped after each epoch; one that
@@ -108,8 +109,8 @@ def pipeline(
         classes: the labels in the order of the model's outputs; names alone where labels are whole numbers. Unless it is given, whole
             numbers from 0 to outputs - 1 stay what they are, and others, or words, are numbered in ascending order. The record says how.
         workers: processes that read the data sets.
-        precision: "fp32", "fp64", "bf16" (torch's autocast) or "auto", which is bf16 where the hardware has it; the
-            model's own type unless it is given. "fp32" and "fp64" convert the model, and it stays so.
+        precision: "fp32", "fp64", "bf16" (torch's autocast) or "auto", which is bf16 where the hardware has it (default:
+            the model's own type). "fp32" and "fp64" convert the model, and it stays so.
         seed: of the order, of dropout and of random transforms: each epoch seeds torch's, numpy's and Python's global generators. The
             initial weights are the caller's own; call `torch.manual_seed` before the model is made to have them again.
         fast: use all that only makes it faster: fused optimizers, channels-last memory, products computed otherwise on small maps, memory
@@ -121,7 +122,7 @@ def pipeline(
         keep_weights: keep the final weights beside the record.
         resume: go on with an interrupted run of this name.
         record: leave files on the disk; without it the record is returned all the same.
-        wandb: mirror the run to Weights & Biases; unless it is given, where an account is logged in or WANDB_MODE is set.
+        wandb: mirror the run to Weights & Biases (default: only where an account is logged in or WANDB_MODE is set).
 
     Returns:
         The run's record.
@@ -158,9 +159,11 @@ def pipeline(
         schedule_per_step, size_of_batches("eval_batch_size", eval_set, eval_batch_size, exp.batch_size), fast,
         cache_frozen=cache_frozen,
     )  # fmt: skip
-    check_switches(
-        schedule, loss, schedule_per_step, fast=fast, cache_frozen=cache_frozen, keep_weights=keep_weights, resume=resume, record=record
-    )  # fmt: skip
+    switches = {"fast": fast, "cache_frozen": cache_frozen, "keep_weights": keep_weights, "resume": resume, "record": record}
+    for switch, value in (switches | {"schedule_per_step": schedule_per_step}).items():
+        truth(switch, value)
+    check_schedule(schedule, schedule_per_step)
+    check_loss(loss)
     train, evaluation = (as_source(data, whole("workers", workers, 0)) for data in (train_set, eval_set))
     mirrored = wandb_wanted(wandb) and record
     modes = [(module, module.training) for module in model.modules()]

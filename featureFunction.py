@@ -169,7 +169,7 @@ def without_frozen_prefix(
 ) -> tuple[nn.Module, Any, Any]:
     """The part of the model that learns, and both sets as that part sees them; all as they are where nothing can be cut off.
 
-    Data that are read anew each time, as random transforms want it, are cut off from only where the caller has `asked`.
+    A data set that is read item by item, as random transforms need it, is cached only where the caller has `asked` for that.
     """
     if asked:
         parts: Any = split_as_asked(model, cast(train.first(4).to(device_of(model)), precision))
@@ -199,8 +199,8 @@ def extract_features(
     """What the Linear layer that runs last gets to see, flat: (N, features) in float32. Leaves the model in eval mode.
 
     For ResNet-18 these are the 512 average-pooled features that the report's baseline is fitted on. `data` is a data set of (tensor,
-    label) pairs, read in batches of `batch_size` (128 unless it is given), or a loader; labels play no part. `precision` is the
-    model's own unless it is given. Raises UsageError for a model that has no Linear layer, or calls none.
+    label) pairs, read in batches of `batch_size` (default 128), or a loader; labels play no part. `precision` is by
+    default the model's own. Raises UsageError for a model that has no Linear layer, or calls none.
 
     >>> extract_features(torchvision.models.resnet18(), test_set).shape
     torch.Size([10000, 512])

@@ -5,6 +5,7 @@ import json
 import math
 import os
 import pickle
+import re
 import time
 import zipfile
 from collections.abc import Iterator
@@ -20,8 +21,8 @@ class WriteError(UsageError):
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says, in one line; its kind where it says nothing."""
-    return (str(error) or type(error).__name__).splitlines()[0]
+    """What an error says, in one line and without a terminal's colours; its kind where it says nothing."""
+    return re.sub(r"\x1b\[[0-9;]*m", "", str(error) or type(error).__name__).splitlines()[0]
 
 
 def sha256(path: Path) -> str:

@@ -129,7 +129,7 @@ def train_epoch(
         precision: "fp32", "fp64" or "bf16", as the model's weights and the hardware have it.
         gradients: the norms to add up, made for this model.
         graph: on a GPU the steps go as a CUDA graph, which the model must allow.
-        batch_size: items per step where `data` is a data set, 128 unless it is given.
+        batch_size: items per step where `data` is a data set (default 128).
         loss: from outputs (B, classes) and targets (B,) to the mean over the batch.
         fast: use what only makes steps faster; it changes rounding alone.
         classes: the labels in the order of the model's outputs, where they are no whole numbers below those.
@@ -236,9 +236,9 @@ def evaluate(
 ) -> tuple[dict, np.ndarray]:
     """Loss, accuracy (share of images) and macro accuracy (mean over classes), and (2, N): targets and predicted classes.
 
-    `data` is a data set of (tensor, label) pairs, read in batches of `batch_size` (128 unless it is given), or a loader. Labels are
+    `data` is a data set of (tensor, label) pairs, read in batches of `batch_size` (default 128), or a loader. Labels are
     whole numbers, those of the model's outputs, or `classes` says which output each one is, as `record.settings["classes"]` does of a
-    run of `pipeline`. `precision` is the model's own unless it is given. Leaves the model in eval mode.
+    run of `pipeline`. `precision` is by default the model's own. Leaves the model in eval mode.
     Raises UsageError for labels that mean no output, and for what is no such data set.
 
     >>> measured, predictions = evaluate(model, test_set)
@@ -326,7 +326,7 @@ def count_distinct(rows: Tensor) -> int:
 
 @dataclass
 class EarlyStopping:
-    """The best epoch and the patience counter are two things.
+    """The best epoch and the patience counter are tracked separately.
 
     The counter resets when the accuracy exceeds its reference by more than `min_delta`, and the reference then moves
     to it; `patience` epochs in a row without that end the run. The best epoch is the highest, the earliest of equals.

@@ -1,5 +1,6 @@
 """What the fields of an experiment may be, each by itself and one beside the other. Needs nothing of the project, and no torch."""
 
+import operator
 import re
 from collections.abc import Callable, Iterable, Mapping, Set
 from difflib import get_close_matches
@@ -84,10 +85,14 @@ def shown(value: Any) -> str:
 
 
 def whole(field: str, value: Any, least: int, below: float = inf) -> int:
-    if not isinstance(value, Integral) or isinstance(value, bool) or not least <= int(value) < below:
+    try:
+        index = None if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        index = None
+    if index is None or not least <= index < below:
         most = f" and below {below}" if below < inf else ""
         raise UsageError(f"{field} must be a whole number of at least {least}{most}, got {shown(value)}")
-    return int(value)
+    return index
 
 
 def number(field: str, value: Any, below: float = inf) -> float:
@@ -104,7 +109,7 @@ def number(field: str, value: Any, below: float = inf) -> float:
 
 def truth(field: str, value: Any) -> bool:
     if type(value).__name__ not in ("bool", "bool_"):  # the second is NumPy's before NumPy 2
-        raise UsageError(f"{field} must be True or False, got {value!r}")
+        raise UsageError(f"{field} must be True or False, got {shown(value)}")
     return bool(value)
 
 

@@ -17,7 +17,7 @@ from coreFunction import pipeline
 from deepnet.figures import registry
 from deepnet.records.folder import RunFolder
 from experimentTable import Experiment
-from fileFunction import append_line, atomic, lock
+from fileFunction import append_line, atomic, first_line, lock
 from recordFunction import Record, find_records, runs_dir
 
 fcntl = pytest.importorskip("fcntl", reason="the emulation asks the system how a file was opened")
@@ -183,3 +183,7 @@ def test_a_file_in_place_of_a_run_s_folder_is_refused_and_kept(runs_dir):
     path.write_text("mine")
     refused(lambda: pipeline(mlp(), digits(), held(), name="mine", **QUICK), "cannot write records to")
     assert path.read_text() == "mine"
+
+
+def test_an_error_s_first_line_has_no_colours_of_a_terminal():
+    assert first_line(ValueError("\x1b[1mweights only\x1b[0m load failed\nmore")) == "weights only load failed"

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
@@ -57,12 +58,16 @@ def test_threads_are_refused_since_they_share_random_numbers(tiny):
 
 @needs_fork
 def test_forked_processes_are_refused_where_torch_has_threads_that_they_would_wait_for(runs_dir):
+    threads = torch.get_num_threads()
     torch.set_num_threads(2)
+    signal.signal(signal.SIGALRM, signal.default_int_handler)  # without the refusal the processes would wait for ever
+    signal.alarm(60)
     try:
         with workers() as pool:
             refused(lambda: run_all("MLP_4", executor=pool), 'ProcessPoolExecutor(2, mp_context=get_context("spawn"))')
     finally:
-        torch.set_num_threads(1)
+        signal.alarm(0)
+        torch.set_num_threads(threads)
     assert not runs_dir.exists()
 
 

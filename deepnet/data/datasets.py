@@ -5,6 +5,7 @@ gives both image and label, and random transforms stay random.
 """
 
 import hashlib
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -59,15 +60,15 @@ def epoch_batches(images: int, batch_size: int, generator: torch.Generator, step
     return batches[:steps]
 
 
-class Indexed:
-    """A Source whose items are handed out by index: `batch(indices)` is what a subclass has of its own."""
+class Indexed(ABC):
+    """A Source whose items are handed out by index; a subclass defines its length and `batch(indices)`."""
 
-    def __len__(self) -> int:
-        raise NotImplementedError
+    @abstractmethod
+    def __len__(self) -> int: ...
 
+    @abstractmethod
     def batch(self, indices: Tensor) -> Batch:
         """(B, ...) inputs and (B,) int64 targets at `indices`."""
-        raise NotImplementedError
 
     def batches(self, order: Sequence[Tensor]) -> Iterable[Batch]:
         """The batches at each of these indices."""
@@ -222,7 +223,7 @@ class ReaderSet(Indexed):
 def _check_map_style(dataset: Any) -> None:
     if isinstance(dataset, IterableDataset) or not (hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")):
         raise UsageError(
-            f"a {type(dataset).__name__} cannot be read by number; give a data set of (tensor, label) pairs, such as list(data)"
+            f"{type(dataset).__name__} has no length or cannot be indexed; give a data set of (tensor, label) pairs, such as list(data)"
         )
     if len(dataset) == 0:
         raise UsageError("the data set is empty; give one with at least two images")
@@ -240,12 +241,12 @@ def is_source(data: Any) -> bool:
 def as_source(data: Any, workers: int = 0) -> Any:
     """A map-style data set or a loader as the loop reads it; tensors in memory are taken as they lie.
 
-    Raises UsageError, saying what was found, for what cannot be read by number, is empty, or has items that are no pairs.
+    Raises UsageError, saying what was found, for what has no length or cannot be indexed, is empty, or has items that are no pairs.
     """
     if is_source(data):
         return data
     if isinstance(data, TensorDataset) and any(tensor.layout != torch.strided for tensor in data.tensors):
-        raise UsageError("the data set holds sparse tensors, which cannot be read by number; make them dense by to_dense()")
+        raise UsageError("the data set holds sparse tensors, which cannot be indexed; make them dense by to_dense()")
     if type(data) is TensorDataset and len(data.tensors) == 2 and len(data) > 0 and not workers:
         labels = data.tensors[1]
         if labels.ndim == 1 and not labels.is_floating_point() and not labels.is_complex() and len(labels) == len(data.tensors[0]):

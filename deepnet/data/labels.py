@@ -9,6 +9,8 @@ from torch import Tensor
 
 from experimentTable import UsageError
 
+IGNORED = -100  # torch's default ignore_index
+
 
 def plain_label(label: Any) -> int | str:
     """A label as a whole number or a word. Raises UsageError for what is neither, as a regression's target or a one-hot vector.
@@ -83,6 +85,8 @@ def label_map(train: Iterable[Any], evaluation: Iterable[Any], outputs: int, cla
     if len({isinstance(label, str) for label in both}) > 1:
         raise UsageError("the data set's labels are words and numbers; use labels of one kind")
     words = any(isinstance(label, str) for label in both)
+    if IGNORED in both:
+        raise UsageError(f"label {IGNORED} marks what a loss of torch's ignores, which no accuracy can count; leave those items out")
     order = _order(classes, "classes")
     if len(order) > outputs:
         raise UsageError(f"classes names {len(order)} classes but the model gives {outputs} outputs; change its last layer")
@@ -102,13 +106,13 @@ def label_map(train: Iterable[Any], evaluation: Iterable[Any], outputs: int, cla
     found = tuple(own_names) if words and _are_names(own_names, outputs) and train <= set(own_names) else tuple(sorted(train))
     if len(found) > outputs:
         remedy = "change its last layer to one output per class (two for a binary problem)"
-        raise UsageError(f"the model gives {outputs} outputs but the train set has {len(found)} classes; {remedy}")
+        raise UsageError(f"the model gives {outputs} outputs but the labels are of {len(found)} classes; {remedy}")
     return LabelMap(found, outputs, _checked({label: i for i, label in enumerate(found)}, both))
 
 
 def _checked(numbers: dict[Any, int], labels: set) -> dict[Any, int]:
     if unknown := sorted(labels - numbers.keys()):
-        raise UsageError(f"label {unknown[0]!r} is in the data but not among the train set's classes; leave it out, or train on it")
+        raise UsageError(f"label {unknown[0]!r} is in the data but not among the training set's classes; leave it out, or train on it")
     return numbers
 
 

@@ -19,7 +19,7 @@ from deepnet.training.recipe import Recipe, rehearse, set_precision, trial_of
 from experimentTable import Experiment, UsageError
 from featureFunction import split_as_asked
 from fileFunction import digest
-from trainFunction import check_loss, check_optimizer
+from trainFunction import check_optimizer
 from utilityFunction import cast, device
 
 
@@ -119,13 +119,9 @@ def plain(values: dict) -> dict:
     return kept
 
 
-def check_switches(schedule: Any, loss: Any, schedule_per_step: bool, **switches: Any) -> None:
-    """Refuse what is no schedule, no loss or no switch. Raises UsageError."""
-    for name, value in {"schedule_per_step": schedule_per_step, **switches}.items():
-        if not isinstance(value, bool):
-            raise UsageError(f"{name} must be True or False, got {value!r:.60}")
+def check_schedule(schedule: Any, schedule_per_step: bool) -> None:
+    """Raise UsageError for what is no schedule, and where there is none to step."""
     if schedule is not None and not callable(schedule):
         raise UsageError(f"schedule must be a callable from the optimizer to a scheduler, got {schedule!r:.60}")
     if schedule_per_step and schedule is None:
         raise UsageError("schedule_per_step has no effect without a schedule; give one, or leave it out")
-    check_loss(loss)

@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader
 from deepnet.data.datasets import Batch, MemorySet, ReaderSet, as_source, is_source, known_labels, listed_batches, with_labels
 from deepnet.data.items import found_in
 from deepnet.data.labels import LabelMap, label_map
+from deepnet.valid import whole
 from experimentTable import UsageError, choose
 from fileFunction import first_line
 from myModel import set_train_mode
@@ -45,13 +46,6 @@ def usable_precision(model: nn.Module, precision: str | None) -> str:
     if "fp64" in (asked, own) and asked != own:
         raise UsageError(f"precision {precision!r} does not suit the model, whose weights are {own}; convert it, or leave precision out")
     return asked
-
-
-def whole(name: str, value: Any, least: int) -> int:
-    """A whole number of at least `least`, of any type. Raises UsageError for anything else."""
-    if isinstance(value, bool) or not hasattr(value, "__index__") or value.__index__() < least:
-        raise UsageError(f"{name} must be a whole number of at least {least}, got {value!r}")
-    return value.__index__()
 
 
 def size_of_batches(name: str, data: Any, given: Any, otherwise: int) -> int:

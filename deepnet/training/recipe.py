@@ -122,6 +122,8 @@ def rehearse(model: nn.Module, train: Any, eval_set: Any, exp: Experiment, recip
         try:
             optimizer = recipe.optimizer(model)
             schedule = recipe.schedule(optimizer) if recipe.schedule else None
+            if recipe.schedule and not all(hasattr(schedule, method) for method in ("step", "state_dict", "load_state_dict")):
+                raise UsageError(f"schedule must give a scheduler of torch.optim.lr_scheduler, it gave {schedule!r:.60}")
             gradients = GradientNorms(model) if record_gradients else None
             train_epoch(model, batches, optimizer, recipe.precision, gradients, loss=recipe.loss, fast=recipe.fast)
             model.load_state_dict(copy.deepcopy(model.state_dict()))  # as best weights are restored, and a checkpoint
