@@ -1,6 +1,8 @@
 """Running experiments: `pipeline` for any model, `run` and `run_all` for the table's rows."""
 
+import copy
 import tempfile
+import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Executor
 from contextlib import contextmanager
@@ -15,42 +17,54 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.optim import Optimizer
 
-from dataFunction import load_images
 from deepnet.account import wandb_wanted
-from deepnet.data.datasets import as_source
-from deepnet.records.folder import RunFolder
+from deepnet.analyses.final_test import final_test as run_final_test
+from deepnet.analyses.kinds import analyse as prepared_analysis
+from deepnet.data.datasets import Source, as_source, whole_digest
+from deepnet.data.sets import load_images
+from deepnet.machine import device
+from deepnet.progress import about, bar
+from deepnet.records.files import digest
+from deepnet.records.folder import RunFolder, checkpoint_seconds
+from deepnet.records.provenance import provenance
+from deepnet.records.reading import Record, check_identity, find_record, roots, runs_dir
+from deepnet.runs import verification
 from deepnet.runs.asked import asked_for, check_options, data_identity, ended, lacks_weights, missing_parents, row_of
+from deepnet.runs.queue import check_executor, generation, work_off
+from deepnet.runs.verification import Difference
+from deepnet.search import searching
+from deepnet.seeds import seed_everything
+from deepnet.speed.layout import fast_layout
+from deepnet.speed.memory import kept_memory
+from deepnet.training.build import built
+from deepnet.training.early_stopping import EarlyStopping
+from deepnet.training.features import extract_features
+from deepnet.training.frozen_prefix import _frozen_digests, without_frozen_prefix
+from deepnet.training.metrics import GradientNorms, probe
+from deepnet.training.optimizers import make_optimizer, restore_optimizer
 from deepnet.training.own import check_schedule, checked_sets, own_optimizer
+from deepnet.training.precision import cast, resolve_precision
 from deepnet.training.ready import BATCH_SIZE, count_outputs, materialise, own_precision, size_of_batches
-from deepnet.training.recipe import Recipe, rehearse, set_precision, trial_of
+from deepnet.training.recipe import Recipe, advance, fast_by_default, rehearse, set_precision, trial_of
+from deepnet.training.steps import Loss, check_loss, evaluate, train_epoch
 from deepnet.valid import truth, whole
 from experimentTable import (
-    CLASSES,
     EVAL_SPLIT,
     NOT_COMPUTED,
     Experiment,
     UsageError,
-    choose,
     current_profile,
-    experiment,
     has_budget,
-    identity,
     keeps_weights,
     price,
     with_budget,
 )  # fmt: skip
-from featureFunction import extract_features
-from fileFunction import digest
-from loopFunction import fit
-from myModel import CNN, MLP, MODELS, initialise, replace_head, train_only, weight_layers
-from optimizerFunction import make_optimizer
-from queueFunction import check_executor, generation, work_off
-from recordFunction import Record, check_identity, find_record, roots, runs_dir
-from trainFunction import Loss, check_loss, evaluate, train_epoch
-from utilityFunction import about, bar, cast, device, fast_by_default, kept_memory, provenance, resolve_precision, seed_everything
-from wandbFunction import mirror
+from myModel import train_only, weight_layers
+from utilityFunction import Mirror, closing, mirror, open_for_sweep
 
-__all__ = ["build", "evaluate", "extract_features", "pipeline", "run", "run_all", "train_epoch"]
+__all__ = [
+    "build", "evaluate", "extract_features", "final_test", "join", "pipeline", "run", "run_all", "search", "train_epoch", "verify",
+]  # fmt: skip
 
 # ---------------------------------------------------------------- a reader's own model and data
 
@@ -208,25 +222,7 @@ def build(exp: Experiment) -> nn.Module:
 
     A parent whose weights are not here is trained first.
     """
-    seed_everything(exp.seed, 0)
-    if exp.start_from is None:
-        model = MODELS[choose("model", exp.model, MODELS)](image_size=identity(exp)["image_size"])
-        # The report's own networks are drawn with a head for ten classes; any other gets a new one, as ResNet-18 does there.
-        drawn_with_it = isinstance(model, MLP | CNN) and CLASSES[exp.dataset] == 10 and not exp.dropout
-        model = model if drawn_with_it else _headed(model, exp)
-        initialise(model, exp.initialisation)
-        return model
-    parent = experiment(exp.start_from, exp.profile, exp.seed)
-    weights = _parent_weights(parent)
-    model = build(replace(parent, start_from=None))
-    model.load_state_dict(weights)
-    seed_everything(exp.seed, 0)
-    same_head = CLASSES[parent.dataset] == CLASSES[exp.dataset] and parent.dropout == exp.dropout
-    return model if same_head else _headed(model, exp)
-
-
-def _headed(model: nn.Module, exp: Experiment) -> nn.Module:
-    return replace_head(model, CLASSES[exp.dataset], exp.dropout)
+    return built(exp, _parent_weights)
 
 
 def _parent_weights(parent: Experiment) -> dict:
@@ -272,9 +268,7 @@ def _train(exp: Experiment, makeup: dict, line: Any, stop: Callable[[], bool], u
 
 def _analyse(exp: Experiment, makeup: dict, line: Any, use_wandb: Any) -> Callable[[RunFolder], Record]:
     """Prepare an analysis, and return the function that writes its record to a folder."""
-    import analysisFunction
-
-    analyse = analysisFunction.analyse(exp, makeup)
+    analyse = prepared_analysis(exp, makeup, build)
 
     def write(folder: RunFolder) -> Record:
         shown = bar(1) if line is None else line
@@ -370,3 +364,182 @@ def run_all(
         # Others may have finished meanwhile what they were at.
         records |= {exp: record for exp in asked if exp not in records and (record := ended(exp, evidence))}
     return [records[exp] for exp in wanted if exp in records and records[exp].finished]
+
+
+@closing()
+def fit(
+    model: nn.Module, train: Source, eval_set: Source, exp: Experiment, recipe: Recipe, folder: RunFolder, checkpoint: dict | None, *,
+    split_name: str, steps: int | None = None, keep_weights: bool = False, use_wandb: Any = True, line: Any = None,
+    stop: Callable[[], bool] = lambda: False,
+) -> Record:  # fmt: skip
+    """Train what may learn of `model`, in place, as `exp` and `recipe` say, on from `checkpoint`.
+
+    `stop` is asked after each epoch whether to leave off there.
+    """
+    precision, fast = recipe.precision, recipe.fast
+    model.to(device())
+    if fast:
+        layout = fast_layout(model, train.first(2))
+        model.to(memory_format=layout)
+        train, eval_set = (source.to(device(), layout) if hasattr(source, "to") else source for source in (train, eval_set))
+    data = [whole_digest(source) for source in (train, eval_set)]
+    if checkpoint:
+        if any(None not in pair and pair[0] != pair[1] for pair in zip(checkpoint.get("data", []), data, strict=False)):
+            raise UsageError(f"{exp.name} was begun with other data; give the same, use another name, or leave out resume")
+        with folder.restoring():
+            model.load_state_dict(checkpoint["model"])
+            frozen = set(map(tuple, checkpoint["frozen"]))  # what moved before it must not go unseen
+    else:
+        frozen = _frozen_digests(model)
+    seed_everything(exp.seed, 0)  # a reader's data set may be random
+    probed = train.first(min(256, recipe.eval_batch_size)).to(device()) if exp.record_gradients else None
+    trained = model
+    if fast or recipe.cache_frozen:
+        trained, train, eval_set = without_frozen_prefix(model, train, eval_set, precision, recipe.eval_batch_size, recipe.cache_frozen)
+    optimizer = recipe.optimizer(trained)
+    schedule = recipe.schedule(optimizer) if recipe.schedule else None
+    gradients = GradientNorms(model) if exp.record_gradients else None
+    stopping, best, first = EarlyStopping(exp.patience, exp.min_delta), None, 0
+    if checkpoint:
+        with folder.restoring():
+            restore_optimizer(optimizer, checkpoint["optimizer"])
+            if schedule is not None:
+                schedule.load_state_dict(checkpoint["schedule"])
+            stopping, best, first = EarlyStopping(**checkpoint["stopping"]), checkpoint["best"], checkpoint["epoch"] + 1
+    mirrored = Mirror(Record(folder.path), None if use_wandb is True else use_wandb, model) if use_wandb else None
+    line = bar(exp.epochs) if line is None else line
+    line.reset(total=exp.epochs)
+    line.set_description_str(exp.name)
+    line.update(max(first - 1, 0))
+    reason, saved, seconds_between = None, time.monotonic(), checkpoint_seconds()
+    after_step = schedule.step if schedule is not None and recipe.schedule_per_step else None
+
+    def save(epoch: int) -> None:
+        state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "best": best, "epoch": epoch, "frozen": sorted(frozen)}
+        state |= {"data": data} | ({"schedule": schedule.state_dict()} if schedule is not None else {})
+        folder.checkpoint(state | {"stopping": asdict(stopping)})
+
+    def measure() -> tuple[dict, Any]:
+        return evaluate(trained, eval_set, precision, batch_size=recipe.eval_batch_size, loss=recipe.loss, fast=fast)
+
+    for epoch in range(first, exp.epochs + 1):
+        row: dict = {"epoch": epoch}
+        generator = seed_everything(exp.seed, epoch)
+        if epoch:
+            batches = train.shuffled(exp.batch_size, generator, steps)
+            row |= train_epoch(
+                trained, batches, optimizer, precision, gradients, recipe.graph, loss=recipe.loss, fast=fast, after_step=after_step
+            )
+        measured, predictions = measure()
+        if epoch and schedule is not None and not recipe.schedule_per_step:
+            advance(schedule, measured["loss"])
+        row |= {f"{split_name}_{metric}": value for metric, value in measured.items()}
+        row |= {} if probed is None else probe(model, probed, precision, fast)
+        row = folder.append(row)
+        if mirrored:
+            mirrored.log(row)
+        line.update(min(epoch, 1))
+        line.set_postfix_str(f"train loss {row.get('train_loss')}, {split_name} accuracy {row[f'{split_name}_accuracy']}")
+        if epoch and (broken := [part for part in ("train", split_name) if row[f"{part}_loss"] is None]):  # NaN and infinity are None there
+            reason = f"the {broken[0]} loss is not finite in epoch {epoch}; try a lower learning rate than {exp.lr}"
+            break
+        if epoch and stopping.update(epoch, measured["accuracy"]) and exp.patience:
+            best = copy.deepcopy(model.state_dict())  # with its metadata, which versioned modules need
+        if epoch == exp.epochs or stopping.over:
+            break
+        if (stopped := stop()) or time.monotonic() - saved >= seconds_between:
+            save(epoch)
+            saved = time.monotonic()
+            if stopped:
+                record = Record(folder.path)
+                if mirrored:
+                    mirrored.finish(record)
+                return record
+
+    moved = frozen ^ _frozen_digests(model)  # before the best weights are restored, which would hide what moved after them
+    if best is not None:  # the restored weights' own measure and predictions, not the last epoch's
+        model.load_state_dict(best)
+        measured, predictions = measure()
+        moved |= frozen ^ _frozen_digests(model)
+    if names := sorted({name for name, _ in moved}):
+        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+        reason = reason or f"frozen weights or statistics moved in training: {names[0]}{more}"
+    weights = model.state_dict()
+    if keep_weights and reason is None:
+        folder.save_weights(weights)
+    folder.save_array("predictions.npy", predictions=predictions)
+    result = {
+        "status": "failed" if reason else "finished", "reason": reason, "split": split_name, "classes": len(eval_set.classes),
+        "epoch": stopping.best_epoch if best is not None else epoch, "last_epoch": epoch, "budget": exp.epochs,
+        "best_epoch": stopping.best_epoch, "best_accuracy": stopping.best, "stopped_early": stopping.over, **measured,
+        "train_seconds": sum(row.get("train_seconds", 0.0) for row in Record(folder.path).rows),
+    }  # fmt: skip
+    record = folder.finish(result, weights)
+    if mirrored:
+        mirrored.finish(record)
+    if reason:
+        print(f"{exp.name} (seed {exp.seed}) failed: {reason}")
+    return record
+
+
+# ---------------------------------------------------------------- the final test, the search, verification
+
+
+def final_test(record: Record, why_again: str = "") -> dict[str, dict]:
+    """The only door to chapter 5's test set: opens it once for this run and seed, logs the opening, returns {classifier: its line}.
+
+    Asked again it returns what was logged, here or in the committed evidence; `why_again` opens it once more, and stands in the log.
+    Raises UsageError for a row without `final_test` (in the table `dropout` and `baseline` have it) or one that has not finished,
+    while another chapter 5 run or search trial of that profile and seed is unfinished, where the weights are not here, where others
+    were tested before, and while another process is at it.
+    """
+    return run_final_test(record, build, why_again)
+
+
+def search(
+    config: dict, count: int, *, base: str | Experiment = "sweep_1", name: str = "search", profile: str = "", seed: int | None = None,
+    storage: str = "",
+) -> list[Record]:  # fmt: skip
+    """Run `count` trials of the experiment `base` with values drawn from `config`; returns the finished ones' records,
+    best first.
+
+    `config` is what W&B calls a sweep configuration. Method `bayes` is a Gaussian process, `random` draws at random,
+    `grid` takes every combination: Optuna's, seeded, or with a W&B account those of a W&B sweep, whose agent gives each
+    trial its values and its W&B run (never tried against W&B's servers). What has no meaning here (program, command,
+    description, ...) is named and passed over. `base` is a row of the table or its name; a row's own profile and seed
+    hold unless others are given.
+
+    The trials are in a database: SQLite in the records folder, or the server at the URL `storage`. Called again, a
+    finished search trains nothing, a larger `count` adds trials, and a search that was cut off goes on, the unfinished
+    trial first; so does one whose database and records are committed. Other processes may `join` it meanwhile. A trial
+    that fails is recorded as failed, and the others go on.
+
+    Raises UsageError, before anything is written, for what no trial could be drawn from or run with, all of it in one
+    message; for another configuration than the search was begun with; and where W&B makes no sweep or gives no trial.
+
+    >>> search(REPORT_SWEEP, 12, profile="sample")  # doctest: +SKIP
+    [<Record search_9 (sample, seed 0): ...>, ...]
+    """
+    return searching.search(config, count, base, name, profile, seed, storage, run=run, open_for_sweep=open_for_sweep)
+
+
+def join(name: str = "search", *, profile: str = "", seed: int = 0, storage: str = "") -> list[Record]:
+    """Work on a search that another process has begun, until it has its trials; returns the finished ones' records,
+    best first.
+
+    Raises UsageError where no search of that name has been begun.
+
+    >>> join("search", profile="sample")  # doctest: +SKIP
+    [<Record search_9 (sample, seed 0): ...>, ...]
+    """
+    return searching.join(name, profile, seed, storage, run=run, open_for_sweep=open_for_sweep)
+
+
+def verify(name: str, profile: str | None = None, seed: int = 0, epochs: int | None = None) -> Difference:
+    """Train a committed run again, its first `epochs` alone where that is given, and compare; says first how long it takes.
+
+    It is trained in the record's precision, in a temporary folder: the records in RUNS_DIR are left alone, but for weights of a parent
+    that are the evidence's. W&B is off. Raises UsageError for a run without a committed record, for one that is no longer in the
+    table as it was, for more epochs than its record has, and for step times, which no two runs have in common.
+    """
+    return verification.verify(name, profile, seed, epochs, run)

@@ -49,7 +49,7 @@ def chosen_names(arguments: argparse.Namespace, recorded: bool = False) -> list[
 
     `recorded`: what is not in the table will do too where it has a record, as a search's trial or a variant has.
     """
-    from recordFunction import roots
+    from deepnet.records.reading import roots
 
     profile = current_profile(arguments.profile)
     for name in arguments.names:
@@ -66,7 +66,7 @@ def chosen_names(arguments: argparse.Namespace, recorded: bool = False) -> list[
 
 def list_runs(arguments: argparse.Namespace) -> bool:
     """Every experiment: what it is, its state with seed 0 and its price; what is damaged says so in its row, and why beside the list."""
-    from recordFunction import find_record, roots
+    from deepnet.records.reading import find_record, roots
 
     profile = current_profile(arguments.profile)
     roots()  # refused once, where no folder is named, and not in each row
@@ -100,7 +100,7 @@ def train(arguments: argparse.Namespace) -> bool:
     """Train what is named; with --minutes leave off between epochs when the time is up."""
     names, seeds = chosen_names(arguments), parse_seeds(arguments.seeds)  # refused at once, before torch is imported
     from coreFunction import run_all
-    from queueFunction import dask_executor, process_pool
+    from deepnet.runs.queue import dask_executor, process_pool
 
     end = time.monotonic() + 60 * arguments.minutes if arguments.minutes is not None else math.inf
     workers = (
@@ -126,11 +126,13 @@ def search(arguments: argparse.Namespace) -> bool:
     It ends when all its trials have; that is a success unless every one of them is without a score.
     """
     name, profile, seed, count = arguments.join or arguments.name, current_profile(arguments.profile), arguments.seed, arguments.count
-    import searchFunction
+    from coreFunction import join
+    from coreFunction import search as begin_search
+    from deepnet.search.sweep import REPORT_SWEEP
 
     where: dict[str, Any] = {"profile": profile, "seed": seed, "storage": arguments.storage}
-    begin = partial(searchFunction.search, searchFunction.REPORT_SWEEP, count)
-    records = (searchFunction.join if arguments.join else begin)(name=name, **where)
+    begin = partial(begin_search, REPORT_SWEEP, count)
+    records = (join if arguments.join else begin)(name=name, **where)
     for record in records:
         print(record)
     return bool(records)
@@ -138,7 +140,7 @@ def search(arguments: argparse.Namespace) -> bool:
 
 def show(arguments: argparse.Namespace) -> bool:
     """One run's settings and rows."""
-    from recordFunction import find_record
+    from deepnet.records.reading import find_record
 
     profile, found = current_profile(arguments.profile), True
     for name in chosen_names(arguments, recorded=True):
@@ -166,13 +168,13 @@ def _print_record(record: Any) -> None:
 
 def publish(arguments: argparse.Namespace) -> bool:
     """Copy the records that have ended, failed ones too, weights left out, to report/records."""
-    import recordFunction
+    from deepnet.records import reading
     from deepnet.records.publish import publish as publish_record
 
     profile = current_profile(arguments.profile)
     names = chosen_names(arguments, recorded=True)
-    found = {name: recordFunction.find_records(name, profile, evidence=False, failed=True) for name in names}
-    published = {name: sorted((recordFunction.EVIDENCE / profile / name).glob("seed-*/result.json")) for name in names}
+    found = {name: reading.find_records(name, profile, evidence=False, failed=True) for name in names}
+    published = {name: sorted((reading.EVIDENCE / profile / name).glob("seed-*/result.json")) for name in names}
     if missing := [name for name in names if not found[name] and not published[name]]:
         raise UsageError(f"{missing[0]} has no finished record in {profile}; train it first")
     for name, records in found.items():
@@ -186,7 +188,7 @@ def publish(arguments: argparse.Namespace) -> bool:
 def verify(arguments: argparse.Namespace) -> bool:
     """Train committed records again and say what differs; with --json standard output holds that alone."""
     names, seeds = chosen_names(arguments), parse_seeds(arguments.seeds)
-    from verifyFunction import verify as verify_record
+    from coreFunction import verify as verify_record
 
     found = []
     for name, seed in ((name, seed) for name in names for seed in seeds):
@@ -207,7 +209,7 @@ def sync(arguments: argparse.Namespace) -> bool:
     names = chosen_names(arguments, recorded=True) if arguments.names or arguments.chapter is not None else ["*"]
     seeds = parse_seeds(arguments.seeds) if arguments.seeds else None
     from deepnet.figures.registry import found
-    from wandbFunction import sync as sync_records
+    from utilityFunction import sync as sync_records
 
     records = [r for name in names for runs in found(name, profile).values() for r in runs if seeds is None or r.seed in seeds]
     missing = [name for name in arguments.names if name not in {record.name for record in records}]

@@ -1,335 +1,29 @@
 """What stands around training: seeds, device, precision, threads, provenance, progress bars."""
 
-import ctypes
-import functools
 import importlib
-import math
 import os
-import platform
-import random
-import sys
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
-from importlib import metadata
-from io import StringIO
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from io import BytesIO
+from secrets import token_hex
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
-import torchvision
-
-from deepnet.records import code
-from deepnet.text import duration
-from experimentTable import PROFILES, UsageError
-from productFunction import LARGEST_BY_TAPS, SmallMaps, conv2d_by_taps, emulated_bf16, native_bf16
-from recordFunction import RESULTS_VERSION, ROUNDING_VERSION, switched_on
-
-_C_LIBRARY = ctypes.CDLL(None) if platform.libc_ver()[0] == "glibc" else None
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4  # of malloc.h
-
-# ---------------------------------------------------------------- seeds
-
-
-def mixed(*numbers: int) -> int:
-    """One 63-bit seed from several numbers, so that (seed, epoch) and (seed + 1, epoch - 1) are unrelated."""
-    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(1))
-
-
-def seed_everything(*numbers: int) -> torch.Generator:
-    """Seed torch's, numpy's and Python's global generators from `numbers`; returns a CPU generator seeded alike, for shuffling."""
-    seed = mixed(*numbers)
-    torch.manual_seed(seed)
-    np.random.seed(seed % 2**32)  # a reader's own transforms may draw from it, or from Python's
-    random.seed(seed)
-    return torch.Generator().manual_seed(seed)
-
-
-@contextmanager
-def preserved_random() -> Iterator[None]:
-    """Leave torch's, numpy's and Python's global generators as they are, whatever is drawn meanwhile."""
-    numpy_state, python_state = np.random.get_state(), random.getstate()
-    try:
-        with torch.random.fork_rng([torch.cuda.current_device()] if device().type == "cuda" else []):
-            yield
-    finally:
-        np.random.set_state(numpy_state)
-        random.setstate(python_state)
-
-
-# ---------------------------------------------------------------- the machine
-
-
-@functools.cache
-def device() -> torch.device:
-    """CUDA, else the CPU; `DEVICE` in the environment decides otherwise.
-
-    On CUDA this makes fp32 mean fp32, not TF32, and convolutions add up in the same order each time.
-
-    Apple's MPS is not chosen by itself: nobody has trained on it yet, and some of torch's operations there give wrong numbers.
-    """
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
-    torch.backends.cudnn.deterministic = True
-    if chosen := os.environ.get("DEVICE"):
-        there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "xpu": torch.xpu.is_available()}
-        try:
-            if there.get(torch.device(chosen).type):
-                return torch.zeros((), device=chosen).device
-        except (RuntimeError, AssertionError):
-            pass
-        usable = " or ".join(name for name, available in there.items() if available)
-        raise UsageError(f"DEVICE={chosen} cannot be used here; set it to {usable}, or unset it")
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def has_float64() -> bool:
-    """Whether the device computes in float64; Apple's MPS does not."""
-    return device().type != "mps"
-
-
-def fast_by_default() -> bool:
-    """Whether the report's runs use what only makes them faster; `FAST=0` in the environment turns all of it off."""
-    return switched_on("FAST")
-
-
-def _keeps_memory() -> bool:
-    return _C_LIBRARY is not None and os.environ.get("THP_MEM_ALLOC_ENABLE", "1") == "1"
-
-
-@contextmanager
-def kept_memory(fast: bool = True) -> Iterator[None]:
-    """While it is open, glibc keeps what is freed for the next tensors: all that lies between others, and 1 GiB at its heap's end.
-
-    By itself it maps a block of more than 32 MiB anew each time, and the system clears each page that it hands out. What is kept grows,
-    as blocks come to lie where none of the holes before them was large enough, so `give_back` is called now and then, and at the end.
-    Afterwards the thresholds are those that glibc comes to by itself once such blocks were freed. THP_MEM_ALLOC_ENABLE=0, which
-    keeps torch from huge pages, leaves memory to the system, and so does `fast=False`.
-    """
-    if not (fast and _keeps_memory()):
-        yield
-        return
-    assert _C_LIBRARY is not None
-    _C_LIBRARY.mallopt(M_MMAP_MAX, 0)
-    _C_LIBRARY.mallopt(M_TRIM_THRESHOLD, 2**30)
-    try:
-        yield
-    finally:
-        for option, number in ((M_MMAP_MAX, 65536), (M_MMAP_THRESHOLD, 2**25), (M_TRIM_THRESHOLD, 2**26)):
-            _C_LIBRARY.mallopt(option, number)
-        give_back()
-
-
-def give_back() -> None:
-    """Return to the system the memory that is freed and kept."""
-    if _keeps_memory():
-        assert _C_LIBRARY is not None
-        _C_LIBRARY.malloc_trim(0)
-
-
-def free_bytes() -> float:
-    """The device's memory that is free, with what was kept of it; infinity where the system does not say."""
-    if device().type == "cuda":
-        return torch.cuda.mem_get_info()[0]
-    give_back()
-    lines = Path("/proc/meminfo").read_text().splitlines() if Path("/proc/meminfo").exists() else []
-    whole = next((1024.0 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")), math.inf)
-    return min(whole, _container_bytes())
-
-
-CGROUPS = Path("/sys/fs/cgroup")
-
-
-# A hierarchy's folder -> its files for limit and use, and the line of memory.stat for cached file pages: cgroup v2, and v1's memory
-CGROUP_FILES = {
-    "": ("memory.max", "memory.current", "inactive_file"),
-    "memory": ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
-}
-
-
-def _container_bytes() -> float:
-    """What the limits (cgroup v1 or v2) of a container, or of a Slurm job, leave; infinity where there is none.
-
-    Cached file pages count as free, since the group would give them up. A group's limit holds for the groups within it.
-    """
-    own = Path("/proc/self/cgroup")
-    lines = [line.split(":", 2)[1:] for line in own.read_text().splitlines()] if own.exists() else []
-    left = [math.inf]
-    for hierarchy, files in CGROUP_FILES.items():
-        top = CGROUPS / hierarchy
-        group = top / next((path for names, path in lines if hierarchy in names.split(",")), "/").lstrip("/")
-        left += [_left_in(folder, *files) for folder in (group, *group.parents) if folder.is_relative_to(top)]
-    return min(left)
-
-
-def _left_in(group: Path, limit: str, used: str, cached: str) -> float:
-    try:
-        pages = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())[cached]
-        return float((group / limit).read_text()) - float((group / used).read_text()) + float(pages)
-    except (OSError, ValueError, KeyError):  # "max" is no number
-        return math.inf
-
-
-@functools.cache
-def has_bfloat16() -> bool:
-    """Whether this machine multiplies bfloat16 in hardware (elsewhere it is emulated, and slower than fp32)."""
-    if device().type == "cuda":
-        return torch.cuda.get_device_capability()[0] >= 8
-    if device().type == "cpu":
-        # oneDNN, which does the products, runs bf16 natively from avx512_core_bf16 on.
-        flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
-        return "avx512_bf16" in flags or "amx_bf16" in flags
-    return False
-
-
-def resolve_precision(precision: str) -> str:
-    """ "fp32", "fp64" or "bf16": what "auto" means here. Raises UsageError where the device lacks what is asked."""
-    if device().type == "mps" and precision in ("fp64", "bf16"):
-        raise UsageError(f"on mps experiments train in fp32, not in {precision}; set DEVICE=cpu for this one")
-    return ("bf16" if has_bfloat16() else "fp32") if precision == "auto" else precision
-
-
-def arithmetic(precision: str, convolves: bool = True, fast: bool = True) -> Any:
-    """The context that a forward pass runs in at this resolved precision: how its products are computed.
-
-    convolves: whether the model has convolutions. Where it has none, a deep MLP is spared the mode that looks out for them.
-    fast: without it, products are torch's own on a CPU too.
-    """
-    if not fast:
-        return torch.autocast(device().type, torch.bfloat16) if precision == "bf16" else nullcontext()
-    if device().type != "cpu":
-        return torch.autocast(device().type, torch.bfloat16, enabled=precision == "bf16")
-    if precision != "bf16":
-        return SmallMaps(LARGEST_BY_TAPS, conv2d_by_taps) if convolves else nullcontext()
-    return native_bf16() if has_bfloat16() else emulated_bf16()
-
-
-def cast(inputs: torch.Tensor, precision: str) -> torch.Tensor:
-    """A batch of floating-point numbers in the type its model has; others, such as token ids, stay what they are.
-
-    Autocast sees to bf16, in which a frozen prefix's outputs come already.
-    """
-    if not inputs.is_floating_point():
-        return inputs
-    if precision == "fp64":
-        return inputs.double()
-    return inputs if precision == "bf16" and inputs.dtype == torch.bfloat16 else inputs.float()
-
-
-def provenance(precision: str, on_processor: bool = False, packages: Sequence[str] = ()) -> dict:
-    """What makes a record at this moment: code, libraries, device, threads. Recorded and shown; it stops nobody from reading.
-
-    precision: the resolved one. on_processor: it is computed on the processor whatever the device is. packages: the distributions
-    whose versions count beside those that every run needs. Raises UsageError for one that is not installed.
-
-    Example::
-
-        provenance("fp32", on_processor=True, packages=["scikit-learn"])["scikit-learn"]  # "1.9.1"
-    """
-    try:
-        versions = {package: metadata.version(package) for package in packages}
-    except metadata.PackageNotFoundError as missing:
-        raise UsageError(f"{missing.name} is not installed; pip install {missing.name}") from None
-    computes = torch.device("cpu") if on_processor else device()
-    return {
-        **code.state(),
-        "results_version": RESULTS_VERSION,
-        "rounding_version": ROUNDING_VERSION,
-        "precision": precision,
-        "emulated": precision == "bf16" and not has_bfloat16(),
-        "device": torch.cuda.get_device_name() if computes.type == "cuda" else computes.type,
-        "processor": _processor(),
-        "threads": torch.get_num_threads(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "torchvision": torchvision.__version__,
-        "numpy": np.__version__,
-        **versions,
-    }
-
-
-@functools.cache
-def _processor() -> str:
-    info = Path("/proc/cpuinfo")
-    fields = dict(line.split(":", 1) for line in info.read_text().split("\n\n")[0].splitlines() if ":" in line) if info.exists() else {}
-    fields = {key.strip(): value.strip() for key, value in fields.items()}
-    if "model name" not in fields:
-        return platform.processor() or platform.machine()
-    return f"{fields['model name']} (family {fields.get('cpu family')}, model {fields.get('model')})"
-
-
-# ---------------------------------------------------------------- progress
-
-
-class _Silent:
-    """Stands in for a bar where tqdm is missing."""
-
-    def __getattr__(self, _: str) -> Any:
-        return lambda *args, **kwargs: None
-
-
-def in_notebook() -> bool:
-    """Whether a Jupyter kernel runs this code."""
-    return "ipykernel" in sys.modules and "IPython" in sys.modules and sys.modules["IPython"].get_ipython() is not None
-
-
-def bar(total: float, description: str = "", **options: Any) -> Any:
-    """A tqdm bar. In a notebook it is one plain line that is redrawn in place, and stays readable in the saved page.
-
-    Tqdm's own notebook bar is a widget, which a saved page shows as nothing. Where nobody watches (a log) none is drawn, nor
-    one that nothing has moved and that is closed within half a second.
-    """
-    try:
-        from tqdm import tqdm
-    except ImportError:
-        return _Silent()
-    options = {"total": total, "desc": description, "file": sys.stdout, "mininterval": 0.5, "delay": 0.5} | options
-    if not in_notebook():
-        return tqdm(disable=not sys.stdout.isatty(), **options)
-    from IPython.display import Pretty, display
-
-    class Line(tqdm):
-        def display(self, msg: str | None = None, pos: int | None = None) -> None:
-            text = Pretty(msg or str(self))
-            if not hasattr(self, "handle"):
-                self.handle = display(text, display_id=True)
-            self.handle.update(text)
-
-    return Line(ncols=110, **options | {"file": StringIO()})  # the display shows it, nothing is printed
-
-
-@contextmanager
-def quiet_imports() -> Iterator[None]:
-    """Import a library that draws bars of its own without tqdm's warning that a notebook lacks the widget for them."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
-
-
-def checkpoint_seconds() -> float:
-    """Seconds of training between checkpoints: `CHECKPOINT_SECONDS` in the environment, else 30; infinity means never.
-
-    Raises UsageError for what is no number, and for a negative one.
-    """
-    text = os.environ.get("CHECKPOINT_SECONDS") or "30"
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = math.nan
-    if not seconds >= 0:
-        raise UsageError(f"CHECKPOINT_SECONDS={text} is no number of at least 0; write seconds, such as 30")
-    return seconds
-
-
-def about(seconds: float, profile: str) -> str:
-    """A price for a reader: `75` -> "about 1 min 15 s", in `paper` with "on one H200"; 0, which no run takes: none was measured."""
-    where = f" on {PROFILES[profile].priced_on}" if PROFILES[profile].priced_on else ""
-    return f"about {duration(seconds)}{where}" if seconds else "time not known"
-
+from torch import nn
+
+from deepnet.account import complaint, say_once, wandb_mode, wandb_state
+from deepnet.data.sets import CLASS_NAMES, ImageSet, at_hand, known_fingerprint, load_images
+from deepnet.progress import bar
+from deepnet.records.reading import PREDICTIONS, WEIGHTS, Record, runs_dir
+from deepnet.text import counted
+from experimentTable import CLASSES, PROJECT, Experiment, UsageError
+from myModel import MODELS, count_modules, count_parameters, replace_head
 
 # ---------------------------------------------------------------- figures and verdicts
-
 _FIGURES = dict.fromkeys(("curves", "draw", "save", "show"), "deepnet.figures.registry")
+
+
 _ELSEWHERE = _FIGURES | dict.fromkeys(("check", "ledger"), "deepnet.claims.ledger")
 
 
@@ -345,3 +39,261 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted([*globals(), *_ELSEWHERE])
+
+
+MISTAKES = 32  # images in the table of misclassified ones
+
+
+class Mirror:
+    """Writes a run to W&B, row by row, while it trains or afterwards; the record stays the truth.
+
+    Online where wandb knows a key, else offline in `<runs>/wandb`. Whatever W&B fails at is said once and stops
+    nothing; `whole` is false then. `WANDB_MODE=disabled` turns it off. Used within `closing`, which closes it whatever
+    happens.
+    """
+
+    open: ClassVar[list["Mirror"]] = []
+    reachable = True  # until a run could not be opened: then this process asks no more, each try may wait half a minute
+
+    def __init__(self, record: Record, begun: Any = None, model: nn.Module | None = None) -> None:
+        """`begun`: a W&B run to write to; who has begun it closes it. `model`: it is counted for the run's config."""
+        self._run, self._rows, self.whole, self._begun = None, 0, False, begun
+        if Mirror.reachable and self._quietly(wandb_mode) in ("online", "offline"):
+            self.whole = True
+            self._run = self._quietly(_open_run, record, begun, model)
+            Mirror.reachable = self._run is not None
+            Mirror.open += [self] if self._run else []
+        for row in record.rows:  # of a resumed run: pieces of an offline run do not join, so it is written anew
+            self.log(row)
+
+    def log(self, row: dict) -> None:
+        """One row, a step of its own; lists (one entry a layer) become one metric a layer."""
+        if self._run:
+            self._quietly(self._run.log, _flat(row), step=self._rows)
+            self._rows += 1
+
+    def finish(self, record: Record, weights: bool = False) -> None:
+        """Close the run, with what the record says came of it; `weights`: with the weights too."""
+        if not self._run:
+            return
+        if self._rows:
+            last = self._rows - 1
+            self._quietly(self._run.log, self._quietly(_evaluated, record) or {}, step=last)
+            self._quietly(self._run.log, {}, step=last, commit=True)  # else the last row would overwrite the summary in the end
+        self._quietly(self._run.summary.update, _summary(record))
+        if weights:
+            self._quietly(_log_weights, self._run, record)
+        self.close(0 if record.finished else 1)
+
+    def close(self, exit_code: int) -> None:
+        """Close the run as W&B closes that of a program with this exit code."""
+        Mirror.open.remove(self)
+        if self._run and not self._begun:
+            self._quietly(self._run.finish, exit_code)
+
+    def _quietly(self, call: Any, *args: Any, **kwargs: Any) -> Any:
+        """The call's result, or None after one line on what W&B could not do: training must not depend on it."""
+        try:
+            return call(*args, **kwargs)
+        except Exception as error:
+            self.whole = False
+            say_once(f"{complaint(error)}; the records are whole.")
+            return None
+
+
+@contextmanager
+def closing() -> Iterator[None]:
+    """Close what is being written to W&B when the block ends by an exception: as failed, or after Ctrl-C as killed.
+
+    Else W&B would have it running until the process ends, and finished then.
+    """
+    before = [*Mirror.open]
+    try:
+        yield
+    except BaseException as error:
+        for mirrored in [mirrored for mirrored in Mirror.open if mirrored not in before]:
+            mirrored.close(255 if isinstance(error, KeyboardInterrupt) else 1)  # W&B's own for it
+        raise
+
+
+@closing()
+def mirror(record: Record, weights: bool = False) -> bool:
+    """Write any record to W&B, each time as a new run: finished, resumed, or committed evidence. Returns whether all
+    was written.
+
+    `weights`: with its weights, as an artifact of type "model". Raises UsageError where it has none.
+    """
+    if weights:
+        record.weights()
+    opened = Mirror(record)
+    opened.finish(record, weights)
+    return opened.whole
+
+
+def sync(records: list[Record], profile: str, weights: bool = False) -> str:
+    """Mirror `records` (with `weights`, where they have some), then the profile's figures; returns a line on what is
+    where.
+
+    Raises UsageError where nothing can be uploaded, and in the end where something was not.
+    """
+    if obstacle := wandb_state()[1]:
+        raise UsageError(f"nothing was uploaded: {obstacle}; `wandb login` first, or set WANDB_MODE=offline to write runs for later")
+    missed, line = [], bar(len(records) + 1, "to W&B", unit="run")
+    try:
+        for record in records:
+            missed += [] if mirror(record, weights and record.has_weights) else [f"{record.name} (seed {record.seed})"]
+            line.update(1)
+        figures = _log_figures(profile)
+        line.update(1)
+    finally:
+        line.close()
+    missed += [] if figures else ["the figures"]
+    if missed:
+        shown = ", ".join(missed[:3]) + f" and {len(missed) - 3} more" * (len(missed) > 3)
+        raise UsageError(f"not or not wholly written to W&B: {shown}; the same command writes all anew")
+    there = f"in project {PROJECT}"
+    if wandb_mode() == "offline":
+        folder = (runs_dir() / "wandb").resolve()
+        there = f"written to {folder}; `wandb sync {folder}/offline-run-*` uploads them"
+    return f"W&B: {counted(len(records), 'run')} and {counted(figures, 'figure')} {there}"
+
+
+# ---------------------------------------------------------------- what a run holds
+def _init(name: str | None, profile: str, **options: Any) -> Any:
+    import wandb
+
+    folder = runs_dir()
+    folder.mkdir(parents=True, exist_ok=True)
+    os.environ.setdefault("WANDB_DATA_DIR", str((folder / "wandb").resolve()))  # the images of offline runs stay with them
+    # WANDB_RUN_ID and WANDB_RESUME of the environment would make all runs one; a sweep's agent sets the first for its own.
+    own: Any = {"id": token_hex(8), "resume": "never"} if name else {}
+    return wandb.init(
+        project=PROJECT, name=name, tags=[profile], dir=folder, mode=wandb_mode(), reinit="create_new", **own, **options,
+        settings=wandb.Settings(
+            init_timeout=30, silent=True, console="off", x_disable_stats=True, x_disable_meta=True, disable_git=True, disable_code=True
+        ),
+    )  # fmt: skip
+
+
+def _open_run(record: Record, begun: Any = None, model: nn.Module | None = None) -> Any:
+    """A W&B run, or the one that was `begun`, under the row's name, with all that it is made of as its config."""
+    exp = record.settings["experiment"]
+    places = {key: exp[key] for key in ("name", "profile", "seed")}
+    group = f"chapter {exp['chapter']}" if exp["chapter"] else None  # a reader's own run is in none
+    model = model or _model_of(record)
+    size = {"deep": count_modules(model), "parameters": count_parameters(model)} if model else {}
+    config = record.settings["identity"] | record.settings["provenance"] | places | size
+    name = f"{exp['name']}-seed{exp['seed']}"
+    if begun:
+        begun.name = name
+        begun.config.update(config)  # but for what the sweep has set, which it keeps
+    run = begun or _init(name, exp["profile"], group=group, config=config)
+    if exp["kind"] == "training":
+        run.define_metric("epoch")
+        run.define_metric("*", step_metric="epoch")
+    return run
+
+
+def _model_of(record: Record) -> nn.Module | None:
+    """A model of the record's sizes, without weights; None for a reader's own and for what is no training."""
+    made = record.settings["identity"]
+    if record.settings["experiment"]["kind"] != "training" or made["model"] not in MODELS or "image_size" not in made:
+        return None
+    with torch.device("meta"):
+        model = MODELS[made["model"]](image_size=made["image_size"])
+        return replace_head(model, CLASSES[made["dataset"]]) if made["model"] == "resnet18" else model
+
+
+@contextmanager
+def open_for_sweep(exp: Experiment) -> Iterator[Any]:
+    """The W&B run that a sweep's agent wants begun, with the trial's values in its config; closed as failed if no
+    record finished.
+    """
+    run = _init(None, str(exp.profile), group=f"chapter {exp.chapter}")
+    try:
+        yield run
+    finally:
+        run.finish(0 if run.summary.get("status") == "finished" else 1)
+
+
+def _flat(row: dict) -> dict:
+    """A row without what it lacks, one metric a layer."""
+    lists = {key: value for key, value in row.items() if isinstance(value, list)}
+    layers = {f"{key}/layer_{i:02d}": value for key, values in lists.items() for i, value in enumerate(values)}
+    return {key: value for key, value in (row | layers).items() if key not in lists and value is not None}
+
+
+def _summary(record: Record) -> dict:
+    """The result, and the row of its epoch: the best or the last one, as the experiment has it."""
+    row = next((row for row in record.rows if "epoch" in row and row["epoch"] == record.result.get("epoch")), {})
+    return _flat(row) | record.result
+
+
+def _evaluated(record: Record) -> dict:
+    """The confusion matrix of the record's predictions and, where their images are at hand, the first that are wrong."""
+    import wandb
+
+    if PREDICTIONS not in record.result.get("sha256", {}):
+        return {}
+    label, given = record.predictions().astype(int)
+    outputs = max(record.result["classes"], label.max() + 1, given.max() + 1)  # a reader's model may have more than its data classes
+    names = CLASS_NAMES.get(record.settings["experiment"]["dataset"]) or [*map(str, record.settings.get("classes", []))]
+    names = [*names, *map(str, range(len(names), outputs))]
+    found: dict[str, Any] = {}
+    cells, counts = np.unique(np.stack([label, given]), axis=1, return_counts=True)
+    rows = [[names[actual], names[predicted], count] for actual, predicted, count in zip(*cells.tolist(), counts.tolist(), strict=True)]
+    # As wandb.plot.confusion_matrix does it, but for the empty cells: most of 100 x 100, which took seconds a run.
+    found["confusion_matrix"] = wandb.plot_table(
+        "wandb/confusion_matrix/v1",
+        wandb.Table(["Actual", "Predicted", "nPredictions"], rows),
+        {field: field for field in ("Actual", "Predicted", "nPredictions")},
+        {"title": f"{record.name}, seed {record.seed}: {record.result['split']} images"},
+    )
+    wrong = np.flatnonzero(label != given)[:MISTAKES].tolist()
+    if wrong and (held := _evaluated_images(record)):
+        pixels = held.images[wrong].permute(0, 2, 3, 1).numpy()
+        mistakes = [[i, wandb.Image(image), names[label[i]], names[given[i]]] for i, image in zip(wrong, pixels, strict=True)]
+        found["misclassified"] = wandb.Table(["number", "image", "class", "given"], mistakes)
+    return found
+
+
+def _evaluated_images(record: Record) -> ImageSet | None:
+    """The images that the record's predictions are of; None for a reader's own, and where they would have to be
+    fetched.
+    """
+    name, part = record.settings["experiment"]["dataset"], record.result["split"]
+    if name not in CLASS_NAMES or record.settings["identity"]["data"] != {name: known_fingerprint(name, record.profile)}:
+        return None
+    return load_images(name, part, record.profile) if at_hand(name, part, record.profile) else None
+
+
+def _log_weights(run: Any, record: Record) -> None:
+    import wandb
+
+    artifact = wandb.Artifact(f"{record.name}-seed{record.seed}-{record.profile}", "model", metadata=record.result["sha256"])
+    artifact.add_file(str(record.path / WEIGHTS))
+    run.log_artifact(artifact)
+
+
+def _log_figures(profile: str) -> int:
+    """Every figure that the profile's records suffice for, as one run named figures-<profile>; how many, 0 where W&B
+    failed.
+    """
+    import wandb
+    from PIL import Image
+
+    from deepnet.figures.registry import FIGURES, draw
+
+    images = {}
+    for number, entry in FIGURES.items():
+        with suppress(UsageError):  # no records for it
+            png = BytesIO(draw(number, profile).png)
+            images[f"figure_{number.replace('.', '_')}"] = wandb.Image(Image.open(png), caption=f"{number}  {entry.caption}")
+    try:
+        run = _init(f"figures-{profile}", profile)
+        run.log(images)
+        run.finish()
+        return len(images)
+    except Exception as error:
+        say_once(f"{complaint(error)}; the records are whole.")
+        return 0

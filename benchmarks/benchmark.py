@@ -33,11 +33,14 @@ from torch import Tensor
 from torch.autograd import DeviceType
 
 from benchmarks.recipes import WORKERS, Ours, Plain
-from dataFunction import ImageSet, load_images
 from deepnet.data.datasets import epoch_batches
+from deepnet.data.sets import ImageSet, load_images
+from deepnet.machine import device, has_bfloat16
+from deepnet.records.provenance import provenance
+from deepnet.speed.cuda_graph import Graphed
+from deepnet.speed.memory import kept_memory
+from deepnet.training.precision import resolve_precision
 from experimentTable import PROFILES, Experiment, UsageError, experiment, identity
-from trainFunction import Graphed
-from utilityFunction import device, has_bfloat16, kept_memory, provenance, resolve_precision
 
 RESULTS = Path(__file__).resolve().parent / "results"
 ROWS = {  # the experiment that each row times

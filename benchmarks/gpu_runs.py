@@ -60,7 +60,7 @@ def read_jobs(path: Path) -> list[Job]:
 
 
 def _decode_some(name: str, shard: Path, first: int, images: int) -> np.ndarray:
-    from sourceFunction import SETS, decode, read_table
+    from deepnet.data.sources import SETS, decode, read_table
 
     table, shape = read_table(shard).slice(first, images), SETS[name].shape
     image = next(column for column in ("image", "img") if column in table.column_names)
@@ -75,7 +75,7 @@ def decode_set(name: str, folder: Path, workers: int | None = None) -> None:
     """Decode the parts of a set whose shards lie in `folder` into the cache. What differs from the published set is refused."""
     import pyarrow.parquet as pq
 
-    from dataFunction import _write_cache, canonical_order, checked
+    from deepnet.data.sets import _write_cache, canonical_order, checked
 
     for part in PARTS[name]:
         shards = [(shard, pq.read_metadata(shard).num_rows) for shard in sorted(folder.glob(f"{part}-*.parquet"))]
@@ -95,7 +95,7 @@ def limits() -> dict:
 
 def ready(job: Job, profile: str) -> bool:
     """Whether the job's data and its parents' results are there."""
-    from dataFunction import at_hand
+    from deepnet.data.sets import at_hand
     from experimentTable import experiment
 
     exp = experiment(job.name, profile)

@@ -4,7 +4,7 @@ Plain: PIL images through torchvision's transforms one by one, a DataLoader with
 torch has it), contiguous memory, the optimizer as torch has it, `loss.item()` each step, `grad.norm().item()` for each parameter where
 norms are recorded, and every layer in each forward pass, frozen or not. It is timed in a process of its own, without what this package
 asks of the system's memory.
-Ours: the functions that a run goes through (`loopFunction.fit`).
+Ours: the functions that a run goes through (`coreFunction.fit`).
 """
 
 import os
@@ -22,17 +22,19 @@ from torch.utils.flop_counter import FlopCounterMode
 from torchvision.transforms import Compose, Normalize, Resize, ToTensor
 
 from coreFunction import build
-from dataFunction import NORMALISATION, ImageSet
 from deepnet.data.datasets import MemorySet
+from deepnet.data.sets import NORMALISATION, ImageSet
+from deepnet.machine import device
+from deepnet.speed.layout import fast_layout
+from deepnet.training.features import forward_all
+from deepnet.training.frozen_prefix import split
+from deepnet.training.metrics import GradientNorms
+from deepnet.training.optimizers import make_optimizer
 from deepnet.training.recipe import EVAL_BATCH_SIZE
+from deepnet.training.steps import train_epoch
 from experimentTable import Experiment
-from featureFunction import forward_all, split
-from loopFunction import in_fast_memory
 from modelBlock import MaxPoolReLU, ResidualBlock
 from myModel import CNN, MLP, train_only
-from optimizerFunction import make_optimizer
-from trainFunction import GradientNorms, train_epoch
-from utilityFunction import device
 
 WORKERS = min(8, os.cpu_count() or 1)
 
@@ -117,7 +119,9 @@ class Ours:
     def __init__(self, exp: Experiment, data: ImageSet, precision: str = "fp32") -> None:
         self.exp, self.precision = exp, precision
         self.model = _initial_model(exp).to(device())
-        self.source: Any = in_fast_memory(self.model, data, data)[0]
+        layout = fast_layout(self.model, data.first(2))
+        self.model.to(memory_format=layout)
+        self.source: Any = data.to(device(), layout)
         train_only(self.model, exp.trainable)
         self.prefix: Any = None
         if parts := split(self.model):

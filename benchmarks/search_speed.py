@@ -23,11 +23,12 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import coreFunction
+from coreFunction import join, search
 from deepnet.records.folder import RunFolder
+from deepnet.records.provenance import provenance
+from deepnet.records.reading import Record, runs_dir
+from deepnet.search.sweep import REPORT_SWEEP
 from experimentTable import Experiment
-from recordFunction import Record, runs_dir
-from searchFunction import REPORT_SWEEP, join, search
-from utilityFunction import provenance
 
 SWEEP = REPORT_SWEEP | {"metric": {"name": "train_loss", "goal": "minimize"}}
 

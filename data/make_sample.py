@@ -21,9 +21,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from dataFunction import canonical_order, checked, fingerprint, first_of_each_class
+from deepnet.data.sets import canonical_order, checked, fingerprint, first_of_each_class
+from deepnet.data.sources import SAMPLE, Source, in_data_dir, read_table
 from experimentTable import UsageError
-from sourceFunction import SAMPLE, Source, in_data_dir, read_table
 
 MOST_BYTES = 1_800_000  # of images in one file; git and its hosts like small ones
 COUNTS = {  # part of the sample -> (part of the complete set, images)

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from deepnet.records.files import first_line
 from experimentTable import UsageError
-from fileFunction import first_line
 
 MODES = {"online": "online", "run": "online", "offline": "offline", "dryrun": "offline", "disabled": "disabled"}  # W&B's, old ones too
 

@@ -39,10 +39,10 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from coreFunction import pipeline
 from deepnet.data.datasets import epoch_batches
+from deepnet.records.reading import runs_dir
+from deepnet.seeds import seed_everything
 from experimentTable import UsageError
 from myModel import count_parameters, head_names, replace_head
-from recordFunction import runs_dir
-from utilityFunction import seed_everything
 
 CLASSES, IMAGES, BATCH, EPOCHS, LR = 7, 64, 16, 2, 0.01
 CLOSE = 1e-8  # of the largest weight, where that is above 1

@@ -90,15 +90,15 @@ def written(few: dict, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def published(few: dict, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[dict]:
     """The sets as if no more than these few images had ever been published, and an empty cache."""
-    import dataFunction
+    from deepnet.data import sets
 
     for name, parts in few.items():
-        known = {part: (len(rows), dataFunction.fingerprint(rows)) for part, rows in parts.items()}
-        monkeypatch.setitem(dataFunction.FINGERPRINTS, (name, "complete"), known)
-    monkeypatch.setitem(dataFunction.VALIDATION, "complete", 100)
+        known = {part: (len(rows), sets.fingerprint(rows)) for part, rows in parts.items()}
+        monkeypatch.setitem(sets.FINGERPRINTS, (name, "complete"), known)
+    monkeypatch.setitem(sets.VALIDATION, "complete", 100)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     yield few
-    dataFunction._tensors.cache_clear()
+    sets._tensors.cache_clear()
 
 
 @pytest.fixture

@@ -13,9 +13,9 @@ import torch
 from PIL import Image
 from torchvision import datasets
 
-import dataFunction
-from dataFunction import CLASS_NAMES, SPLITS, ImageSet, first_of_each_class, load_images, open_vault
-from sourceFunction import SETS
+from deepnet.data import sets
+from deepnet.data.sets import CLASS_NAMES, SPLITS, ImageSet, first_of_each_class, load_images, open_vault
+from deepnet.data.sources import SETS
 
 COMPLETE = os.environ.get("DATA_DIR")
 COUNTS = {"mnist": (300, 100), "cifar10": (300, 100), "cifar100": (400, 200)}  # train, test
@@ -33,7 +33,7 @@ def sample_rows(name: str, part: str, count: int) -> np.ndarray:
     else:
         found = [load_images(name, p, "sample") for p in SPLITS[name] if (p == "test") == (part == "test")]
     rows = np.concatenate([torch.cat([data.labels[:, None].to(torch.uint8), data.images.flatten(1)], 1).numpy() for data in found])
-    rows = rows[dataFunction.canonical_order(rows)]
+    rows = rows[sets.canonical_order(rows)]
     return rows[first_of_each_class(rows[:, 0], count)]
 
 
@@ -99,7 +99,7 @@ def every_image(data: ImageSet) -> set[bytes]:
 
 def opened(name: str) -> tuple[ImageSet, ImageSet]:
     """Train and test part from DATA_DIR, as a new process opens them."""
-    dataFunction._tensors.cache_clear()
+    sets._tensors.cache_clear()
     test = open_vault("cpu") if name == "cifar100" else load_images(name, "test", "cpu")
     return load_images(name, "train", "cpu"), test
 

@@ -5,18 +5,18 @@ from contextlib import ExitStack
 
 from helpers import tiny_sample
 
-import loopFunction
-import trainFunction
+import coreFunction
+from deepnet.training import steps
 
 _small = ExitStack()  # kept, so that the cut lasts as long as the process
 
 
 def _slowly(*arguments, **named):
     time.sleep(0.3)
-    return trainFunction.evaluate(*arguments, **named)
+    return steps.evaluate(*arguments, **named)
 
 
 def dask_setup(worker):
     """Called once in each worker, where the module itself is loaded twice."""
     _small.enter_context(tiny_sample())
-    loopFunction.evaluate = _slowly
+    coreFunction.evaluate = _slowly

@@ -30,13 +30,14 @@ from helpers import tiny_sample, untimed
 from torch import nn
 from torchvision.models.resnet import BasicBlock, ResNet
 
-import searchFunction
+import coreFunction
 from coreFunction import run_all
-from dataFunction import SPLITS, load_images
+from deepnet.data.sets import SPLITS, load_images
 from deepnet.records.folder import RunFolder
+from deepnet.records.reading import Record
+from deepnet.search import searching
 from experimentTable import EXPERIMENTS, PROFILES, UsageError
 from myModel import MLP, MODELS
-from recordFunction import Record
 
 FORK = multiprocessing.get_context("fork")
 AT_MOST = 120  # seconds for one process
@@ -59,8 +60,8 @@ JOBS: dict[str, Callable[[], list[Record]]] = {
     "early stopping": lambda: run_all(STOPPING, evidence=False),
     "pretraining": lambda: run_all("train_resnet", evidence=False),
     "unfreezing": lambda: run_all(*CHAIN, evidence=False),
-    "search": lambda: searchFunction.search(SWEEP, 5, base="MLP_res_5"),
-    "joining": lambda: searchFunction.join(),
+    "search": lambda: coreFunction.search(SWEEP, 5, base="MLP_res_5"),
+    "joining": lambda: coreFunction.join(),
 }
 
 
@@ -125,7 +126,7 @@ def cut_down() -> None:
     MODELS["MLP_4"] = lambda image_size: MLP([784, 64, 32, 16, 10])
     MODELS["MLP_res_5"] = lambda image_size: MLP([784, 64, 32, 16, 10], residual=True)
     MODELS["resnet18"] = lambda image_size: Narrow()
-    searchFunction.PAUSE = 0.1
+    searching.PAUSE = 0.1
 
 
 def _nothing(*_: object) -> None:

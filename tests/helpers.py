@@ -18,12 +18,12 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.utils.data import Dataset, TensorDataset
 
-import analysisFunction
 import coreFunction
-from dataFunction import load_images, open_vault
+from deepnet.analyses import final_test, kinds
+from deepnet.data.sets import load_images, open_vault
+from deepnet.records.files import sha256
+from deepnet.records.reading import Record
 from experimentTable import PROFILES, UsageError
-from fileFunction import sha256
-from recordFunction import Record
 
 ROOT = Path(__file__).resolve().parent.parent
 QUICK = {"lr": 1e-2, "epochs": 3, "batch_size": 32}  # of a `pipeline`
@@ -113,8 +113,8 @@ def tiny_sample(images: int = 16) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(PROFILES, "sample", replace(sample, budgets=budgets, tsne_images=50, timing_blocks=(2, 1), search_trials=2))
         patch.setattr(coreFunction, "load_images", few)
-        patch.setattr(analysisFunction, "load_images", fifty(load_images))
-        patch.setattr(analysisFunction, "open_vault", fifty(open_vault))
+        patch.setattr(kinds, "load_images", fifty(load_images))
+        patch.setattr(final_test, "open_vault", fifty(open_vault))
         yield
 
 

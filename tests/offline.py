@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-import wandbFunction
-from dataFunction import load_images
+import utilityFunction
 from deepnet import account
-from recordFunction import Record
+from deepnet.data.sets import load_images
+from deepnet.records.reading import Record
 
 WANDB = Path(sys.executable).with_name("wandb")
 QUICK = {"lr": 1e-2, "epochs": 2, "batch_size": 32, "record_gradients": True}  # of a `pipeline`
@@ -23,7 +23,7 @@ def forget() -> None:
         wandb.teardown()  # it reads its environment once
     for remembered in (account.import_problem, account.login_problem, account.say_once):
         remembered.cache_clear()
-    wandbFunction.Mirror.reachable = True
+    utilityFunction.Mirror.reachable = True
 
 
 def offline_runs(runs_dir: Path) -> list[list[dict]]:

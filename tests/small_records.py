@@ -7,8 +7,8 @@ import numpy as np
 import torch
 
 from deepnet.records.folder import RunFolder
+from deepnet.records.reading import Record
 from experimentTable import Experiment
-from recordFunction import Record
 
 EXPERIMENT = Experiment("x", model="MLP_4", lr=0.1, profile="sample")
 PROVENANCE = {"commit": "c" * 40, "dirty": False, "results_version": 1, "precision": "fp32"}

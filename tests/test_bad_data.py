@@ -11,11 +11,10 @@ from copies import no_reading
 from helpers import refused
 from PIL import Image
 
-import dataFunction
-import sourceFunction
-from dataFunction import load_images
+from deepnet.data import sets, sources
+from deepnet.data.sets import load_images
+from deepnet.data.sources import SETS
 from experimentTable import CLASSES
-from sourceFunction import SETS
 
 
 def test_data_dir_missing_a_file_or_empty(tmp_path, monkeypatch):
@@ -23,7 +22,7 @@ def test_data_dir_missing_a_file_or_empty(tmp_path, monkeypatch):
     (tmp_path / "empty").mkdir()
     (tmp_path / "hollow" / "mnist").mkdir(parents=True)
     remedy = "set it to the folder that holds mnist/, cifar10/ and cifar100/, or unset it"
-    monkeypatch.setattr(dataFunction, "fetch", no_reading)
+    monkeypatch.setattr(sets, "fetch", no_reading)
     for folder, words in [
         ("missing", "does not exist"),
         ("file", "is a file"),
@@ -85,7 +84,7 @@ def test_shard_that_is_a_dangling_link(data_dir):
 
 def change(shard: Path, column: str, row: int, value: object) -> None:
     """Write `value` into a row of a shard's column."""
-    content = sourceFunction.read_table(shard).to_pydict()
+    content = sources.read_table(shard).to_pydict()
     content[column][row] = value
     pq.write_table(pa.table(content), shard)
 
@@ -102,7 +101,7 @@ def test_labels_out_of_range(name, column, label, data_dir):
 
 def test_wrong_columns(data_dir):
     shard = data_dir / "mnist" / "train-00000-of-00002.parquet"
-    good = sourceFunction.read_table(shard)
+    good = sources.read_table(shard)
     for table, words in [
         (good.rename_columns(["picture", "label"]), "has the columns picture, label; mnist needs 'image' or 'img'"),
         (good.select(["image"]), "has the columns image; mnist needs 'image' or 'img', and 'label' or 'fine_label'"),

@@ -11,7 +11,7 @@ from torch import nn
 from torch.utils.data import ConcatDataset, DataLoader, IterableDataset, TensorDataset
 
 from coreFunction import pipeline
-from recordFunction import Record
+from deepnet.records.reading import Record
 
 BAD_OPTIONS = [
     ({"optimizer": "GSD"}, "unknown optimizer 'GSD'", "choose Adam, AdamW, RMSprop or SGD"),

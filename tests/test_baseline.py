@@ -6,8 +6,8 @@ from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
-import featureFunction
-from featureFunction import classical_baseline, linear
+from deepnet.analyses import baseline
+from deepnet.analyses.baseline import classical_baseline, linear
 
 
 def digit_pixels():
@@ -20,7 +20,7 @@ def test_the_baseline_chooses_c_on_the_held_out_part_and_fits_again_on_both():
     train, out = (x[:400], y[:400]), (x[400:700], y[400:700])
     rows, states = classical_baseline(train, out)
     assert [(row["classifier"], row["C"]) for row in rows] == [
-        (name, c) for name in ("svm", "logistic_regression") for c in featureFunction.CS[name]
+        (name, c) for name in ("svm", "logistic_regression") for c in baseline.CS[name]
     ]
     assert all(row["converged"] is True for row in rows)
     logistic = [row for row in rows if row["classifier"] == "logistic_regression"]
@@ -45,7 +45,7 @@ def test_among_equals_the_smallest_c_is_chosen(monkeypatch):
     monkeypatch.setattr(LogisticRegression, "fit", lambda self, *a: fits.append(self.C) or original(self, *a))
     rows, states = classical_baseline((x, y), (x, y))
     assert [row["held_out_accuracy"] for row in rows] == [1.0] * len(rows)
-    assert fits == [*featureFunction.CS["logistic_regression"], min(featureFunction.CS["logistic_regression"])]
+    assert fits == [*baseline.CS["logistic_regression"], min(baseline.CS["logistic_regression"])]
     assert all(linear(state)(x).tolist() == y.tolist() for state in states.values())
 
 

@@ -11,8 +11,8 @@ import torch
 from benchmarks import benchmark
 from benchmarks.benchmark import ROWS, line, markdown, measure, peaks, plain_process, row, speed, step_seconds, time_shares
 from benchmarks.recipes import Ours, Plain
-from dataFunction import load_images
 from deepnet.data.datasets import epoch_batches
+from deepnet.data.sets import load_images
 from experimentTable import Experiment, experiment, identity
 from modelBlock import MaxPoolReLU
 from myModel import model_table
@@ -144,7 +144,7 @@ def test_a_step_s_time_is_shared_out():
 
 @pytest.fixture
 def with_bfloat16(monkeypatch):
-    monkeypatch.setattr("utilityFunction.has_bfloat16", lambda: True)
+    monkeypatch.setattr("machine.has_bfloat16", lambda: True)
 
 
 SPEEDS = {"plain": [10.0, 40.0, 20.0], "fp32": [50.0, 60.0, 70.0]}

@@ -9,9 +9,9 @@ import pytest
 from copies import assert_published, each_set, no_reading, write_copy
 from helpers import refused
 
-import sourceFunction
-from dataFunction import cache_folder, load_images
-from sourceFunction import Source
+from deepnet.data import sources
+from deepnet.data.sets import cache_folder, load_images
+from deepnet.data.sources import Source
 
 
 @each_set
@@ -37,7 +37,7 @@ def test_another_data_dir_is_read_and_never_answered_from_the_cache(data_dir, pu
 def test_a_shard_written_again_is_read_again(data_dir, published):
     load_images("mnist", "train", "cpu")
     shard = data_dir / "mnist" / "train-00000-of-00002.parquet"
-    pq.write_table(sourceFunction.read_table(shard).slice(1), shard)
+    pq.write_table(sources.read_table(shard).slice(1), shard)
     refused(lambda: load_images("mnist", "train", "cpu"), "has 299 images, the published set 300", "fetch it again")
 
 

@@ -11,12 +11,11 @@ import pytest
 from helpers import ROOT, refused
 from small_records import EXPERIMENT, PROVENANCE, written
 
-import recordFunction
-from deepnet.records import code
+from deepnet.records import code, reading
 from deepnet.records.folder import RunFolder
+from deepnet.records.provenance import provenance
 from deepnet.records.publish import publish
-from recordFunction import Record
-from utilityFunction import provenance
+from deepnet.records.reading import Record
 
 CLEAN = PROVENANCE | {"uncommitted": None}
 
@@ -42,7 +41,7 @@ def clone(tmp_path):
 
 @pytest.fixture
 def evidence(tmp_path, monkeypatch):
-    monkeypatch.setattr(recordFunction, "EVIDENCE", tmp_path / "evidence")
+    monkeypatch.setattr(reading, "EVIDENCE", tmp_path / "evidence")
     return tmp_path / "evidence"
 
 
@@ -56,20 +55,20 @@ def test_what_is_committed_is_its_commit_s(clone):
 
 
 def edit_staged(clone):
-    (clone / "loopFunction.py").write_text("x = 1\n")
+    (clone / "coreFunction.py").write_text("x = 1\n")
     git(clone, "add", ".")
 
 
 def edit_unseen(clone):
-    git(clone, "update-index", "--assume-unchanged", "loopFunction.py")
-    (clone / "loopFunction.py").write_text("x = 1\n")
+    git(clone, "update-index", "--assume-unchanged", "coreFunction.py")
+    (clone / "coreFunction.py").write_text("x = 1\n")
 
 
 CHANGES = {
-    "an edit": (lambda clone: (clone / "loopFunction.py").write_text("x = 1\n"), "loopFunction.py"),
-    "an edit that is staged": (edit_staged, "loopFunction.py"),
-    "an edit that git does not look at": (edit_unseen, "loopFunction.py"),
-    "a module that is gone": (lambda clone: (clone / "loopFunction.py").unlink(), "loopFunction.py"),
+    "an edit": (lambda clone: (clone / "coreFunction.py").write_text("x = 1\n"), "coreFunction.py"),
+    "an edit that is staged": (edit_staged, "coreFunction.py"),
+    "an edit that git does not look at": (edit_unseen, "coreFunction.py"),
+    "a module that is gone": (lambda clone: (clone / "coreFunction.py").unlink(), "coreFunction.py"),
 }
 
 
@@ -127,7 +126,7 @@ def test_a_script_that_is_not_committed_counts_where_it_is_run(clone):
 
 def test_a_checkout_with_other_line_ends_is_the_commit_s(clone):
     git(clone, "config", "core.autocrlf", "true")
-    path = clone / "loopFunction.py"
+    path = clone / "coreFunction.py"
     path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
     assert not code.state(clone)["dirty"]
 
@@ -218,14 +217,14 @@ def test_every_part_of_a_run_is_in_its_record_with_what_made_it(runs_dir):
     assert record.result["sha256"].keys() == {"settings.json", "rows.jsonl"}
 
 
-EDITED = CLEAN | {"dirty": True, "uncommitted": "not as commit ccccccc has it: loopFunction.py"}
+EDITED = CLEAN | {"dirty": True, "uncommitted": "not as commit ccccccc has it: coreFunction.py"}
 
 
 @pytest.mark.parametrize(
     ("parts", "why"),
     [
-        ((CLEAN, EDITED), "not as commit ccccccc has it: loopFunction.py"),
-        ((EDITED, CLEAN), "not as commit ccccccc has it: loopFunction.py"),
+        ((CLEAN, EDITED), "not as commit ccccccc has it: coreFunction.py"),
+        ((EDITED, CLEAN), "not as commit ccccccc has it: coreFunction.py"),
         ((CLEAN, CLEAN | {"commit": "d" * 40}), "its parts were made by several commits, ccccccc, ddddddd"),
         ((CLEAN | {"code": "another"},), "its code was changed while it ran"),
     ],
@@ -246,9 +245,9 @@ def test_settings_that_were_changed_after_the_result_are_refused(runs_dir):
 
 
 def test_what_was_computed_on_the_processor_names_no_gpu(monkeypatch):
-    import utilityFunction
+    from deepnet import machine
 
-    monkeypatch.setattr(utilityFunction, "device", lambda: pytest.fail("the device was asked for"))
+    monkeypatch.setattr(machine, "device", lambda: pytest.fail("the device was asked for"))
     made = provenance("fp32", on_processor=True)
     assert (made["device"], made["precision"], made["emulated"]) == ("cpu", "fp32", False)
 

@@ -7,13 +7,11 @@ import pytest
 from helpers import edit, found, interrupt, lend, python, untimed
 
 import coreFunction
-import loopFunction
-import recordFunction
 import run
-import searchFunction
+from deepnet.records import reading
 from deepnet.records.publish import publish
+from deepnet.records.reading import find_record
 from experimentTable import PROFILES, ROWS
-from recordFunction import find_record
 
 
 def test_list_shows_every_row_with_its_state_and_price(made, runs_dir, tiny, call):
@@ -88,18 +86,18 @@ def test_minutes_leave_off_between_epochs_and_the_next_call_goes_on(made, tiny, 
 
 
 def test_fresh_leaves_the_evidence_aside_and_what_is_here_in_place(made, monkeypatch, tmp_path, runs_dir, tiny, call):
-    monkeypatch.setattr(recordFunction, "EVIDENCE", tmp_path / "evidence")
+    monkeypatch.setattr(reading, "EVIDENCE", tmp_path / "evidence")
     shutil.copytree(made / "sample" / "MLP_4", tmp_path / "evidence" / "sample" / "MLP_4")
     assert call("train", "MLP_4")[0] == 0
     assert not (runs_dir / "sample" / "MLP_4").exists()
     assert call("train", "MLP_4", "--fresh")[0] == 0
     assert (runs_dir / "sample" / "MLP_4" / "seed-0" / "result.json").exists()
-    monkeypatch.setattr(loopFunction, "train_epoch", lambda *_: pytest.fail("an epoch was trained"))
+    monkeypatch.setattr(coreFunction, "train_epoch", lambda *_: pytest.fail("an epoch was trained"))
     assert call("train", "MLP_4", "--fresh")[0] == 0
 
 
 def test_publish_copies_what_is_finished(made, monkeypatch, tmp_path, runs_dir, tiny, call):
-    monkeypatch.setattr(recordFunction, "EVIDENCE", tmp_path / "evidence")
+    monkeypatch.setattr(reading, "EVIDENCE", tmp_path / "evidence")
     lend(made, runs_dir, "MLP_4")
     record = runs_dir / "sample" / "MLP_4" / "seed-0"
     edit(record, "settings.json", "provenance", dirty=True)
@@ -119,7 +117,7 @@ def test_publish_copies_what_is_finished(made, monkeypatch, tmp_path, runs_dir, 
 
 
 def test_what_is_evidence_alone_is_said_to_be_published_already(made, monkeypatch, tmp_path, runs_dir, tiny, call):
-    monkeypatch.setattr(recordFunction, "EVIDENCE", tmp_path / "evidence")
+    monkeypatch.setattr(reading, "EVIDENCE", tmp_path / "evidence")
     lend(made, tmp_path / "evidence", "MLP_4")
     there = tmp_path / "evidence" / "sample" / "MLP_4" / "seed-0"
     assert call("publish", "MLP_4") == (0, f"MLP_4 is published already: {there}\n", "")
@@ -138,7 +136,7 @@ def test_a_folder_of_a_user_that_there_is_not_ends_in_one_line(call, monkeypatch
 
 
 def test_what_is_not_in_the_table_is_published_and_shown_too(made, monkeypatch, tmp_path, runs_dir, call):
-    monkeypatch.setattr(recordFunction, "EVIDENCE", tmp_path / "evidence")
+    monkeypatch.setattr(reading, "EVIDENCE", tmp_path / "evidence")
     lend(made, runs_dir, "MLP_4")
     trial = (runs_dir / "sample" / "MLP_4").rename(runs_dir / "sample" / "search_1") / "seed-0"
     edit(trial, "settings.json", "experiment", name="search_1")
@@ -224,7 +222,7 @@ def test_status_1_where_not_everything_that_was_named_is_done(made, runs_dir, ti
 
 
 def test_an_interrupt_ends_in_one_line(call, monkeypatch, tiny):
-    monkeypatch.setattr(loopFunction, "train_epoch", interrupt)
+    monkeypatch.setattr(coreFunction, "train_epoch", interrupt)
     status, out, err = call("train", "MLP_4")
     assert status == 1
     assert out.splitlines()[-1] == "interrupted; the same call goes on from here"
@@ -260,7 +258,7 @@ def test_search_and_another_that_joins_it(made, tiny, call, runs_dir, monkeypatc
 
 def test_a_search_none_of_whose_trials_has_a_score_is_no_success(made, tiny, call, runs_dir, monkeypatch):
     lend(made, runs_dir, "train_resnet")
-    monkeypatch.setattr(searchFunction, "run", lambda *_, **options: 1 / 0)
+    monkeypatch.setattr(coreFunction, "run", lambda *_, **options: 1 / 0)
     status, out, err = call("search", "--count", "2")
     assert (status, err) == (1, "")
     assert out.count("failed: division by zero") == 2

@@ -7,12 +7,16 @@ import torch
 from torch import nn
 
 from coreFunction import build
+from deepnet.machine import device
+from deepnet.records.files import digest
+from deepnet.seeds import seed_everything
+from deepnet.speed.cuda_graph import Graphed
+from deepnet.training.metrics import GradientNorms
+from deepnet.training.optimizers import make_optimizer
+from deepnet.training.precision import resolve_precision
+from deepnet.training.steps import train_epoch
 from experimentTable import OPTIMIZERS, Experiment, experiment
-from fileFunction import digest
 from myModel import train_only
-from optimizerFunction import make_optimizer
-from trainFunction import GradientNorms, Graphed, train_epoch
-from utilityFunction import device, resolve_precision, seed_everything
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
 

@@ -12,7 +12,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 from torchvision.transforms import Compose, Normalize, Resize, ToTensor
 
-from dataFunction import (
+from deepnet.data.sets import (
     COARSE_OF,
     NORMALISATION,
     SPLITS,
@@ -22,8 +22,8 @@ from dataFunction import (
     known_fingerprint,
     load_images,
     open_vault,
-)  # fmt: skip
-from sourceFunction import SETS
+)
+from deepnet.data.sources import SETS
 
 ALL_PARTS = [(name, part) for name, parts in SPLITS.items() for part in parts]
 

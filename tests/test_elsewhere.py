@@ -13,7 +13,7 @@ from helpers import ROOT
 from nbclient import NotebookClient
 from test_install import MODULES, PACKAGE
 
-from fileFunction import sha256
+from deepnet.records.files import sha256
 
 # ---------------------------------------------------------------- a reader's own modules
 

@@ -5,10 +5,10 @@ from dataclasses import asdict, make_dataclass
 
 import pytest
 
-import recordFunction
 from coreFunction import data_identity, run
+from deepnet.records import reading
+from deepnet.records.reading import EVIDENCE, RESULTS_VERSION, Record, check_identity, find_openings, find_record
 from experimentTable import EXPERIMENTS, Experiment, UsageError, experiment
-from recordFunction import EVIDENCE, RESULTS_VERSION, Record, check_identity, find_openings, find_record
 
 RECORDS = [Record(path.parent) for path in sorted(EVIDENCE.glob("*/*/seed-*/settings.json"))]
 
@@ -46,7 +46,7 @@ def test_a_new_field_of_an_experiment_makes_no_record_another_run_s(monkeypatch)
     """As one that is added to the table later, whose default the records of before have."""
     kind = make_dataclass("Later", [("warm_up", int, 0)], bases=(Experiment,), frozen=True)
     monkeypatch.setattr(Experiment, "warm_up", 0, raising=False)  # the table's rows have it then
-    monkeypatch.setattr(recordFunction, "Experiment", kind)
+    monkeypatch.setattr(reading, "Experiment", kind)
     for record in RECORDS:
         if record.name in EXPERIMENTS:
             row = experiment(record.name, record.profile, record.seed)
@@ -60,9 +60,9 @@ def test_a_new_field_of_an_experiment_makes_no_record_another_run_s(monkeypatch)
 def test_records_of_an_older_version_are_read_and_say_so(monkeypatch):
     record = next(record for record in RECORDS if record.name == "MLP_4")
     made_with = record.settings["provenance"]["results_version"]
-    monkeypatch.setattr(recordFunction, "RESULTS_VERSION", made_with)
+    monkeypatch.setattr(reading, "RESULTS_VERSION", made_with)
     assert "version" not in repr(Record(record.path))
-    monkeypatch.setattr(recordFunction, "RESULTS_VERSION", made_with + 1)
+    monkeypatch.setattr(reading, "RESULTS_VERSION", made_with + 1)
     older = Record(record.path).load()
     assert older.rows == record.rows
     assert repr(older).endswith(f", results of version {made_with} (now {made_with + 1})>")

@@ -16,9 +16,12 @@ from faults import Narrow
 from helpers import python, refused
 from torch import nn
 
-import analysisFunction
 import coreFunction
 from coreFunction import run, run_all
+from deepnet.analyses import kinds
+from deepnet.records.reading import Record
+from deepnet.training.optimizers import make_optimizer
+from deepnet.training.precision import resolve_precision
 from deepnet.valid import CHILDREN, EVAL_SPLIT
 from experimentTable import (
     CLASSES,
@@ -33,9 +36,6 @@ from experimentTable import (
     keeps_weights,
 )
 from myModel import MODELS
-from optimizerFunction import make_optimizer
-from recordFunction import Record
-from utilityFunction import resolve_precision
 
 # ---------------------------------------------------------------- every field against every kind of row
 
@@ -106,13 +106,13 @@ def what_is_run(monkeypatch, tiny, tmp_path) -> Iterator[Any]:
         weights = coreFunction.build(replace(parent, start_from=None)).state_dict()
         return {key: value + len(parent.name) for key, value in weights.items()}  # each parent's are its own
 
-    load = analysisFunction.load_images
+    load = kinds.load_images
     monkeypatch.setitem(MODELS, "resnet18", lambda **_: Narrow())
     monkeypatch.setattr(coreFunction, "fit", fit)
     monkeypatch.setattr(coreFunction, "_parent_weights", weights_of)
-    monkeypatch.setattr(analysisFunction, "extract_features", extract_features)
-    monkeypatch.setattr(analysisFunction, "train_epoch", train_epoch)
-    monkeypatch.setattr(analysisFunction, "load_images", lambda *arguments: (log.append(arguments), load(*arguments))[1])
+    monkeypatch.setattr(kinds, "extract_features", extract_features)
+    monkeypatch.setattr(kinds, "train_epoch", train_epoch)
+    monkeypatch.setattr(kinds, "load_images", lambda *arguments: (log.append(arguments), load(*arguments))[1])
 
     def what_is_run(exp: Experiment) -> Any:
         log.clear()

@@ -25,8 +25,8 @@ from faults import ANYWHERE, PLACES, Reference, Tally, die_at, finish, kill, lea
 from helpers import ROOT, needs_fork
 from test_records import Hostile
 
-import searchFunction
-from utilityFunction import provenance
+import coreFunction
+from deepnet.records.provenance import provenance
 
 pytestmark = needs_fork
 KILLS = int(os.environ.get("KILLS", 0))  # of the long form
@@ -120,7 +120,7 @@ def test_a_process_that_stands_still_keeps_its_trial_and_the_others_wait_for_it(
 
 
 def test_a_search_of_twelve_trials_that_is_killed_twice_ends_with_twelve(tmp_path, monkeypatch):
-    monkeypatch.setitem(faults.JOBS, "search", lambda: searchFunction.search(faults.SWEEP, 12, base="MLP_res_5"))
+    monkeypatch.setitem(faults.JOBS, "search", lambda: coreFunction.search(faults.SWEEP, 12, base="MLP_res_5"))
     runs, begun = tmp_path / "runs", {}
     for nth in (5, 6):  # of two a trial
         assert kill("search", runs, partial(die_at, CHECKPOINT, "after", nth))

@@ -9,11 +9,12 @@ from helpers import QUICK, digits, held, mlp, normed, refused, same, state
 from torch import nn
 from torch.utils.data import Dataset
 
-import featureFunction
 from coreFunction import pipeline
-from dataFunction import load_images
 from deepnet.data.datasets import as_source
-from featureFunction import cached, extract_features, forward_all, split
+from deepnet.data.sets import load_images
+from deepnet.training import features, frozen_prefix
+from deepnet.training.features import extract_features, forward_all
+from deepnet.training.frozen_prefix import cached, split
 from myModel import MODELS, replace_head, set_train_mode, train_only
 
 CUTS = {("fc",): 9, ("layer4", "fc"): 7, ("layer3", "layer4", "fc"): 6}  # children in the frozen prefix
@@ -153,9 +154,9 @@ def trained(monkeypatch, model, cut, **options):
     with monkeypatch.context() as patch:
         used = []
         if cut:
-            patch.setattr(featureFunction, "cached", lambda *a: used.append(a) or cached(*a))
+            patch.setattr(frozen_prefix, "cached", lambda *a: used.append(a) or cached(*a))
         else:
-            patch.setattr(featureFunction, "split", lambda *_: None)
+            patch.setattr(frozen_prefix, "split", lambda *_: None)
         record = pipeline(model, digits(), held(), name="cut" if cut else "whole", fast=True, **QUICK | options)
         assert len(used) == (2 if cut else 0)  # both sets, once each
     return state(model), record
@@ -192,7 +193,7 @@ def test_resnet_trains_the_same_behind_its_cache(monkeypatch, trainable, precisi
         model = resnet(trainable)
         with monkeypatch.context() as patch:
             if not cut:
-                patch.setattr(featureFunction, "split", lambda *_: None)
+                patch.setattr(frozen_prefix, "split", lambda *_: None)
             assert pipeline(model, data, data, name="resnet", **options).finished
         results.append(state(model))
     assert same(*results)
@@ -208,7 +209,7 @@ def test_a_cache_that_would_not_fit_in_memory_is_not_made():
 
 @pytest.mark.parametrize("free", [2 * 200 * 64 * 4, 2 * 200 * 64 * 4 - 1])
 def test_a_cache_takes_no_more_than_half_of_the_memory_that_is_free(monkeypatch, free):
-    monkeypatch.setattr(featureFunction, "free_bytes", lambda: free)
+    monkeypatch.setattr(frozen_prefix, "free_bytes", lambda: free)
     assert (cached(nn.Flatten(), as_source(digits()), "fp32", 500) is not None) == (free % 2 == 0)
     assert len(extract_features(mlp(), digits())) == 200  # which are asked for, however large
 
@@ -222,11 +223,11 @@ def test_a_cache_lies_as_the_convolutions_behind_it_take_it():
 
 def test_where_memory_is_short_a_cache_makes_room_for_another(monkeypatch):
     """All but the latest go, which may be of the same run."""
-    monkeypatch.setattr(featureFunction, "free_bytes", lambda: 2.0 * featureFunction.MOST_BYTES - 1)
+    monkeypatch.setattr(frozen_prefix, "free_bytes", lambda: 2.0 * frozen_prefix.MOST_BYTES - 1)
     data = load_images("mnist", "train", "sample", 28)
     for start in (0, 10, 20):
         cached(nn.Flatten(), data.subset(range(start, start + 10)), "fp32", 500)
-    assert len(featureFunction._shared) == 2
+    assert len(frozen_prefix._shared) == 2
 
 
 def test_a_contiguous_and_a_channels_last_model_share_no_cache():
@@ -239,9 +240,9 @@ def test_a_contiguous_and_a_channels_last_model_share_no_cache():
 
 def test_a_run_s_two_sets_stay_however_large(monkeypatch):
     """The train set's cache is not given up for the validation set's, or each run would make both again."""
-    monkeypatch.setattr(featureFunction, "MOST_BYTES", 60 * 784 * 4)  # both together are more
+    monkeypatch.setattr(frozen_prefix, "MOST_BYTES", 60 * 784 * 4)  # both together are more
     data, runs = load_images("mnist", "train", "sample", 28), []
-    monkeypatch.setattr(featureFunction, "forward_all", lambda *a, **named: runs.append(a) or forward_all(*a, **named))
+    monkeypatch.setattr(features, "forward_all", lambda *a, **named: runs.append(a) or forward_all(*a, **named))
     for _ in range(3):
         for part in (range(50), range(50, 70)):
             cached(nn.Flatten(), data.subset(part), "fp32", 500)
@@ -375,7 +376,7 @@ def test_two_parts_of_one_set_share_no_cache():
 
 def test_the_same_prefix_on_the_same_set_runs_once(monkeypatch):
     runs = []
-    monkeypatch.setattr(featureFunction, "forward_all", lambda *a, **named: runs.append(a) or forward_all(*a, **named))
+    monkeypatch.setattr(features, "forward_all", lambda *a, **named: runs.append(a) or forward_all(*a, **named))
     data, torch_seed = load_images("mnist", "train", "sample", 28).subset(range(50)), 3
     for weights in (torch_seed, torch_seed, torch_seed + 1):
         torch.manual_seed(weights)

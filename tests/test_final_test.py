@@ -10,16 +10,15 @@ import pytest
 import torch
 from helpers import ROOT, lend, refused, tiny_sample, untimed
 
-import analysisFunction
-import dataFunction
-import recordFunction
-from analysisFunction import final_test
-from coreFunction import run, run_all
-from dataFunction import load_images, open_vault
+from coreFunction import final_test, run, run_all, search
+from deepnet.analyses import final_test as vault
+from deepnet.data import sets
+from deepnet.data.sets import load_images, open_vault
+from deepnet.records import reading
 from deepnet.records.folder import RunFolder
+from deepnet.records.reading import find_openings, find_record
+from deepnet.search.sweep import REPORT_SWEEP
 from experimentTable import PROFILES, ROWS, Experiment, experiment
-from recordFunction import find_openings, find_record
-from searchFunction import REPORT_SWEEP, search
 
 CHAPTER_5 = [row.name for row in ROWS if row.chapter == 5]
 
@@ -33,7 +32,7 @@ def pretend(runs_dir, *names):
 
 
 def test_the_test_set_stays_shut_while_a_run_is_unfinished(made, runs_dir, tiny, monkeypatch):
-    monkeypatch.setattr(analysisFunction, "open_vault", lambda *_: pytest.fail("the vault was opened"))
+    monkeypatch.setattr(vault, "open_vault", lambda *_: pytest.fail("the vault was opened"))
     lend(made, runs_dir, "dropout", "baseline", "train_resnet")
     pretend(runs_dir, *(set(CHAPTER_5) - {"dropout", "baseline", "train_resnet", "sgd_2", "sweep_7"}))
     with RunFolder(experiment("sgd_2", "sample"), runs_dir) as folder:
@@ -84,12 +83,12 @@ def test_a_run_that_has_not_finished_has_no_final_test(ready, runs_dir, name):
 
 
 def test_a_published_opening_counts_where_the_evidence_is_left_aside(ready, runs_dir, tmp_path, monkeypatch):
-    monkeypatch.setattr(recordFunction, "EVIDENCE", tmp_path / "evidence")
+    monkeypatch.setattr(reading, "EVIDENCE", tmp_path / "evidence")
     first = final_test(find_record("dropout", "sample"))
     (tmp_path / "evidence" / "sample").mkdir(parents=True)
     (runs_dir / "sample" / "openings.jsonl").rename(tmp_path / "evidence" / "sample" / "openings.jsonl")
     monkeypatch.setenv("EVIDENCE", "0")
-    monkeypatch.setattr(analysisFunction, "open_vault", lambda *_: pytest.fail("the vault was opened"))
+    monkeypatch.setattr(vault, "open_vault", lambda *_: pytest.fail("the vault was opened"))
     assert final_test(find_record("dropout", "sample")) == first
 
 
@@ -102,10 +101,10 @@ def test_dropout_s_test_needs_none_but_its_own_weights(ready, runs_dir, capsys):
 
 OPENING = """
 import sys
-import analysisFunction
+from deepnet.analyses import final_test
 from recordFunction import find_record
-analysisFunction.open_vault = lambda *_: (print("open", flush=True), sys.stdin.read())
-analysisFunction.final_test(find_record("dropout", "sample"))
+final_test.open_vault = lambda *_: (print("open", flush=True), sys.stdin.read())
+coreFunction.final_test(find_record("dropout", "sample"))
 """
 
 
@@ -121,8 +120,8 @@ def test_two_processes_cannot_both_open_the_test_set(ready):
 
 def test_the_test_set_opens_once_and_every_opening_is_logged(ready, runs_dir, monkeypatch):
     opened = []
-    vault = analysisFunction.open_vault
-    monkeypatch.setattr(analysisFunction, "open_vault", lambda *a: opened.append(a) or vault(*a))
+    real = vault.open_vault
+    monkeypatch.setattr(vault, "open_vault", lambda *a: opened.append(a) or real(*a))
     first = {name: final_test(find_record(name, "sample")) for name in ("dropout", "baseline")}
     assert first["dropout"].keys() == {"resnet18"}
     assert first["baseline"].keys() == {"svm", "logistic_regression"}
@@ -147,14 +146,14 @@ def test_the_final_test_measures_the_weights_that_were_kept(ready, monkeypatch):
         given = torch.from_numpy(record.predictions()[1]).long()
         held = load_images("cifar100", "validation", "sample").subset(range(len(given)))
         relabelled = replace(held, labels=given)
-        monkeypatch.setattr(analysisFunction, "open_vault", lambda *_, relabelled=relabelled: relabelled)
+        monkeypatch.setattr(vault, "open_vault", lambda *_, relabelled=relabelled: relabelled)
         assert final_test(record)[classifier]["accuracy"] == 1
 
 
 def test_no_choice_changes_when_the_test_labels_are_scrambled(tmp_path, monkeypatch):
     """Best epochs, C, the better classifier and the search's winner: the runs are the same to the bit under other test labels."""
     budgets = {"resnet": (2, 1), "dropout": (6, 3), "sweep": (4, 2)}
-    tensors = dataFunction._tensors
+    tensors = sets._tensors
 
     def scrambled(name, data, published, stamp):
         parts = tensors(name, data, published, stamp)
@@ -177,7 +176,7 @@ def test_no_choice_changes_when_the_test_labels_are_scrambled(tmp_path, monkeypa
         patch.setitem(PROFILES, "sample", replace(PROFILES["sample"], budgets=PROFILES["sample"].budgets | budgets))
         labels = open_vault("sample").labels
         chosen = choices(tmp_path / "plain")
-        patch.setattr(dataFunction, "_tensors", scrambled)
+        patch.setattr(sets, "_tensors", scrambled)
         assert not torch.equal(open_vault("sample").labels, labels)
         assert choices(tmp_path / "scrambled") == chosen
     assert len(chosen) == 5

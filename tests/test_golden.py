@@ -14,9 +14,9 @@ from helpers import tiny_sample
 
 import deepnet.records.folder
 from coreFunction import run
+from deepnet.machine import device
+from deepnet.records.reading import RESULTS_VERSION
 from experimentTable import EXPERIMENTS, PROFILES, Experiment
-from recordFunction import RESULTS_VERSION
-from utilityFunction import device
 
 pytestmark = pytest.mark.skipif(device().type != "cpu", reason="golden.json was made on a CPU; DEVICE=cpu compares with it")
 

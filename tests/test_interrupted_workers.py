@@ -15,9 +15,9 @@ import pytest
 from helpers import ROOT
 
 import coreFunction
-import queueFunction
 from coreFunction import run_all
-from queueFunction import dask_executor, process_pool
+from deepnet.runs import queue
+from deepnet.runs.queue import dask_executor, process_pool
 
 distributed = pytest.importorskip("distributed", reason="Dask is not installed")
 NAMES = ("MLP_4", "MLP_13", "MLP_23")
@@ -126,7 +126,7 @@ def test_a_killed_caller_s_processes_end_with_it_and_its_mark_goes_with_the_next
     assert begun(runs_dir) == ["MLP_4"]
     left = set(runs_dir.glob(".caller-*"))
     assert len(left) == 1
-    with queueFunction._mark() as one, queueFunction._mark() as other:  # a second caller leaves the first one's alone
+    with queue._mark() as one, queue._mark() as other:  # a second caller leaves the first one's alone
         assert {str(path) for path in runs_dir.glob(".caller-*")} == {one, other}
     assert not list(runs_dir.glob(".caller-*"))
 
@@ -190,7 +190,7 @@ def test_a_run_that_kills_its_workers_is_given_up_and_what_waited_there_goes_on(
 
 
 def test_a_worker_that_cannot_import_the_project_is_said_in_one_line(worker, scheduler, tmp_path, capsys):
-    looked_for = [sys.executable, "-c", "import importlib.util, sys; sys.exit(importlib.util.find_spec('queueFunction') is not None)"]
+    looked_for = [sys.executable, "-c", "import importlib.util, sys; sys.exit(importlib.util.find_spec('deepnet') is not None)"]
     if subprocess.run(looked_for, cwd=tmp_path, env=os.environ | {"PYTHONPATH": ""}).returncode:
         pytest.skip("the project is installed, so that every worker can import it")
     with dask_executor(scheduler.address) as executor:
@@ -198,7 +198,7 @@ def test_a_worker_that_cannot_import_the_project_is_said_in_one_line(worker, sch
         worker(cwd=tmp_path, path="")
         assert run_all(*NAMES, executor=executor) == []
     _, refusal, others = capsys.readouterr().out.splitlines()
-    assert refusal.startswith("a worker cannot import the project (No module named 'queueFunction'); ")
+    assert refusal.startswith("a worker cannot import the project (No module named 'deepnet'); ")
     assert others.startswith("the same hinders MLP_")
 
 

@@ -12,12 +12,12 @@ import pytest
 from helpers import ROOT, python, refused, untimed
 
 import coreFunction
-import queueFunction
 from coreFunction import run_all
+from deepnet.progress import about
+from deepnet.records.reading import find_record
+from deepnet.runs import queue
+from deepnet.runs.queue import dask_executor, process_pool
 from experimentTable import UsageError, experiment, price
-from queueFunction import dask_executor, process_pool
-from recordFunction import find_record
-from utilityFunction import about
 
 distributed = pytest.importorskip("distributed", reason="Dask is not installed")
 NAMES = ("MLP_4", "MLP_res_5", "CNN_10", "train_resnet", "fine_tune_1")
@@ -67,7 +67,7 @@ def test_a_worker_writes_to_the_caller_s_folder_and_as_the_caller_to_wandb(mode,
     monkeypatch.setenv("WANDB_MODE", "online")
     mark = tmp_path / ".caller-x"
     mark.touch()
-    seen = queueFunction._at_worker(lambda stop: [os.environ.get(key) for key in ("RUNS_DIR", "WANDB_MODE")], str(mark), mode)
+    seen = queue._at_worker(lambda stop: [os.environ.get(key) for key in ("RUNS_DIR", "WANDB_MODE")], str(mark), mode)
     assert seen == [str(tmp_path), mode]
 
 
@@ -97,7 +97,7 @@ def told(name, stop):
 def test_what_is_timed_runs_alone_and_at_the_end(runs_dir):
     names, executor = ("timing_3", "MLP_4", "timing_4", "train_resnet", "fine_tune_1"), Noting()
     todo = {experiment(name, "sample"): partial(told, name) for name in names}
-    ended = [attempt() for _, attempt in queueFunction.spread(executor, todo, stop=bool)]
+    ended = [attempt() for _, attempt in queue.spread(executor, todo, stop=bool)]
     assert ended[-2:] == ["timing_3", "timing_4"] and sorted(ended) == sorted(names)
     assert executor.noted[-2:] == [1, 1] and max(executor.noted) == 2
 
@@ -123,7 +123,7 @@ def die(stop):
 def test_a_pool_whose_worker_dies_is_said_in_one_line_and_the_next_call_goes_on(runs_dir, tiny):
     with process_pool(1) as pool:
         refused(
-            lambda: list(queueFunction.spread(pool, {experiment("MLP_4", "sample"): die}, lambda: False)),
+            lambda: list(queue.spread(pool, {experiment("MLP_4", "sample"): die}, lambda: False)),
             "a worker process died", "goes on from here",
         )  # fmt: skip
     assert not list(runs_dir.glob(".caller-*"))
@@ -152,7 +152,7 @@ def state():
     drawn = torch.get_rng_state().tolist(), random.getstate(), numpy.random.get_state()[1].tolist()
     return dict(os.environ), flags, drawn, list(warnings.filters), signal.getsignal(signal.SIGINT), list(sys.path), torch.is_grad_enabled()
 before = state()
-import utilityFunction, coreFunction, myModel, modelBlock, experimentTable, analysisFunction, searchFunction, verifyFunction
+import utilityFunction, coreFunction, myModel, modelBlock, experimentTable, deepnet.analyses.kinds, deepnet.search.searching
 assert state() == before
 """
     done = python(code)

@@ -11,11 +11,12 @@ import pytest
 import torch
 from helpers import digits, mlp
 
-import trainFunction
-import utilityFunction
 from benchmarks.benchmark import plain_process
-from trainFunction import train_epoch
-from utilityFunction import free_bytes, kept_memory
+from deepnet import machine
+from deepnet.speed import memory
+from deepnet.speed.memory import free_bytes, kept_memory
+from deepnet.training import steps
+from deepnet.training.steps import train_epoch
 
 keeping = pytest.mark.skipif(
     platform.libc_ver()[0] != "glibc" or os.environ.get("THP_MEM_ALLOC_ENABLE", "1") != "1", reason="memory is left to the system"
@@ -31,8 +32,8 @@ def test_a_container_s_limit_counts(monkeypatch, tmp_path, limit, free, group):
     (tmp_path / "memory.max").write_text(limit)
     (tmp_path / "memory.current").write_text("400\n")
     (tmp_path / "memory.stat").write_text("anon 300\ninactive_file 50\n")
-    monkeypatch.setattr(utilityFunction, "CGROUPS", tmp_path)
-    monkeypatch.setattr(utilityFunction, "device", lambda: torch.device("cpu"))
+    monkeypatch.setattr(memory, "CGROUPS", tmp_path)
+    monkeypatch.setattr(machine, "device", lambda: torch.device("cpu"))
     assert free_bytes() == free if free else free_bytes() > 1e6
 
 
@@ -47,8 +48,8 @@ def test_a_container_s_limit_of_the_first_kind_counts(monkeypatch, tmp_path, lim
     (tmp_path / "memory" / "memory.limit_in_bytes").write_text(limit)
     (tmp_path / "memory" / "memory.usage_in_bytes").write_text("400\n")
     (tmp_path / "memory" / "memory.stat").write_text("total_cache 60\ninactive_file 1\ntotal_inactive_file 50\n")
-    monkeypatch.setattr(utilityFunction, "CGROUPS", tmp_path)
-    monkeypatch.setattr(utilityFunction, "device", lambda: torch.device("cpu"))
+    monkeypatch.setattr(memory, "CGROUPS", tmp_path)
+    monkeypatch.setattr(machine, "device", lambda: torch.device("cpu"))
     assert free_bytes() == free if free else free_bytes() > 1e6
 
 
@@ -105,9 +106,9 @@ def test_memory_that_is_kept_counts_as_free_and_goes_back_in_the_end(monkeypatch
 
 
 def test_kept_memory_is_given_back_every_hundred_steps(monkeypatch):
-    monkeypatch.setattr(trainFunction, "device", lambda: torch.device("cpu"))
+    monkeypatch.setattr(steps, "device", lambda: torch.device("cpu"))
     given = []
-    monkeypatch.setattr(trainFunction, "give_back", lambda: given.append(True))
+    monkeypatch.setattr(steps, "give_back", lambda: given.append(True))
     model, (inputs, labels) = mlp(), digits().tensors
     train_epoch(model, [(inputs[:4], labels[:4])] * 201, torch.optim.SGD(model.parameters(), lr=0.0), fast=True)
     assert len(given) == 3

@@ -9,12 +9,12 @@ from helpers import digits, found, held, lend, mlp, refused
 from offline import QUICK, artifacts, check_tables, flat, history, name_of, offline_runs, summary, table
 from PIL import Image
 
-import dataFunction
 from coreFunction import pipeline, run
+from deepnet.data import sets
 from deepnet.figures.registry import draw
-from fileFunction import sha256
-from recordFunction import EVIDENCE, Record
-from wandbFunction import mirror
+from deepnet.records.files import sha256
+from deepnet.records.reading import EVIDENCE, Record
+from utilityFunction import mirror
 
 pytestmark = pytest.mark.usefixtures("account")
 
@@ -86,7 +86,7 @@ def test_nothing_is_fetched_for_the_images(runs_dir, monkeypatch, tmp_path):
     """Committed evidence on a machine without data: all but the table of images."""
     record = Record(EVIDENCE / "cpu" / "MLP_4" / "seed-0")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "empty"))
-    monkeypatch.setattr(dataFunction, "fetch", lambda *_: pytest.fail("it fetched"))
+    monkeypatch.setattr(sets, "fetch", lambda *_: pytest.fail("it fetched"))
     assert mirror(record)
     monkeypatch.setenv("DATA_DIR", str(tmp_path / "nowhere"))
     assert mirror(record)

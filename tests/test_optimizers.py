@@ -10,24 +10,24 @@ import torch
 from helpers import mlp, same, state
 from torch import nn
 
-import trainFunction
+from deepnet.training import steps
+from deepnet.training.optimizers import make_optimizer, restore_optimizer
+from deepnet.training.steps import train_epoch
 from experimentTable import OPTIMIZERS, Experiment
-from optimizerFunction import make_optimizer, restore_optimizer
-from trainFunction import train_epoch
 
 
 @pytest.mark.parametrize("name", sorted(OPTIMIZERS))
 def test_a_checkpoint_of_a_gpu_is_gone_on_with_on_a_cpu(name):
     """There the steps are counted on the device, which RMSprop refuses to go on with elsewhere."""
 
-    def steps(optimizer, model, count):
+    def take(optimizer, model, count):
         for _ in range(count):
             model(torch.ones(2, 4)).sum().backward()
             optimizer.step()
 
     exp, model, twin = Experiment("own", model="MLP_4", optimizer=name, lr=0.01), nn.Linear(4, 2), nn.Linear(4, 2)
     optimizer = make_optimizer(exp, model)
-    steps(optimizer, model, 2)
+    take(optimizer, model, 2)
     twin.load_state_dict(model.state_dict())
     checkpoint = copy.deepcopy(optimizer.state_dict())
     for group in checkpoint["param_groups"]:
@@ -35,8 +35,8 @@ def test_a_checkpoint_of_a_gpu_is_gone_on_with_on_a_cpu(name):
     again = make_optimizer(exp, twin)
     restore_optimizer(again, checkpoint)
     model.zero_grad()
-    steps(optimizer, model, 2)
-    steps(again, twin, 2)
+    take(optimizer, model, 2)
+    take(again, twin, 2)
     assert same(state(model), state(twin))
 
 
@@ -74,7 +74,7 @@ def test_optimizers_take_channels_last_weights_as_they_lie(name):
     ours = partial(make_optimizer, Experiment("own", model="MLP_4", optimizer=name, lr=0.01))
     model, optimizer = trained(ours)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trainFunction, "AsTheyLie", nullcontext)
+        patch.setattr(steps, "AsTheyLie", nullcontext)
         assert same(state(model), state(trained(ours)[0]))
     plain, _ = trained(lambda model: getattr(torch.optim, name)(model.parameters(), lr=0.01, foreach=False))
     for one, other in zip(model.parameters(), plain.parameters(), strict=True):
@@ -116,8 +116,8 @@ def test_a_checkpoint_made_in_another_memory_layout_is_gone_on_with(name):
     twin = copy.deepcopy(model).to(memory_format=torch.channels_last)
     again = make_optimizer(exp, twin)
     restore_optimizer(again, copy.deepcopy(optimizer.state_dict()))
-    for net, steps in ((model, optimizer), (twin, again)):
-        train_epoch(net, 2 * [(images, labels)], steps, fast=True)
+    for net, its in ((model, optimizer), (twin, again)):
+        train_epoch(net, 2 * [(images, labels)], its, fast=True)
     for one, other in zip(model.parameters(), twin.parameters(), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
 
@@ -146,7 +146,7 @@ def test_the_moments_of_silent_units_become_zero_and_no_weight_can_tell(monkeypa
             model[0].bias[1:] = -100
         with monkeypatch.context() as patch:
             if not dropped:
-                patch.setattr(trainFunction, "drop_subnormals", lambda _: None)
+                patch.setattr(steps, "drop_subnormals", lambda _: None)
             train_epoch(model, 1201 * [(images, labels)], optimizer, fast=True)
         moments = optimizer.state[model[0].weight]["exp_avg"]
         subnormal.append(int(((moments != 0) & (moments.abs() < torch.finfo(torch.float32).tiny)).sum()))

@@ -6,7 +6,7 @@ from helpers import refused
 from small_records import EXPERIMENT, PROVENANCE, written
 
 from deepnet.records.folder import RunFolder
-from recordFunction import Record
+from deepnet.records.reading import Record
 
 
 @pytest.mark.parametrize("files", [

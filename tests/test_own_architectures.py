@@ -10,9 +10,9 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 from coreFunction import pipeline
+from deepnet.records.reading import find_record
+from deepnet.speed.products import native_bf16
 from myModel import replace_head, resnet18
-from productFunction import native_bf16
-from recordFunction import find_record
 
 
 def pictures(side, images=8, classes=4):

@@ -243,14 +243,14 @@ def test_an_optimizer_of_another_model_is_refused():
 
 
 def test_a_run_is_not_gone_on_with_under_another_schedule_or_loss(monkeypatch):
-    import loopFunction
+    import coreFunction
 
     step = lambda gamma: lambda optimizer: torch.optim.lr_scheduler.StepLR(optimizer, 1, gamma)  # noqa: E731
     options = {"schedule": step(0.5), "loss": nn.CrossEntropyLoss(label_smoothing=0.1), "name": "begun", "epochs": 3}
     monkeypatch.setenv("CHECKPOINT_SECONDS", "0")
-    calls, real = iter(range(99)), loopFunction.evaluate
+    calls, real = iter(range(99)), coreFunction.evaluate
     with monkeypatch.context() as patch:
-        patch.setattr(loopFunction, "evaluate", lambda *a, **k: 1 / 0 if next(calls) == 2 else real(*a, **k))
+        patch.setattr(coreFunction, "evaluate", lambda *a, **k: 1 / 0 if next(calls) == 2 else real(*a, **k))
         with pytest.raises(ZeroDivisionError):
             pipeline(mlp(), digits(), held(), **options)
     for other in ({"schedule": step(0.1)}, {"loss": nn.CrossEntropyLoss()}, {"optimizer": torch.optim.Adam}):
@@ -260,7 +260,7 @@ def test_a_run_is_not_gone_on_with_under_another_schedule_or_loss(monkeypatch):
 
 @pytest.mark.parametrize("per_step", [False, True])
 def test_a_schedule_goes_on_where_it_was(monkeypatch, per_step):
-    import loopFunction
+    import coreFunction
 
     def trained(name):
         schedule = lambda optimizer: torch.optim.lr_scheduler.MultiStepLR(optimizer, [2, 9], 0.1)  # noqa: E731
@@ -269,9 +269,9 @@ def test_a_schedule_goes_on_where_it_was(monkeypatch, per_step):
 
     straight = trained("straight")
     monkeypatch.setenv("CHECKPOINT_SECONDS", "0")
-    calls, real = iter(range(99)), loopFunction.evaluate
+    calls, real = iter(range(99)), coreFunction.evaluate
     with monkeypatch.context() as patch:
-        patch.setattr(loopFunction, "evaluate", lambda *a, **k: 1 / 0 if next(calls) == 3 else real(*a, **k))
+        patch.setattr(coreFunction, "evaluate", lambda *a, **k: 1 / 0 if next(calls) == 3 else real(*a, **k))
         with pytest.raises(ZeroDivisionError):
             trained("cut")
     cut = trained("cut")

@@ -8,10 +8,10 @@ from helpers import QUICK, Listed, digits, held, mlp, refused, state
 from torch import nn
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset, TensorDataset, WeightedRandomSampler
 
-import loopFunction
+import coreFunction
 from coreFunction import evaluate, extract_features, pipeline, train_epoch
-from featureFunction import forward_all
-from recordFunction import find_record
+from deepnet.records.reading import find_record
+from deepnet.training.features import forward_all
 
 
 class Arrays(Dataset):
@@ -260,9 +260,9 @@ OTHERS = [
 def test_other_data_in_any_memory_are_told(monkeypatch, wrap):
     monkeypatch.setenv("CHECKPOINT_SECONDS", "0")
     options = {"name": "begun", "epochs": 3, "lr": 1e-2}
-    calls, real = iter(range(99)), loopFunction.evaluate
+    calls, real = iter(range(99)), coreFunction.evaluate
     with monkeypatch.context() as patch:
-        patch.setattr(loopFunction, "evaluate", lambda *a, **k: 1 / 0 if next(calls) == 2 else real(*a, **k))
+        patch.setattr(coreFunction, "evaluate", lambda *a, **k: 1 / 0 if next(calls) == 2 else real(*a, **k))
         with pytest.raises(ZeroDivisionError):
             pipeline(mlp(), wrap(images(0, 0)), held(), **options)
     refused(lambda: pipeline(mlp(), wrap(images(101, 110)), held(), resume=True, **options), "other data")

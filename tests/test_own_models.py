@@ -9,11 +9,12 @@ from helpers import QUICK, Listed, digits, held, mlp, refused, state, untimed
 from torch import nn
 
 from coreFunction import pipeline, run, run_all
-from dataFunction import load_images
+from deepnet.data.sets import load_images
+from deepnet.records.reading import find_record
+from deepnet.speed.products import LARGEST_BY_TAPS, SmallMaps, conv2d_by_taps
+from deepnet.training.features import extract_features
+from deepnet.training.frozen_prefix import MemorySet, split
 from experimentTable import EXPERIMENTS
-from featureFunction import MemorySet, extract_features, split
-from productFunction import LARGEST_BY_TAPS, SmallMaps, conv2d_by_taps
-from recordFunction import find_record
 
 
 def learns(model: nn.Module) -> list[bool]:
@@ -167,7 +168,7 @@ def test_a_run_is_not_gone_on_with_where_other_layers_are_frozen(monkeypatch):
         return model
 
     with monkeypatch.context() as patch:
-        patch.setattr("loopFunction.EarlyStopping.update", lambda *_: 1 / 0)
+        patch.setattr("coreFunction.EarlyStopping.update", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             pipeline(frozen(1), digits(), held(), name="cut", **QUICK)
     refused(lambda: pipeline(frozen(3), digits(), held(), name="cut", resume=True, **QUICK), "frozen", "1.weight", "3.weight")

@@ -9,10 +9,10 @@ from helpers import QUICK, Listed, digits, held, interrupt, mlp, normed, refused
 from torch import nn
 from torch.utils.data import TensorDataset
 
-import loopFunction
+import coreFunction
 from coreFunction import pipeline
-from dataFunction import load_images
-from trainFunction import accuracy
+from deepnet.data.sets import load_images
+from deepnet.training.metrics import accuracy
 
 
 def relabelled(dataset, label):
@@ -208,8 +208,8 @@ def test_a_frozen_weight_that_moved_before_an_interrupt_fails_the_run_that_goes_
     options = {"lr": 1e-12, "epochs": 5, "batch_size": 200, "trainable": ("last",)}
     torch.manual_seed(0)
     with monkeypatch.context() as patch:
-        epochs = iter([loopFunction.train_epoch] * 3 + [interrupt])
-        patch.setattr(loopFunction, "train_epoch", lambda *arguments, **named: next(epochs)(*arguments, **named))
+        epochs = iter([coreFunction.train_epoch] * 3 + [interrupt])
+        patch.setattr(coreFunction, "train_epoch", lambda *arguments, **named: next(epochs)(*arguments, **named))
         with pytest.raises(KeyboardInterrupt):
             pipeline(Leaking(), digits(), held(), name="leaking", **options)
     later = Leaking()

@@ -11,14 +11,13 @@ import pytest
 from helpers import QUICK, digits, held, mlp, refused
 from small_records import EXPERIMENT, PROVENANCE, written
 
-import fileFunction
-import recordFunction
 from coreFunction import pipeline
 from deepnet.figures import registry
+from deepnet.records import files, reading
+from deepnet.records.files import append_line, atomic, first_line, lock
 from deepnet.records.folder import RunFolder
+from deepnet.records.reading import Record, find_records, runs_dir
 from experimentTable import Experiment
-from fileFunction import append_line, atomic, first_line, lock
-from recordFunction import Record, find_records, runs_dir
 
 fcntl = pytest.importorskip("fcntl", reason="the emulation asks the system how a file was opened")
 
@@ -52,10 +51,10 @@ def test_a_whole_run_needs_no_flush_of_a_file_that_is_read(flushing, runs_dir):
 
 
 @pytest.fixture
-def reading(monkeypatch):
+def shared(monkeypatch):
     """A file that another process reads cannot be replaced in the first tries; `refusals` says in how many."""
     real, state = Path.replace, SimpleNamespace(tried=0, refusals=3)
-    monkeypatch.setattr(fileFunction.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(files.time, "sleep", lambda seconds: None)
 
     def replaced(part: Path, path: Path) -> Path:
         state.tried += 1
@@ -67,17 +66,17 @@ def reading(monkeypatch):
     return state
 
 
-def test_a_file_that_is_being_read_is_replaced_once_it_is_not(reading, tmp_path):
+def test_a_file_that_is_being_read_is_replaced_once_it_is_not(shared, tmp_path):
     (tmp_path / "file").write_text("old")
     with atomic(tmp_path / "file") as part:
         part.write_text("new")
     assert (tmp_path / "file").read_text() == "new"
-    assert reading.tried == 4
+    assert shared.tried == 4
 
 
-def test_a_file_that_stays_open_is_said_in_one_line_and_kept(reading, tmp_path):
+def test_a_file_that_stays_open_is_said_in_one_line_and_kept(shared, tmp_path):
     (tmp_path / "file").write_text("old")
-    reading.refusals = 99
+    shared.refusals = 99
 
     def write():
         with atomic(tmp_path / "file") as part:
@@ -147,10 +146,10 @@ def test_a_clone_that_cannot_be_written_to_shows_its_figures(tmp_path, monkeypat
     import IPython.display
 
     clone = tmp_path / "clone"
-    shutil.copytree(recordFunction.EVIDENCE / "cpu" / "MLP_4", clone / "cpu" / "MLP_4")
+    shutil.copytree(reading.EVIDENCE / "cpu" / "MLP_4", clone / "cpu" / "MLP_4")
     before = {path: path.stat().st_mtime_ns for path in clone.rglob("*")}
     (tmp_path / "file").touch()  # below which nobody, root neither, makes a folder
-    monkeypatch.setattr(recordFunction, "EVIDENCE", clone)
+    monkeypatch.setattr(reading, "EVIDENCE", clone)
     monkeypatch.setattr(registry, "FOLDER", tmp_path / "file" / "figures")
     shown = []
     monkeypatch.setattr(IPython.display, "display", shown.append)

@@ -10,11 +10,11 @@ from torch import nn
 from torch.nn.functional import cross_entropy, linear
 
 from coreFunction import run
+from deepnet.machine import has_bfloat16
+from deepnet.speed.products import emulated_bf16
+from deepnet.training.metrics import probe
 from experimentTable import BOTH_PRECISIONS, EXPERIMENTS, experiment
 from myModel import MODELS
-from productFunction import emulated_bf16
-from trainFunction import probe
-from utilityFunction import has_bfloat16
 
 ROUNDING = 2**-8  # the most by which a number moves when it is rounded to bf16, as a share of it
 

@@ -13,17 +13,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from small_records import EXPERIMENT, PROVENANCE, WEIGHTS, written
 
-import recordFunction
+from deepnet.records import reading
+from deepnet.records.files import append_line, atomic, digest, load_tensors, rounded
 from deepnet.records.folder import RunFolder
 from deepnet.records.publish import publish
-from fileFunction import append_line, atomic, digest, load_tensors, rounded
-from recordFunction import Record, check_identity, find_openings, find_record, find_records
+from deepnet.records.reading import Record, check_identity, find_openings, find_record, find_records
 
 
 @pytest.fixture
 def evidence(tmp_path, monkeypatch):
     """An evidence folder of the test's own."""
-    monkeypatch.setattr(recordFunction, "EVIDENCE", tmp_path / "evidence")
+    monkeypatch.setattr(reading, "EVIDENCE", tmp_path / "evidence")
     return tmp_path / "evidence"
 
 

@@ -10,9 +10,9 @@ import torch
 from helpers import digits, held, mlp, refused, same, state, untimed
 
 from coreFunction import pipeline
+from deepnet.records.files import atomic
 from deepnet.records.folder import RunFolder
 from experimentTable import UsageError
-from fileFunction import atomic
 
 
 def test_a_run_that_another_process_holds_is_said_in_one_line(runs_dir):

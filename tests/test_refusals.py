@@ -11,15 +11,15 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 import coreFunction
-import queueFunction
-import utilityFunction
-from coreFunction import pipeline, run, run_all
+from coreFunction import pipeline, run, run_all, search, verify
+from deepnet import machine
 from deepnet.figures.registry import draw
+from deepnet.records.folder import checkpoint_seconds
+from deepnet.records.reading import roots
+from deepnet.runs import queue
+from deepnet.search.sweep import REPORT_SWEEP
+from deepnet.training.recipe import fast_by_default
 from experimentTable import EXPERIMENTS, PROFILES, Experiment, UsageError, identity
-from recordFunction import roots
-from searchFunction import REPORT_SWEEP, search
-from utilityFunction import checkpoint_seconds, fast_by_default
-from verifyFunction import verify
 
 
 def refuse(*_, **__):
@@ -62,11 +62,11 @@ def test_seeds_are_a_sequence(runs_dir):
 @pytest.mark.parametrize("name", ["foo", "meta", "xla", "hpu", "cuda:99"])  # the second is torch's device without memory
 def test_a_device_that_nothing_can_be_trained_on_is_refused_with_the_choice(monkeypatch, name):
     monkeypatch.setenv("DEVICE", name)
-    utilityFunction.device.cache_clear()
-    refused(utilityFunction.device, f"DEVICE={name} cannot be used here; set it to cpu", "or unset it")
+    machine.device.cache_clear()
+    refused(machine.device, f"DEVICE={name} cannot be used here; set it to cpu", "or unset it")
     monkeypatch.setenv("DEVICE", "cpu")
-    assert utilityFunction.device().type == "cpu"
-    utilityFunction.device.cache_clear()
+    assert machine.device().type == "cpu"
+    machine.device.cache_clear()
 
 
 @pytest.mark.parametrize("text", ["abc", "nan", "-1", "-inf", "30 s"])
@@ -132,7 +132,7 @@ def test_a_damaged_record_of_another_profile_hinders_nobody(runs_dir, capsys, mo
 @pytest.mark.parametrize(("profile", "there"), [("sample", []), ("cpu", []), ("paper", ["cpu"])])
 def test_who_would_train_for_long_is_told_which_profile_has_the_records(runs_dir, capsys, monkeypatch, profile, there):
     monkeypatch.setattr(coreFunction, "run", refuse)
-    monkeypatch.setattr(queueFunction, "find_records", lambda name, profile: [name] * ((name, profile) == ("train_resnet", "cpu")))
+    monkeypatch.setattr(queue, "find_records", lambda name, profile: [name] * ((name, profile) == ("train_resnet", "cpu")))
     run_all("train_resnet", "MLP_4", profile=profile, evidence=False)
     said = [line for line in capsys.readouterr().out.splitlines() if "has records" in line]
     assert said == [f"profile {other} has records of train_resnet" for other in there]

@@ -13,13 +13,13 @@ from small_records import EXPERIMENT, PROVENANCE, written
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-import loopFunction
-import recordFunction
-import utilityFunction
+import coreFunction
 from coreFunction import pipeline, run, run_all
+from deepnet import machine
+from deepnet.records import reading
 from deepnet.records.folder import RunFolder
+from deepnet.records.reading import find_record
 from experimentTable import EXPERIMENTS, UsageError
-from recordFunction import find_record
 
 
 def everything(folder: Path) -> dict[str, bytes | None]:
@@ -75,12 +75,12 @@ def with_environment(name: str, value: str, **options: object) -> Callable[[], o
     def call() -> object:
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv(name, value)
-            utilityFunction.device.cache_clear()
+            machine.device.cache_clear()
             try:
                 return train(**options)
             finally:
                 patch.undo()
-                utilityFunction.device.cache_clear()
+                machine.device.cache_clear()
 
     return call
 
@@ -190,7 +190,7 @@ def test_after_ctrl_c_the_run_may_go_on_and_after_an_error_before_a_checkpoint_t
         raise error
 
     before = everything(finished / "own" / "mine" / "seed-0")
-    monkeypatch.setattr(loopFunction, "train_epoch", end)
+    monkeypatch.setattr(coreFunction, "train_epoch", end)
     with pytest.raises(error):
         train()
     moved = list((finished / "own" / "mine").glob("seed-0.*"))
@@ -215,9 +215,9 @@ def test_what_has_a_checkpoint_is_kept_and_resumed(runs_dir, monkeypatch):
 def interrupted(runs_dir, monkeypatch):
     """A run that was interrupted in its third epoch, with a row more than its checkpoint."""
     monkeypatch.setenv("CHECKPOINT_SECONDS", "0")
-    real, calls = loopFunction.train_epoch, iter(range(9))
+    real, calls = coreFunction.train_epoch, iter(range(9))
     with monkeypatch.context() as patch:
-        patch.setattr(loopFunction, "train_epoch", lambda *a, **named: interrupt() if next(calls) == 2 else real(*a, **named))
+        patch.setattr(coreFunction, "train_epoch", lambda *a, **named: interrupt() if next(calls) == 2 else real(*a, **named))
         with pytest.raises(KeyboardInterrupt):
             train()
     folder = find_record("mine", "own").path
@@ -273,7 +273,7 @@ def test_another_precision_or_version_does_not_resume(runs_dir, key, value):
 def test_a_record_that_cannot_be_published_leaves_the_evidence_as_it_was(runs_dir, tmp_path, monkeypatch):
     from deepnet.records.publish import publish
 
-    monkeypatch.setattr(recordFunction, "EVIDENCE", tmp_path / "evidence")
+    monkeypatch.setattr(reading, "EVIDENCE", tmp_path / "evidence")
     publish(written(runs_dir))
     before = everything(tmp_path / "evidence")
     with RunFolder(EXPERIMENT, runs_dir) as folder:

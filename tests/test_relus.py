@@ -8,10 +8,11 @@ import torch
 from torch import nn
 
 from benchmarks.recipes import as_written
+from deepnet.machine import device
+from deepnet.speed.products import LARGEST_BY_TAPS, SmallMaps, conv2d_by_taps, emulated_bf16, native_bf16
+from deepnet.training.precision import arithmetic
 from modelBlock import plain_block
 from myModel import CNN, MODELS, initialise
-from productFunction import LARGEST_BY_TAPS, SmallMaps, conv2d_by_taps, emulated_bf16, native_bf16
-from utilityFunction import arithmetic, device
 
 CONV = partial(nn.Conv2d, kernel_size=3, padding=1)
 

@@ -11,10 +11,10 @@ from helpers import interrupt as halt
 from torch import nn
 from torch.utils.data import Dataset, TensorDataset
 
-import loopFunction
+import coreFunction
 from coreFunction import pipeline
 from deepnet.records.folder import RunFolder
-from recordFunction import find_record
+from deepnet.records.reading import find_record
 
 
 def test_a_record_of_that_name_is_moved_aside_not_handed_back(runs_dir):
@@ -94,7 +94,7 @@ def test_a_run_that_was_killed_goes_on_to_the_bit(straight, monkeypatch):
 def test_a_run_that_was_interrupted_anywhere_goes_on_to_the_bit(straight, monkeypatch, seconds, place):
     """Twice, at the second call of each piece; with no checkpoint written it begins again."""
     monkeypatch.setenv("CHECKPOINT_SECONDS", seconds)
-    real = getattr(loopFunction, place)
+    real = getattr(coreFunction, place)
     for _ in range(2):
         calls = iter(range(100))
 
@@ -103,10 +103,10 @@ def test_a_run_that_was_interrupted_anywhere_goes_on_to_the_bit(straight, monkey
                 raise KeyboardInterrupt
             return real(*arguments, **named)
 
-        monkeypatch.setattr(loopFunction, place, interrupted)
+        monkeypatch.setattr(coreFunction, place, interrupted)
         with pytest.raises(KeyboardInterrupt):
             resumable("interrupted")
-    monkeypatch.setattr(loopFunction, place, real)
+    monkeypatch.setattr(coreFunction, place, real)
     assert_equal_to_the_bit(resumable("interrupted"), straight)
 
 
@@ -164,9 +164,9 @@ def test_a_run_is_not_gone_on_with_on_other_data(monkeypatch, changed):
 
     def began() -> None:
         calls = iter(range(9))
-        real = loopFunction.evaluate
+        real = coreFunction.evaluate
         with monkeypatch.context() as patch:
-            patch.setattr(loopFunction, "evaluate", lambda *a, **k: halt() if next(calls) == 3 else real(*a, **k))
+            patch.setattr(coreFunction, "evaluate", lambda *a, **k: halt() if next(calls) == 3 else real(*a, **k))
             with pytest.raises(KeyboardInterrupt):
                 pipeline(mlp(), digits(), held(), name="began", **QUICK)
 

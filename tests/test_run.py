@@ -8,22 +8,21 @@ import pytest
 import torch
 from helpers import ANALYSES, TRAININGS, found, interrupt, lend, refused, same, state, untimed
 
-import analysisFunction
 import coreFunction
-import loopFunction
-import recordFunction
 from coreFunction import build, run, run_all
+from deepnet.analyses import kinds
+from deepnet.analyses.baseline import CS
+from deepnet.records import reading
 from deepnet.records.folder import RunFolder
+from deepnet.records.reading import find_record
+from deepnet.training.metrics import accuracy
 from experimentTable import EXPERIMENTS, Held, experiment
-from featureFunction import CS
-from recordFunction import find_record
-from trainFunction import accuracy
 
 
 @pytest.fixture
 def no_training(monkeypatch):
     """Whatever trains an epoch fails the test."""
-    for module in (coreFunction, analysisFunction):
+    for module in (coreFunction, kinds):
         monkeypatch.setattr(module, "train_epoch", lambda *_: pytest.fail("an epoch was trained"))
 
 
@@ -119,7 +118,7 @@ def test_a_second_call_loads_everything_and_trains_nothing(made, monkeypatch, ca
 
 
 def test_evidence_is_loaded_in_place_of_a_training(made, monkeypatch, tmp_path, runs_dir, tiny, no_training):
-    monkeypatch.setattr(recordFunction, "EVIDENCE", tmp_path / "evidence")
+    monkeypatch.setattr(reading, "EVIDENCE", tmp_path / "evidence")
     shutil.copytree(made / "sample" / "MLP_4", tmp_path / "evidence" / "sample" / "MLP_4")
     assert run("MLP_4").path.is_relative_to(tmp_path / "evidence")
     assert [record.name for record in run_all("MLP_4")] == ["MLP_4"]
@@ -128,7 +127,7 @@ def test_evidence_is_loaded_in_place_of_a_training(made, monkeypatch, tmp_path, 
 
 @pytest.mark.parametrize("by", ["argument", "environment"])
 def test_evidence_that_is_left_aside_is_trained_again(made, monkeypatch, tmp_path, runs_dir, tiny, by):
-    monkeypatch.setattr(recordFunction, "EVIDENCE", tmp_path / "evidence")
+    monkeypatch.setattr(reading, "EVIDENCE", tmp_path / "evidence")
     shutil.copytree(made / "sample" / "MLP_4", tmp_path / "evidence" / "sample" / "MLP_4")
     if by == "environment":
         monkeypatch.setenv("EVIDENCE", "0")
@@ -147,7 +146,7 @@ def test_parents_are_trained_first_and_it_is_said(made, capsys, tiny):
 
 
 def test_a_parent_that_is_evidence_alone_is_trained_again(made, monkeypatch, tmp_path, capsys, tiny):
-    monkeypatch.setattr(recordFunction, "EVIDENCE", tmp_path / "evidence")
+    monkeypatch.setattr(reading, "EVIDENCE", tmp_path / "evidence")
     target = tmp_path / "evidence" / "sample" / "train_resnet"
     shutil.copytree(made / "sample" / "train_resnet", target, ignore=shutil.ignore_patterns("*.pt"))
     assert run("fine_tune_1").finished
@@ -156,9 +155,9 @@ def test_a_parent_that_is_evidence_alone_is_trained_again(made, monkeypatch, tmp
 
 def test_an_interrupted_run_goes_on_and_says_how(made, monkeypatch, capsys, tiny, runs_dir):
     monkeypatch.setenv("CHECKPOINT_SECONDS", "0")
-    evaluate, calls = loopFunction.evaluate, iter(range(9))
+    evaluate, calls = coreFunction.evaluate, iter(range(9))
     with monkeypatch.context() as patch:
-        patch.setattr(loopFunction, "evaluate", lambda *a, **named: interrupt() if next(calls) == 1 else evaluate(*a, **named))
+        patch.setattr(coreFunction, "evaluate", lambda *a, **named: interrupt() if next(calls) == 1 else evaluate(*a, **named))
         with pytest.raises(KeyboardInterrupt):
             run_all("MLP_4")
     assert capsys.readouterr().out.endswith("interrupted; the same call goes on from here\n")
@@ -291,7 +290,7 @@ def test_a_run_whose_loss_is_not_finite_is_kept_and_not_tried_again(tiny, capsys
     assert "MLP_4_far (seed 0) failed: the" in capsys.readouterr().out
     record = find_record("MLP_4_far", "sample")
     assert record.result["status"] == "failed"
-    monkeypatch.setattr(loopFunction, "train_epoch", lambda *_: pytest.fail("trained again"))
+    monkeypatch.setattr(coreFunction, "train_epoch", lambda *_: pytest.fail("trained again"))
     assert run(exp).result == record.result
 
 

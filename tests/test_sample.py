@@ -10,9 +10,8 @@ import torch
 from copies import COMPLETE, each_set, every_image, needs_complete, no_reading
 from helpers import refused
 
-import dataFunction
-import sourceFunction
-from dataFunction import (
+from deepnet.data import sets, sources
+from deepnet.data.sets import (
     CLASS_NAMES,
     COARSE_NAMES,
     COARSE_OF,
@@ -22,9 +21,9 @@ from dataFunction import (
     known_fingerprint,
     load_images,
     open_vault,
-)  # fmt: skip
+)
+from deepnet.data.sources import SAMPLE, SETS
 from experimentTable import CLASSES
-from sourceFunction import SAMPLE, SETS
 
 
 @pytest.mark.parametrize(("name", "part", "count"), [
@@ -71,9 +70,9 @@ def test_sample_is_in_the_hugging_face_layout_with_its_own_superclasses():
         "cifar100": ["img", "fine_label", "coarse_label"],
     }
     for name, wanted in columns.items():
-        assert sourceFunction.read_table(next((SAMPLE / name).glob("train-*"))).column_names == wanted
+        assert sources.read_table(next((SAMPLE / name).glob("train-*"))).column_names == wanted
     for path in (SAMPLE / "cifar100").glob("*.parquet"):
-        table = sourceFunction.read_table(path)
+        table = sources.read_table(path)
         assert [COARSE_OF[fine] for fine in table["fine_label"].to_pylist()] == table["coarse_label"].to_pylist()
 
 
@@ -84,8 +83,8 @@ def test_sample_profile_reads_nothing_else(monkeypatch):
 
 
 def test_sample_that_is_gone_is_not_looked_for_elsewhere(tmp_path, monkeypatch):
-    monkeypatch.setattr(dataFunction, "SAMPLE", tmp_path)
-    monkeypatch.setattr(dataFunction, "fetch", no_reading)
+    monkeypatch.setattr(sets, "SAMPLE", tmp_path)
+    monkeypatch.setattr(sets, "fetch", no_reading)
     refused(lambda: load_images("mnist"), f"{tmp_path / 'mnist'} is gone", "git checkout data/sample")
 
 
@@ -116,7 +115,7 @@ def test_complete_sets_are_the_published_ones_and_open_in_a_second(name, monkeyp
         assert [data.labels.bincount().unique().tolist() for data in parts.values()] == [[n] for n in each]
     seconds = []
     for _ in range(3):
-        dataFunction._tensors.cache_clear()
+        sets._tensors.cache_clear()
         start = time.perf_counter()
         load_images(name, "train", "cpu")
         seconds.append(time.perf_counter() - start)
@@ -152,7 +151,7 @@ def test_sample_is_made_again_to_the_byte(tmp_path, monkeypatch):
     names = [sorted(path.name for path in folder.iterdir()) for folder in (tmp_path, SAMPLE / "mnist")]
     assert names[0] == names[1]
     for path in tmp_path.iterdir():
-        assert sourceFunction.read_table(path).equals(sourceFunction.read_table(SAMPLE / "mnist" / path.name))
+        assert sources.read_table(path).equals(sources.read_table(SAMPLE / "mnist" / path.name))
 
 
 def test_making_the_sample_needs_the_complete_sets(data_dir, tmp_path, monkeypatch):

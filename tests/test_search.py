@@ -8,14 +8,12 @@ import pytest
 from helpers import interrupt, refused
 
 import coreFunction
-import loopFunction
-import recordFunction
-import searchFunction
-import trialFunction
+from coreFunction import join, search
+from deepnet.records import reading
+from deepnet.records.reading import find_record
+from deepnet.search import searching, trials
+from deepnet.search.sweep import REPORT_SWEEP, read_sweep
 from experimentTable import experiment, price
-from recordFunction import find_record
-from searchFunction import REPORT_SWEEP, join, search
-from sweepFunction import read_sweep
 
 SMALL = {  # of the row MLP_4
     "method": "bayes",
@@ -69,7 +67,7 @@ def test_a_finished_search_trains_nothing_and_a_longer_one_only_what_is_new(tiny
 def test_a_committed_search_is_gone_on_with(tiny, runs_dir, tmp_path, monkeypatch):
     first = search(SMALL, 3, base="MLP_4")
     runs_dir.rename(tmp_path / "evidence")  # as in a clone, where they are committed
-    monkeypatch.setattr(recordFunction, "EVIDENCE", tmp_path / "evidence")
+    monkeypatch.setattr(reading, "EVIDENCE", tmp_path / "evidence")
     trained = counted(monkeypatch)
     assert [record.name for record in search(SMALL, 3, base="MLP_4")] == [record.name for record in first]
     assert trained == []
@@ -89,14 +87,14 @@ def test_the_committed_search_of_the_report_is_read_and_gone_on_with(monkeypatch
     assert records[0].name == "search_9"
     assert trained == []
     sweep = read_sweep(REPORT_SWEEP)
-    with trialFunction.open_study("search", "paper", 0, "") as study:
-        trials = study.trials()
-        values = [trialFunction.values_of(trial) for trial in trials]
+    with trials.open_study("search", "paper", 0, "") as study:
+        drawn = study.trials()
+        values = [trials.values_of(trial) for trial in drawn]
         assert values == [
             {key: find_record(f"search_{k}", "paper").settings["identity"][key] for key in sweep.parameters} for k in range(1, 13)
         ]
-        assert [searchFunction._draw(study, trials[:k], sweep) for k in range(searchFunction.START_UP)] == values[: searchFunction.START_UP]
-        following = searchFunction._draw(study, trials, sweep)
+        assert [searching._draw(study, drawn[:k], sweep) for k in range(searching.START_UP)] == values[: searching.START_UP]
+        following = searching._draw(study, drawn, sweep)
     assert following not in values
     assert 1e-6 <= following["lr"] <= 1e-2
     assert following["batch_size"] in (16, 32, 64, 128, 256)
@@ -105,7 +103,7 @@ def test_the_committed_search_of_the_report_is_read_and_gone_on_with(monkeypatch
 def test_a_committed_search_can_be_joined(tiny, runs_dir, tmp_path, monkeypatch):
     search(SMALL, 2, base="MLP_4")
     runs_dir.rename(tmp_path / "evidence")
-    monkeypatch.setattr(recordFunction, "EVIDENCE", tmp_path / "evidence")
+    monkeypatch.setattr(reading, "EVIDENCE", tmp_path / "evidence")
     assert len(join()) == 2
     monkeypatch.setenv("EVIDENCE", "0")
     (runs_dir / "sample" / "search.sqlite").unlink()
@@ -114,7 +112,7 @@ def test_a_committed_search_can_be_joined(tiny, runs_dir, tmp_path, monkeypatch)
 
 def test_a_search_that_was_cut_off_goes_on_with_the_trial_it_was_in(tiny, monkeypatch):
     monkeypatch.setenv("CHECKPOINT_SECONDS", "0")
-    evaluate, calls = loopFunction.evaluate, iter(range(99))
+    evaluate, calls = coreFunction.evaluate, iter(range(99))
 
     def cut_off(*arguments, **named):
         if next(calls) == 4:  # the second trial's second measurement of three
@@ -122,7 +120,7 @@ def test_a_search_that_was_cut_off_goes_on_with_the_trial_it_was_in(tiny, monkey
         return evaluate(*arguments, **named)
 
     with monkeypatch.context() as patch:
-        patch.setattr(loopFunction, "evaluate", cut_off)
+        patch.setattr(coreFunction, "evaluate", cut_off)
         with pytest.raises(KeyboardInterrupt):
             search(SMALL, 3, base="MLP_4")
     begun = find_record("search_2", "sample")
@@ -163,7 +161,7 @@ def test_a_search_draws_the_same_again(tiny, runs_dir, monkeypatch):
     for folder in ("one", "other"):
         monkeypatch.setenv("RUNS_DIR", str(runs_dir / folder))
         search(SMALL, 1, base="MLP_4")
-        with trialFunction.open_study("search", "sample", 0, "") as study:
+        with trials.open_study("search", "sample", 0, "") as study:
             study.study.set_user_attr("count", 2)
         drawn.append({record.name: record.settings["identity"]["lr"] for record in join()})
     assert drawn[0].keys() == {"search_1", "search_2"}
@@ -210,7 +208,7 @@ def test_a_trial_whose_loss_is_not_finite_is_left_out_and_the_search_goes_on(tin
 
 
 def test_the_report_s_number_of_random_trials_comes_first():
-    assert searchFunction.START_UP < 12
+    assert searching.START_UP < 12
 
 
 def test_a_database_that_cannot_be_opened_is_said_in_one_line(tiny):
@@ -255,12 +253,12 @@ def test_a_search_ends_with_its_best_trial_and_where_that_lies(tiny, capsys, par
     ],
 )
 def test_where_a_value_lies(spec, value, place):
-    said = trialFunction.said_point(config(parameters={"patience": spec}), 0.5, {"patience": value})
+    said = trials.said_point(config(parameters={"patience": spec}), 0.5, {"patience": value})
     assert said == f"train loss 0.5, patience {place}"
 
 
 def test_the_estimate_counts_what_is_trained_before_the_first_trial(tiny, capsys, monkeypatch):
-    monkeypatch.setattr(searchFunction, "run", lambda *_, **options: interrupt())
+    monkeypatch.setattr(coreFunction, "run", lambda *_, **options: interrupt())
     with pytest.raises(KeyboardInterrupt):
         search(REPORT_SWEEP, 2)
     seconds = 2 * price(experiment("sweep_1", "sample")) + price(experiment("train_resnet", "sample"))
@@ -269,7 +267,7 @@ def test_the_estimate_counts_what_is_trained_before_the_first_trial(tiny, capsys
 
 def test_a_trial_that_was_cut_off_before_its_run_began_is_the_next(tiny):
     search(SMALL, 1, base="MLP_4")
-    with trialFunction.open_study("search", "sample", 0, "") as study:
+    with trials.open_study("search", "sample", 0, "") as study:
         study.add({"lr": 1e-3, "batch_size": 16}, read_sweep(SMALL))
     search(SMALL, 2, base="MLP_4")
     assert find_record("search_2", "sample").settings["identity"]["lr"] == 1e-3
@@ -278,7 +276,7 @@ def test_a_trial_that_was_cut_off_before_its_run_began_is_the_next(tiny):
 def test_a_trial_that_another_process_is_at_is_left_to_it(tiny, runs_dir):
     """What it holds is the trial's lock; its process ends here by giving that back, and then the trial is the next one's."""
     search(SMALL, 1, base="MLP_4")
-    with trialFunction.open_study("search", "sample", 0, "") as study, ExitStack() as held:
+    with trials.open_study("search", "sample", 0, "") as study, ExitStack() as held:
         other = study.take([study.add({"lr": 1e-3, "batch_size": 16}, read_sweep(SMALL))], held)
         with ExitStack() as ours:
             assert study.take(study.trials(), ours) is None

@@ -8,12 +8,11 @@ import pytest
 from helpers import refused
 from test_search import LOG, SMALL, config
 
-import searchFunction
-import trialFunction
-import utilityFunction
+from coreFunction import join, search
+from deepnet import machine
+from deepnet.search import searching, trials
+from deepnet.search.sweep import REPORT_SWEEP, Parameter, read_sweep
 from experimentTable import EXPERIMENTS, experiment
-from searchFunction import REPORT_SWEEP, join, search
-from sweepFunction import Parameter, read_sweep
 
 IN_MEMORY = ("sqlite://", "sqlite:///", "sqlite:///:memory:", "sqlite:///file::memory:?uri=true", "sqlite:///file:x?mode=memory&uri=true")
 BELL = {"distribution": "log_normal", "mu": -7, "sigma": 0.5}
@@ -150,12 +149,12 @@ def test_what_a_configuration_cannot_say_is_refused(bad, what, remedy, runs_dir,
 
 @pytest.mark.parametrize(("has_it", "same"), [(False, ["fp32", "auto"]), (True, ["auto", "bf16"])])
 def test_precisions_that_are_one_on_this_machine_are_refused(has_it, same, runs_dir, tiny, monkeypatch):
-    monkeypatch.setattr(utilityFunction, "has_bfloat16", lambda: has_it)
+    monkeypatch.setattr(machine, "has_bfloat16", lambda: has_it)
     said = f"precision {same[0]!r} and {same[1]!r} are the same here"
     refused(lambda: search(varied(precision={"values": same}), 2, base="MLP_4"), said, "leave one of them out")
     assert not runs_dir.exists()
     apart = varied(precision={"values": ["fp32", "bf16", "fp64"]})
-    assert read_sweep(apart, experiment("MLP_4", "sample"), searchFunction.MEANT).parameters["precision"].choices[0] == "fp32"
+    assert read_sweep(apart, experiment("MLP_4", "sample"), searching.MEANT).parameters["precision"].choices[0] == "fp32"
 
 
 def test_epochs_beyond_what_the_profile_grants_are_refused():
@@ -204,7 +203,7 @@ def test_where_there_is_nothing_to_join_nothing_is_written(runs_dir, tmp_path):
 
 
 def test_a_search_that_was_killed_before_it_was_whole_cannot_be_joined_and_is_begun_anew(tiny):
-    with trialFunction.open_study("search", "sample", 0, "", "maximize") as study:
+    with trials.open_study("search", "sample", 0, "", "maximize") as study:
         study.study.set_user_attr("count", 2)
     refused(join, "no search 'search'", "begin it with search(...)")
     assert len(search(SMALL | {"metric": {"name": "train_accuracy", "goal": "maximize"}}, 1, base="MLP_4")) == 1

@@ -19,7 +19,7 @@ import pytest
 from faults import log_of, start, tally_rows
 from helpers import needs_fork, refused
 
-import searchFunction
+import coreFunction
 
 pytest.importorskip("psycopg2", reason="psycopg2 is not installed")
 pytestmark = needs_fork
@@ -86,8 +86,8 @@ def wait_for(condition) -> None:
 @pytest.fixture(autouse=True)
 def jobs(server, monkeypatch):
     """The two ways to work on a search, in the server's database."""
-    monkeypatch.setitem(faults.JOBS, "search", lambda: searchFunction.search(faults.SWEEP, 5, base="MLP_res_5", storage=server))
-    monkeypatch.setitem(faults.JOBS, "joining", lambda: searchFunction.join(storage=server))
+    monkeypatch.setitem(faults.JOBS, "search", lambda: coreFunction.search(faults.SWEEP, 5, base="MLP_res_5", storage=server))
+    monkeypatch.setitem(faults.JOBS, "joining", lambda: coreFunction.join(storage=server))
 
 
 def die_amid_two(runs: Path) -> None:
@@ -125,11 +125,11 @@ def test_of_two_processes_at_one_search_one_is_killed_and_the_other_ends_it(serv
 
 
 def test_a_process_that_does_not_see_the_records_refuses(server, tmp_path, monkeypatch, tiny):
-    begun = searchFunction.search(faults.SWEEP, 1, base="MLP_4", name="seen", storage=server)
-    assert [record.path for record in searchFunction.join("seen", storage=server)] == [record.path for record in begun]
+    begun = coreFunction.search(faults.SWEEP, 1, base="MLP_4", name="seen", storage=server)
+    assert [record.path for record in coreFunction.join("seen", storage=server)] == [record.path for record in begun]
     elsewhere = tmp_path / "elsewhere"
     monkeypatch.setenv("RUNS_DIR", str(elsewhere))
-    for work in (searchFunction.join, partial(searchFunction.search, faults.SWEEP, 2, base="MLP_4")):
+    for work in (coreFunction.join, partial(coreFunction.search, faults.SWEEP, 2, base="MLP_4")):
         refused(partial(work, name="seen", storage=server), str(elsewhere), "set RUNS_DIR to a folder that all share")
     assert not list(elsewhere.rglob("settings.json"))
 
@@ -137,7 +137,7 @@ def test_a_process_that_does_not_see_the_records_refuses(server, tmp_path, monke
 def test_connections_that_the_server_closes_during_a_trial_do_no_harm(server, monkeypatch, tiny):
     import psycopg2
 
-    closed, run = [], searchFunction.run
+    closed, run = [], coreFunction.run
 
     def run_while_they_are_closed(exp, **options):
         with psycopg2.connect(server.replace("+psycopg2", "")) as administration, administration.cursor() as cursor:
@@ -146,8 +146,8 @@ def test_connections_that_the_server_closes_during_a_trial_do_no_harm(server, mo
         administration.close()
         return run(exp, **options)
 
-    monkeypatch.setattr(searchFunction, "run", run_while_they_are_closed)
-    records = searchFunction.search(faults.SWEEP, 2, base="MLP_4", name="closed", storage=server)
+    monkeypatch.setattr(coreFunction, "run", run_while_they_are_closed)
+    records = coreFunction.search(faults.SWEEP, 2, base="MLP_4", name="closed", storage=server)
     assert [record.finished for record in records] == [True, True]
     assert closed[0] > 0
 
@@ -164,14 +164,14 @@ def test_connections_that_the_server_closes_during_a_trial_do_no_harm(server, mo
     ],
 )
 def test_a_server_that_does_not_let_us_in_is_said_in_one_line_without_the_password(server, runs_dir, old, new, what):
-    said = refused(lambda: searchFunction.join(storage=server.replace(old, new)), "the search's database ", what, "or name another")
+    said = refused(lambda: coreFunction.join(storage=server.replace(old, new)), "the search's database ", what, "or name another")
     assert "sesame" not in said
     assert "searcher" not in said.split("(")[0]
     assert_secret(runs_dir)
 
 
 def test_a_search_that_nobody_has_begun_is_refused_without_the_password(server):
-    assert "sesame" not in refused(lambda: searchFunction.join("none", storage=server), "no search 'none'", "***@127.0.0.1", "begin it")
+    assert "sesame" not in refused(lambda: coreFunction.join("none", storage=server), "no search 'none'", "***@127.0.0.1", "begin it")
 
 
 def assert_secret(runs: Path) -> None:

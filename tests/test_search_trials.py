@@ -12,12 +12,12 @@ from helpers import interrupt, refused
 from test_search import SMALL, config
 
 import coreFunction
-import searchFunction
+from coreFunction import join, search
+from deepnet.records.reading import find_record
+from deepnet.search import searching
+from deepnet.search.sweep import REPORT_SWEEP, read_sweep
+from deepnet.search.trials import open_study
 from experimentTable import Held, UsageError
-from recordFunction import find_record
-from searchFunction import join, search
-from sweepFunction import read_sweep
-from trialFunction import open_study
 
 GRID = config(method="grid", parameters={"lr": {"values": [1e-3, 1e-2]}})
 
@@ -78,7 +78,7 @@ def test_a_search_all_of_whose_trials_fail_says_so_and_can_be_gone_on_with(tiny,
 
 def test_what_is_no_fault_of_the_trial_s_ends_the_search_and_the_trial_is_the_next(tiny, monkeypatch, runs_dir):
     """A disk that is full, Ctrl-C: the same call goes on with it."""
-    from fileFunction import WriteError
+    from deepnet.records.files import WriteError
 
     for error in (WriteError("cannot write records"), KeyboardInterrupt()):
         with monkeypatch.context() as patch:
@@ -90,7 +90,7 @@ def test_what_is_no_fault_of_the_trial_s_ends_the_search_and_the_trial_is_the_ne
 
 
 def test_a_run_that_another_process_trains_is_waited_for(tiny, monkeypatch, runs_dir):
-    monkeypatch.setattr(searchFunction, "PAUSE", 0.01)
+    monkeypatch.setattr(searching, "PAUSE", 0.01)
     calls, train = [], coreFunction._train
 
     def held_twice(exp, *arguments):
@@ -107,7 +107,7 @@ def test_a_run_that_another_process_trains_is_waited_for(tiny, monkeypatch, runs
 
 def test_without_what_all_trials_start_from_none_is_begun(tiny, monkeypatch, runs_dir):
     monkeypatch.setattr(coreFunction, "_train", lambda *_: (_ for _ in ()).throw(UsageError("the data are missing")))
-    refused(lambda: search(searchFunction.REPORT_SWEEP, 2), "the data are missing")
+    refused(lambda: search(REPORT_SWEEP, 2), "the data are missing")
     assert states(runs_dir) == ([], {})
 
 
@@ -118,7 +118,7 @@ def test_a_grid_of_ten_million_points_begins_at_once(tiny, monkeypatch):
     lists = {name: {"values": [base * k for k in range(1, 57)]} for name, base in (("lr", 1e-6), ("dropout", 1e-3), ("eps", 1e-9))}
     ask = config(method="grid", parameters=lists | {"batch_size": {"values": list(range(8, 64))}})
     assert read_sweep(ask).size == 56**4
-    monkeypatch.setattr(searchFunction, "run", lambda *_, **options: interrupt())
+    monkeypatch.setattr(coreFunction, "run", lambda *_, **options: interrupt())
     begun = time.perf_counter()
     with pytest.raises(KeyboardInterrupt):
         search(ask, 10_000_000, base="MLP_4")
@@ -169,7 +169,7 @@ def test_probabilities_say_how_often_a_value_is_drawn(tiny):
 def draw_after(study, number, sweep):
     """What is drawn for the trial after so many others, of which none has a score."""
     others = [optuna.trial.create_trial(state=optuna.trial.TrialState.RUNNING, user_attrs={"values": {}})] * number
-    return searchFunction._draw(study, others, sweep)
+    return searching._draw(study, others, sweep)
 
 
 @pytest.mark.parametrize("method", ["random", "bayes"])
@@ -212,7 +212,7 @@ def test_the_database_lies_with_the_records_wherever_they_lie(name, tiny, tmp_pa
 
 def test_of_two_that_begin_a_search_at_once_one_is_refused_if_they_ask_for_different_things(tiny, monkeypatch):
     """Each looks and writes under one lock, so that the first one's question stands."""
-    together, outcomes, asking = threading.Barrier(2), [], searchFunction.read_sweep
+    together, outcomes, asking = threading.Barrier(2), [], searching.read_sweep
 
     def read_together(*arguments):
         sweep = asking(*arguments)
@@ -220,8 +220,8 @@ def test_of_two_that_begin_a_search_at_once_one_is_refused_if_they_ask_for_diffe
             together.wait(20)
         return sweep
 
-    monkeypatch.setattr(searchFunction, "read_sweep", read_together)
-    monkeypatch.setattr(searchFunction._Search, "work", lambda self: [self.study.asked["asked"]["config"]["parameters"]])
+    monkeypatch.setattr(searching, "read_sweep", read_together)
+    monkeypatch.setattr(searching._Search, "work", lambda self: [self.study.asked["asked"]["config"]["parameters"]])
 
     def begin(ask):
         try:

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from helpers import ROOT
 
-from dataFunction import FINGERPRINTS, VALIDATION
 from deepnet.claims.ledger import check, ledger
+from deepnet.data.sets import FINGERPRINTS, VALIDATION
 from deepnet.figures.registry import found
+from deepnet.records.reading import find_records
 from experimentTable import BOTH_PRECISIONS, BUDGETS, ROWS, Experiment, experiment, has_budget, price
 from myModel import MODELS, count_modules, model_table
-from recordFunction import find_records
-from utilityFunction import duration
+from deepnet.text import duration
 
 NOTEBOOK, README = ROOT / "main.ipynb", ROOT / "README.md"
 SESSION = "131b5b2"  # the commit that most records of `paper` were made at, side by side on one GPU

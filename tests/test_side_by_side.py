@@ -12,7 +12,7 @@ import torch
 from helpers import ROOT, found, lend, needs_fork, refused, untimed
 
 from coreFunction import run_all
-from queueFunction import check_executor
+from deepnet.runs.queue import check_executor
 
 
 def workers():

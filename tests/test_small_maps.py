@@ -8,12 +8,13 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-import productFunction
-import trainFunction
 import utilityFunction
+from deepnet import machine
+from deepnet.speed import products
+from deepnet.speed.products import SmallMaps, conv2d_by_patches, conv2d_by_taps, emulated_bf16, native_bf16
+from deepnet.training import steps
+from deepnet.training.steps import train_epoch
 from myModel import MODELS
-from productFunction import SmallMaps, conv2d_by_patches, conv2d_by_taps, emulated_bf16, native_bf16
-from trainFunction import train_epoch
 
 
 class Counted:
@@ -42,9 +43,9 @@ LAYERS = [(k, s, p) for k, s, p in product(KERNELS, STRIDES, PADDINGS) if p[0] <
 def test_outputs_and_gradients_equal_torch_s(kernel, stride, padding, monkeypatch):
     """In float64, where another order of the sums is seen at 1e-16 or so; by patches as for small kernels, and as for large ones."""
     tried = 0
-    by_patches = productFunction.ByPatches.apply
+    by_patches = products.ByPatches.apply
     for largest, convolve, largest_kernel in ((2, conv2d_by_taps, None), (8, by_patches, 2**20), (8, by_patches, 0)):
-        monkeypatch.setattr(productFunction, "LARGEST_KERNEL", largest_kernel)
+        monkeypatch.setattr(products, "LARGEST_KERNEL", largest_kernel)
         counted = Counted(convolve)
         for height, width, bias in product((1, 2, 3, 4, 6), (1, 2, 4, 5), (True, False)):
             conv = nn.Conv2d(3, 5, kernel, stride, padding, bias=bias).double()
@@ -64,7 +65,7 @@ def test_outputs_and_gradients_equal_torch_s(kernel, stride, padding, monkeypatc
 @pytest.mark.parametrize(("stride", "side"), [((1, 1), 2), ((1, 1), 4), ((2, 2), 4), ((2, 2), 8), ((1, 1), 8), ((2, 2), 16)])
 def test_patches_round_to_bf16_no_more_than_torch_does(stride, side, largest_kernel, monkeypatch):
     """Beside the exact convolution of the rounded operands: what comes out is rounded once, whatever was summed."""
-    monkeypatch.setattr(productFunction, "LARGEST_KERNEL", largest_kernel)
+    monkeypatch.setattr(products, "LARGEST_KERNEL", largest_kernel)
     torch.manual_seed(0)
     conv, x = nn.Conv2d(64, 128, 3, stride, 1), torch.randn(8, 64, side, side).to(memory_format=torch.channels_last)
     x = x.bfloat16().float().requires_grad_()
@@ -84,8 +85,8 @@ def test_patches_round_to_bf16_no_more_than_torch_does(stride, side, largest_ker
 def test_what_is_frozen_costs_no_gradient_by_patches(monkeypatch):
     made = []
     for name in ("_input_gradient", "_patches"):
-        whole = getattr(productFunction, name)
-        monkeypatch.setattr(productFunction, name, lambda *a, name=name, whole=whole: made.append(name) or whole(*a))
+        whole = getattr(products, name)
+        monkeypatch.setattr(products, name, lambda *a, name=name, whole=whole: made.append(name) or whole(*a))
     conv, x = nn.Conv2d(4, 8, 3, padding=1), torch.randn(2, 4, 4, 4)
     with native_bf16():
         conv(x).float().sum().backward()
@@ -145,8 +146,8 @@ def test_a_kernel_that_does_not_fit_is_refused_as_torch_does():
 
 def test_training_resnet18_in_bf16_goes_by_patches_from_layer2_on(monkeypatch):
     by_patches = Counted(conv2d_by_patches)
-    monkeypatch.setattr(productFunction, "conv2d_by_patches", by_patches)
-    monkeypatch.setattr(utilityFunction, "has_bfloat16", lambda: True)
+    monkeypatch.setattr(products, "conv2d_by_patches", by_patches)
+    monkeypatch.setattr(machine, "has_bfloat16", lambda: True)
     model = MODELS["resnet18"]()
     train_epoch(model, [(torch.randn(2, 3, 64, 64), torch.arange(2))], torch.optim.SGD(model.parameters(), lr=0.01), "bf16", fast=True)
     assert by_patches.shapes[-5:] == [(2, 256, 4, 4), (2, 512, 2, 2), (2, 256, 4, 4), (2, 512, 2, 2), (2, 512, 2, 2)]
@@ -160,7 +161,7 @@ def test_training_resnet18_in_bf16_goes_by_patches_from_layer2_on(monkeypatch):
 ])  # fmt: skip
 def test_on_larger_maps_patches_are_for_many_channels_and_never_without_bound(images, side, shape, by_patches):
     x = torch.empty(1, shape[1], side, side).expand(images, -1, -1, -1)
-    assert productFunction._pays(x, torch.empty(shape), (1, 1), [k // 2 for k in shape[2:]]) == by_patches
+    assert products._pays(x, torch.empty(shape), (1, 1), [k // 2 for k in shape[2:]]) == by_patches
 
 
 @pytest.mark.parametrize(("channels", "side", "torch_s"), [(300, 4, 0), (16, 4, 2), (300, 5, 2)])
@@ -187,7 +188,7 @@ def test_an_epoch_of_resnet18_is_the_same_by_taps(monkeypatch):
     layer4 = [(8, 256, 4, 4), (8, 512, 2, 2), (8, 256, 4, 4), (8, 512, 2, 2), (8, 512, 2, 2)]  # of the first batch
     assert by_taps.shapes[:5] == layer4
     assert len(by_taps.shapes) == 10
-    monkeypatch.setattr(trainFunction, "arithmetic", lambda *_, **__: nullcontext())
+    monkeypatch.setattr(steps, "arithmetic", lambda *_, **__: nullcontext())
     expected, plain = trained()
     assert len(by_taps.shapes) == 10
     assert row["train_loss"] == pytest.approx(expected["train_loss"], rel=1e-9)

@@ -12,10 +12,9 @@ from copies import assert_published, each_set, encode, no_reading, write_copy, w
 from helpers import python, refused
 from torchvision import datasets
 
-import dataFunction
-import sourceFunction
-from dataFunction import load_images
-from sourceFunction import SETS, decode
+from deepnet.data import sets, sources
+from deepnet.data.sets import load_images
+from deepnet.data.sources import SETS, decode
 
 # ---------------------------------------------------------------- folders
 
@@ -99,19 +98,19 @@ def test_a_name_server_that_never_answers_is_not_waited_for(monkeypatch):
         time.sleep(1)
         raise socket.gaierror("Temporary failure in name resolution")
 
-    monkeypatch.setattr(sourceFunction, "SECONDS", 0.1)
+    monkeypatch.setattr(sources, "SECONDS", 0.1)
     monkeypatch.setattr(socket, "getaddrinfo", silent)
     start = time.monotonic()
-    assert not sourceFunction.answers("https://example.org")
+    assert not sources.answers("https://example.org")
     assert time.monotonic() - start < 0.8
 
 
 def test_a_process_that_has_imported_nothing_yet_asks_the_hub(tmp_path):
     """Its modules come when they are asked for, so only a process of its own shows what was imported for it."""
     done = python(
-        "import sourceFunction; from pathlib import Path; sourceFunction.answers = lambda url: print(url)\n"
-        "try: sourceFunction.fetch('mnist', Path('none'), None)\n"
-        "except sourceFunction.UsageError as error: print(error)"
+        "import sourceFunction; from pathlib import Path; sources.answers = lambda url: print(url)\n"
+        "try: sources.fetch('mnist', Path('none'), None)\n"
+        "except sources.UsageError as error: print(error)"
     )
     hub, torchvision, said = done.stdout.splitlines()
     assert hub == "https://huggingface.co", done.stderr
@@ -129,10 +128,10 @@ def test_hub_is_asked_first_and_its_copy_is_kept(name, published, tmp_path, monk
 
     write_copy(tmp_path / "snapshot" / "plain_text", name, published[name], shards=1)
     monkeypatch.setattr(hub, "snapshot_download", snapshot)
-    monkeypatch.setattr(sourceFunction, "answers", lambda url: True)
+    monkeypatch.setattr(sources, "answers", lambda url: True)
     assert_published(name, published)
     assert set(asked) == {(SETS[name].hub, "dataset", False)}
-    monkeypatch.setattr(dataFunction, "fetch", no_reading)
+    monkeypatch.setattr(sets, "fetch", no_reading)
     assert_published(name, published)
 
 
@@ -150,7 +149,7 @@ def damaged(published, tmp_path, monkeypatch) -> tuple[Path, list[bool]]:
         return str(tmp_path / "snapshot")
 
     monkeypatch.setattr(hub, "snapshot_download", snapshot)
-    monkeypatch.setattr(sourceFunction, "answers", lambda url: True)
+    monkeypatch.setattr(sources, "answers", lambda url: True)
     return shard, forced
 
 
@@ -172,17 +171,17 @@ def test_a_damaged_file_in_the_hubs_cache_is_downloaded_once_more(damaged, publi
 
 def test_a_file_that_stays_damaged_leaves_it_to_the_next_place(damaged, published, tmp_path, monkeypatch):
     shard, forced = damaged
-    monkeypatch.setattr(sourceFunction, "answers", lambda url: "huggingface" in url)
+    monkeypatch.setattr(sources, "answers", lambda url: "huggingface" in url)
     refused(lambda: load_images("mnist", "train", "cpu"), "mnist is neither cached nor to be had", f"{shard} cannot be read (")
     assert forced == [False, True]
     write_torchvision(tmp_path / "torchvision", "mnist", published["mnist"], monkeypatch)
-    there = sourceFunction.Source("mnist", tmp_path / "torchvision")
-    monkeypatch.setattr(sourceFunction, "_from_torchvision", lambda *_: there)
+    there = sources.Source("mnist", tmp_path / "torchvision")
+    monkeypatch.setattr(sources, "_from_torchvision", lambda *_: there)
     assert_published("mnist", published)
 
 
 def test_a_damaged_file_is_named_where_there_is_no_network(damaged, monkeypatch):
-    monkeypatch.setattr(sourceFunction, "answers", lambda url: False)
+    monkeypatch.setattr(sources, "answers", lambda url: False)
     shard, forced = damaged
     refused(lambda: load_images("mnist", "train", "cpu"), f"{shard} cannot be read (", "fetch it again", "does not answer")
     assert True not in forced
@@ -203,7 +202,7 @@ def test_torchvision_downloads_once_more_what_is_damaged(published, tmp_path, mo
         raw_folder = property(lambda self: os.path.join(self.root, "MNIST", "raw"))
 
     monkeypatch.setattr(datasets, "MNIST", Downloads)
-    monkeypatch.setattr(sourceFunction, "answers", lambda url: "huggingface" not in url)
+    monkeypatch.setattr(sources, "answers", lambda url: "huggingface" not in url)
     monkeypatch.setenv("HF_HOME", str(tmp_path))
     assert_published("mnist", published)
     assert len(downloads) == 2
@@ -214,15 +213,15 @@ def test_torchvision_is_the_fallback(published, tmp_path, monkeypatch):
         def __init__(self, root: str, train: bool = True, download: bool = False) -> None:
             if download:
                 write_torchvision(Path(root), "mnist", published["mnist"], monkeypatch)
-                assert socket.getdefaulttimeout() == sourceFunction.STALL
+                assert socket.getdefaulttimeout() == sources.STALL
             super().__init__(root, train=train)
 
         raw_folder = property(lambda self: os.path.join(self.root, "MNIST", "raw"))
 
     monkeypatch.setattr(datasets, "MNIST", Downloads)
-    monkeypatch.setattr(sourceFunction, "answers", lambda url: "huggingface" not in url)
+    monkeypatch.setattr(sources, "answers", lambda url: "huggingface" not in url)
     monkeypatch.setenv("HF_HOME", str(tmp_path))
-    dataFunction._tensors.cache_clear()
+    sets._tensors.cache_clear()
     train = load_images("mnist", "train", "cpu")
     assert (train.images.flatten(1).numpy() == published["mnist"]["train"][:, 1:]).all()
     assert socket.getdefaulttimeout() is None

@@ -3,9 +3,9 @@
 import pytest
 from helpers import refused
 
+from coreFunction import search
+from deepnet.search.sweep import REPORT_SWEEP, read_sweep
 from experimentTable import experiment
-from searchFunction import REPORT_SWEEP, search
-from sweepFunction import read_sweep
 
 BELL = {"distribution": "log_normal", "mu": -7, "sigma": 0.5}
 PROGRAM = {"program": "train.py", "method": "bayes"}

@@ -12,18 +12,10 @@ from hypothesis import strategies as st
 from torch import nn
 
 from deepnet.data.datasets import epoch_batches
-from trainFunction import (
-    PIECE,
-    EarlyStopping,
-    GradientNorms,
-    Graphed,
-    accuracy,
-    evaluate,
-    l2_norms,
-    macro_accuracy,
-    probe,
-    train_epoch,
-)
+from deepnet.speed.cuda_graph import Graphed
+from deepnet.training.early_stopping import EarlyStopping
+from deepnet.training.metrics import PIECE, GradientNorms, accuracy, l2_norms, macro_accuracy, probe
+from deepnet.training.steps import evaluate, train_epoch
 
 
 @given(st.integers(1, 60), st.integers(1, 70), st.one_of(st.none(), st.integers(1, 12)))

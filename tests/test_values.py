@@ -17,8 +17,8 @@ from small_records import EXPERIMENT, PROVENANCE, WEIGHTS, written
 import coreFunction
 from coreFunction import pipeline, run, run_all
 from deepnet.records.folder import RunFolder
+from deepnet.records.reading import Record, find_record
 from experimentTable import EXPERIMENTS, ROWS, UsageError, experiment, has_budget
-from recordFunction import Record, find_record
 
 
 def bytes_of(folder: Path) -> dict[str, bytes]:

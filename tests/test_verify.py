@@ -12,16 +12,16 @@ import torch
 from helpers import edit, interrupt, lend, refused, tiny_sample
 from scipy import stats
 
-import loopFunction
-import recordFunction
-import verifyFunction
-from coreFunction import run_all
+import coreFunction
+from coreFunction import run_all, verify
 from deepnet.claims.intervals import wilson_interval
+from deepnet.records import reading
+from deepnet.records.files import sha256
+from deepnet.records.reading import Record
+from deepnet.runs import verification
+from deepnet.runs.verification import compare
+from deepnet.training.optimizers import OPTIMIZERS
 from experimentTable import EXPERIMENTS
-from fileFunction import sha256
-from optimizerFunction import OPTIMIZERS
-from recordFunction import Record
-from verifyFunction import compare, verify
 
 OTHER = {"processor": "another"}  # a condition under which bits need not be equal
 
@@ -42,7 +42,7 @@ def evidence(made, more_seeds, tmp_path, monkeypatch, tiny):
     folder = tmp_path / "evidence"
     for root in (made, more_seeds):
         shutil.copytree(root / "sample", folder / "sample", ignore=shutil.ignore_patterns("*.pt", ".*"), dirs_exist_ok=True)
-    monkeypatch.setattr(recordFunction, "EVIDENCE", folder)
+    monkeypatch.setattr(reading, "EVIDENCE", folder)
     return folder / "sample"
 
 
@@ -56,8 +56,8 @@ def slower(monkeypatch):
 @pytest.fixture
 def trained(monkeypatch):
     """Counts the epochs that are trained."""
-    epochs, train_epoch = [], loopFunction.train_epoch
-    monkeypatch.setattr(loopFunction, "train_epoch", lambda *a, **named: epochs.append(a) or train_epoch(*a, **named))
+    epochs, train_epoch = [], coreFunction.train_epoch
+    monkeypatch.setattr(coreFunction, "train_epoch", lambda *a, **named: epochs.append(a) or train_epoch(*a, **named))
     return epochs
 
 
@@ -91,7 +91,7 @@ def two(evidence, tmp_path, there, here=0.5, images=10**8, **provenance):
 
 @pytest.mark.parametrize(("name", "verdict"), [("MLP_4", "bit-equal"), ("distribution", "equal"), ("tsne_mnist", "equal")])
 def test_a_run_made_again_is_equal_and_touches_nothing(evidence, runs_dir, monkeypatch, capsys, name, verdict):
-    monkeypatch.setattr(loopFunction, "Mirror", lambda *_: pytest.fail("W&B was told"))
+    monkeypatch.setattr(coreFunction, "Mirror", lambda *_: pytest.fail("W&B was told"))
     monkeypatch.setenv("EVIDENCE", "0")  # which is for others
     before = dict(os.environ), {path: path.stat().st_mtime_ns for path in evidence.rglob("*")}
     difference = verify(name)
@@ -165,7 +165,7 @@ def test_the_number_of_threads_is_the_record_s_while_it_runs(evidence, monkeypat
 def test_the_threads_of_the_analyses_libraries_are_the_record_s_too():
     from threadpoolctl import threadpool_info
 
-    with verifyFunction._threads(2):
+    with verification._threads(2):
         assert {library["num_threads"] for library in threadpool_info()} == {2}
         assert torch.get_num_threads() == 2
     assert torch.get_num_threads() == 1
@@ -248,7 +248,7 @@ def test_elsewhere_the_same_seed_s_rows_are_compared_first(evidence, tmp_path):
     ],
 )  # fmt: skip
 def test_of_few_seeds_the_spread_is_pooled_with_that_of_other_runs(seeds, others, half, ground):
-    interval, said = verifyFunction.expectation(0.42, 10**8, seeds, others)
+    interval, said = verification.expectation(0.42, 10**8, seeds, others)
     assert interval == pytest.approx((max(0.42 - half, 0), 0.42 + half), abs=1e-6)
     assert said == f"the seeds' spread (95%, {ground})"
 
@@ -257,7 +257,7 @@ def test_other_runs_of_the_model_are_those_whose_spread_is_pooled(evidence):
     shutil.copytree(evidence / "MLP_4", evidence / "MLP_4_again")
     for seed in range(3):
         edit(evidence / "MLP_4_again" / f"seed-{seed}", "settings.json", "experiment", name="MLP_4_again")
-    runs = verifyFunction._of_the_same_model(Record(evidence / "MLP_4" / "seed-0"))
+    runs = verification._of_the_same_model(Record(evidence / "MLP_4" / "seed-0"))
     assert [[(record.name, record.seed) for record in run] for run in runs] == [[("MLP_4_again", seed) for seed in range(3)]]
 
 
@@ -274,7 +274,7 @@ def test_on_the_same_machine_near_is_not_enough(evidence, tmp_path):
     assert (difference.verdict, difference.expected) == ("not agreed", None)
 
 
-@pytest.mark.parametrize("condition", verifyFunction.CONDITIONS)
+@pytest.mark.parametrize("condition", verification.CONDITIONS)
 def test_each_condition_lifts_the_demand(evidence, tmp_path, condition):
     difference = compare(*two(evidence, tmp_path, there=[0.5, 0.6, 0.7], here=0.51, **{condition: "another"}))
     assert difference.agreed
@@ -316,7 +316,7 @@ def test_a_run_made_again_elsewhere_says_which_comparison_decided(evidence, slow
 
 def test_analyses_need_the_same_scikit_learn_where_the_record_has_one(evidence):
     assert Record(evidence / "tsne_mnist" / "seed-0").settings["provenance"]["scikit-learn"] == metadata.version("scikit-learn")
-    assert verifyFunction.differing({"threads": 1}, {"threads": 1, "scikit-learn": "1.9.1"}, "tsne") == {}
+    assert verification.differing({"threads": 1}, {"threads": 1, "scikit-learn": "1.9.1"}, "tsne") == {}
     for name in ("tsne_mnist", "MLP_4"):
         edit(evidence / name / "seed-0", "settings.json", "provenance", **{"scikit-learn": "0.1"})
     assert "scikit-learn" in verify("tsne_mnist").conditions
@@ -375,6 +375,6 @@ def test_json_is_all_that_standard_output_holds(evidence, call):
 
 
 def test_an_interrupt_says_that_it_begins_again(evidence, call, monkeypatch):
-    monkeypatch.setattr(loopFunction, "train_epoch", interrupt)
+    monkeypatch.setattr(coreFunction, "train_epoch", interrupt)
     status, _, err = call("verify", "MLP_4")
     assert (status, err) == (1, "interrupted; the same command begins again\n")

@@ -10,9 +10,9 @@ from offline import QUICK, flat, forget, history, name_of, offline_runs, summary
 
 from coreFunction import pipeline, run
 from deepnet.account import wandb_wanted
+from deepnet.records.reading import Record
 from myModel import MODELS, count_parameters
-from recordFunction import Record
-from wandbFunction import Mirror, mirror
+from utilityFunction import Mirror, mirror
 
 pytestmark = pytest.mark.usefixtures("account")
 
@@ -37,7 +37,7 @@ def test_an_offline_run_holds_the_record_s_rows_settings_and_result(runs_dir, ca
 def test_a_resumed_run_is_mirrored_whole(runs_dir, monkeypatch):
     monkeypatch.setenv("CHECKPOINT_SECONDS", "0")
     with monkeypatch.context() as patch:
-        patch.setattr("loopFunction.EarlyStopping.update", lambda *_: 1 / 0)
+        patch.setattr("coreFunction.EarlyStopping.update", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             pipeline(mlp(), digits(), held(), wandb=True, name="resumed", **QUICK)
     record = pipeline(mlp(), digits(), held(), wandb=True, name="resumed", resume=True, **QUICK)
@@ -251,7 +251,7 @@ def test_a_run_that_ends_by_an_exception_is_closed_at_once_as_failed_or_killed(e
         raise error
 
     with monkeypatch.context() as patch:
-        patch.setattr("loopFunction.EarlyStopping.update", fail)
+        patch.setattr("coreFunction.EarlyStopping.update", fail)
         with pytest.raises(type(error)):
             pipeline(mlp(), digits(), held(), wandb=True, name="ended", **QUICK)
     assert Mirror.open == []

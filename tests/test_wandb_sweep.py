@@ -10,10 +10,11 @@ import pytest
 from helpers import refused
 from offline import flat, history, name_of, offline_runs, summary
 
-import loopFunction
-import searchFunction
-from recordFunction import find_record
-from searchFunction import REPORT_SWEEP, join, search
+import coreFunction
+from coreFunction import join, search
+from deepnet.records.reading import find_record
+from deepnet.search import searching
+from deepnet.search.sweep import REPORT_SWEEP
 
 wandb = pytest.importorskip("wandb", reason="wandb is not installed")
 pytestmark = pytest.mark.usefixtures("account", "tiny")
@@ -31,7 +32,7 @@ class Server:
     def __init__(self, monkeypatch) -> None:
         self.sweeps, self.agents, self.values = [], [], list(DRAWN)
         monkeypatch.setenv("WANDB_MODE", "offline")  # of the runs; the search takes W&B for reachable
-        monkeypatch.setattr(searchFunction, "wandb_mode", lambda: "online")
+        monkeypatch.setattr(searching, "wandb_mode", lambda: "online")
         monkeypatch.setattr(wandb, "Api", object)  # would ask the server who we are
         monkeypatch.setattr(wandb, "sweep", self.sweep)
         monkeypatch.setattr(wandb, "agent", self.agent)
@@ -110,7 +111,7 @@ def test_a_trial_that_was_stopped_is_the_first_of_the_next_call(server, runs_dir
         raise Exception
 
     with monkeypatch.context() as patch:
-        patch.setattr(loopFunction, "evaluate", stop)
+        patch.setattr(coreFunction, "evaluate", stop)
         refused(lambda: search(SWEEP, 2, base="MLP_4"), "W&B's agent was stopped", "the same call goes on")
     begun = find_record("search_1", "sample")
     assert not begun.result
@@ -141,7 +142,7 @@ def test_a_trial_that_fails_is_failed_at_w_and_b_and_the_search_goes_on(server, 
 
 def test_a_sweep_that_gives_no_more_trials_is_said_and_offline_the_search_goes_on(server, runs_dir, monkeypatch):
     refused(lambda: search(SWEEP, 4, base="MLP_4"), "sweep123 gives no more trials")
-    monkeypatch.setattr(searchFunction, "wandb_mode", lambda: "offline")
+    monkeypatch.setattr(searching, "wandb_mode", lambda: "offline")
     assert len(join()) == 4
     assert [len(history(lines)) for lines in offline_runs(runs_dir)] == [3] * 4
 
@@ -163,7 +164,7 @@ def test_w_and_b_s_own_check_takes_the_report_s_configuration_as_it_is():
 
 
 def test_where_w_and_b_makes_no_sweep_that_is_said_in_one_line(monkeypatch, runs_dir):
-    monkeypatch.setattr(searchFunction, "wandb_mode", lambda: "online")
+    monkeypatch.setattr(searching, "wandb_mode", lambda: "online")
     monkeypatch.setenv("WANDB_API_KEY", "nonsense")
     refused(lambda: search(SWEEP, 1, base="MLP_4"), "W&B makes no sweep (", "WANDB_MODE=offline")
     assert not list(runs_dir.rglob("settings.json"))

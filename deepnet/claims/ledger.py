@@ -87,7 +87,7 @@ def check(
     if not PROFILES[profile].judged:
         return verdict("not judged", note="the sample judges nothing")
     if records is None:
-        from recordFunction import find_openings, find_records
+        from deepnet.records.reading import find_openings, find_records
 
         records = partial(find_records, profile=profile)
         openings = find_openings(profile) if openings is None else openings

@@ -11,7 +11,7 @@ from deepnet.claims.intervals import Number, accuracy_number, macro_number, t_in
 
 
 class Record(Protocol):
-    """What the rules read of a finished run: a part of recordFunction.Record."""
+    """What the rules read of a finished run: a part of reading.Record."""
 
     name: str
     seed: int

@@ -17,9 +17,9 @@ from torch.utils.data import ConcatDataset, DataLoader, IterableDataset, Subset,
 
 from deepnet.data.items import Pair, Stacked, collate, found_in
 from deepnet.data.labels import AnyLabel, LabelMap, plain_label
+from deepnet.records.files import tensor_bytes
+from deepnet.seeds import preserved_random, seed_everything
 from experimentTable import UsageError
-from fileFunction import tensor_bytes
-from utilityFunction import preserved_random, seed_everything
 
 Batch = tuple[Tensor, Tensor]
 SAMPLED = 8  # items of a reader's data set that stand for it in a record's identity

@@ -7,8 +7,8 @@ from typing import Any
 
 from deepnet.figures.lines import LONGEST, Groups, label_lines, lines, positions, series
 from deepnet.figures.plots import FAINT, Sheet, default_style, footer, looks, sheet
+from deepnet.records.reading import Record
 from experimentTable import UsageError, choose
-from recordFunction import Record
 
 MOST = 8  # runs with a colour of their own in a panel; of more, nobody can tell which is which
 LINE = 0.17  # inches that a line of a legend takes

@@ -7,8 +7,8 @@ from matplotlib.axes import Axes
 
 from deepnet.figures.lines import Groups, label_lines, lines, positions
 from deepnet.figures.plots import GREY, INK, TEXT, WIDTH, Sheet, heat_map, looks, sheet, style, whole_numbers
+from deepnet.records.reading import Record
 from experimentTable import BOTH_PRECISIONS, experiment
-from recordFunction import Record
 
 ADAM_EPS = -8  # log10 of its default
 MARGIN = 0.01  # of accuracy, within which q7 calls two precisions alike

@@ -9,9 +9,9 @@ from matplotlib.lines import Line2D
 
 from deepnet.claims.measures import opened_accuracies
 from deepnet.figures.plots import GREY, SECOND, TEXT, Sheet, legend, looks, sheet, style, whole_numbers
+from deepnet.records.reading import Record
 from deepnet.text import counted
 from experimentTable import PROFILES
-from recordFunction import Record
 
 UNITS = {  # what a metric's name ends in -> the label of its axis
     "loss": "cross-entropy (nats)",

@@ -21,8 +21,8 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
+from deepnet.records.reading import Record
 from deepnet.text import DATA, seeds_of
-from recordFunction import Record
 
 WIDTH = 7.0  # inches: a column of text
 TEXT, SMALL = 8.0, 7.0  # points; the footer alone is small

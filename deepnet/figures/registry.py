@@ -29,12 +29,12 @@ from deepnet.figures.lines import (
 )
 from deepnet.figures.plots import BLUE, GREY, INK, TEXT, Sheet, bars, default_style, footer, looks, scatter, sheet, style, title
 from deepnet.figures.sweep import SWEEP_RUNS, searched_space, sweep_table
+from deepnet.records.reading import ROOT, find_openings, find_records, roots
 from deepnet.text import DATA, counted
 from experimentTable import EXPERIMENTS, UsageError, choose, current_profile, experiment, has_budget, with_budget
-from recordFunction import ROOT, find_openings, find_records, roots
 
 if TYPE_CHECKING:
-    from dataFunction import ImageSet
+    from deepnet.data.sets import ImageSet
 
 __all__ = ["FIGURES", "Entry", "curves", "draw", "save", "save_all", "show"]
 
@@ -48,7 +48,7 @@ FLAT: dict[str, Any] = {"references": GUESSING, "limits": {"train_loss": (0, 2.6
 
 def sample_images(dataset: str) -> "ImageSet":
     """The embedded sample's train images: the same in every profile, there without any data."""
-    from dataFunction import load_images
+    from deepnet.data.sets import load_images
 
     return load_images(dataset, "train", "sample")
 

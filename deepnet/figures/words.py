@@ -11,12 +11,11 @@ from deepnet.claims.ledger import ledger, ledger_markdown
 from deepnet.claims.measures import ends_early, final_loss, step_ratios
 from deepnet.figures.registry import found
 from deepnet.figures.sweep import SWEEP
-from deepnet.text import DATA, counted, markdown, ranges, seeds_of
+from deepnet.records.reading import Record, find_openings, find_records
+from deepnet.search.sweep import REPORT_SWEEP
+from deepnet.search.trials import said_best, said_point
+from deepnet.text import DATA, counted, duration, markdown, ranges, seeds_of
 from experimentTable import EXPERIMENTS, PROFILES, ROWS, UsageError, current_profile, experiment, has_budget, price
-from recordFunction import Record, find_openings, find_records
-from sweepFunction import REPORT_SWEEP
-from trialFunction import said_best, said_point
-from utilityFunction import duration
 
 if TYPE_CHECKING:
     from IPython.display import Markdown

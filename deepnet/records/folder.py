@@ -1,6 +1,8 @@
 """The writing side of a record: begun, gone on with, ended, and taken back where it is refused."""
 
 import hashlib
+import math
+import os
 import shutil
 import time
 from collections.abc import Iterator
@@ -13,9 +15,9 @@ import numpy as np
 import torch
 
 from deepnet.records.code import why_not_one_commit
+from deepnet.records.files import append_line, atomic, digest, first_line, load_tensors, lock, rounded, sha256, write_json, writing
+from deepnet.records.reading import CHECKPOINT, POINTS, PREDICTIONS, WEIGHTS, Record, check_identity
 from experimentTable import Experiment, UsageError
-from fileFunction import append_line, atomic, digest, first_line, load_tensors, lock, rounded, sha256, write_json, writing
-from recordFunction import CHECKPOINT, POINTS, PREDICTIONS, WEIGHTS, Record, check_identity
 
 
 class RunFolder:
@@ -200,3 +202,18 @@ def _now() -> str:
 def _write(path: Path, content: bytes) -> None:
     with atomic(path) as part:
         part.write_bytes(content)
+
+
+def checkpoint_seconds() -> float:
+    """Seconds of training between checkpoints: `CHECKPOINT_SECONDS` in the environment, else 30; infinity means never.
+
+    Raises UsageError for what is no number, and for a negative one.
+    """
+    text = os.environ.get("CHECKPOINT_SECONDS") or "30"
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not seconds >= 0:
+        raise UsageError(f"CHECKPOINT_SECONDS={text} is no number of at least 0; write seconds, such as 30")
+    return seconds

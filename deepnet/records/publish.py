@@ -3,10 +3,10 @@
 import shutil
 from pathlib import Path
 
-import recordFunction
+from deepnet.records import reading
+from deepnet.records.files import append_line, atomic, read_lines, writing
+from deepnet.records.reading import WEIGHTS, Record, find_openings
 from experimentTable import UsageError
-from fileFunction import append_line, atomic, read_lines, writing
-from recordFunction import WEIGHTS, Record, find_openings
 
 
 def publish(record: Record) -> Path:
@@ -29,7 +29,7 @@ def publish(record: Record) -> Path:
         raise UsageError(f"{label} was made from uncommitted code ({reason}); commit, and train it with --fresh")
     for file in record.result["sha256"].keys() - {WEIGHTS}:
         record.read(file)
-    evidence = recordFunction.EVIDENCE
+    evidence = reading.EVIDENCE
     target = evidence / record.profile / record.name / record.path.name
     superseded = evidence / "superseded" / record.profile / record.name
     with writing(target):

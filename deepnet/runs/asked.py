@@ -4,16 +4,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-from dataFunction import known_fingerprint
+from deepnet.data.sets import data_identity
+from deepnet.records.reading import Record, find_record, same_identity
 from deepnet.valid import truth
-from experimentTable import CLASSES, Experiment, UsageError, current_profile, experiment, identity
-from recordFunction import Record, find_record, same_identity
-
-
-def data_identity(exp: Experiment) -> dict:
-    """The experiment's identity at its profile, and the fingerprint of its data, known without having them."""
-    names = tuple(CLASSES) if exp.kind == "distribution" else (exp.dataset,)
-    return identity(exp) | {"data": {name: known_fingerprint(name, exp.profile) for name in names}}
+from experimentTable import Experiment, UsageError, current_profile, experiment
 
 
 def check_options(evidence: Any, wandb: Any, stop: Any) -> None:

@@ -14,13 +14,14 @@ from torch.nn.functional import cross_entropy
 from torch.optim import Optimizer
 
 from deepnet.data.datasets import fingerprint
+from deepnet.machine import device
+from deepnet.records.files import digest
+from deepnet.training.frozen_prefix import split_as_asked
+from deepnet.training.precision import cast
 from deepnet.training.ready import as_the_model_takes, count_outputs, labelled, materialise
 from deepnet.training.recipe import Recipe, rehearse, set_precision, trial_of
+from deepnet.training.steps import check_optimizer
 from experimentTable import Experiment, UsageError
-from featureFunction import split_as_asked
-from fileFunction import digest
-from trainFunction import check_optimizer
-from utilityFunction import cast, device
 
 
 def checked_sets(

@@ -12,11 +12,13 @@ from torch.utils.data import DataLoader
 from deepnet.data.datasets import Batch, MemorySet, ReaderSet, as_source, is_source, known_labels, listed_batches, with_labels
 from deepnet.data.items import found_in
 from deepnet.data.labels import LabelMap, label_map
+from deepnet.machine import device
+from deepnet.records.files import first_line
+from deepnet.seeds import preserved_random
+from deepnet.training.precision import cast, resolve_precision
 from deepnet.valid import whole
 from experimentTable import UsageError, choose
-from fileFunction import first_line
 from myModel import set_train_mode
-from utilityFunction import cast, device, preserved_random, resolve_precision
 
 BATCH_SIZE = 128
 

@@ -14,11 +14,15 @@ from torch.nn.functional import cross_entropy
 from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
+from deepnet.machine import device
+from deepnet.records.files import first_line
+from deepnet.records.reading import switched_on
+from deepnet.seeds import preserved_random
+from deepnet.training.metrics import GradientNorms, probe
+from deepnet.training.precision import cast
 from deepnet.training.ready import count_outputs
+from deepnet.training.steps import Loss, evaluate, train_epoch
 from experimentTable import Experiment, UsageError
-from fileFunction import first_line
-from trainFunction import GradientNorms, Loss, evaluate, probe, train_epoch
-from utilityFunction import cast, device, preserved_random
 
 MOST_STEPS = 100_000  # that a schedule is tried for, a second or so
 EVAL_BATCH_SIZE = 500  # of the report's runs; fixed, so that a cache made again is the same to the bit
@@ -158,3 +162,8 @@ def _rehearse_schedule(recipe: Recipe, schedule: Any, exp: Experiment, items: in
     steps = exp.epochs * math.ceil(items / exp.batch_size) if recipe.schedule_per_step else exp.epochs
     for _ in range(min(steps, MOST_STEPS)):
         schedule.step() if recipe.schedule_per_step else advance(schedule, loss)
+
+
+def fast_by_default() -> bool:
+    """Whether the report's runs use what only makes them faster; `FAST=0` in the environment turns all of it off."""
+    return switched_on("FAST")

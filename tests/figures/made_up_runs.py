@@ -5,8 +5,8 @@ import math
 
 import numpy as np
 
+from deepnet.records.files import sha256
 from experimentTable import EXPERIMENTS
-from fileFunction import sha256
 from myModel import MODELS, model_table
 
 EPOCHS = 20

@@ -12,8 +12,8 @@ from matplotlib.text import Text
 from deepnet.figures.curves import MOST, by_run
 from deepnet.figures.plots import FAINT
 from deepnet.figures.registry import curves
+from deepnet.records.reading import Record, find_record
 from experimentTable import EXPERIMENTS
-from recordFunction import Record, find_record
 
 
 def record(folder, name="net", seed=0, epochs=4, profile="own", scale=1.0, dirty=False, identity=None, **columns):

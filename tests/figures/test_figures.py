@@ -17,9 +17,9 @@ from deepnet.figures import registry as figures
 from deepnet.figures.lines import spread
 from deepnet.figures.plots import COLOURS, PALETTE, looks
 from deepnet.figures.registry import FIGURES, draw, save, save_all
+from deepnet.records.files import sha256
+from deepnet.records.reading import find_record, find_records
 from experimentTable import EXPERIMENTS, UsageError
-from fileFunction import sha256
-from recordFunction import find_record, find_records
 
 
 @pytest.mark.parametrize("number", FIGURES)

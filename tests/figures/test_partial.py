@@ -8,8 +8,8 @@ from deepnet.claims.ledger import ledger, ledger_markdown, ledger_short
 from deepnet.figures import registry as figures
 from deepnet.figures.registry import FIGURES, draw, show
 from deepnet.figures.words import openings, seen, seen_gradients, seen_search
+from deepnet.search.sweep import REPORT_SWEEP
 from experimentTable import EXPERIMENTS
-from searchFunction import REPORT_SWEEP
 
 
 def test_runs_without_a_record_are_named_in_the_footer_and_the_others_drawn(runs_dir):

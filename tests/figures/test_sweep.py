@@ -8,8 +8,8 @@ from made_up_runs import texts, write_record
 
 from deepnet.figures.registry import draw
 from deepnet.figures.sweep import SWEEP, three_best
+from deepnet.records.reading import find_record
 from experimentTable import EXPERIMENTS
-from recordFunction import find_record
 
 
 def test_the_sweeps_table_has_the_reports_numbers_and_ours_of_the_restored_and_of_the_last_epoch(records):

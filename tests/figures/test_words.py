@@ -8,10 +8,10 @@ from made_up_runs import VERDICTS, trial
 
 from deepnet.claims.ledger import ledger, ledger_markdown, ledger_short
 from deepnet.figures.words import openings, seen, seen_gradients, seen_search, table
+from deepnet.records.reading import find_record, find_records
+from deepnet.search.sweep import REPORT_SWEEP
 from deepnet.text import counted, listed, ranges, seeds_of
 from experimentTable import EXPERIMENTS
-from recordFunction import find_record, find_records
-from searchFunction import REPORT_SWEEP
 
 
 def test_the_final_loss_and_accuracy_of_trainings_are_said(records):

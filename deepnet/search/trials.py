@@ -15,12 +15,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from deepnet.progress import quiet_imports
+from deepnet.records.files import atomic, first_line, lock, writing
+from deepnet.records.reading import Record, roots, runs_dir
+from deepnet.search.sweep import Parameter, Sweep, read_sweep
 from deepnet.text import counted
 from experimentTable import ROWS, Held, UsageError
-from fileFunction import atomic, first_line, lock, writing
-from recordFunction import Record, roots, runs_dir
-from sweepFunction import Parameter, Sweep, read_sweep
-from utilityFunction import quiet_imports
 
 EDGE = 0.05  # a share of a searched range, on its own scale
 PATIENCE = 10  # seconds until a lock that another process has is said to be waited for; a trial is drawn under it

@@ -21,10 +21,10 @@ from urllib.request import Request, urlopen
 
 import numpy as np
 
+from deepnet.progress import quiet_imports
 from experimentTable import CLASSES, UsageError
-from utilityFunction import quiet_imports
 
-SAMPLE = Path(__file__).resolve().parent / "data" / "sample"
+SAMPLE = Path(__file__).resolve().parents[2] / "data" / "sample"
 PARTS = ("train", "test")  # the parts that the sets are published in
 SECONDS = 3.0  # to wait for a server's first answer
 FORMATS = ("PNG", "WEBP")  # the lossless ones in use; Pillow would try forty, slowly

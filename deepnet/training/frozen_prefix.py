@@ -1,29 +1,30 @@
 """What is frozen is computed once: a frozen prefix's outputs, feature extraction, the classical baseline."""
 
-import math
-import warnings
-from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import torch
 import torchvision
 from torch import Tensor, nn
 
-from deepnet.data.datasets import MemorySet, ReaderSet, as_source, listed_batches
-from deepnet.data.labels import AnyLabel
-from deepnet.training.ready import BATCH_SIZE, as_the_model_takes, device_of, size_of_batches, usable_precision
+from deepnet.data.datasets import MemorySet, ReaderSet
+from deepnet.records.files import digest
+from deepnet.seeds import preserved_random
+from deepnet.speed.memory import free_bytes
+from deepnet.training.features import forward_all
+from deepnet.training.precision import arithmetic, cast
+from deepnet.training.ready import device_of
 from experimentTable import UsageError
-from fileFunction import digest
 from myModel import set_train_mode
-from utilityFunction import arithmetic, cast, free_bytes, kept_memory, preserved_random
 
 MOST_BYTES = 6 * 2**30  # a larger cache, or one of more than half of the free memory, is not made; the whole model runs instead
+
 
 # ---------------------------------------------------------------- the frozen prefix
 
 # Modules of these packages do in evaluation mode the same for an image each time, but for those below.
 KNOWN = ("torch.nn.", "torchvision.models.resnet", "torchvision.ops.misc", "modelBlock", "myModel")
+
+
 DRAW_IN_TRAINING = (
     nn.modules.dropout._DropoutNd, nn.RReLU, nn.modules.batchnorm._NormBase, nn.RNNBase, nn.MultiheadAttention,
     nn.TransformerEncoderLayer, nn.TransformerDecoderLayer,
@@ -107,39 +108,6 @@ def split_as_asked(model: nn.Module, sample: Tensor) -> tuple[nn.Sequential, nn.
     return parts
 
 
-@torch.no_grad()
-def forward_all(
-    model: nn.Module, data: Any, precision: str = "fp32", most_bytes: float = math.inf, *, batch_size: int = 500, fast: bool = True
-) -> tuple[Tensor, Tensor] | None:
-    """The outputs (N, ...) of `model`, left in eval mode, for all of `data`, laid out as they are, and the targets (N,).
-
-    `data` is read once, in batches of `batch_size`, or a loader's own. None where the outputs take more than `most_bytes`.
-    """
-    model.eval()
-    source, where = as_source(data), device_of(model)
-    outputs, pieces, targets, done = None, [], [], 0
-    known = getattr(source, "loader", None) is None  # a loader may leave items out, or draw them more than once
-    for inputs, labels in source.in_order(batch_size):
-        with arithmetic(precision, fast=fast):
-            chunk = model(cast(inputs.to(where), precision))
-        if known and outputs is None:
-            if chunk[0].numel() * chunk.element_size() * len(source) > most_bytes:
-                return None
-            channels_last = chunk.ndim == 4 and chunk.is_contiguous(memory_format=torch.channels_last)
-            layout = torch.channels_last if channels_last else torch.contiguous_format
-            outputs = torch.empty((len(source), *chunk.shape[1:]), dtype=chunk.dtype, device=chunk.device, memory_format=layout)
-        if outputs is None:
-            pieces.append(chunk)
-        else:
-            outputs[done : done + len(chunk)] = chunk
-        targets.append(labels)
-        done += len(chunk)
-    if not targets:
-        raise UsageError("the data gave no batch; give at least one image")
-    outputs = torch.cat(pieces) if outputs is None else outputs
-    return (outputs, torch.cat(targets).to(outputs.device)) if outputs.nbytes <= most_bytes else None
-
-
 def cached(prefix: nn.Module, data: Any, precision: str, batch_size: int) -> MemorySet | None:
     """`data` as the rest of the model sees it, read once; None where that does not fit in memory.
 
@@ -192,98 +160,14 @@ def _key(prefix: nn.Module, data: Any, precision: str) -> tuple | None:
     return *made_of, fingerprint, data.size, data.memory_format, digest({"images": data.images})
 
 
-@kept_memory()
-def extract_features(
-    model: nn.Module, data: Any, precision: str | None = None, *, batch_size: int | None = None, fast: bool = False
-) -> Tensor:
-    """What the Linear layer that runs last gets to see, flat: (N, features) in float32. Leaves the model in eval mode.
-
-    For ResNet-18 these are the 512 average-pooled features that the report's baseline is fitted on. `data` is a data set of (tensor,
-    label) pairs, read in batches of `batch_size` (default 128), or a loader; labels play no part. `precision` is by
-    default the model's own. Raises UsageError for a model that has no Linear layer, or calls none.
-
-    >>> extract_features(torchvision.models.resnet18(), test_set).shape
-    torch.Size([10000, 512])
-    """
-    size = size_of_batches("batch_size", data, batch_size, BATCH_SIZE)
-    precision = usable_precision(model, precision)
-    if listed_batches(data):
-        data = [(image, 0) for inputs, *_ in data for image in inputs]
-    source = as_source(data)
-    if isinstance(source, ReaderSet):
-        source.labels = AnyLabel()
-    source = as_the_model_takes(model, source)
-    if not (layers := [m for m in model.modules() if isinstance(m, nn.Linear)]):
-        raise UsageError(f"{type(model).__name__} has no Linear layer to take the features before; use forward_all(model, data)")
-    features: list[Tensor] = []
-    latest: list[Tensor] = []
-
-    def look(_layer: nn.Module, inputs: tuple, named: dict) -> None:
-        latest[:] = inputs or named.values()
-
-    def keep(*_: Any) -> None:
-        if not latest:
-            raise UsageError(f"no Linear layer of {type(model).__name__} is called as a module; use forward_all(model, data)")
-        features.append(latest.pop().flatten(1).float())
-
-    hooks = [layer.register_forward_pre_hook(look, with_kwargs=True) for layer in layers]
-    hooks.append(model.register_forward_hook(keep))
-    try:
-        forward_all(model, source, precision, batch_size=size, fast=fast)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return torch.cat(features)
-
-
-# ---------------------------------------------------------------- the classical baseline
-
-CS = {"svm": (1e-5, 1e-4, 1e-3), "logistic_regression": (1e-4, 1e-3, 1e-2, 1e-1)}  # the regularisation strengths tried
-
-
-def linear(state: dict) -> Callable[[np.ndarray], np.ndarray]:
-    """The decision function of a fitted classifier from its tensors: features (N, F) to class numbers (N,)."""
-    arrays = {key: tensor.numpy() for key, tensor in state.items()}
-    return lambda x: arrays["classes"][(((x - arrays["mean"]) / arrays["scale"]) @ arrays["coef"].T + arrays["intercept"]).argmax(1)]
-
-
-def classical_baseline(train: tuple[np.ndarray, np.ndarray], held_out: tuple[np.ndarray, np.ndarray]) -> tuple[list[dict], dict[str, dict]]:
-    """Fit a linear SVM and a logistic regression on (features, labels), C chosen on `held_out`.
-
-    Features are standardised. Returns one row for each classifier and C (`classifier`, `C`, `held_out_accuracy`, `converged`), and
-    for each classifier the tensors (see `linear`) of a fit on both parts with its best C, among equals the smallest; that row says
-    by `refit_converged` how the fit on both parts ended.
-    """
-    from sklearn.exceptions import ConvergenceWarning
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.preprocessing import StandardScaler
-    from sklearn.svm import LinearSVC
-
-    makers = {
-        "svm": lambda c: LinearSVC(C=c, dual=True, tol=0.1, max_iter=2000, random_state=0),  # tol: liblinear's own for the dual
-        "logistic_regression": lambda c: LogisticRegression(C=c, tol=1e-3, max_iter=2000),
+def _frozen_digests(model: nn.Module) -> set[tuple[str, str]]:
+    """Name and sha256 of each parameter and buffer that training must not move; leaves the model in training mode as the loop has it."""
+    set_train_mode(model)
+    learned = {name for name, p in model.named_parameters(remove_duplicate=False) if p.requires_grad}
+    modules = model.named_modules(remove_duplicate=False)
+    moving = {name for prefix, m in modules if m.training for name, _ in m.named_buffers(prefix, recurse=False)}
+    return {
+        (key, digest({key: value}))
+        for key, value in model.state_dict().items()
+        if key not in learned | moving and isinstance(value, torch.Tensor)
     }
-
-    def fit(name: str, c: float, inputs: np.ndarray, labels: np.ndarray) -> tuple[dict, bool]:
-        scaler = StandardScaler().fit(inputs)
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always", ConvergenceWarning)
-            fitted = makers[name](c).fit(scaler.transform(inputs), labels)
-        signs = np.array([[-1.0], [1.0]]) if len(fitted.classes_) == 2 else np.ones((1, 1))  # of two classes it keeps one row
-        coef, intercept = signs * fitted.coef_, np.ravel(signs * fitted.intercept_)
-        arrays = {"coef": coef, "intercept": intercept, "mean": scaler.mean_, "scale": scaler.scale_}
-        state = {key: torch.from_numpy(np.asarray(value, np.float64)) for key, value in arrays.items()}
-        state["classes"] = torch.from_numpy(fitted.classes_.astype(np.int64))  # a small part may lack some
-        return state, not any(issubclass(w.category, ConvergenceWarning) for w in caught)
-
-    rows: list[dict[str, Any]] = []
-    states = {}
-    everything = tuple(np.concatenate(pair) for pair in zip(train, held_out, strict=True))
-    for name in makers:
-        for c in CS[name]:
-            state, converged = fit(name, c, *train)
-            accuracy = float((linear(state)(held_out[0]) == held_out[1]).mean())
-            rows.append({"classifier": name, "C": c, "held_out_accuracy": accuracy, "converged": converged})
-        best = max((row for row in rows if row["classifier"] == name), key=lambda row: row["held_out_accuracy"])
-        states[name], best["refit_converged"] = fit(name, best["C"], *everything)
-    return rows, states

@@ -8,60 +8,44 @@ import os
 import random
 import time
 from collections.abc import Callable
-from contextlib import ExitStack, suppress
+from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import asdict, dataclass, replace
 from itertools import product
 from typing import Any
 
 import torch
 
-from coreFunction import missing_parents, run
-from dataFunction import load_images
 from deepnet.account import complaint, wandb_mode
+from deepnet.data.sets import load_images
+from deepnet.data.sources import SETS
+from deepnet.progress import about, bar
+from deepnet.records.files import WriteError, first_line
+from deepnet.records.reading import Record, runs_dir
+from deepnet.runs.asked import missing_parents
+from deepnet.search.sweep import Sweep, plain, read_sweep
+from deepnet.search.trials import Study, distribution, open_study, said_best, score, values_of
+from deepnet.search.vocabulary import KEYS
+from deepnet.seeds import mixed, preserved_random
 from deepnet.text import counted
+from deepnet.training.precision import resolve_precision
 from deepnet.valid import whole
-from deepnet.vocabulary import KEYS
 from experimentTable import EXPERIMENTS, PROJECT, Experiment, Held, UsageError, current_profile, experiment, identity, price
-from fileFunction import WriteError, first_line
 from myModel import MODELS
-from recordFunction import Record, runs_dir
-from sourceFunction import SETS
-from sweepFunction import REPORT_SWEEP, Sweep, plain, read_sweep
-from trialFunction import Study, distribution, open_study, said_best, score, values_of
-from utilityFunction import about, bar, mixed, preserved_random, resolve_precision
-from wandbFunction import open_for_sweep
-
-__all__ = ["REPORT_SWEEP", "join", "search"]
 
 START_UP = 4  # random trials first; GPSampler's default of 10 would leave a search of 12 with two Bayesian ones
 MEANT = {"precision": resolve_precision, "eps": lambda eps: 1e-8 if eps is None else eps}  # which is the default of all three
 PAUSE = 1  # seconds before other processes' trials are looked at again
 
 
+Run = Callable[..., Record]
+Opens = Callable[[Experiment], AbstractContextManager]
+
+
 def search(
-    config: dict, count: int, *, base: str | Experiment = "sweep_1", name: str = "search", profile: str = "", seed: int | None = None,
-    storage: str = "",
+    config: dict, count: int, base: str | Experiment, name: str, profile: str, seed: int | None, storage: str, *,
+    run: Run, open_for_sweep: Opens,
 ) -> list[Record]:  # fmt: skip
-    """Run `count` trials of the experiment `base` with values drawn from `config`; returns the finished ones' records,
-    best first.
-
-    `config` is what W&B calls a sweep configuration. Method `bayes` is a Gaussian process, `random` draws at random,
-    `grid` takes every combination: Optuna's, seeded, or with a W&B account those of a W&B sweep, whose agent gives each
-    trial its values and its W&B run (never tried against W&B's servers). What has no meaning here (program, command,
-    description, ...) is named and passed over. `base` is a row of the table or its name; a row's own profile and seed
-    hold unless others are given.
-
-    The trials are in a database: SQLite in the records folder, or the server at the URL `storage`. Called again, a
-    finished search trains nothing, a larger `count` adds trials, and a search that was cut off goes on, the unfinished
-    trial first; so does one whose database and records are committed. Other processes may `join` it meanwhile. A trial
-    that fails is recorded as failed, and the others go on.
-
-    Raises UsageError, before anything is written, for what no trial could be drawn from or run with, all of it in one
-    message; for another configuration than the search was begun with; and where W&B makes no sweep or gives no trial.
-
-    >>> search(REPORT_SWEEP, 12, profile="sample")  # doctest: +SKIP
-    [<Record search_9 (sample, seed 0): ...>, ...]
-    """
+    """See `coreFunction.search`; `run` makes a trial's record, and `open_for_sweep` the W&B run that a sweep's agent wants begun."""
     config, row = plain(config), _base(base, profile, seed)
     sweep = read_sweep(config, row, MEANT)
     _check_models(row, sweep)
@@ -83,21 +67,14 @@ def search(
             if asked is None:  # the last one: from now on others can join
                 kept = {key: config[key] for key in KEYS if key in config}
                 study.study.set_user_attr("asked", {"config": kept, "base": row.name if known else fields})
-        return _Search(study, row, sweep, count).work()
+        return _Search(study, row, sweep, count, run, open_for_sweep).work()
 
 
-def join(name: str = "search", *, profile: str = "", seed: int = 0, storage: str = "") -> list[Record]:
-    """Work on a search that another process has begun, until it has its trials; returns the finished ones' records,
-    best first.
-
-    Raises UsageError where no search of that name has been begun.
-
-    >>> join("search", profile="sample")  # doctest: +SKIP
-    [<Record search_9 (sample, seed 0): ...>, ...]
-    """
+def join(name: str, profile: str, seed: int, storage: str, *, run: Run, open_for_sweep: Opens) -> list[Record]:
+    """See `coreFunction.join`; the last two as in `search`."""
     with open_study(name, current_profile(profile), seed, storage) as study:
         asked = study.asked["asked"]
-        return _Search(study, _row(asked, study), read_sweep(asked["config"]), study.asked["count"]).work()
+        return _Search(study, _row(asked, study), read_sweep(asked["config"]), study.asked["count"], run, open_for_sweep).work()
 
 
 def _base(base: Any, profile: str, seed: int | None) -> Experiment:
@@ -151,6 +128,8 @@ class _Search:
     row: Experiment
     sweep: Sweep
     count: int
+    run: Run
+    open_for_sweep: Opens
 
     def work(self) -> list[Record]:
         """Run trials until there are enough, or one has reached the target; returns the finished ones' records, best first."""
@@ -182,7 +161,7 @@ class _Search:
             display.close()
         scored = [trial for trial in trials if trial.value is not None]
         scored.sort(key=lambda trial: trial.value, reverse=self.sweep.maximize)
-        records = [self.run(trial) for trial in scored]
+        records = [self.record(trial) for trial in scored]
         best = said_best(self.study.asked["asked"]["config"], records) if records else "no trial has a score"
         print(f"{self.study.name}: {best}")
         return records
@@ -200,7 +179,7 @@ class _Search:
         print(f"{counted(self.count, 'trial')}, {self.count - todo} of them ended already; to go: {seconds}")
         if "start_from" not in self.sweep.parameters:
             for parent in reversed(parents):
-                run(parent, evidence=False)
+                self.run(parent, evidence=False)
         if "dataset" not in self.sweep.parameters:
             load_images(self.row.dataset, "train", self.row.profile)
 
@@ -208,9 +187,9 @@ class _Search:
         """The values of the trial after these."""
         return self.sweep.grid_point(len(trials)) if self.sweep.method == "grid" else _draw(self.study, trials, self.sweep)
 
-    def run(self, trial: Any, wandb: Any = True) -> Record:
+    def record(self, trial: Any, wandb: Any = True) -> Record:
         exp = replace(self.row, name=f"{self.study.name}_{trial.number + 1}", **values_of(trial))
-        return run(exp, line=self.line, wandb=wandb)
+        return self.run(exp, line=self.line, wandb=wandb)
 
     def attempt(self, trial: Any, begun: Any = None) -> None:
         """Run a trial that is ours, and write what came of it; `begun` is the W&B run that an agent wants used.
@@ -219,7 +198,7 @@ class _Search:
         """
         value, reason = None, ""
         try:
-            record = self.run(trial, begun or True)
+            record = self.record(trial, begun or True)
             if record.finished:
                 value = score(record, self.sweep)
                 if begun:
@@ -238,7 +217,7 @@ class _Search:
     def agents_trial(self) -> None:
         """A trial with the values that W&B's agent has, written to the W&B run that it wants begun."""
         with ExitStack() as held:
-            begun = held.enter_context(open_for_sweep(self.row))
+            begun = held.enter_context(self.open_for_sweep(self.row))
             with self.study.alone():
                 if len(self.study.trials()) >= self.count:
                     return

@@ -8,7 +8,7 @@ by what another run's accuracy is expected to be.
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from itertools import groupby, zip_longest
@@ -19,14 +19,17 @@ from typing import Any
 
 import torch
 
-import recordFunction
-from analysisFunction import ON_PROCESSOR, PACKAGES
-from coreFunction import data_identity, run
+from deepnet.analyses.kinds import ON_PROCESSOR, PACKAGES
 from deepnet.claims.intervals import Interval, wilson_interval
+from deepnet.data.sets import data_identity
+from deepnet.progress import about
+from deepnet.records import reading
+from deepnet.records.provenance import provenance
+from deepnet.records.reading import WEIGHTS, Record, check_identity, runs_dir
+from deepnet.text import duration
+from deepnet.training.precision import resolve_precision
 from deepnet.valid import whole
 from experimentTable import Experiment, UsageError, current_profile, experiment, price
-from recordFunction import WEIGHTS, Record, check_identity, runs_dir
-from utilityFunction import about, duration, provenance, resolve_precision
 
 # What must be the same for bits to be equal; the version of scikit-learn too, of a record that has it
 CONDITIONS = ("processor", "device", "threads", "precision", "torch", "numpy", "results_version", "rounding_version")
@@ -213,17 +216,12 @@ def expectation(
 
 def committed(name: str, profile: str) -> dict[int, Record]:
     """The committed records of a run that have a result, seed -> record."""
-    found = [Record(path.parent) for path in (recordFunction.EVIDENCE / profile / name).glob("seed-*/result.json")]
+    found = [Record(path.parent) for path in (reading.EVIDENCE / profile / name).glob("seed-*/result.json")]
     return {record.seed: record for record in sorted(found, key=lambda record: record.seed)}
 
 
-def verify(name: str, profile: str | None = None, seed: int = 0, epochs: int | None = None) -> Difference:
-    """Train a committed run again, its first `epochs` alone where that is given, and compare; says first how long it takes.
-
-    It is trained in the record's precision, in a temporary folder: the records in RUNS_DIR are left alone, but for weights of a parent
-    that are the evidence's. W&B is off. Raises UsageError for a run without a committed record, for one that is no longer in the
-    table as it was, for more epochs than its record has, and for step times, which no two runs have in common.
-    """
+def verify(name: str, profile: str | None, seed: int, epochs: int | None, run: Callable[..., Record]) -> Difference:
+    """See `coreFunction.verify`; `run` makes a record."""
     exp = experiment(name, current_profile(profile), seed)
     epochs = None if epochs is None else whole("epochs", epochs, least=1)
     if exp.kind == "timing":

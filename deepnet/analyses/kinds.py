@@ -1,48 +1,55 @@
-"""Records that are no training: class counts, embeddings, step times, the classical baseline; and the final test."""
+"""Experiments that train no network: class counts, embeddings, step times, the classical baseline."""
 
-import time
 from collections.abc import Callable
-from dataclasses import replace
 from itertools import cycle
 from typing import Any
 
 import numpy as np
 import torch
 
-from coreFunction import build, data_identity
-from dataFunction import load_images, open_vault
+from deepnet.analyses.baseline import CS, classical_baseline, linear
+from deepnet.data.sets import load_images
+from deepnet.machine import device
 from deepnet.records.folder import RunFolder
+from deepnet.records.provenance import provenance
+from deepnet.records.reading import Record
+from deepnet.seeds import mixed, seed_everything
+from deepnet.training.features import extract_features
+from deepnet.training.metrics import accuracy, macro_accuracy
+from deepnet.training.optimizers import make_optimizer
+from deepnet.training.precision import resolve_precision
 from deepnet.training.recipe import EVAL_BATCH_SIZE
-from experimentTable import EXPERIMENTS, ROWS, USUAL_CHAPTER, Experiment, UsageError
-from featureFunction import CS, classical_baseline, extract_features, linear
-from fileFunction import append_line, lock, rounded
+from deepnet.training.steps import train_epoch
+from experimentTable import Experiment
 from myModel import MODELS
-from optimizerFunction import make_optimizer
-from recordFunction import WEIGHTS, Record, find_openings, find_record, roots, runs_dir
-from trainFunction import accuracy, evaluate, macro_accuracy, train_epoch
-from utilityFunction import device, mixed, provenance, resolve_precision, seed_everything
 
 TIMED_PAIRS = {  # data set -> plain beside residual
     "mnist": [("MLP_4", "MLP_res_5"), ("MLP_13", "MLP_res_15"), ("MLP_33", "MLP_res_35")],
     "cifar10": [("CNN_13", "CNN_res_16"), ("CNN_30", "CNN_res_35")],
 }
+
+
 EMBEDDED_DIMENSIONS, NEIGHBOURS = 50, 5
+
+
 AS_TRAINED: dict = {"batch_size": EVAL_BATCH_SIZE, "fast": True}  # so that the numbers are a training's own to the bit
 
 
 ON_PROCESSOR = ("distribution", "tsne")  # kinds that are computed there in fp32, whatever device and precision are asked for
+
+
 PACKAGES = {"tsne": ("scikit-learn",), "baseline": ("scikit-learn",)}  # kind -> what its numbers come from beside torch
 
 
-def analyse(exp: Experiment, identity: dict) -> Callable[[RunFolder], Record]:
+def analyse(exp: Experiment, identity: dict, build: Callable[[Experiment], torch.nn.Module]) -> Callable[[RunFolder], Record]:
     """Prepare an analysis, and return the function that runs it from its beginning and writes its record to a folder.
 
-    Raises UsageError for whatever is missing, so that it is said before anything is written.
+    `build` gives the model of an experiment. Raises UsageError for whatever is missing, so that it is said before anything is written.
     """
     precision = "fp32" if exp.kind in ON_PROCESSOR else resolve_precision(exp.precision)
     made = provenance(precision, exp.kind in ON_PROCESSOR, PACKAGES.get(exp.kind, ()))
     act = {"distribution": _distribution, "tsne": _tsne, "timing": _timing, "baseline": _baseline}[exp.kind]
-    prepared = act(exp, identity)
+    prepared = act(exp, identity, build)
 
     def write(folder: RunFolder) -> Record:
         folder.start(identity, made)
@@ -51,7 +58,7 @@ def analyse(exp: Experiment, identity: dict) -> Callable[[RunFolder], Record]:
     return write
 
 
-def _distribution(exp: Experiment, makeup: dict) -> Any:
+def _distribution(exp: Experiment, makeup: dict, build: Any) -> Any:
     """Class counts of the three train sets (figure 2.1). CIFAR-100's is the train set before the validation part is cut from it."""
     parts = {"mnist": ["train"], "cifar10": ["train"], "cifar100": ["train", "validation"]}
     labels = {name: [load_images(name, part, exp.profile).labels for part in parts[name]] for name in parts}
@@ -60,7 +67,7 @@ def _distribution(exp: Experiment, makeup: dict) -> Any:
     return lambda folder: folder.finish({"status": "finished", "counts": counts, "images": images})
 
 
-def _tsne(exp: Experiment, makeup: dict) -> Any:
+def _tsne(exp: Experiment, makeup: dict, build: Any) -> Any:
     """t-SNE in two dimensions of train images' pixels, by PCA to 50 (van der Maaten & Hinton 2008), and how well it keeps classes apart.
 
     The seed draws the images and the embedding. knn_accuracy: leave-one-out accuracy of the 5 nearest neighbours in the
@@ -91,7 +98,7 @@ def _tsne(exp: Experiment, makeup: dict) -> Any:
     return embed
 
 
-def _timing(exp: Experiment, makeup: dict) -> Any:
+def _timing(exp: Experiment, makeup: dict, build: Any) -> Any:
     """Seconds a training step of a plain model and of its residual twin, in alternating blocks, both in fp32 with the same threads.
 
     Training alone: no evaluation, no gradient norms, no preparation of images.
@@ -121,9 +128,7 @@ def _timing(exp: Experiment, makeup: dict) -> Any:
 
 
 # ---------------------------------------------------------------- the classical baseline, and the test set
-
-
-def _baseline(exp: Experiment, makeup: dict) -> Any:
+def _baseline(exp: Experiment, makeup: dict, build: Any) -> Any:
     """SVM and logistic regression on the source model's features of CIFAR-100; both choices are made on a tenth of the train part."""
     train, held = (load_images("cifar100", part, exp.profile, makeup["image_size"]).to(device()) for part in ("train", "validation"))
     model = build(exp).to(device())
@@ -154,72 +159,3 @@ def _baseline(exp: Experiment, makeup: dict) -> Any:
         return folder.finish(result | {"accuracy": classifiers[chosen]["validation_accuracy"]}, weights)
 
     return fit
-
-
-def final_test(record: Record, why_again: str = "") -> dict[str, dict]:
-    """The only door to chapter 5's test set: opens it once for this run and seed, logs the opening, returns {classifier: its line}.
-
-    Asked again it returns what was logged, here or in the committed evidence; `why_again` opens it once more, and stands in the log.
-    Raises UsageError for a row without `final_test` (in the table `dropout` and `baseline` have it) or one that has not finished,
-    while another chapter 5 run or search trial of that profile and seed is unfinished, where the weights are not here, where others
-    were tested before, and while another process is at it.
-    """
-    if not _row(record).final_test:
-        tested = " and ".join(row.name for row in ROWS if row.final_test)
-        raise UsageError(f"{record.name} has no final test, only {tested} have one; to add one, train it with final_test=True")
-    if not record.finished:
-        raise UsageError(f"{record.name} (seed {record.seed}) has not finished; the final test needs its final weights")
-    busy = f"another process is at the test set of {record.profile}; ask again when it has ended"
-    with lock(runs_dir() / record.profile / ".openings.lock", busy):
-        opened = {o["classifier"]: o for o in find_openings(record.profile, True) if (o["run"], o["seed"]) == (record.name, record.seed)}
-        tested = record.result["sha256"][WEIGHTS]
-        if opened and not why_again:
-            if any(opening["weights"] != tested for opening in opened.values()):
-                raise UsageError(
-                    f"the test set was opened for other weights of {record.name} (seed {record.seed}); use another seed, or say why_again"
-                )
-            return opened
-        if missing := _unfinished(record.profile, record.seed):
-            raise UsageError(f"the test set opens once, at the end: {', '.join(missing)} (seed {record.seed}) must finish first")
-        predictions = _predictions(record)
-        line = {"time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "run": record.name, "profile": record.profile}
-        line |= {"seed": record.seed, "weights": tested} | ({"why_again": why_again} if why_again else {})
-        lines = {
-            name: rounded(line | {"classifier": name, "accuracy": accuracy(given), "macro_accuracy": macro_accuracy(given)})
-            for name, given in predictions.items()
-        }
-        append_line(runs_dir() / record.profile / "openings.jsonl", *lines.values())  # nobody has seen a number before it is logged
-        return lines
-
-
-def _row(record: Record) -> Experiment:
-    """What the record is of: the table's row of that name, else what its settings say, at its profile and seed."""
-    row = EXPERIMENTS.get(record.name) or Experiment(**record.settings["experiment"])
-    return replace(row, profile=record.profile, seed=record.seed)
-
-
-def _unfinished(profile: str, seed: int) -> list[str]:
-    """The table's chapter 5 runs that have no result, and what else of chapter 5 has begun (variants, search trials) and has none."""
-    begun = (Record(path.parent) for root in roots() for path in (root / profile).glob(f"*/seed-{seed}/settings.json"))
-    names = [row.name for row in ROWS if row.chapter == 5]
-    said = {record.name: record.settings["experiment"] for record in begun}
-    names += sorted(name for name, its in said.items() if (its["chapter"] or USUAL_CHAPTER[its["dataset"]]) == 5 and name not in names)
-    return [name for name in names if not ((found := find_record(name, profile, seed)) and found.result)]
-
-
-def _predictions(record: Record) -> dict[str, np.ndarray]:
-    """Opens the vault: for each classifier of the record (2, N), the test images' labels and the classes given."""
-    weights = record.weights()
-    exp = _row(record)
-    test = open_vault(record.profile, data_identity(exp)["image_size"]).to(device())
-    precision = resolve_precision(exp.precision)
-    if exp.kind == "training":
-        model = build(replace(exp, start_from=None)).to(device())  # its weights are all its own by now
-        model.load_state_dict(weights)
-        return {exp.model: evaluate(model, test, precision, **AS_TRAINED)[1]}
-    features, labels = extract_features(build(exp).to(device()), test, precision, **AS_TRAINED).cpu().numpy(), test.labels.cpu().numpy()
-    states: dict[str, dict] = {}
-    for key, tensor in weights.items():
-        name, _, part = key.partition(".")
-        states.setdefault(name, {})[part] = tensor
-    return {name: np.stack([labels, linear(state)(features)]) for name, state in states.items()}

@@ -29,11 +29,11 @@ from uuid import uuid4
 
 import torch
 
+from deepnet.progress import about, bar
+from deepnet.records.files import lock
+from deepnet.records.reading import Record, find_records, runs_dir
 from deepnet.text import listed
 from experimentTable import PROFILES, Experiment, Held, UsageError, experiment, price
-from fileFunction import lock
-from recordFunction import Record, find_records, runs_dir
-from utilityFunction import about, bar
 
 Call = Callable[..., Record]  # makes one run; takes `stop`, which is asked after each epoch, and `line`, a bar
 

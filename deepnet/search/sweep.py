@@ -9,8 +9,8 @@ from statistics import NormalDist
 from sys import float_info
 from typing import Any
 
+from deepnet.search.vocabulary import DEFAULTS, DISTRIBUTIONS, KEYS, METHODS, RANGE, WITHOUT_MEANING, hint
 from deepnet.valid import shown
-from deepnet.vocabulary import DEFAULTS, DISTRIBUTIONS, KEYS, METHODS, RANGE, WITHOUT_MEANING, hint
 from experimentTable import EVAL_SPLIT, Experiment, UsageError, has_budget, identity, with_budget
 
 # Section 5.5; its text lists batches from 32 on, its table has 16 too.

@@ -17,10 +17,10 @@ from typing import Any
 
 import numpy as np
 
+from deepnet.records.files import digest, first_line, load_tensors, parse_json, read_lines
 from experimentTable import Experiment, UsageError, choose
-from fileFunction import digest, first_line, load_tensors, parse_json, read_lines
 
-ROOT = Path(__file__).resolve().parent
+ROOT = Path(__file__).resolve().parents[2]
 EVIDENCE = ROOT / "report" / "records"
 RESULTS_VERSION = 1  # raised by hand when the training loop's results change beyond rounding
 ROUNDING_VERSION = 1  # raised by hand when they change by rounding alone, as where sums come in another order; older records have none

@@ -20,8 +20,8 @@ from torch import Tensor
 from torchvision.transforms.v2.functional import resize
 
 from deepnet.data.datasets import Indexed
-from experimentTable import PROFILES, PROJECT, UsageError, choose
-from sourceFunction import SAMPLE, SETS, Source, fetch, in_data_dir, in_folder
+from deepnet.data.sources import SAMPLE, SETS, Source, fetch, in_data_dir, in_folder
+from experimentTable import CLASSES, PROFILES, PROJECT, Experiment, UsageError, choose, identity
 
 # ---------------------------------------------------------------- the literals
 
@@ -175,7 +175,7 @@ def load_images(name: str, part: str = "train", profile: str = "sample", size: i
     """
     choose("data set", name, SETS)
     if (name, part) == ("cifar100", "test"):
-        raise UsageError("CIFAR-100's test part stays shut until the end; analysisFunction.final_test(record) opens it")
+        raise UsageError("CIFAR-100's test part stays shut until the end; final_test.final_test(record) opens it")
     choose(f"part of {name}", part, SPLITS[name])
     return _image_set(name, part, profile, size)
 
@@ -190,7 +190,7 @@ def at_hand(name: str, part: str, profile: str) -> bool:
 
 
 def open_vault(profile: str, size: int | None = None) -> ImageSet:
-    """CIFAR-100's test part. analysisFunction.final_test alone calls this, and logs every opening."""
+    """CIFAR-100's test part. final_test.final_test alone calls this, and logs every opening."""
     return _image_set("cifar100", "test", profile, size)
 
 
@@ -203,6 +203,12 @@ def known_fingerprint(name: str, profile: str) -> str:
     """The fingerprint of set `name` as `profile` has it: a sha256 over its two published parts'. Needs no data."""
     parts = FINGERPRINTS[choose("data set", name, SETS), PROFILES[choose("profile", profile, PROFILES)].data]
     return hashlib.sha256("".join(digest for _, digest in parts.values()).encode()).hexdigest()
+
+
+def data_identity(exp: Experiment) -> dict:
+    """The experiment's identity at its profile, and the fingerprint of its data, known without having them."""
+    names = tuple(CLASSES) if exp.kind == "distribution" else (exp.dataset,)
+    return identity(exp) | {"data": {name: known_fingerprint(name, exp.profile) for name in names}}
 
 
 def _image_set(name: str, part: str, profile: str, size: int | None) -> ImageSet:

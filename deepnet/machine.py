@@ -1,0 +1,59 @@
+"""The machine: which device computes, and what it is capable of."""
+
+import functools
+import os
+import platform
+from pathlib import Path
+
+import torch
+
+from experimentTable import UsageError
+
+
+@functools.cache
+def device() -> torch.device:
+    """CUDA, else the CPU; `DEVICE` in the environment decides otherwise.
+
+    On CUDA this makes fp32 mean fp32, not TF32, and convolutions add up in the same order each time.
+
+    Apple's MPS is not chosen by itself: nobody has trained on it yet, and some of torch's operations there give wrong numbers.
+    """
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.deterministic = True
+    if chosen := os.environ.get("DEVICE"):
+        there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "xpu": torch.xpu.is_available()}
+        try:
+            if there.get(torch.device(chosen).type):
+                return torch.zeros((), device=chosen).device
+        except (RuntimeError, AssertionError):
+            pass
+        usable = " or ".join(name for name, available in there.items() if available)
+        raise UsageError(f"DEVICE={chosen} cannot be used here; set it to {usable}, or unset it")
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def has_float64() -> bool:
+    """Whether the device computes in float64; Apple's MPS does not."""
+    return device().type != "mps"
+
+
+@functools.cache
+def has_bfloat16() -> bool:
+    """Whether this machine multiplies bfloat16 in hardware (elsewhere it is emulated, and slower than fp32)."""
+    if device().type == "cuda":
+        return torch.cuda.get_device_capability()[0] >= 8
+    if device().type == "cpu":
+        # oneDNN, which does the products, runs bf16 natively from avx512_core_bf16 on.
+        flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+        return "avx512_bf16" in flags or "amx_bf16" in flags
+    return False
+
+
+@functools.cache
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    fields = dict(line.split(":", 1) for line in info.read_text().split("\n\n")[0].splitlines() if ":" in line) if info.exists() else {}
+    fields = {key.strip(): value.strip() for key, value in fields.items()}
+    if "model name" not in fields:
+        return platform.processor() or platform.machine()
+    return f"{fields['model name']} (family {fields.get('cpu family')}, model {fields.get('model')})"

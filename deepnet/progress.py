@@ -1,0 +1,62 @@
+"""Progress bars and estimated times, on a terminal and in a notebook."""
+
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import StringIO
+from typing import Any
+
+from deepnet.text import duration
+from experimentTable import PROFILES
+
+
+class _Silent:
+    """Stands in for a bar where tqdm is missing."""
+
+    def __getattr__(self, _: str) -> Any:
+        return lambda *args, **kwargs: None
+
+
+def in_notebook() -> bool:
+    """Whether a Jupyter kernel runs this code."""
+    return "ipykernel" in sys.modules and "IPython" in sys.modules and sys.modules["IPython"].get_ipython() is not None
+
+
+def bar(total: float, description: str = "", **options: Any) -> Any:
+    """A tqdm bar. In a notebook it is one plain line that is redrawn in place, and stays readable in the saved page.
+
+    Tqdm's own notebook bar is a widget, which a saved page shows as nothing. Where nobody watches (a log) none is drawn, nor
+    one that nothing has moved and that is closed within half a second.
+    """
+    try:
+        from tqdm import tqdm
+    except ImportError:
+        return _Silent()
+    options = {"total": total, "desc": description, "file": sys.stdout, "mininterval": 0.5, "delay": 0.5} | options
+    if not in_notebook():
+        return tqdm(disable=not sys.stdout.isatty(), **options)
+    from IPython.display import Pretty, display
+
+    class Line(tqdm):
+        def display(self, msg: str | None = None, pos: int | None = None) -> None:
+            text = Pretty(msg or str(self))
+            if not hasattr(self, "handle"):
+                self.handle = display(text, display_id=True)
+            self.handle.update(text)
+
+    return Line(ncols=110, **options | {"file": StringIO()})  # the display shows it, nothing is printed
+
+
+@contextmanager
+def quiet_imports() -> Iterator[None]:
+    """Import a library that draws bars of its own without tqdm's warning that a notebook lacks the widget for them."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def about(seconds: float, profile: str) -> str:
+    """A price for a reader: `75` -> "about 1 min 15 s", in `paper` with "on one H200"; 0, which no run takes: none was measured."""
+    where = f" on {PROFILES[profile].priced_on}" if PROFILES[profile].priced_on else ""
+    return f"about {duration(seconds)}{where}" if seconds else "time not known"

@@ -1,0 +1,46 @@
+"""What makes a record: code, versions, device, precision, threads."""
+
+import platform
+from collections.abc import Sequence
+from importlib import metadata
+
+import numpy as np
+import torch
+import torchvision
+
+from deepnet.machine import _processor, device, has_bfloat16
+from deepnet.records import code
+from deepnet.records.reading import RESULTS_VERSION, ROUNDING_VERSION
+from experimentTable import UsageError
+
+
+def provenance(precision: str, on_processor: bool = False, packages: Sequence[str] = ()) -> dict:
+    """What makes a record at this moment: code, libraries, device, threads. Recorded and shown; it stops nobody from reading.
+
+    precision: the resolved one. on_processor: it is computed on the processor whatever the device is. packages: the distributions
+    whose versions count beside those that every run needs. Raises UsageError for one that is not installed.
+
+    Example::
+
+        provenance("fp32", on_processor=True, packages=["scikit-learn"])["scikit-learn"]  # "1.9.1"
+    """
+    try:
+        versions = {package: metadata.version(package) for package in packages}
+    except metadata.PackageNotFoundError as missing:
+        raise UsageError(f"{missing.name} is not installed; pip install {missing.name}") from None
+    computes = torch.device("cpu") if on_processor else device()
+    return {
+        **code.state(),
+        "results_version": RESULTS_VERSION,
+        "rounding_version": ROUNDING_VERSION,
+        "precision": precision,
+        "emulated": precision == "bf16" and not has_bfloat16(),
+        "device": torch.cuda.get_device_name() if computes.type == "cuda" else computes.type,
+        "processor": _processor(),
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "torchvision": torchvision.__version__,
+        "numpy": np.__version__,
+        **versions,
+    }

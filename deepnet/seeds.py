@@ -1,0 +1,36 @@
+"""Random numbers: seeds made of several numbers, and generators left as they were."""
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+
+from deepnet.machine import device
+
+
+def mixed(*numbers: int) -> int:
+    """One 63-bit seed from several numbers, so that (seed, epoch) and (seed + 1, epoch - 1) are unrelated."""
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+def seed_everything(*numbers: int) -> torch.Generator:
+    """Seed torch's, numpy's and Python's global generators from `numbers`; returns a CPU generator seeded alike, for shuffling."""
+    seed = mixed(*numbers)
+    torch.manual_seed(seed)
+    np.random.seed(seed % 2**32)  # a reader's own transforms may draw from it, or from Python's
+    random.seed(seed)
+    return torch.Generator().manual_seed(seed)
+
+
+@contextmanager
+def preserved_random() -> Iterator[None]:
+    """Leave torch's, numpy's and Python's global generators as they are, whatever is drawn meanwhile."""
+    numpy_state, python_state = np.random.get_state(), random.getstate()
+    try:
+        with torch.random.fork_rng([torch.cuda.current_device()] if device().type == "cuda" else []):
+            yield
+    finally:
+        np.random.set_state(numpy_state)
+        random.setstate(python_state)

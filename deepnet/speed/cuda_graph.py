@@ -1,0 +1,38 @@
+"""A training step as one CUDA graph."""
+
+import warnings
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+
+class Graphed:
+    """`step(inputs, labels)` as one CUDA graph: launched at once, where a deep net's hundreds of kernels would wait for Python.
+
+    The first batches go through `step` itself, which allocates what it needs; then one is recorded, which runs nothing, and replayed
+    from there on. A batch of another shape, the last one of an epoch, goes through `step`. All that `step` reads and writes must
+    stay where it is, and it may ask nothing of the device.
+    """
+
+    WARM_UP = 3
+
+    def __init__(self, step: Callable[[Tensor, Tensor], None]) -> None:
+        self._step, self._seen = step, 0
+        self._graph: torch.cuda.CUDAGraph | None = None
+
+    def __call__(self, inputs: Tensor, labels: Tensor) -> None:
+        """Take the step on this batch."""
+        self._seen += 1
+        if self._seen == self.WARM_UP + 1:
+            self._inputs, self._labels = inputs.clone(), labels.clone()
+            self._graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(self._graph):
+                self._step(self._inputs, self._labels)
+        if self._graph is None or inputs.shape != self._inputs.shape:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", UserWarning)  # torch's, that the optimizer could be in a graph and is not
+                return self._step(inputs, labels)
+        self._inputs.copy_(inputs)
+        self._labels.copy_(labels)
+        self._graph.replay()

@@ -1,0 +1,95 @@
+"""Memory that the C library keeps between tensors while a run trains, and how much of it is free."""
+
+import ctypes
+import math
+import os
+import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+from deepnet.machine import device
+
+_C_LIBRARY = ctypes.CDLL(None) if platform.libc_ver()[0] == "glibc" else None
+
+
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4  # of malloc.h
+
+
+def _keeps_memory() -> bool:
+    return _C_LIBRARY is not None and os.environ.get("THP_MEM_ALLOC_ENABLE", "1") == "1"
+
+
+@contextmanager
+def kept_memory(fast: bool = True) -> Iterator[None]:
+    """While it is open, glibc keeps what is freed for the next tensors: all that lies between others, and 1 GiB at its heap's end.
+
+    By itself it maps a block of more than 32 MiB anew each time, and the system clears each page that it hands out. What is kept grows,
+    as blocks come to lie where none of the holes before them was large enough, so `give_back` is called now and then, and at the end.
+    Afterwards the thresholds are those that glibc comes to by itself once such blocks were freed. THP_MEM_ALLOC_ENABLE=0, which
+    keeps torch from huge pages, leaves memory to the system, and so does `fast=False`.
+    """
+    if not (fast and _keeps_memory()):
+        yield
+        return
+    assert _C_LIBRARY is not None
+    _C_LIBRARY.mallopt(M_MMAP_MAX, 0)
+    _C_LIBRARY.mallopt(M_TRIM_THRESHOLD, 2**30)
+    try:
+        yield
+    finally:
+        for option, number in ((M_MMAP_MAX, 65536), (M_MMAP_THRESHOLD, 2**25), (M_TRIM_THRESHOLD, 2**26)):
+            _C_LIBRARY.mallopt(option, number)
+        give_back()
+
+
+def give_back() -> None:
+    """Return to the system the memory that is freed and kept."""
+    if _keeps_memory():
+        assert _C_LIBRARY is not None
+        _C_LIBRARY.malloc_trim(0)
+
+
+def free_bytes() -> float:
+    """The device's memory that is free, with what was kept of it; infinity where the system does not say."""
+    if device().type == "cuda":
+        return torch.cuda.mem_get_info()[0]
+    give_back()
+    lines = Path("/proc/meminfo").read_text().splitlines() if Path("/proc/meminfo").exists() else []
+    whole = next((1024.0 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")), math.inf)
+    return min(whole, _container_bytes())
+
+
+CGROUPS = Path("/sys/fs/cgroup")
+
+
+# A hierarchy's folder -> its files for limit and use, and the line of memory.stat for cached file pages: cgroup v2, and v1's memory
+CGROUP_FILES = {
+    "": ("memory.max", "memory.current", "inactive_file"),
+    "memory": ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+}
+
+
+def _container_bytes() -> float:
+    """What the limits (cgroup v1 or v2) of a container, or of a Slurm job, leave; infinity where there is none.
+
+    Cached file pages count as free, since the group would give them up. A group's limit holds for the groups within it.
+    """
+    own = Path("/proc/self/cgroup")
+    lines = [line.split(":", 2)[1:] for line in own.read_text().splitlines()] if own.exists() else []
+    left = [math.inf]
+    for hierarchy, files in CGROUP_FILES.items():
+        top = CGROUPS / hierarchy
+        group = top / next((path for names, path in lines if hierarchy in names.split(",")), "/").lstrip("/")
+        left += [_left_in(folder, *files) for folder in (group, *group.parents) if folder.is_relative_to(top)]
+    return min(left)
+
+
+def _left_in(group: Path, limit: str, used: str, cached: str) -> float:
+    try:
+        pages = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())[cached]
+        return float((group / limit).read_text()) - float((group / used).read_text()) + float(pages)
+    except (OSError, ValueError, KeyError):  # "max" is no number
+        return math.inf

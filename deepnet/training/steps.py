@@ -1,0 +1,177 @@
+"""The pieces of the loop: training for an epoch, evaluation, what is measured on the way, early stopping."""
+
+import time
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from deepnet.data.datasets import is_source
+from deepnet.speed.cuda_graph import Graphed
+from deepnet.speed.memory import give_back
+from deepnet.speed.optimizer_steps import AsTheyLie, drop_subnormals
+from deepnet.training.metrics import GradientNorms, accuracy, macro_accuracy
+from deepnet.training.precision import arithmetic, cast
+from deepnet.training.ready import batches_of, device_of, scores, usable_precision
+from experimentTable import UsageError
+from myModel import set_train_mode
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+def train_epoch(
+    model: nn.Module, data: Any, optimizer: torch.optim.Optimizer, precision: str = "fp32", gradients: GradientNorms | None = None,
+    graph: bool = False, *, batch_size: int | None = None, loss: Loss = cross_entropy, fast: bool = False,
+    classes: Sequence[Any] | None = None, after_step: Callable[[], object] | None = None,
+) -> dict:  # fmt: skip
+    """Train for one epoch; returns the epoch's running means.
+
+    Args:
+        data: a data set of (tensor, label) pairs, which is shuffled by torch's global generator; a loader; or (inputs, labels) batches.
+        precision: "fp32", "fp64" or "bf16", as the model's weights and the hardware have it.
+        gradients: the norms to add up, made for this model.
+        graph: on a GPU the steps go as a CUDA graph, which the model must allow.
+        batch_size: items per step where `data` is a data set (default 128).
+        loss: from outputs (B, classes) and targets (B,) to the mean over the batch.
+        fast: use what only makes steps faster; it changes rounding alone.
+        classes: the labels in the order of the model's outputs, where they are no whole numbers below those.
+        after_step: called after each optimizer step, as a schedule per step wants it.
+
+    Returns:
+        train_loss, train_accuracy, learning_rate (at the epoch's end), steps, train_seconds (with the making of the batches and the
+        gradient norms, without evaluation), and the gradient norms where asked for. Nothing is read from the device before the end.
+
+    Raises:
+        UsageError: where `data` has no batches, gives what are no (tensor, label) pairs or labels that mean no output, and where the
+            optimizer holds nothing of the model that learns.
+
+    Example:
+        >>> optimizer = torch.optim.Adam(model.parameters())
+        >>> train_epoch(model, train_set, optimizer)["train_accuracy"]
+    """
+    own = not is_source(data)
+    if own:
+        precision = usable_precision(model, precision)
+        check_loss(loss)
+    check_optimizer(model, optimizer)
+    batches = batches_of(model, data, precision, classes, batch_size, shuffle=True)
+    set_train_mode(model)
+    if gradients:
+        gradients.reset()
+    where = device_of(model)
+    loss_sum = torch.zeros((), dtype=torch.float64 if precision == "fp64" else torch.float32, device=where)
+    correct = torch.zeros((), device=where)
+    images = steps = 0
+    convolves = any(p.ndim == 4 for p in model.parameters())  # a mode costs half a millisecond per step in a deep MLP
+    tidy = fast and where.type == "cpu"
+    start = time.perf_counter()
+
+    def step(inputs: Tensor, labels: Tensor) -> None:
+        with arithmetic(precision, convolves, fast):
+            outputs = model(cast(inputs, precision))
+            if own:
+                check_targets(scores(model, inputs, outputs, training=True), labels)
+            value = loss(outputs, labels)
+        optimizer.zero_grad()
+        value.backward()
+        if gradients:
+            gradients.add()
+        with AsTheyLie() if convolves and fast else nullcontext():
+            optimizer.step()
+        loss_sum.add_(value.detach() * len(labels))
+        correct.add_((outputs.detach().argmax(1) == labels).sum())
+
+    take = Graphed(step) if graph and where.type == "cuda" else step
+    for inputs, labels in batches:
+        if tidy and steps % 100 == 0:
+            drop_subnormals(optimizer)  # a moment sinks for some 800 steps before it is subnormal
+            give_back()  # CNN_res_56 at 128 pixels keeps 1 GB more by then
+        take(inputs.to(where), labels.to(where))
+        images, steps = images + len(labels), steps + 1
+        if after_step:
+            after_step()
+    if not steps:
+        raise UsageError("the data gave no batch to train on; give at least one image")
+    row = {"train_loss": float(loss_sum) / images, "train_accuracy": float(correct) / images}
+    row |= {"learning_rate": optimizer.param_groups[0]["lr"], "steps": steps, "train_seconds": time.perf_counter() - start}
+    return row | (gradients.row(steps) if gradients else {})
+
+
+def check_loss(loss: Any) -> None:
+    """Raise UsageError for what is no callable from outputs and targets to their mean loss, as a class is none."""
+    if isinstance(loss, type):
+        raise UsageError(f"loss is the class {loss.__name__}; give one made of it, as {loss.__name__}()")
+    if not callable(loss):
+        raise UsageError(f"loss must be a callable from outputs and targets to their mean loss, got {loss!r:.60}")
+
+
+def check_targets(outputs: Tensor, labels: Tensor) -> None:
+    """Raise UsageError where a label is none of the outputs' numbers."""
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0 or high >= outputs.shape[1]:
+        found = f"labels {low} to {high} are in the data but the model has {outputs.shape[1]} outputs"
+        raise UsageError(f"{found}; change its last layer, or pass classes=(...) in the order of the outputs")
+
+
+def check_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Raise UsageError for what is no optimizer, or holds what is not the model's, or nothing of it that learns."""
+    if not isinstance(optimizer, torch.optim.Optimizer):
+        raise UsageError(f"optimizer must be a torch.optim.Optimizer over the model's parameters, got {optimizer!r:.60}")
+    learns = {id(parameter): parameter.requires_grad for parameter in model.parameters()}
+    held = [id(parameter) for group in optimizer.param_groups for parameter in group["params"]]
+    if any(parameter not in learns for parameter in held):
+        raise UsageError("the optimizer holds parameters that are not the model's; make it from the model that is trained")
+    if not any(learns[parameter] for parameter in held):
+        raise UsageError("the optimizer holds no parameter of the model that learns")
+
+
+@torch.no_grad()
+def evaluate(
+    model: nn.Module,
+    data: Any,
+    precision: str | None = None,
+    *,
+    batch_size: int | None = None,
+    loss: Loss = cross_entropy,
+    fast: bool = False,
+    classes: Sequence[Any] | None = None,
+) -> tuple[dict, np.ndarray]:
+    """Loss, accuracy (share of images) and macro accuracy (mean over classes), and (2, N): targets and predicted classes.
+
+    `data` is a data set of (tensor, label) pairs, read in batches of `batch_size` (default 128), or a loader. Labels are
+    whole numbers, those of the model's outputs, or `classes` says which output each one is, as `record.settings["classes"]` does of a
+    run of `pipeline`. `precision` is by default the model's own. Leaves the model in eval mode.
+    Raises UsageError for labels that mean no output, and for what is no such data set.
+
+    >>> measured, predictions = evaluate(model, test_set)
+    >>> measured["accuracy"]
+    """
+    own = not is_source(data)
+    precision = usable_precision(model, precision) if own or precision is None else precision
+    check_loss(loss)
+    batches, where = batches_of(model, data, precision, classes, batch_size, shuffle=False), device_of(model)
+    model.eval()
+    losses, predicted, targets = [], [], []
+    for inputs, labels in batches:
+        inputs, labels = inputs.to(where), labels.to(where)
+        with arithmetic(precision, fast=fast):
+            outputs = scores(model, inputs, model(cast(inputs, precision)))
+        if own:
+            check_targets(outputs, labels)
+        exact = outputs.float() if precision == "bf16" else outputs
+        value = cross_entropy(exact, labels, reduction="sum") if loss is cross_entropy else loss(exact, labels) * len(labels)
+        if value.ndim:
+            raise UsageError(f"loss gives {value.numel()} numbers for a batch; it must give their mean, as reduction='mean' does")
+        losses.append(value)
+        predicted.append(outputs.argmax(1))
+        targets.append(labels)
+    if not targets:
+        raise UsageError("the data gave no batch to evaluate on; give at least one image")
+    predictions = torch.stack([torch.cat(targets), torch.cat(predicted)]).cpu().numpy()
+    mean = float(torch.stack(losses).sum()) / predictions.shape[1]
+    kind = np.min_scalar_type(outputs.shape[1] - 1)
+    return {"accuracy": accuracy(predictions), "macro_accuracy": macro_accuracy(predictions), "loss": mean}, predictions.astype(kind)

@@ -1,0 +1,105 @@
+"""Imports point one way: each module stands on those below it, and nothing is imported late but what is heavy."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from helpers import ROOT
+
+# From the ground up. A room imports its own modules and those of the lines above it.
+ORDER = [
+    "deepnet.valid", "deepnet.text", "experimentTable", "modelBlock", "myModel", "deepnet.machine", "deepnet.seeds", "deepnet.progress",
+    "deepnet.records", "deepnet.account", "deepnet.claims", "deepnet.speed", "deepnet.data", "deepnet.training", "deepnet.analyses",
+    "deepnet.runs", "deepnet.search", "deepnet.figures", "utilityFunction", "coreFunction", "run",
+]  # fmt: skip
+FILES = {path.relative_to(ROOT).with_suffix("").as_posix().replace("/", "."): path for path in ROOT.glob("deepnet/**/*.py")}
+FILES = {name.removesuffix(".__init__"): path for name, path in FILES.items()} | {
+    path.stem: path for path in ROOT.glob("*.py") if path.stem != "setup"
+}
+# What takes long to import, or need not be installed.
+HEAVY = {
+    "IPython", "PIL", "dask", "filelock", "huggingface_hub", "matplotlib", "optuna", "pandas", "pyarrow", "scipy", "sklearn", "sqlalchemy", "threadpoolctl",
+    "torch", "torchvision", "tqdm", "wandb",
+}  # fmt: skip
+
+
+def room(name: str) -> str:
+    """The line of ORDER that a module stands in."""
+    return next(line for line in ORDER if name == line or name.startswith(line + "."))
+
+
+def imported(path: Path) -> Iterator[tuple[str, bool]]:
+    """The modules that a file imports, and whether it does so within a function."""
+    tree = ast.parse(path.read_text())
+    top = {id(node) for node in tree.body}
+    for node in ast.walk(tree):
+        names = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            module = node.module or ""
+            names = [f"{module}.{alias.name}" if f"{module}.{alias.name}" in FILES else module for alias in node.names]
+        for name in dict.fromkeys(names):
+            yield name, id(node) not in top
+
+
+def brings(name: str, seen: frozenset[str] = frozenset()) -> set[str]:
+    """The heavy libraries that importing a module of the project imports."""
+    found = set()
+    for other, late in imported(FILES[name]):
+        if not late and other.partition(".")[0] in HEAVY:
+            found.add(other.partition(".")[0])
+        elif not late and other in FILES and other not in seen:
+            found |= brings(other, seen | {name})
+    return found
+
+
+def test_every_module_stands_in_a_room():
+    assert {room(name) for name in FILES if name != "deepnet"} == set(ORDER)
+
+
+def test_imports_point_one_way():
+    against = [
+        f"{name} imports {other}"
+        for name, path in FILES.items()
+        for other, _ in imported(path)
+        if other in FILES and name != "deepnet" and ORDER.index(room(other)) > ORDER.index(room(name))
+    ]
+    assert against == []
+
+
+def test_there_is_no_circle():
+    open_ones: list[str] = []
+    done: set[str] = set()
+
+    def visit(name: str) -> None:
+        assert name not in open_ones, " -> ".join([*open_ones[open_ones.index(name) :], name])
+        if name in done:
+            return
+        open_ones.append(name)
+        for other, _ in imported(FILES[name]):
+            if other in FILES:
+                visit(other)
+        open_ones.pop()
+        done.add(name)
+
+    for name in FILES:
+        visit(name)
+
+
+def test_what_is_imported_late_is_heavy():
+    for name, path in FILES.items():
+        for other, late in imported(path):
+            if late and other in FILES:
+                assert brings(other) - brings(name), f"{name} imports {other} late, which brings nothing heavy"
+            elif late:
+                assert other.partition(".")[0] in HEAVY, f"{name} imports {other} late"
+
+
+def test_reading_needs_no_torch():
+    reading = ["deepnet.records.reading", "deepnet.claims.ledger", "deepnet.figures.registry", "deepnet.figures.words", "run"]
+    code = f"import sys; sys.modules['torch'] = None; import importlib; [importlib.import_module(name) for name in {reading}]"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
