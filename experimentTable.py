@@ -11,14 +11,16 @@ from functools import partial
 from typing import Any
 
 from deepnet import valid
-from deepnet.valid import ANALYSES, EVAL_SPLIT, NAME, OWN, Held, UsageError, choose  # noqa: F401 - some are for others to import here
+from deepnet.valid import ANALYSES, EVAL_SPLIT, NAME, OWN, RunLockedError, UsageError, choose  # noqa: F401 - some are for others to import here
 
 PROJECT = "cnn-and-deep-network"  # the W&B project and the cache folder
 OPTIMIZERS = ("Adam", "AdamW", "RMSprop", "SGD")
-BOTH_PRECISIONS = ("CNN_10", "CNN_13", "CNN_res_16", "CNN_res_56", "resnet18")  # models with a run in fp32 and one in bf16
+# models with a run in fp32 and one in bf16
+BOTH_PRECISIONS = ("CNN_10", "CNN_13", "CNN_res_16", "CNN_res_56", "resnet18")
 CLASSES = {"mnist": 10, "cifar10": 10, "cifar100": 100}
 USUAL_CHAPTER = {"mnist": 3, "cifar10": 4, "cifar100": 5}  # whose image size a row without a chapter takes
-BUILDERS: dict[str, Callable[..., Any]] = {}  # model -> builder; myModel, which needs torch, fills it and calls it MODELS
+# model -> builder; myModel, which needs torch, fills it and calls it MODELS
+BUILDERS: dict[str, Callable[..., Any]] = {}
 # A record's place, who pays for the run, and what may be done with its weights; all other fields say what is computed.
 NOT_COMPUTED = ("name", "profile", "seed", "family", "keep_weights", "final_test")
 
@@ -51,9 +53,9 @@ class Profile:
         return f"profile {self.name}: {data}, {self.image_size[4]} pixels in chapter 4, {self.image_size[5]} in chapter 5; {length}"
 
 
-# What a run of each family gets in the sample (steps, rows: a row, a checkpoint and the patience count
-# `steps / rows` steps), and its price in seconds: sample, measured, and cpu, from the measured images a second, both on two Zen 1 cores
-# (AVX2, fp32, and twice that for float64); paper, from the measured steps a second, on one H200.
+# What a run of each family gets in the sample (steps, rows: a row, a checkpoint and the patience count `steps / rows`
+# steps), and its price in seconds: sample, measured, and cpu, from the measured images a second, both on two Zen 1
+# cores (AVX2, fp32, and twice that for float64); paper, from the measured steps a second, on one H200.
 BUDGETS = {
     #                  steps  rows sample    cpu  paper
     "distribution":    (0,     0,    0.1,      5,     5),
@@ -105,7 +107,8 @@ PROFILES: dict[str, Profile] = {
 
 # ---------------------------------------------------------------- a row
 
-_CHECKS: dict[str, Callable[[str, Any], Any]] = {  # field -> its value as plain Python; UsageError for one that no run can have
+# field -> its value as plain Python; UsageError for one that no run can have
+_CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "name": valid.folder_name,
     "kind": valid.one_of("training", *ANALYSES),
     "chapter": valid.one_of(0, *PROFILES["sample"].image_size),
@@ -137,8 +140,8 @@ EXPERIMENTS: dict[str, "Experiment"] = {}  # the table by name, filled below
 class Experiment:
     """One row of the table: what is run. `profile` says at which size, `seed` with which weights and order.
 
-    A row is valid once it is made: a value that no run can have, or that would have no effect on this one, raises UsageError.
-    NumPy's numbers and any collection of names are taken, and kept as plain Python.
+    A row is valid once it is made: a value that no run can have, or that would have no effect on this one, raises
+    UsageError. NumPy's numbers and any collection of names are taken, and kept as plain Python.
 
     >>> Experiment("mine", model="MLP_4", lr=1e-3)
     >>> replace(EXPERIMENTS["CNN_10"], name="CNN_10_sgd", optimizer="SGD", lr=0.05)
@@ -165,7 +168,8 @@ class Experiment:
     precision: str = "auto"  # "fp32", "bf16", "fp64" or "auto": bf16 where the hardware has it
     profile: str = ""  # "": the current one, of the environment
     seed: int = 0
-    keep_weights: bool = field(default=False, compare=False)  # those that a row of the table starts from are kept anyhow
+    # those that a row of the table starts from are kept anyhow
+    keep_weights: bool = field(default=False, compare=False)
     final_test: bool = False  # whether CIFAR-100's test set is opened for it at the end; its weights are kept for that
 
     def __post_init__(self) -> None:
@@ -176,7 +180,9 @@ class Experiment:
         if self.eps is not None and self.optimizer == "SGD":
             raise UsageError("SGD has no eps; leave it out or choose another optimizer")
         if self.min_delta and self.patience is None:
-            raise UsageError(f"min_delta={self.min_delta!r} has no effect without patience; give patience too, or leave min_delta out")
+            raise UsageError(
+                f"min_delta={self.min_delta!r} has no effect without patience; give patience too, or leave min_delta out"
+            )
         if (self.dataset == OWN) != (self.profile == OWN):
             raise UsageError("the data set 'own' is that of coreFunction.pipeline; give your model and data to it")
         if EXPERIMENTS and self.dataset != OWN:  # the table's own rows are settled once all of them are there
@@ -257,7 +263,8 @@ for row in ROWS:
 
 
 def experiment(name: str, profile: str = "", seed: int = 0) -> Experiment:
-    """The row `name` at `profile` and `seed`. Raises UsageError for an unknown name or profile, and for what is no seed.
+    """The row `name` at `profile` and `seed`. Raises UsageError for an unknown name or profile, and for what is no
+    seed.
 
     >>> experiment("MLP_4", "cpu", seed=1)
     """
@@ -269,23 +276,29 @@ def current_profile(profile: str | None = None) -> str:
     return choose("profile", profile or os.environ.get("PROFILE") or "sample", PROFILES)
 
 
-def price(exp: Experiment) -> float:
-    """Seconds that the run takes, an estimate for its family: on two cores, in `paper` on one H200; 0 where there is none."""
+def estimated_seconds(exp: Experiment) -> float:
+    """Seconds that the run takes, an estimate for its family: on two cores, in `paper` on one H200; 0 where there is
+    none.
+    """
     return PROFILES[exp.profile].seconds.get(exp.family, 0.0)
 
 
-def has_budget(exp: Experiment) -> bool:
+def is_supported(exp: Experiment) -> bool:
     """Whether the experiment's profile runs it."""
     return exp.family not in PROFILES[exp.profile].left_out
 
 
-def with_budget(*exps: Experiment) -> str:
+def supporting_profiles(*exps: Experiment) -> str:
     """The profiles that run all of these, as "cpu or paper"."""
-    return " or ".join(name for name, profile in PROFILES.items() if not {exp.family for exp in exps} & {*profile.left_out})
+    return " or ".join(
+        name for name, profile in PROFILES.items() if not {exp.family for exp in exps} & {*profile.left_out}
+    )
 
 
 def keeps_weights(exp: Experiment) -> bool:
-    """Whether the final weights are kept: they were asked for, the final test needs them, or another row starts from them."""
+    """Whether the final weights are kept: they were asked for, the final test needs them, or another row starts from
+    them.
+    """
     return exp.keep_weights or exp.final_test or any(row.start_from == exp.name for row in EXPERIMENTS.values())
 
 
@@ -297,7 +310,8 @@ def image_chapter(exp: Experiment) -> int:
 def identity(exp: Experiment) -> dict:
     """What the experiment is at its profile's size: its fields, with budget and image size filled in.
 
-    The fields in NOT_COMPUTED are no part of it. Raises UsageError where the profile would pass over the epochs that were asked for.
+    The fields in NOT_COMPUTED are no part of it. Raises UsageError where the profile would pass over the epochs that
+    were asked for.
     """
     profile = PROFILES[choose("profile", exp.profile, PROFILES)]
     fields = {key: value for key, value in asdict(exp).items() if key not in NOT_COMPUTED}

@@ -17,8 +17,8 @@ Layer = Callable[[int, int], nn.Module]
 def chain(widths: Sequence[int], layer: Layer) -> nn.Sequential:
     """One layer from each width to the next, ReLU between them and none after the last.
 
-    Behind a Linear or Conv2d, whose outputs their backward pass does not need, a ReLU writes in place: a forward hook that keeps
-    such a layer's outputs must copy them. Raises UsageError for fewer than two widths.
+    Behind a Linear or Conv2d, whose outputs their backward pass does not need, a ReLU writes in place: a forward hook
+    that keeps such a layer's outputs must copy them. Raises UsageError for fewer than two widths.
     """
     if len(widths) < 2:
         raise UsageError(f"a chain needs at least two widths, got {list(widths)}; give the input's and the output's")
@@ -39,7 +39,9 @@ def plain_block(widths: Sequence[int], layer: Layer, relu: bool = True) -> nn.Se
 
 
 class ResidualBlock(nn.Module):
-    """relu(body(x) + shortcut(x)), the two being of one shape (He et al. 2016, arXiv:1512.03385); `relu` as in `plain_block`."""
+    """relu(body(x) + shortcut(x)), the two being of one shape (He et al. 2016, arXiv:1512.03385); `relu` as in
+    `plain_block`.
+    """
 
     def __init__(self, body: nn.Module, shortcut: nn.Module, relu: bool = True) -> None:
         super().__init__()

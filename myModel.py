@@ -90,7 +90,9 @@ class CNN(nn.Sequential):
     Raises UsageError for blocks that do not join and for a head that does not fit.
     """
 
-    def __init__(self, layout: Layout, head: Sequence[int], residual: bool = False, image_size: int = LAYOUT_SIZE) -> None:
+    def __init__(
+        self, layout: Layout, head: Sequence[int], residual: bool = False, image_size: int = LAYOUT_SIZE
+    ) -> None:
         conv = partial(nn.Conv2d, kernel_size=3, padding=1)
         block = partial(residual_block, projection=partial(nn.Conv2d, kernel_size=1)) if residual else plain_block
         features: list[nn.Module] = []
@@ -166,11 +168,11 @@ class DropoutHead(nn.Sequential):
 def replace_head(model: nn.Module, num_classes: int, dropout: float = 0.0) -> nn.Module:
     """Put a fresh Linear, drawn from torch's generator, in place of the model's last one; returns the model.
 
-    A model with several heads, such as a distilled vision transformer or GoogLeNet, gets a new one for each. A head without bias stays
-    without. With `dropout` the new head is Sequential(Dropout, Linear), which counts as the head when it is replaced itself, so
-    heads never nest; a dropout that the network has of its own before its last layer stays, with `dropout` as its share where that
-    is given. Load a state dict before: the pair has other keys.
-    Raises UsageError for a model that has no Linear inside, or ends in a convolution behind it.
+    A model with several heads, such as a distilled vision transformer or GoogLeNet, gets a new one for each. A head
+    without bias stays without. With `dropout` the new head is Sequential(Dropout, Linear), which counts as the head
+    when it is replaced itself, so heads never nest; a dropout that the network has of its own before its last layer
+    stays, with `dropout` as its share where that is given. Load a state dict before: the pair has other keys. Raises
+    UsageError for a model that has no Linear inside, or ends in a convolution behind it.
 
     >>> replace_head(torchvision.models.resnet18(), 10).fc.out_features
     10
@@ -178,7 +180,9 @@ def replace_head(model: nn.Module, num_classes: int, dropout: float = 0.0) -> nn
     for name in head_names(model):
         old = model.get_submodule(name)
         assert isinstance(old, nn.Linear)
-        linear = nn.Linear(old.in_features, num_classes, old.bias is not None, device=old.weight.device, dtype=old.weight.dtype)
+        linear = nn.Linear(
+            old.in_features, num_classes, old.bias is not None, device=old.weight.device, dtype=old.weight.dtype
+        )
         parent = name.rpartition(".")[0]
         siblings = list(model.get_submodule(parent).children()) if parent else []
         head: nn.Module = linear
@@ -244,10 +248,11 @@ def initialise(model: nn.Module, initialisation: str) -> None:
 
 
 def train_only(model: nn.Module, children: Collection[str] | None) -> None:
-    """Let only the parameters of these children (as in `model.named_children()`) learn; None: those that may learn already.
+    """Let only the parameters of these children (as in `model.named_children()`) learn; None: those that may learn
+    already.
 
-    Enter training mode with `set_train_mode`, which keeps what is frozen in evaluation mode.
-    Raises UsageError for what is no sequence of names, and, naming the choices, for a child that is unknown or has no parameters.
+    Enter training mode with `set_train_mode`, which keeps what is frozen in evaluation mode. Raises UsageError for what
+    is no sequence of names, and, naming the choices, for a child that is unknown or has no parameters.
     """
     if isinstance(children, str) or not isinstance(children, Collection | None):
         raise UsageError(f"trainable must be a sequence of children's names, such as ('fc',), not {children!r}")

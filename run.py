@@ -1,4 +1,6 @@
-"""The command line: list the experiments, train them, search, show a record, publish and verify the evidence, write all to W&B."""
+"""The command line: list the experiments, train them, search, show a record, publish and verify the evidence, write all
+to W&B.
+"""
 
 import argparse
 import json
@@ -14,13 +16,26 @@ from functools import partial
 from typing import Any, NoReturn
 
 from deepnet.text import duration
-from experimentTable import NAME, PROFILES, ROWS, UsageError, choose, current_profile, experiment, has_budget, identity, price
+from experimentTable import (
+    NAME,
+    PROFILES,
+    ROWS,
+    UsageError,
+    choose,
+    current_profile,
+    estimated_seconds,
+    experiment,
+    identity,
+    is_supported,
+)
 
 MOST_SEEDS = 1_000  # in one call
 
 
 def parse_seeds(text: str) -> list[int]:
-    """`"0-4"`, `"0,2"` or `"1"` as a list, each once. Raises UsageError for what is no number, and for more than MOST_SEEDS."""
+    """`"0-4"`, `"0,2"` or `"1"` as a list, each once. Raises UsageError for what is no number, and for more than
+    MOST_SEEDS.
+    """
     seeds: dict[int, None] = {}
     for part in text.split(","):
         first, dash, last = (word.strip() for word in part.partition("-"))
@@ -57,7 +72,9 @@ def chosen_names(arguments: argparse.Namespace, recorded: bool = False) -> list[
             experiment(name)
     if arguments.chapter not in (None, *(row.chapter for row in ROWS)):
         raise UsageError(f"the report's experiments are in chapters 2 to 5, not {arguments.chapter}")
-    chapter = [row.name for row in ROWS if row.chapter == arguments.chapter and has_budget(experiment(row.name, profile))]
+    chapter = [
+        row.name for row in ROWS if row.chapter == arguments.chapter and is_supported(experiment(row.name, profile))
+    ]
     names = list(dict.fromkeys([*arguments.names, *chapter]))
     if not names:
         raise UsageError("name an experiment or a chapter; `python run.py list` shows them all")
@@ -65,7 +82,9 @@ def chosen_names(arguments: argparse.Namespace, recorded: bool = False) -> list[
 
 
 def list_runs(arguments: argparse.Namespace) -> bool:
-    """Every experiment: what it is, its state with seed 0 and its price; what is damaged says so in its row, and why beside the list."""
+    """Every experiment: what it is, its state with seed 0 and its price; what is damaged says so in its row, and why
+    beside the list.
+    """
     from deepnet.records.reading import find_record, roots
 
     profile = current_profile(arguments.profile)
@@ -73,15 +92,18 @@ def list_runs(arguments: argparse.Namespace) -> bool:
     table = []
     for row in ROWS:
         exp = experiment(row.name, profile)
-        nothing = "-" if has_budget(exp) else "no budget here"
+        nothing = "-" if is_supported(exp) else "no budget here"
         try:
             found = find_record(row.name, profile)
             state = found.result.get("status", "unfinished") if found else nothing
         except UsageError as error:
             state = "damaged"
             print(f"run.py: {error}", file=sys.stderr)
-        what = {key: identity(exp)[key] for key in ("kind", "chapter", "model", "dataset", "lr", "optimizer", "epochs", "batch_size")}
-        table.append({"name": row.name, **what, "state": state, "seconds": price(exp)})
+        what = {
+            key: identity(exp)[key]
+            for key in ("kind", "chapter", "model", "dataset", "lr", "optimizer", "epochs", "batch_size")
+        }
+        table.append({"name": row.name, **what, "state": state, "seconds": estimated_seconds(exp)})
     if arguments.json:
         print(json.dumps(table, indent=1))
         return True
@@ -91,7 +113,11 @@ def list_runs(arguments: argparse.Namespace) -> bool:
     print(line({key: key for key in (*table[0], "cost")} | {"batch_size": "batch", "chapter": "ch."}))
     for entry in table:
         cost = duration(entry["seconds"]) if entry["seconds"] else "not measured"
-        blank = {} if entry["kind"] == "training" else {"model": entry["kind"], "lr": "", "optimizer": "", "epochs": "", "batch_size": ""}
+        blank = (
+            {}
+            if entry["kind"] == "training"
+            else {"model": entry["kind"], "lr": "", "optimizer": "", "epochs": "", "batch_size": ""}
+        )
         print(line(entry | {"cost": cost} | blank))
     return True
 
@@ -125,7 +151,12 @@ def search(arguments: argparse.Namespace) -> bool:
 
     It ends when all its trials have; that is a success unless every one of them is without a score.
     """
-    name, profile, seed, count = arguments.join or arguments.name, current_profile(arguments.profile), arguments.seed, arguments.count
+    name, profile, seed, count = (
+        arguments.join or arguments.name,
+        current_profile(arguments.profile),
+        arguments.seed,
+        arguments.count,
+    )
     from coreFunction import join
     from coreFunction import search as begin_search
     from deepnet.search.sweep import REPORT_SWEEP
@@ -148,9 +179,21 @@ def show(arguments: argparse.Namespace) -> bool:
             record = find_record(name, profile, seed)
             if record is None:
                 found = False
-                print(f"{name} (seed {seed}) has no record in {profile}; `python run.py train {name} --profile {profile}`", file=sys.stderr)
+                print(
+                    f"{name} (seed {seed}) has no record in {profile}; `python run.py train {name} --profile {profile}`",
+                    file=sys.stderr,
+                )
             elif arguments.json:
-                print(json.dumps({"path": str(record.path), "settings": record.settings, "rows": record.rows, "result": record.result}))
+                print(
+                    json.dumps(
+                        {
+                            "path": str(record.path),
+                            "settings": record.settings,
+                            "rows": record.rows,
+                            "result": record.result,
+                        }
+                    )
+                )
             else:
                 _print_record(record)
     return found
@@ -159,11 +202,19 @@ def show(arguments: argparse.Namespace) -> bool:
 def _print_record(record: Any) -> None:
     print(record, record.path, sep="\n")
     for part in ("identity", "provenance"):
-        print(f"{part}: " + ", ".join(f"{key} {value}" for key, value in record.settings[part].items() if value is not None))
+        print(
+            f"{part}: "
+            + ", ".join(f"{key} {value}" for key, value in record.settings[part].items() if value is not None)
+        )
     for row in record.rows:
         print("  " + "  ".join(f"{key} {value}" for key, value in row.items() if not isinstance(value, list)))
     if record.result:
-        print("result: " + ", ".join(f"{key} {value}" for key, value in record.result.items() if key != "sha256" and value is not None))
+        print(
+            "result: "
+            + ", ".join(
+                f"{key} {value}" for key, value in record.result.items() if key != "sha256" and value is not None
+            )
+        )
 
 
 def publish(arguments: argparse.Namespace) -> bool:
@@ -211,10 +262,14 @@ def sync(arguments: argparse.Namespace) -> bool:
     from deepnet.figures.registry import found
     from utilityFunction import sync as sync_records
 
-    records = [r for name in names for runs in found(name, profile).values() for r in runs if seeds is None or r.seed in seeds]
+    records = [
+        r for name in names for runs in found(name, profile).values() for r in runs if seeds is None or r.seed in seeds
+    ]
     missing = [name for name in arguments.names if name not in {record.name for record in records}]
     if missing or not records:
-        raise UsageError(f"no finished record of {', '.join(missing) or 'a run'} in {profile}; `python run.py train` makes one")
+        raise UsageError(
+            f"no finished record of {', '.join(missing) or 'a run'} in {profile}; `python run.py train` makes one"
+        )
     print(sync_records(records, profile, arguments.weights))
     return True
 
@@ -226,7 +281,10 @@ COMMANDS = {
     "show": (show, "a run's settings, rows and result"),
     "publish": (publish, "copy finished records to report/records, as evidence"),
     "verify": (verify, "train committed records again, apart from all others, and say what differs"),
-    "sync": (sync, "write finished records and the figures to Weights & Biases; all of the profile where none is named"),
+    "sync": (
+        sync,
+        "write finished records and the figures to Weights & Biases; all of the profile where none is named",
+    ),
 }
 
 
@@ -264,7 +322,9 @@ def parser() -> _Parser:
             command.add_argument("--seeds", default="0", help="3, 0,2 or 0-4 (default 0)")
         if name == "sync":
             command.add_argument("--seeds", help="3, 0,2 or 0-4 (default all)")
-            command.add_argument("--weights", action="store_true", help="the weights too, as artifacts, where a record has them")
+            command.add_argument(
+                "--weights", action="store_true", help="the weights too, as artifacts, where a record has them"
+            )
         if name in ("list", "show", "verify"):
             command.add_argument("--json", action="store_true", help="for programs")
         if name == "train":
@@ -272,14 +332,20 @@ def parser() -> _Parser:
             command.add_argument("--fresh", action="store_true", help="leave the committed records aside")
             several = command.add_mutually_exclusive_group()
             several.add_argument("--workers", type=int, help="so many processes side by side, which share the cores")
-            several.add_argument("--dask", metavar="ADDRESS", help="on the workers of this Dask scheduler, as tcp://host:8786")
+            several.add_argument(
+                "--dask", metavar="ADDRESS", help="on the workers of this Dask scheduler, as tcp://host:8786"
+            )
         if name == "search":
             command.add_argument("--count", type=int, default=12, help="trials in all (default 12)")
             command.add_argument("--name", default="search", help="its trials are NAME_1, NAME_2, ... (default search)")
-            command.add_argument("--join", metavar="NAME", help="work on the search of this name, which another process has begun")
+            command.add_argument(
+                "--join", metavar="NAME", help="work on the search of this name, which another process has begun"
+            )
             command.add_argument("--seed", type=int, default=0, help="default 0")
             command.add_argument(
-                "--storage", default="", help="a database server's URL, as postgresql+psycopg2://USER@HOST/DATABASE (default: SQLite)"
+                "--storage",
+                default="",
+                help="a database server's URL, as postgresql+psycopg2://USER@HOST/DATABASE (default: SQLite)",
             )
         if name == "verify":
             command.add_argument("--epochs", type=int, help="train and compare the first epochs alone")
@@ -288,7 +354,8 @@ def parser() -> _Parser:
 
 def main() -> int:
     """Exit status 0 only when what was asked was done."""
-    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # huge pages for large tensors, which torch asks for once, at its first one
+    # huge pages for large tensors, which torch asks for once, at its first one
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     top = parser()
     if sys.argv[1:] and not sys.argv[1].startswith("-"):
         top.known("command", sys.argv[1], COMMANDS)

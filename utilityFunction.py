@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from deepnet.account import complaint, say_once, wandb_mode, wandb_state
-from deepnet.data.sets import CLASS_NAMES, ImageSet, at_hand, known_fingerprint, load_images
+from deepnet.data.sets import CLASS_NAMES, ImageSet, is_available_locally, known_fingerprint, load_images
 from deepnet.progress import bar
 from deepnet.records.reading import PREDICTIONS, WEIGHTS, Record, runs_dir
 from deepnet.text import counted
@@ -28,7 +28,8 @@ _ELSEWHERE = _FIGURES | dict.fromkeys(("check", "ledger"), "deepnet.claims.ledge
 
 
 def __getattr__(name: str) -> Any:
-    """`from utilityFunction import draw`, `curves`, `show`, `save`, `check` or `ledger`: what a notebook calls after training.
+    """`from utilityFunction import draw`, `curves`, `show`, `save`, `check` or `ledger`: what a notebook calls after
+    training.
 
     They stand on this module and on matplotlib, so they are imported when they are asked for.
     """
@@ -79,7 +80,8 @@ class Mirror:
         if self._rows:
             last = self._rows - 1
             self._quietly(self._run.log, self._quietly(_evaluated, record) or {}, step=last)
-            self._quietly(self._run.log, {}, step=last, commit=True)  # else the last row would overwrite the summary in the end
+            # else the last row would overwrite the summary in the end
+            self._quietly(self._run.log, {}, step=last, commit=True)
         self._quietly(self._run.summary.update, _summary(record))
         if weights:
             self._quietly(_log_weights, self._run, record)
@@ -137,7 +139,9 @@ def sync(records: list[Record], profile: str, weights: bool = False) -> str:
     Raises UsageError where nothing can be uploaded, and in the end where something was not.
     """
     if obstacle := wandb_state()[1]:
-        raise UsageError(f"nothing was uploaded: {obstacle}; `wandb login` first, or set WANDB_MODE=offline to write runs for later")
+        raise UsageError(
+            f"nothing was uploaded: {obstacle}; `wandb login` first, or set WANDB_MODE=offline to write runs for later"
+        )
     missed, line = [], bar(len(records) + 1, "to W&B", unit="run")
     try:
         for record in records:
@@ -164,8 +168,10 @@ def _init(name: str | None, profile: str, **options: Any) -> Any:
 
     folder = runs_dir()
     folder.mkdir(parents=True, exist_ok=True)
-    os.environ.setdefault("WANDB_DATA_DIR", str((folder / "wandb").resolve()))  # the images of offline runs stay with them
-    # WANDB_RUN_ID and WANDB_RESUME of the environment would make all runs one; a sweep's agent sets the first for its own.
+    # the images of offline runs stay with them
+    os.environ.setdefault("WANDB_DATA_DIR", str((folder / "wandb").resolve()))
+    # WANDB_RUN_ID and WANDB_RESUME of the environment would make all runs one; a sweep's agent sets the first for its
+    # own.
     own: Any = {"id": token_hex(8), "resume": "never"} if name else {}
     return wandb.init(
         project=PROJECT, name=name, tags=[profile], dir=folder, mode=wandb_mode(), reinit="create_new", **own, **options,
@@ -230,18 +236,24 @@ def _summary(record: Record) -> dict:
 
 
 def _evaluated(record: Record) -> dict:
-    """The confusion matrix of the record's predictions and, where their images are at hand, the first that are wrong."""
+    """The confusion matrix of the record's predictions and, where their images are at hand, the first that are
+    wrong.
+    """
     import wandb
 
     if PREDICTIONS not in record.result.get("sha256", {}):
         return {}
     label, given = record.predictions().astype(int)
-    outputs = max(record.result["classes"], label.max() + 1, given.max() + 1)  # a reader's model may have more than its data classes
+    # a reader's model may have more than its data classes
+    outputs = max(record.result["classes"], label.max() + 1, given.max() + 1)
     names = CLASS_NAMES.get(record.settings["experiment"]["dataset"]) or [*map(str, record.settings.get("classes", []))]
     names = [*names, *map(str, range(len(names), outputs))]
     found: dict[str, Any] = {}
     cells, counts = np.unique(np.stack([label, given]), axis=1, return_counts=True)
-    rows = [[names[actual], names[predicted], count] for actual, predicted, count in zip(*cells.tolist(), counts.tolist(), strict=True)]
+    rows = [
+        [names[actual], names[predicted], count]
+        for actual, predicted, count in zip(*cells.tolist(), counts.tolist(), strict=True)
+    ]
     # As wandb.plot.confusion_matrix does it, but for the empty cells: most of 100 x 100, which took seconds a run.
     found["confusion_matrix"] = wandb.plot_table(
         "wandb/confusion_matrix/v1",
@@ -252,7 +264,9 @@ def _evaluated(record: Record) -> dict:
     wrong = np.flatnonzero(label != given)[:MISTAKES].tolist()
     if wrong and (held := _evaluated_images(record)):
         pixels = held.images[wrong].permute(0, 2, 3, 1).numpy()
-        mistakes = [[i, wandb.Image(image), names[label[i]], names[given[i]]] for i, image in zip(wrong, pixels, strict=True)]
+        mistakes = [
+            [i, wandb.Image(image), names[label[i]], names[given[i]]] for i, image in zip(wrong, pixels, strict=True)
+        ]
         found["misclassified"] = wandb.Table(["number", "image", "class", "given"], mistakes)
     return found
 
@@ -262,15 +276,19 @@ def _evaluated_images(record: Record) -> ImageSet | None:
     fetched.
     """
     name, part = record.settings["experiment"]["dataset"], record.result["split"]
-    if name not in CLASS_NAMES or record.settings["identity"]["data"] != {name: known_fingerprint(name, record.profile)}:
+    if name not in CLASS_NAMES or record.settings["identity"]["data"] != {
+        name: known_fingerprint(name, record.profile)
+    }:
         return None
-    return load_images(name, part, record.profile) if at_hand(name, part, record.profile) else None
+    return load_images(name, part, record.profile) if is_available_locally(name, part, record.profile) else None
 
 
 def _log_weights(run: Any, record: Record) -> None:
     import wandb
 
-    artifact = wandb.Artifact(f"{record.name}-seed{record.seed}-{record.profile}", "model", metadata=record.result["sha256"])
+    artifact = wandb.Artifact(
+        f"{record.name}-seed{record.seed}-{record.profile}", "model", metadata=record.result["sha256"]
+    )
     artifact.add_file(str(record.path / WEIGHTS))
     run.log_artifact(artifact)
 
@@ -288,7 +306,9 @@ def _log_figures(profile: str) -> int:
     for number, entry in FIGURES.items():
         with suppress(UsageError):  # no records for it
             png = BytesIO(draw(number, profile).png)
-            images[f"figure_{number.replace('.', '_')}"] = wandb.Image(Image.open(png), caption=f"{number}  {entry.caption}")
+            images[f"figure_{number.replace('.', '_')}"] = wandb.Image(
+                Image.open(png), caption=f"{number}  {entry.caption}"
+            )
     try:
         run = _init(f"figures-{profile}", profile)
         run.log(images)

@@ -1,10 +1,10 @@
 """Training speed: the plain recipe and this package's, in turn, in one run, on the same work.
 
-What is timed is whole training steps, from the data set to the optimizer's step, with batch size, image size, learning rate,
-optimizer and gradient norms of a row of the experiment table. No evaluation, no start of workers.
+What is timed is whole training steps, from the data set to the optimizer's step, with batch size, image size, learning
+rate, optimizer and gradient norms of a row of the experiment table. No evaluation, no start of workers.
 
-The recipes stand in recipes.py. Where layers are frozen, a step's time includes its share of the cache: a run computes it once for
-all its epochs, so an image costs prefix / epochs + a training step / batch.
+The recipes stand in recipes.py. Where layers are frozen, a step's time includes its share of the cache: a run computes
+it once for all its epochs, so an image costs prefix / epochs + a training step / batch.
 """
 
 import argparse
@@ -37,7 +37,7 @@ from deepnet.data.datasets import epoch_batches
 from deepnet.data.sets import ImageSet, load_images
 from deepnet.machine import device, has_bfloat16
 from deepnet.records.provenance import provenance
-from deepnet.speed.cuda_graph import Graphed
+from deepnet.speed.cuda_graph import CUDAGraphStep
 from deepnet.speed.memory import kept_memory
 from deepnet.training.precision import resolve_precision
 from experimentTable import PROFILES, Experiment, UsageError, experiment, identity
@@ -50,7 +50,7 @@ ROWS = {  # the experiment that each row times
 }  # fmt: skip
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}  # of ours; plain is fp32
 MOST_STEPS = 500  # of a block
-PROFILED_STEPS = {"cpu": 10, "cuda": Graphed.WARM_UP - 1}  # under the profiler, which cannot see into a graph
+PROFILED_STEPS = {"cpu": 10, "cuda": CUDAGraphStep.WARM_UP - 1}  # under the profiler, which cannot see into a graph
 PEAK_WIDTH = {"cpu": 2048, "cuda": 8192}  # of the square matrices whose product is the machine's peak
 PARTS = {  # of a step, as torch's profiler names what belongs to them
     "products": re.compile(r"aten::(mm|addmm|bmm|baddbmm|\w*conv\w*)$"),
@@ -65,7 +65,9 @@ PARTS = {  # of a step, as torch's profiler names what belongs to them
 
 
 def peaks(repeats: int) -> dict[str, float]:
-    """Floating-point operations a second of a product of two large matrices, in each precision the machine has; best of `repeats`."""
+    """Floating-point operations a second of a product of two large matrices, in each precision the machine has; best of
+    `repeats`.
+    """
     width, best = PEAK_WIDTH[device().type], {}
     for precision in _precisions():
         one, other = (torch.randn(width, width, device=device(), dtype=PRECISIONS[precision]) for _ in range(2))
@@ -83,10 +85,11 @@ def _precisions() -> list[str]:
 
 
 def step_seconds(recipe: Plain | Ours, steps: int) -> float:
-    """Seconds a step, in the steady state: what workers have made ahead is thrown away, and a step goes before those timed.
+    """Seconds a step, in the steady state: what workers have made ahead is thrown away, and a step goes before those
+    timed.
 
-    It is of the same epoch, whose beginning tidies up memory and the optimizer's state as every hundredth step does; a block of few
-    would count that as often. On a GPU the recording of the graph is counted.
+    It is of the same epoch, whose beginning tidies up memory and the optimizer's state as every hundredth step does; a
+    block of few would count that as often. On a GPU the recording of the graph is counted.
     """
     needed = recipe.ahead + 1 + steps + recipe.ahead  # workers go on making batches to the end
     generator = torch.Generator().manual_seed(0)
@@ -121,8 +124,9 @@ _plain: Plain  # in that process: the recipe that is timed
 def prepare_plain(exp: Experiment) -> None:
     """Within that process: what `plain_step_seconds` times from here on.
 
-    It reads the images itself. Sent from here, they would be copied by a thread of the executor's, for which OpenMP starts threads
-    of its own; and with more threads than cores its threads no longer wait awake, which made our MLP_33 a third slower.
+    It reads the images itself. Sent from here, they would be copied by a thread of the executor's, for which OpenMP
+    starts threads of its own; and with more threads than cores its threads no longer wait awake, which made our MLP_33
+    a third slower.
     """
     global _plain
     _plain = Plain(exp, timed_images(exp))
@@ -140,7 +144,8 @@ def timed_images(exp: Experiment) -> ImageSet:
 
 
 def time_shares(recipe: Ours, steps: int) -> dict[str, float]:
-    """Which share of an image's time in training goes to each of PARTS, to gradient norms and to all else; with its share of a cache.
+    """Which share of an image's time in training goes to each of PARTS, to gradient norms and to all else; with its
+    share of a cache.
 
     As torch's profiler has it. What is not products could be saved, at the very most.
     """
@@ -160,7 +165,9 @@ def _profiled(work: Callable[[], object], images: int) -> dict[str, float]:
     clock = "device" if device().type == "cuda" else "cpu"
     # A kernel's time stands with who called it too.
     events = [event for event in profiled.key_averages() if event.device_type == DeviceType.CPU]
-    spent, within = ({event.key: getattr(event, f"{part}{clock}_time_total") for event in events} for part in ("self_", ""))
+    spent, within = (
+        {event.key: getattr(event, f"{part}{clock}_time_total") for event in events} for part in ("self_", "")
+    )
     parts = {part: sum(spent[key] for key in spent if names.match(key)) for part, names in PARTS.items()}
     parts["gradient norms"] = within.get("gradient norms", 0.0)
     parts["rest"] = sum(spent.values()) - sum(parts.values())
@@ -194,9 +201,13 @@ def measure(
     data = timed_images(exp)
     ours = {precision: Ours(exp, data, precision) for precision in _precisions()}
     plain.submit(prepare_plain, exp).result()
-    time_steps: dict[str, Callable[[int], float]] = {"plain": lambda steps: plain.submit(plain_step_seconds, steps).result()}
+    time_steps: dict[str, Callable[[int], float]] = {
+        "plain": lambda steps: plain.submit(plain_step_seconds, steps).result()
+    }
     time_steps |= {precision: partial(step_seconds, recipe) for precision, recipe in ours.items()}
-    steps = {kind: min(max(round(seconds / timed(1)), 1), MOST_STEPS) if seconds else 3 for kind, timed in time_steps.items()}
+    steps = {
+        kind: min(max(round(seconds / timed(1)), 1), MOST_STEPS) if seconds else 3 for kind, timed in time_steps.items()
+    }
     speeds: dict[str, list[float]] = {kind: [] for kind in time_steps}
     for _ in range(repeats):
         for kind, timed in time_steps.items():
@@ -206,13 +217,24 @@ def measure(
     return row(name, exp, speeds, peaks, ours["fp32"].operations(), shares)
 
 
-def row(name: str, exp: Experiment, speeds: dict[str, list[float]], peaks: dict[str, float], flops: float, spent: dict[str, float]) -> dict:
-    """What is kept of a row. `speeds`: recipe -> images a second of each repeat; plain, fp32, bf16 are their medians, None without any.
+def row(
+    name: str,
+    exp: Experiment,
+    speeds: dict[str, list[float]],
+    peaks: dict[str, float],
+    flops: float,
+    spent: dict[str, float],
+) -> dict:
+    """What is kept of a row. `speeds`: recipe -> images a second of each repeat; plain, fp32, bf16 are their medians,
+    None without any.
 
-    default: those of the precision that the experiment uses here. ratio: default / plain, its range that of the repeats' own ratios.
+    default: those of the precision that the experiment uses here. ratio: default / plain, its range that of the
+        repeats' own ratios.
     """
     precision = resolve_precision(exp.precision)
-    medians: dict[str, Any] = {kind: statistics.median(speeds[kind]) if kind in speeds else None for kind in ("plain", *PRECISIONS)}
+    medians: dict[str, Any] = {
+        kind: statistics.median(speeds[kind]) if kind in speeds else None for kind in ("plain", *PRECISIONS)
+    }
     default, ratios = medians[precision], repeated_ratios(speeds, precision)
     entry = {
         "name": name, "experiment": exp.name, "image_size": identity(exp)["image_size"], "batch_size": exp.batch_size,
@@ -225,7 +247,10 @@ def row(name: str, exp: Experiment, speeds: dict[str, list[float]], peaks: dict[
 
 def with_peaks(entry: dict, peaks: dict[str, float]) -> dict:
     """The row with its share of these peaks."""
-    return entry | {"peak_flops": peaks, "share_of_peak": entry["default"] * entry["flops_per_image"] / peaks[entry["precision"]]}
+    return entry | {
+        "peak_flops": peaks,
+        "share_of_peak": entry["default"] * entry["flops_per_image"] / peaks[entry["precision"]],
+    }
 
 
 def repeated_ratios(speeds: dict[str, list[float]], precision: str) -> list[float]:
@@ -246,7 +271,9 @@ def line(entry: dict) -> str:
     speeds = (f"{entry[kind]:,.0f}" if entry[kind] else "–" for kind in ("plain", *PRECISIONS))
     ratios = (_ratio(entry, precision) for precision in PRECISIONS)
     spent = entry["time_shares"] or {}
-    parts = [f"{part} {share:.0%}" for part, share in sorted(spent.items(), key=lambda part: -part[1]) if part != "products"]
+    parts = [
+        f"{part} {share:.0%}" for part, share in sorted(spent.items(), key=lambda part: -part[1]) if part != "products"
+    ]
     shares = [f"{entry['share_of_peak']:.0%}", *([f"{spent['products']:.0%}", parts[0]] if spent else ["–", "–"])]
     cells = [entry["name"], entry["image_size"], *speeds, *ratios, entry["precision"], *shares]
     return f"| {' | '.join(map(str, cells))} |"
@@ -282,16 +309,23 @@ def machine() -> str:
 
 def run(profile: str, repeats: int, seconds: float, batch_size: int | None = None) -> dict:
     """Measure all rows, each printed when it is there."""
-    made = provenance(resolve_precision("auto")) | {"date": time.strftime("%Y-%m-%d"), "workers": WORKERS, "repeats": repeats}
+    made = provenance(resolve_precision("auto")) | {
+        "date": time.strftime("%Y-%m-%d"),
+        "workers": WORKERS,
+        "repeats": repeats,
+    }
     rows: list[dict] = []
     best = dict.fromkeys(_precisions(), 0.0)
     print(HEADER)
     with plain_process() as plain:
         for name in ROWS:
-            best = {precision: max(best[precision], measured) for precision, measured in peaks(20 if seconds else 2).items()}
+            best = {
+                precision: max(best[precision], measured) for precision, measured in peaks(20 if seconds else 2).items()
+            }
             rows.append(measure(name, profile, best, plain, repeats, seconds, batch_size))
             print(line(rows[-1]), flush=True)
-    rows = [with_peaks(entry, best) for entry in rows]  # the best of the whole run: other guests may slow the machine down for a while
+    # the best of the whole run: other guests may slow the machine down for a while
+    rows = [with_peaks(entry, best) for entry in rows]
     return {"machine": machine(), "profile": profile, "rows": rows, "provenance": made}
 
 
@@ -299,8 +333,14 @@ def main() -> None:
     """Measure, or show what was measured."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     what = parser.add_mutually_exclusive_group()
-    what.add_argument("--profile", choices=PROFILES, default="paper", help="whose image sizes (default: paper, the report's own)")
-    what.add_argument("--quick", action="store_true", help="a look: the sample's image sizes, batch 32, one repeat; nothing is written")
+    what.add_argument(
+        "--profile", choices=PROFILES, default="paper", help="whose image sizes (default: paper, the report's own)"
+    )
+    what.add_argument(
+        "--quick",
+        action="store_true",
+        help="a look: the sample's image sizes, batch 32, one repeat; nothing is written",
+    )
     what.add_argument("--markdown", metavar="FILE", type=Path, help="measure nothing; the table of a results file")
     arguments = parser.parse_args()
     try:

@@ -6,14 +6,17 @@
     python gpu_runs.py state                      # what is running, and how far it is
     python gpu_runs.py pack FOLDER                # all rows and results as archives, unfinished runs too, weights left out
 
-To be run in the project's folder, whose `run.py` trains; `RUNS_DIR` is where the records go. A job is a line `lane name seeds`:
+To be run in the project's folder, whose `run.py` trains; `RUNS_DIR` is where the records go. A job is a line `lane name
+seeds`:
 
 - alone: nothing else runs meanwhile, and nothing begins once its data are there;
-- heavy: keeps the GPU busy by itself, as the CNNs do; light: waits for launches mostly, as the MLPs do; cpu: the baseline.
+- heavy: keeps the GPU busy by itself, as the CNNs do; light: waits for launches mostly, as the MLPs do; cpu: the
+baseline.
 
-Jobs begin in the order of their lines, so write the dear ones of a tier first. One begins only if its estimated price, times the lane's
-slowdown, fits before the deadline. No process is ever ended from outside: under NVIDIA's multi-process service that ends the others too.
-At the deadline runs leave off by themselves after their epoch. Nothing here looks at an outcome.
+Jobs begin in the order of their lines, so write the dear ones of a tier first. One begins only if its estimated price,
+times the lane's slowdown, fits before the deadline. No process is ever ended from outside: under NVIDIA's multi-process
+service that ends the others too. At the deadline runs leave off by themselves after their epoch. Nothing here looks at
+an outcome.
 """
 
 import argparse
@@ -37,7 +40,8 @@ LIMITS, LOG = RUNS / "limits.json", RUNS / "lease.jsonl"
 DEFAULTS = {"deadline": 0.0, "all": 14, "heavy": 8, "light": 3, "cpu": 2}
 SLOWDOWN = {"alone": 1.0, "heavy": 1.7, "light": 2.0, "cpu": 1.0}  # side by side, of the price alone
 THREADS = {"heavy": 1, "light": 1, "cpu": 4}  # alone: all
-PARTS = {"mnist": ("train", "test"), "cifar10": ("train", "test"), "cifar100": ("train",)}  # cifar100's test part stays away
+# cifar100's test part stays away
+PARTS = {"mnist": ("train", "test"), "cifar10": ("train", "test"), "cifar100": ("train",)}
 MOST_BYTES = 8 * 2**20  # of records in one archive, uncompressed; it is closed once it has them
 
 
@@ -72,7 +76,9 @@ def _decode_some(name: str, shard: Path, first: int, images: int) -> np.ndarray:
 
 
 def decode_set(name: str, folder: Path, workers: int | None = None) -> None:
-    """Decode the parts of a set whose shards lie in `folder` into the cache. What differs from the published set is refused."""
+    """Decode the parts of a set whose shards lie in `folder` into the cache. What differs from the published set is
+    refused.
+    """
     import pyarrow.parquet as pq
 
     from deepnet.data.sets import _write_cache, canonical_order, checked
@@ -82,7 +88,9 @@ def decode_set(name: str, folder: Path, workers: int | None = None) -> None:
         pieces = [(name, shard, first, 4000) for shard, images in shards for first in range(0, images, 4000)]
         with get_context("fork").Pool(workers) as pool:
             rows = np.concatenate(pool.starmap(_decode_some, pieces, chunksize=1))
-        _write_cache(checked(rows[canonical_order(rows)], name, "complete", part, str(folder)), name, "complete", part, None)
+        _write_cache(
+            checked(rows[canonical_order(rows)], name, "complete", part, str(folder)), name, "complete", part, None
+        )
 
 
 # ---------------------------------------------------------------- who may begin
@@ -95,13 +103,13 @@ def limits() -> dict:
 
 def ready(job: Job, profile: str) -> bool:
     """Whether the job's data and its parents' results are there."""
-    from deepnet.data.sets import at_hand
+    from deepnet.data.sets import is_available_locally
     from experimentTable import experiment
 
     exp = experiment(job.name, profile)
     parent = exp.start_from and RUNS / profile / exp.start_from
     there = not parent or all((parent / f"seed-{seed}" / "result.json").exists() for seed in seeds_of(job))
-    return there and all(at_hand(exp.dataset, part, profile) for part in PARTS[exp.dataset])
+    return there and all(is_available_locally(exp.dataset, part, profile) for part in PARTS[exp.dataset])
 
 
 def seeds_of(job: Job) -> list[int]:
@@ -113,9 +121,9 @@ def seeds_of(job: Job) -> list[int]:
 
 def estimate(job: Job, profile: str) -> float:
     """Seconds that the job takes beside others, by the table's prices."""
-    from experimentTable import experiment, price
+    from experimentTable import estimated_seconds, experiment
 
-    return SLOWDOWN[job.lane] * len(seeds_of(job)) * price(experiment(job.name, profile))
+    return SLOWDOWN[job.lane] * len(seeds_of(job)) * estimated_seconds(experiment(job.name, profile))
 
 
 def next_job(waiting: list[Job], running: list[Job], now: dict, left: float, profile: str) -> Job | None:
@@ -137,11 +145,24 @@ def next_job(waiting: list[Job], running: list[Job], now: dict, left: float, pro
 def begin(job: Job, profile: str, left: float) -> subprocess.Popen:
     """Start the job's process; it leaves off by itself after the epoch in which the time is up."""
     threads = {"OMP_NUM_THREADS": str(THREADS[job.lane])} if job.lane in THREADS else {}
-    command = [sys.executable, "run.py", "train", job.name, "--profile", profile, "--seeds", job.seeds, "--minutes", f"{left / 60:.3f}"]
+    command = [
+        sys.executable,
+        "run.py",
+        "train",
+        job.name,
+        "--profile",
+        profile,
+        "--seeds",
+        job.seeds,
+        "--minutes",
+        f"{left / 60:.3f}",
+    ]
     output = RUNS / "logs" / f"{job.name}-{job.seeds}.txt"
     output.parent.mkdir(parents=True, exist_ok=True)
     with output.open("a") as stream:
-        return subprocess.Popen(command, stdout=stream, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=os.environ | threads)
+        return subprocess.Popen(
+            command, stdout=stream, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=os.environ | threads
+        )
 
 
 def note(event: str, job: Job | None = None, **more: object) -> None:
@@ -152,7 +173,9 @@ def note(event: str, job: Job | None = None, **more: object) -> None:
 
 
 def work(jobs: list[Job], profile: str) -> None:
-    """Run the jobs until all have ended, or none that waits fits before the deadline any more; one that crashed is resumed once."""
+    """Run the jobs until all have ended, or none that waits fits before the deadline any more; one that crashed is
+    resumed once.
+    """
     RUNS.mkdir(parents=True, exist_ok=True)
     waiting, running, again = list(jobs), dict[subprocess.Popen, Job](), set[Job]()
     note("work", jobs=len(jobs))
@@ -179,9 +202,19 @@ def work(jobs: list[Job], profile: str) -> None:
 def state(profile: str) -> None:
     """Print each run that has begun: how many rows, how long its last epochs took."""
     for folder in sorted((RUNS / profile).glob("*/seed-*")):
-        rows = [json.loads(line) for line in (folder / "rows.jsonl").read_text().splitlines()] if (folder / "rows.jsonl").exists() else []
+        rows = (
+            [json.loads(line) for line in (folder / "rows.jsonl").read_text().splitlines()]
+            if (folder / "rows.jsonl").exists()
+            else []
+        )
         seconds = [round(row.get("train_seconds", 0), 1) for row in rows]
-        print(folder.parent.name, folder.name, "ended" if (folder / "result.json").exists() else "", len(rows), *seconds[-2:])
+        print(
+            folder.parent.name,
+            folder.name,
+            "ended" if (folder / "result.json").exists() else "",
+            len(rows),
+            *seconds[-2:],
+        )
     for line in LOG.read_text().splitlines() if LOG.exists() else []:
         if (entry := json.loads(line))["event"] == "end" and not entry["ended"]:
             print(line)
@@ -193,7 +226,9 @@ def state(profile: str) -> None:
 def pack(target: Path, profile: str) -> list[Path]:
     """All records, logs included and weights left out, as archives of at most so many bytes each."""
     unwanted = (".pt", ".lock", ".part")
-    files = sorted(f for f in RUNS.rglob("*") if f.is_file() and f.suffix not in unwanted and not f.name.startswith("."))
+    files = sorted(
+        f for f in RUNS.rglob("*") if f.is_file() and f.suffix not in unwanted and not f.name.startswith(".")
+    )
     made: list[Path] = []
     room = 0
     target.mkdir(parents=True, exist_ok=True)
@@ -231,7 +266,9 @@ def main() -> None:
     if given.command == "decode":
         decode_set(given.name, given.folder)
     elif given.command == "limits":
-        changed = {lane: value for lane in ("all", "heavy", "light", "cpu") if (value := getattr(given, lane)) is not None}
+        changed = {
+            lane: value for lane in ("all", "heavy", "light", "cpu") if (value := getattr(given, lane)) is not None
+        }
         changed |= {} if given.seconds is None else {"deadline": time.time() + given.seconds}
         RUNS.mkdir(parents=True, exist_ok=True)
         LIMITS.with_suffix(".new").write_text(json.dumps(limits() | changed))

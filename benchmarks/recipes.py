@@ -1,10 +1,10 @@
 """The two recipes that the benchmark times: the plain one, as one writes it by hand, and this package's.
 
-Plain: PIL images through torchvision's transforms one by one, a DataLoader with workers, fp32 (on a GPU with TF32 in convolutions, as
-torch has it), contiguous memory, the optimizer as torch has it, `loss.item()` each step, `grad.norm().item()` for each parameter where
-norms are recorded, and every layer in each forward pass, frozen or not. It is timed in a process of its own, without what this package
-asks of the system's memory.
-Ours: the functions that a run goes through (`coreFunction.fit`).
+Plain: PIL images through torchvision's transforms one by one, a DataLoader with workers, fp32 (on a GPU with TF32 in
+convolutions, as torch has it), contiguous memory, the optimizer as torch has it, `loss.item()` each step,
+`grad.norm().item()` for each parameter where norms are recorded, and every layer in each forward pass, frozen or not.
+It is timed in a process of its own, without what this package asks of the system's memory. Ours: the functions that a
+run goes through (`coreFunction.fit`).
 """
 
 import os
@@ -72,7 +72,9 @@ class Plain:
         # As workers start by default; in a spawned process they would be spawned too, which takes seconds each.
         start = get_all_start_methods()[0] if self.workers else None
         sampler = [indices.tolist() for indices in order]
-        return iter(DataLoader(self.source, batch_sampler=sampler, num_workers=self.workers, multiprocessing_context=start))
+        return iter(
+            DataLoader(self.source, batch_sampler=sampler, num_workers=self.workers, multiprocessing_context=start)
+        )
 
     @torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=False, allow_tf32=True)  # torch's defaults
     def train(self, batches: Iterable[tuple[Tensor, Tensor]]) -> dict:
@@ -92,11 +94,15 @@ class Plain:
             self.optimizer.step()
             loss_sum += loss.item() * len(labels)
             images += len(labels)
-        return {"train_loss": loss_sum / images} | ({"gradient_norm_sum": norm_sum} if self.exp.record_gradients else {})
+        return {"train_loss": loss_sum / images} | (
+            {"gradient_norm_sum": norm_sum} if self.exp.record_gradients else {}
+        )
 
 
 def as_written(model: nn.Module) -> nn.Module:
-    """The model with each ReLU of `modelBlock` where the report has it and in memory of its own, as one writes it; changed in place."""
+    """The model with each ReLU of `modelBlock` where the report has it and in memory of its own, as one writes it;
+    changed in place.
+    """
     for name, module in list(model.named_modules()):
         if isinstance(module, nn.ReLU) and isinstance(model, MLP | CNN):
             module.inplace = False
@@ -126,7 +132,8 @@ class Ours:
         self.prefix: Any = None
         if parts := split(self.model):
             self.prefix, self.model = parts
-            # The first batches of one chunk stand for the whole set: how long a step takes does not depend on the images.
+            # The first batches of one chunk stand for the whole set: how long a step takes does not depend on the
+            # images.
             few = min(len(data), EVAL_BATCH_SIZE) // exp.batch_size * exp.batch_size
             self.uncached = self.source.subset(range(few))
             self.source = MemorySet(self.make_cache(), self.uncached.labels, self.uncached.classes)
@@ -155,11 +162,15 @@ class Ours:
         padding are counted, though a convolution in fp32 may leave them out.
         """
         step = operations(self.model, *self.source.batch(torch.arange(2)))
-        return step + (operations(self.prefix, *self.uncached.batch(torch.arange(2))) / self.exp.epochs if self.prefix else 0)
+        return step + (
+            operations(self.prefix, *self.uncached.batch(torch.arange(2))) / self.exp.epochs if self.prefix else 0
+        )
 
 
 def _initial_model(exp: Experiment) -> nn.Module:
-    """The experiment's model with its seed's weights; also in place of a parent's, which would train no faster or slower."""
+    """The experiment's model with its seed's weights; also in place of a parent's, which would train no faster or
+    slower.
+    """
     return build(replace(exp, start_from=None))
 
 

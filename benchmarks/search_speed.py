@@ -1,8 +1,8 @@
 """How much faster a search is by three processes than by one, where a trial only waits: what the search itself costs.
 
-Real processes call `search` and `join` on one SQLite database, and all of a search runs but the training: in its place a trial
-sleeps and records a loss. They are timed from when all have imported what they need. The ratio that nothing could exceed is
-printed beside it: of trials one after another to trials side by side.
+Real processes call `search` and `join` on one SQLite database, and all of a search runs but the training: in its place
+a trial sleeps and records a loss. They are timed from when all have imported what they need. The ratio that nothing
+could exceed is printed beside it: of trials one after another to trials side by side.
 """
 
 import argparse
@@ -33,11 +33,11 @@ from experimentTable import Experiment
 SWEEP = REPORT_SWEEP | {"metric": {"name": "train_loss", "goal": "minimize"}}
 
 
-def sleep(seconds: float, exp: Experiment, makeup: dict, *_: Any) -> Callable[[RunFolder], Record]:
+def sleep(seconds: float, exp: Experiment, identity: dict, *_: Any) -> Callable[[RunFolder], Record]:
     """In place of a training: a record whose loss depends on its values alone, after `seconds`."""
 
     def write(folder: RunFolder) -> Record:
-        folder.start(makeup, provenance("fp32"))
+        folder.start(identity, provenance("fp32"))
         time.sleep(seconds)
         loss = (math.log10(exp.lr) + 3) ** 2 + abs(math.log2(exp.batch_size / 64))
         for epoch in (0, 1):
@@ -49,7 +49,8 @@ def sleep(seconds: float, exp: Experiment, makeup: dict, *_: Any) -> Callable[[R
 
 def work(worker: int, trials: int, seconds: float, ready: Barrier) -> None:
     """One process: the first begins the search, the others join it."""
-    for module in ("optuna._gp.acqf", "optuna.storages._rdb.models"):  # which the first draw and the first trial would import
+    # which the first draw and the first trial would import
+    for module in ("optuna._gp.acqf", "optuna.storages._rdb.models"):
         importlib.import_module(module)
 
     coreFunction._train = partial(sleep, seconds)
@@ -95,7 +96,9 @@ def main() -> None:
     asked = parser.parse_args()
     one, several = (timed(processes, asked.trials, asked.seconds) for processes in (1, asked.processes))
     ideal = asked.trials / math.ceil(asked.trials / asked.processes)
-    print(f"{asked.trials} trials of {asked.seconds:g} s: one process {one:.1f} s, {asked.processes} processes {several:.1f} s")
+    print(
+        f"{asked.trials} trials of {asked.seconds:g} s: one process {one:.1f} s, {asked.processes} processes {several:.1f} s"
+    )
     print(f"{one / several:.2f} times as fast (at most {ideal:.2f})")
 
 

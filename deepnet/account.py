@@ -11,7 +11,8 @@ from urllib.parse import urlsplit
 from deepnet.records.files import first_line
 from experimentTable import UsageError
 
-MODES = {"online": "online", "run": "online", "offline": "offline", "dryrun": "offline", "disabled": "disabled"}  # W&B's, old ones too
+# W&B's, old ones too
+MODES = {"online": "online", "run": "online", "offline": "offline", "dryrun": "offline", "disabled": "disabled"}
 
 
 def wandb_wanted(choice: bool | None) -> bool:
@@ -31,7 +32,9 @@ def wandb_wanted(choice: bool | None) -> bool:
         return False
     installed = find_spec("wandb") is not None
     if choice and not installed:
-        raise UsageError("wandb=True needs the package wandb, which is not installed; `pip install wandb`, or leave wandb out")
+        raise UsageError(
+            "wandb=True needs the package wandb, which is not installed; `pip install wandb`, or leave wandb out"
+        )
     return installed and (choice or bool(mode) or _has_key())
 
 
@@ -67,7 +70,8 @@ def import_problem() -> str:
     os.environ.setdefault("WANDB_SILENT", "true")
     try:
         import wandb  # noqa: F401
-    except Exception as error:  # of any kind: a protobuf or a NumPy that does not fit raises TypeError, RuntimeError, ...
+    # of any kind: a protobuf or a NumPy that does not fit raises TypeError, RuntimeError, ...
+    except Exception as error:
         if isinstance(error, ModuleNotFoundError) and error.name == "wandb":
             return "the package wandb is missing (pip install wandb)"
         say_once(f"wandb cannot be imported ({complaint(error)}); the records are whole.")

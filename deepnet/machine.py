@@ -16,12 +16,18 @@ def device() -> torch.device:
 
     On CUDA this makes fp32 mean fp32, not TF32, and convolutions add up in the same order each time.
 
-    Apple's MPS is not chosen by itself: nobody has trained on it yet, and some of torch's operations there give wrong numbers.
+    Apple's MPS is not chosen by itself: nobody has trained on it yet, and some of torch's operations there give wrong
+    numbers.
     """
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.deterministic = True
     if chosen := os.environ.get("DEVICE"):
-        there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "xpu": torch.xpu.is_available()}
+        there = {
+            "cpu": True,
+            "cuda": torch.cuda.is_available(),
+            "mps": torch.backends.mps.is_available(),
+            "xpu": torch.xpu.is_available(),
+        }
         try:
             if there.get(torch.device(chosen).type):
                 return torch.zeros((), device=chosen).device
@@ -50,9 +56,13 @@ def has_bfloat16() -> bool:
 
 
 @functools.cache
-def _processor() -> str:
+def processor_name() -> str:
     info = Path("/proc/cpuinfo")
-    fields = dict(line.split(":", 1) for line in info.read_text().split("\n\n")[0].splitlines() if ":" in line) if info.exists() else {}
+    fields = (
+        dict(line.split(":", 1) for line in info.read_text().split("\n\n")[0].splitlines() if ":" in line)
+        if info.exists()
+        else {}
+    )
     fields = {key.strip(): value.strip() for key, value in fields.items()}
     if "model name" not in fields:
         return platform.processor() or platform.machine()

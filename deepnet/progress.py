@@ -26,8 +26,8 @@ def in_notebook() -> bool:
 def bar(total: float, description: str = "", **options: Any) -> Any:
     """A tqdm bar. In a notebook it is one plain line that is redrawn in place, and stays readable in the saved page.
 
-    Tqdm's own notebook bar is a widget, which a saved page shows as nothing. Where nobody watches (a log) none is drawn, nor
-    one that nothing has moved and that is closed within half a second.
+    Tqdm's own notebook bar is a widget, which a saved page shows as nothing. Where nobody watches (a log) none is
+    drawn, nor one that nothing has moved and that is closed within half a second.
     """
     try:
         from tqdm import tqdm
@@ -56,7 +56,9 @@ def quiet_imports() -> Iterator[None]:
         yield
 
 
-def about(seconds: float, profile: str) -> str:
-    """A price for a reader: `75` -> "about 1 min 15 s", in `paper` with "on one H200"; 0, which no run takes: none was measured."""
+def format_estimate(seconds: float, profile: str) -> str:
+    """A price for a reader: `75` -> "about 1 min 15 s", in `paper` with "on one H200"; 0, which no run takes: none was
+    measured.
+    """
     where = f" on {PROFILES[profile].priced_on}" if PROFILES[profile].priced_on else ""
     return f"about {duration(seconds)}{where}" if seconds else "time not known"

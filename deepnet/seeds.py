@@ -16,7 +16,9 @@ def mixed(*numbers: int) -> int:
 
 
 def seed_everything(*numbers: int) -> torch.Generator:
-    """Seed torch's, numpy's and Python's global generators from `numbers`; returns a CPU generator seeded alike, for shuffling."""
+    """Seed torch's, numpy's and Python's global generators from `numbers`; returns a CPU generator seeded alike, for
+    shuffling.
+    """
     seed = mixed(*numbers)
     torch.manual_seed(seed)
     np.random.seed(seed % 2**32)  # a reader's own transforms may draw from it, or from Python's

@@ -1,4 +1,6 @@
-"""What the fields of an experiment may be, each by itself and one beside the other. Needs nothing of the project, and no torch."""
+"""What the fields of an experiment may be, each by itself and one beside the other. Needs nothing of the project, and
+no torch.
+"""
 
 import operator
 import re
@@ -10,7 +12,8 @@ from typing import Any
 
 NAME = r"\w[\w.-]*"  # of a run, and of its folder
 LONGEST_NAME = 200  # bytes; file systems allow 255, and files beside the folder add to its name
-RESERVED = {"CON", "PRN", "AUX", "NUL", *(f"{port}{n}" for port in ("COM", "LPT") for n in range(10))}  # by Windows, whatever follows a dot
+# by Windows, whatever follows a dot
+RESERVED = {"CON", "PRN", "AUX", "NUL", *(f"{port}{n}" for port in ("COM", "LPT") for n in range(10))}
 OWN = "own"  # the data set and the profile of a reader's own model and data
 EVAL_SPLIT = {"mnist": "test", "cifar10": "test", "cifar100": "validation"}  # the part that a run is evaluated on
 ANALYSES = {  # kind -> the fields that decide it; the others have no effect on it
@@ -33,7 +36,7 @@ class UsageError(ValueError):
     """Something the user can put right; the message is one line that says what was wrong and what to do."""
 
 
-class Held(UsageError):
+class RunLockedError(UsageError):
     """Another process is at this run; once it has ended, so has the obstacle."""
 
 
@@ -64,9 +67,13 @@ def choose(kind: str, value: object, choices: Iterable[str]) -> str:
 def folder_name(field: str, value: Any) -> str:
     good = isinstance(value, str) and re.fullmatch(NAME, value)
     if not good or value.endswith(".") or value.partition(".")[0].upper() in RESERVED:
-        raise UsageError(f"{field} {value!r} cannot name a folder on every system; use letters, digits, '_', '-' and '.'")
+        raise UsageError(
+            f"{field} {value!r} cannot name a folder on every system; use letters, digits, '_', '-' and '.'"
+        )
     if len(value.encode()) > LONGEST_NAME:
-        raise UsageError(f"{field} {value[:20]!r}... is too long for a folder ({len(value):,} letters); give at most {LONGEST_NAME}")
+        raise UsageError(
+            f"{field} {value[:20]!r}... is too long for a folder ({len(value):,} letters); give at most {LONGEST_NAME}"
+        )
     return str(value)
 
 
@@ -119,18 +126,27 @@ def names(field: str, value: Any) -> tuple[str, ...]:
     if not several or not all(isinstance(name, str) for name in given):
         raise UsageError(f"{field} must be a sequence of children's names, such as ('fc',), not {value!r}")
     if not given:
-        raise UsageError(f"nothing in the model can be trained: {field} is empty; name some of its children, or leave it out")
-    return tuple(dict.fromkeys(map(str, sorted(given) if isinstance(value, Set) else given)))  # a set has no order of its own
+        raise UsageError(
+            f"nothing in the model can be trained: {field} is empty; name some of its children, or leave it out"
+        )
+    # a set has no order of its own
+    return tuple(dict.fromkeys(map(str, sorted(given) if isinstance(value, Set) else given)))
 
 
 def one_of(*choices: Any) -> Callable[[str, Any], Any]:
-    """One of these words or whole numbers; "" and "own", which are not for everybody to choose, are not named in the refusal."""
+    """One of these words or whole numbers; "" and "own", which are not for everybody to choose, are not named in the
+    refusal.
+    """
     spelled = {str(choice): choice for choice in choices}
     named = [choice for choice in spelled if choice not in ("", OWN)]
 
     def check(field: str, value: Any) -> Any:
         said = str(value) if isinstance(value, Integral | str) and not isinstance(value, bool) else value
-        return spelled[str(said) if isinstance(said, str) and said in spelled else choose(field.replace("set", " set"), said, named)]
+        return spelled[
+            str(said)
+            if isinstance(said, str) and said in spelled
+            else choose(field.replace("set", " set"), said, named)
+        ]
 
     return check
 
@@ -171,14 +187,17 @@ def ancestors(exp: Any, table: Mapping[str, Any]) -> list[Any]:
 
 
 def settled(exp: Any, table: Mapping[str, Any], builders: Iterable[str]) -> dict[str, Any]:
-    """Fields of `exp` that others decide: its parent's model, the order of `trainable`, of an analysis what has no effect on it.
+    """Fields of `exp` that others decide: its parent's model, the order of `trainable`, of an analysis what has no
+    effect on it.
 
     Raises UsageError where a field would have no effect beside the others, and for parents that cannot be.
     """
     rows = table.values()
     decided: dict[str, Any] = {}
     if exp.kind in ANALYSES:
-        choose(f"data set of a {exp.kind}", exp.dataset, dict.fromkeys(row.dataset for row in rows if row.kind == exp.kind))
+        choose(
+            f"data set of a {exp.kind}", exp.dataset, dict.fromkeys(row.dataset for row in rows if row.kind == exp.kind)
+        )
         for field, value in vars(exp).items():
             usual = [getattr(row, field) for row in rows if (row.kind, row.dataset) == (exp.kind, exp.dataset)]
             if field in ("name", "profile", "seed", "family", *ANALYSES[exp.kind]) or value in usual:
@@ -205,11 +224,15 @@ def settled(exp: Any, table: Mapping[str, Any], builders: Iterable[str]) -> dict
                 "or train on cifar100, which has a validation set"
             )
         if exp.final_test:
-            raise UsageError(f"final_test has no effect: {exp.name} is evaluated on its test set in each epoch; leave it out")
+            raise UsageError(
+                f"final_test has no effect: {exp.name} is evaluated on its test set in each epoch; leave it out"
+            )
     trainable, children = exp.trainable, CHILDREN.get(model.split("_")[0]) if model in models else None
     if trainable and children:  # those of a model of the user's own are looked at when it is built
         chosen = {choose(f"child of {model}", name, children) for name in trainable}
         trainable = tuple(name for name in children if name in chosen) if chosen < {*children} else None
         if exp.dropout and children[-1] not in chosen:
-            raise UsageError(f"dropout={exp.dropout!r} has no effect while {children[-1]!r} is frozen; leave it out, or train that too")
+            raise UsageError(
+                f"dropout={exp.dropout!r} has no effect while {children[-1]!r} is frozen; leave it out, or train that too"
+            )
     return decided | {"model": model, "trainable": trainable}

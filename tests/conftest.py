@@ -1,4 +1,6 @@
-"""What holds for every test (its own runs folder, no W&B, one thread, one cache of decoded sets), and what several files share."""
+"""What holds for every test (its own runs folder, no W&B, one thread, one cache of decoded sets), and what several
+files share.
+"""
 
 import os
 import shutil
@@ -8,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-os.environ["OMP_NUM_THREADS"] = os.environ.get("TEST_THREADS", "1")  # before torch is imported, and for processes that tests start
+# before torch is imported, and for processes that tests start
+os.environ["OMP_NUM_THREADS"] = os.environ.get("TEST_THREADS", "1")
 
 import torch
 
@@ -49,7 +52,9 @@ def tiny() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Runs of every kind, made once by one call that names children before parents: the folder they lie in; not to be changed."""
+    """Runs of every kind, made once by one call that names children before parents: the folder they lie in; not to be
+    changed.
+    """
     from helpers import ANALYSES, TRAININGS, tiny_sample
 
     from coreFunction import run_all

@@ -14,7 +14,7 @@ from PIL import Image
 from torchvision import datasets
 
 from deepnet.data import sets
-from deepnet.data.sets import CLASS_NAMES, SPLITS, ImageSet, first_of_each_class, load_images, open_vault
+from deepnet.data.sets import CLASS_NAMES, SPLITS, ImageSet, first_of_each_class, load_images, load_test_set
 from deepnet.data.sources import SETS
 
 COMPLETE = os.environ.get("DATA_DIR")
@@ -29,10 +29,12 @@ needs_complete = pytest.mark.skipif(not COMPLETE, reason="DATA_DIR is not set to
 def sample_rows(name: str, part: str, count: int) -> np.ndarray:
     """`count` rows of the sample in canonical order."""
     if part == "test" and name == "cifar100":
-        found = [open_vault("sample")]
+        found = [load_test_set("sample")]
     else:
         found = [load_images(name, p, "sample") for p in SPLITS[name] if (p == "test") == (part == "test")]
-    rows = np.concatenate([torch.cat([data.labels[:, None].to(torch.uint8), data.images.flatten(1)], 1).numpy() for data in found])
+    rows = np.concatenate(
+        [torch.cat([data.labels[:, None].to(torch.uint8), data.images.flatten(1)], 1).numpy() for data in found]
+    )
     rows = rows[sets.canonical_order(rows)]
     return rows[first_of_each_class(rows[:, 0], count)]
 
@@ -76,7 +78,9 @@ def write_torchvision(root: Path, name: str, parts: dict[str, np.ndarray], monke
             stem = "train" if part == "train" else "t10k"
             head = np.array([2051, len(rows), 28, 28], ">i4").tobytes()
             (folder / f"{stem}-images-idx3-ubyte").write_bytes(head + rows[:, 1:].tobytes())
-            (folder / f"{stem}-labels-idx1-ubyte").write_bytes(np.array([2049, len(rows)], ">i4").tobytes() + rows[:, 0].tobytes())
+            (folder / f"{stem}-labels-idx1-ubyte").write_bytes(
+                np.array([2049, len(rows)], ">i4").tobytes() + rows[:, 0].tobytes()
+            )
             continue
         key = "labels" if name == "cifar10" else "fine_labels"
         (folder / part).write_bytes(pickle.dumps({"data": rows[:, 1:], key: rows[:, 0].tolist()}))
@@ -100,7 +104,7 @@ def every_image(data: ImageSet) -> set[bytes]:
 def opened(name: str) -> tuple[ImageSet, ImageSet]:
     """Train and test part from DATA_DIR, as a new process opens them."""
     sets._tensors.cache_clear()
-    test = open_vault("cpu") if name == "cifar100" else load_images(name, "test", "cpu")
+    test = load_test_set("cpu") if name == "cifar100" else load_images(name, "test", "cpu")
     return load_images(name, "train", "cpu"), test
 
 

@@ -1,4 +1,6 @@
-"""What several test files build on: small real data, small models, small runs of the table's rows, and how a refusal is asserted."""
+"""What several test files build on: small real data, small models, small runs of the table's rows, and how a refusal is
+asserted.
+"""
 
 import functools
 import json
@@ -20,17 +22,28 @@ from torch.utils.data import Dataset, TensorDataset
 
 import coreFunction
 from deepnet.analyses import final_test, kinds
-from deepnet.data.sets import load_images, open_vault
+from deepnet.data.sets import load_images, load_test_set
 from deepnet.records.files import sha256
 from deepnet.records.reading import Record
 from experimentTable import PROFILES, UsageError
 
 ROOT = Path(__file__).resolve().parent.parent
 QUICK = {"lr": 1e-2, "epochs": 3, "batch_size": 32}  # of a `pipeline`
-TRAININGS = ["MLP_4", "MLP_res_5", "CNN_10", "CNN_res_16", "train_resnet", "fine_tune_1", "fine_tune_2", "early_stopping", "dropout"]
+TRAININGS = [
+    "MLP_4",
+    "MLP_res_5",
+    "CNN_10",
+    "CNN_res_16",
+    "train_resnet",
+    "fine_tune_1",
+    "fine_tune_2",
+    "early_stopping",
+    "dropout",
+]
 ANALYSES = ["distribution", "tsne_mnist", "tsne_cifar100", "timing_3", "baseline"]
 needs_fork = pytest.mark.skipif(
-    "fork" not in multiprocessing.get_all_start_methods() or torch.cuda.is_available(), reason="CUDA cannot be used after a fork"
+    "fork" not in multiprocessing.get_all_start_methods() or torch.cuda.is_available(),
+    reason="CUDA cannot be used after a fork",
 )
 
 
@@ -77,7 +90,9 @@ def normed(seed: int = 0) -> nn.Sequential:
     """A small convolutional model for the digits with batch normalisation in child "1"."""
     torch.manual_seed(seed)
     convolution = nn.Conv2d(1, 4, 3, padding=1)
-    return nn.Sequential(convolution, nn.BatchNorm2d(4), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(16, 10))
+    return nn.Sequential(
+        convolution, nn.BatchNorm2d(4), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(16, 10)
+    )
 
 
 def state(model: nn.Module) -> dict[str, Tensor]:
@@ -105,16 +120,20 @@ def interrupt(*_: object, **__: object) -> None:
 
 @contextmanager
 def tiny_sample(images: int = 16) -> Iterator[None]:
-    """The sample profile cut down: a run is two rows of one step each, on the first images of each part; the analyses get 50."""
+    """The sample profile cut down: a run is two rows of one step each, on the first images of each part; the analyses
+    get 50.
+    """
     sample = PROFILES["sample"]
     budgets = {family: (2, 2) if steps else (0, 0) for family, (steps, _) in sample.budgets.items()}
     few = lambda *arguments: load_images(*arguments).subset(range(images))  # noqa: E731
     fifty = lambda load: lambda *arguments: load(*arguments).subset(range(50))  # noqa: E731  which t-SNE's 50 dimensions need
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(PROFILES, "sample", replace(sample, budgets=budgets, tsne_images=50, timing_blocks=(2, 1), search_trials=2))
+        patch.setitem(
+            PROFILES, "sample", replace(sample, budgets=budgets, tsne_images=50, timing_blocks=(2, 1), search_trials=2)
+        )
         patch.setattr(coreFunction, "load_images", few)
         patch.setattr(kinds, "load_images", fifty(load_images))
-        patch.setattr(final_test, "open_vault", fifty(open_vault))
+        patch.setattr(final_test, "load_test_set", fifty(load_test_set))
         yield
 
 
@@ -146,7 +165,9 @@ def python(code: str, *arguments: Any, **options: Any) -> subprocess.CompletedPr
 
 
 def edit(folder: Path, file: str, part: str = "", **values: object) -> None:
-    """Change values of a record's settings or result, or of a part of them; its result vouches for the settings as they are then."""
+    """Change values of a record's settings or result, or of a part of them; its result vouches for the settings as they
+    are then.
+    """
     path = folder / file
     content = json.loads(path.read_text())
     (content[part] if part else content).update(values)

@@ -29,7 +29,10 @@ def forget() -> None:
 def offline_runs(runs_dir: Path) -> list[list[dict]]:
     """The lines of every offline run, oldest first, read by W&B's own inspector."""
     files = sorted(runs_dir.glob("wandb/offline-run-*/*.wandb"), key=lambda path: path.stat().st_mtime_ns)
-    read = [subprocess.run([WANDB, "leet", "inspect", "--json", file], capture_output=True, text=True, check=True) for file in files]
+    read = [
+        subprocess.run([WANDB, "leet", "inspect", "--json", file], capture_output=True, text=True, check=True)
+        for file in files
+    ]
     return [[json.loads(line) for line in done.stdout.splitlines()] for done in read]
 
 
@@ -55,7 +58,9 @@ def summary(lines: list[dict]) -> dict:
 def artifacts(lines: list[dict]) -> dict[str, dict[str, Path]]:
     """Of each artifact, by name without the run's own: the files in it."""
     found = [line["artifact"] for line in lines if line["type"] == "artifact"]
-    files = [{entry["path"]: Path(entry["local_path"]) for entry in artifact["manifest"]["contents"]} for artifact in found]
+    files = [
+        {entry["path"]: Path(entry["local_path"]) for entry in artifact["manifest"]["contents"]} for artifact in found
+    ]
     names = [artifact["name"].removeprefix(f"run-{artifact['run_id']}-") for artifact in found]
     return dict(zip(names, files, strict=True))
 
@@ -64,11 +69,16 @@ def table(lines: list[dict], name: str) -> list[list]:
     """The rows of a table; an image in it as its pixels (H, W) or (H, W, 3)."""
     files = artifacts(lines)[name]
     rows = json.loads(files[f"{name}.table.json"].read_text())["data"]
-    return [[np.asarray(Image.open(files[cell["path"]])) if isinstance(cell, dict) else cell for cell in row] for row in rows]
+    return [
+        [np.asarray(Image.open(files[cell["path"]])) if isinstance(cell, dict) else cell for cell in row]
+        for row in rows
+    ]
 
 
 def check_tables(record: Record, lines: list[dict], part: str) -> None:
-    """The confusion matrix counts the record's predictions, the other table shows the first wrong ones as the data set has them."""
+    """The confusion matrix counts the record's predictions, the other table shows the first wrong ones as the data set
+    has them.
+    """
     label, given = record.predictions()
     images = load_images(record.settings["experiment"]["dataset"], part)
     counts = {(actual, predicted): n for actual, predicted, n in table(lines, "confusion_matrix_table")}

@@ -27,6 +27,12 @@ def written(root, *, finished=True, seed=0, accuracy=0.5, status="finished", wei
             if weights:
                 folder.save_weights(WEIGHTS)
             return folder.finish(
-                {"status": status, "reason": None if status == "finished" else "stopped", "split": "test", "accuracy": accuracy}, WEIGHTS
+                {
+                    "status": status,
+                    "reason": None if status == "finished" else "stopped",
+                    "split": "test",
+                    "accuracy": accuracy,
+                },
+                WEIGHTS,
             )
         return Record(folder.path)

@@ -1,4 +1,6 @@
-"""A copy of a set that is missing, damaged or another's is refused in one line that names the file, the row and the remedy."""
+"""A copy of a set that is missing, damaged or another's is refused in one line that names the file, the row and the
+remedy.
+"""
 
 from functools import partial
 from io import BytesIO
@@ -69,10 +71,14 @@ def test_missing_shards(data_dir):
     refused(lambda: load_images("cifar10", "train", "cpu"), "must hold one complete set of train-*.parquet", extra.name)
     extra.unlink()
     first.unlink()
-    refused(lambda: load_images("cifar10", "train", "cpu"), str(data_dir / "cifar10"), f"lacks {first.name}; put it back")
+    refused(
+        lambda: load_images("cifar10", "train", "cpu"), str(data_dir / "cifar10"), f"lacks {first.name}; put it back"
+    )
     for shard in (data_dir / "mnist").glob("test-*"):
         shard.unlink()
-    refused(lambda: load_images("mnist", "train", "cpu"), "must hold one complete set of test-*.parquet, and holds none")
+    refused(
+        lambda: load_images("mnist", "train", "cpu"), "must hold one complete set of test-*.parquet, and holds none"
+    )
 
 
 def test_shard_that_is_a_dangling_link(data_dir):
@@ -143,7 +149,9 @@ def test_colour_in_a_grey_set_is_refused_by_row(data_dir):
     held = BytesIO()
     Image.new("RGB", (28, 28), (9, 9, 8)).save(held, "PNG")
     change(shard, "image", 0, {"bytes": held.getvalue(), "path": "x.png"})
-    refused(lambda: load_images("mnist", "train", "cpu"), f"{shard}, row 0: the image is in colour; this set's are grey")
+    refused(
+        lambda: load_images("mnist", "train", "cpu"), f"{shard}, row 0: the image is in colour; this set's are grey"
+    )
 
 
 def test_damaged_torchvision_folder(tmp_path, monkeypatch):

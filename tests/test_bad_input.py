@@ -100,15 +100,51 @@ BAD_DATA = [
     ("three parts", lambda: Listed([(torch.zeros(1, 8, 8), 0, 0)]), held, "found a tuple of 3", "wrap the data set"),
     ("a stream", lambda: Stream(), held, "Stream has no length or cannot be indexed", "list(data)"),
     ("a generator", lambda: iter(digits()), held, "has no length or cannot be indexed", "list(data)"),
-    ("sparse", lambda: TensorDataset(torch.eye(10).to_sparse(), torch.arange(10)), held, "sparse tensors", "to_dense()"),
+    (
+        "sparse",
+        lambda: TensorDataset(torch.eye(10).to_sparse(), torch.arange(10)),
+        held,
+        "sparse tensors",
+        "to_dense()",
+    ),
     ("no batch", lambda: DataLoader(digits(0, 8), 16, drop_last=True), held, "the loader gives no batch", "drop_last"),
-    ("single items", lambda: DataLoader(digits(), batch_size=None), held, "the loader's batches must be pairs", "several items"),
-    ("regression", lambda: digits(label=lambda y: y + 0.25), held, "is no class", "a regression cannot be trained here"),
+    (
+        "single items",
+        lambda: DataLoader(digits(), batch_size=None),
+        held,
+        "the loader's batches must be pairs",
+        "several items",
+    ),
+    (
+        "regression",
+        lambda: digits(label=lambda y: y + 0.25),
+        held,
+        "is no class",
+        "a regression cannot be trained here",
+    ),
     ("one-hot", lambda: Listed([(torch.zeros(1, 8, 8), torch.eye(10)[0])]), held, "label", "one number or word"),
-    ("ignored", lambda: digits(label=lambda y: y * 0 - 100), held, "label -100 marks what a loss of torch's ignores", "leave those"),
-    ("mixed labels", lambda: Listed([(torch.zeros(1, 8, 8), "a"), (torch.zeros(1, 8, 8), 1)]), held, "labels", "one kind"),
+    (
+        "ignored",
+        lambda: digits(label=lambda y: y * 0 - 100),
+        held,
+        "label -100 marks what a loss of torch's ignores",
+        "leave those",
+    ),
+    (
+        "mixed labels",
+        lambda: Listed([(torch.zeros(1, 8, 8), "a"), (torch.zeros(1, 8, 8), 1)]),
+        held,
+        "labels",
+        "one kind",
+    ),
     ("NaN labels", lambda: digits(label=lambda y: y * float("nan")), held, "a label is NaN", "leave its image out"),
-    ("NaN labels in evaluation", digits, lambda: digits(label=lambda y: y * float("nan")), "a label is NaN", "leave its image out"),
+    (
+        "NaN labels in evaluation",
+        digits,
+        lambda: digits(label=lambda y: y * float("nan")),
+        "a label is NaN",
+        "leave its image out",
+    ),
     (
         "unknown label",
         digits,
@@ -119,7 +155,9 @@ BAD_DATA = [
 ]
 
 
-@pytest.mark.parametrize(("train", "evaluation", "what", "remedy"), [case[1:] for case in BAD_DATA], ids=[case[0] for case in BAD_DATA])
+@pytest.mark.parametrize(
+    ("train", "evaluation", "what", "remedy"), [case[1:] for case in BAD_DATA], ids=[case[0] for case in BAD_DATA]
+)
 def test_bad_data_are_refused(runs_dir, train, evaluation, what, remedy):
     options = QUICK | ({"batch_size": None} if isinstance(train(), DataLoader) else {})
     refused(lambda: pipeline(mlp(), train(), evaluation(), name="bad", **options), what, remedy)
@@ -128,8 +166,16 @@ def test_bad_data_are_refused(runs_dir, train, evaluation, what, remedy):
 
 def test_a_batch_size_beside_a_loader_is_refused(runs_dir):
     loader = DataLoader(digits(), 50)
-    refused(lambda: pipeline(mlp(), loader, held(), name="bad", batch_size=32), "batch_size has no effect on a DataLoader", "leave it out")
-    refused(lambda: pipeline(mlp(), digits(), loader, name="bad", eval_batch_size=32), "eval_batch_size has no effect", "leave it out")
+    refused(
+        lambda: pipeline(mlp(), loader, held(), name="bad", batch_size=32),
+        "batch_size has no effect on a DataLoader",
+        "leave it out",
+    )
+    refused(
+        lambda: pipeline(mlp(), digits(), loader, name="bad", eval_batch_size=32),
+        "eval_batch_size has no effect",
+        "leave it out",
+    )
     assert pipeline(mlp(), loader, held(), name="good", epochs=1).settings["experiment"]["batch_size"] == 50
 
 
@@ -141,7 +187,11 @@ def batch_normed():
 def test_batches_of_one_image_are_refused_where_batch_normalisation_trains_on_them(runs_dir, images, batch_size):
     options = {"name": "ones", "epochs": 1, "batch_size": batch_size}
     one = lambda: digits(0, images)  # noqa: E731
-    refused(lambda: pipeline(batch_normed(), one(), one(), **options), "cannot train on a batch of one image", "larger batch_size")
+    refused(
+        lambda: pipeline(batch_normed(), one(), one(), **options),
+        "cannot train on a batch of one image",
+        "larger batch_size",
+    )
     assert not runs_dir.exists()
     assert pipeline(batch_normed(), one(), one(), trainable=("3",), **options).finished  # its statistics are frozen
 
@@ -161,7 +211,9 @@ BAD_MODELS = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("model", "what", "remedy"), [case[1:] for case in BAD_MODELS], ids=[case[0] for case in BAD_MODELS])
+@pytest.mark.parametrize(
+    ("model", "what", "remedy"), [case[1:] for case in BAD_MODELS], ids=[case[0] for case in BAD_MODELS]
+)
 def test_a_model_that_does_not_fit_is_refused(runs_dir, model, what, remedy):
     refused(lambda: pipeline(model(), digits(), held(), name="bad", **QUICK), what, remedy)
     assert not list(runs_dir.rglob("result.json"))

@@ -9,7 +9,18 @@ import pytest
 import torch
 
 from benchmarks import benchmark
-from benchmarks.benchmark import ROWS, line, markdown, measure, peaks, plain_process, row, speed, step_seconds, time_shares
+from benchmarks.benchmark import (
+    ROWS,
+    line,
+    markdown,
+    measure,
+    peaks,
+    plain_process,
+    row,
+    speed,
+    step_seconds,
+    time_shares,
+)
 from benchmarks.recipes import Ours, Plain
 from deepnet.data.datasets import epoch_batches
 from deepnet.data.sets import load_images
@@ -31,7 +42,8 @@ def prepared(name, profile="sample", batch_size=8):
 
 @pytest.mark.parametrize(
     ("name", "profile", "optimizer"),
-    # Adam divides by a gradient's size, and those of weights before a normalisation are in part rounding alone: SGD for ResNet-18.
+    # Adam divides by a gradient's size, and those of weights before a normalisation are in part rounding alone: SGD for
+    # ResNet-18.
     [("MLP_4", "sample", "Adam"), ("CNN_10", "paper", "Adam"), ("resnet18", "sample", "SGD")],
 )
 def test_plain_and_ours_give_the_same_losses_from_the_same_weights(name, profile, optimizer):
@@ -135,7 +147,9 @@ def test_a_step_s_time_is_shared_out():
         assert sum(shares[name, asked].values()) == pytest.approx(1)
         assert min(shares[name, asked].values()) >= 0
         parts = {"products", "optimizer", "ReLU and pooling", "copies"}
-        parts |= ({"gradient norms"} if asked else set()) | ({"normalisation"} if name in ("resnet18", "head") else set())
+        parts |= ({"gradient norms"} if asked else set()) | (
+            {"normalisation"} if name in ("resnet18", "head") else set()
+        )
         assert {part for part, share in shares[name, asked].items() if share > 0} - {"rest"} == parts
 
 
@@ -153,7 +167,17 @@ SPENT = {"products": 0.7, "optimizer": 0.05, "copies": 0.15, "gradient norms": 0
 
 
 def check_schema(entry):
-    assert set(entry) >= {"name", "plain", "fp32", "bf16", "default", "ratio", "share_of_peak", "image_size", "batch_size"}
+    assert set(entry) >= {
+        "name",
+        "plain",
+        "fp32",
+        "bf16",
+        "default",
+        "ratio",
+        "share_of_peak",
+        "image_size",
+        "batch_size",
+    }
     assert entry["ratio"] == entry["default"] / entry["plain"]
     assert entry["default"] == entry[entry["precision"]] > 0
     assert entry["ratio_range"][0] <= entry["ratio"] <= entry["ratio_range"][1]
@@ -169,9 +193,18 @@ def test_a_row_holds_medians_the_ratio_and_its_range():
     assert line(entry) == "| CNN_30 | 128 | 20 | 60 | – | 3.00 (1.50–5.00) | – | fp32 | 60% | 70% | copies 15% |"
 
 
-@pytest.mark.parametrize(("experiment_name", "precision", "default"), [("CNN_10", "bf16", 80.0), ("CNN_30", "fp32", 60.0)])
+@pytest.mark.parametrize(
+    ("experiment_name", "precision", "default"), [("CNN_10", "bf16", 80.0), ("CNN_30", "fp32", 60.0)]
+)
 def test_default_is_the_precision_that_the_experiment_uses(with_bfloat16, experiment_name, precision, default):
-    entry = row(experiment_name, experiment(experiment_name, "paper"), SPEEDS | {"bf16": [80.0, 80.0, 80.0]}, PEAKS, flops=1e4, spent=SPENT)
+    entry = row(
+        experiment_name,
+        experiment(experiment_name, "paper"),
+        SPEEDS | {"bf16": [80.0, 80.0, 80.0]},
+        PEAKS,
+        flops=1e4,
+        spent=SPENT,
+    )
     check_schema(entry)
     assert (entry["precision"], entry["default"], entry["bf16"]) == (precision, default, 80.0)
     assert entry["share_of_peak"] == default * 1e4 / PEAKS[precision]
@@ -214,7 +247,9 @@ def test_a_measured_row_has_the_schema_and_becomes_a_line_of_the_table(monkeypat
 
 @pytest.fixture
 def called(monkeypatch, tmp_path):
-    """Calls the command line with a measurement that takes no time; gives the profiles measured and the files written."""
+    """Calls the command line with a measurement that takes no time; gives the profiles measured and the files
+    written.
+    """
     measured = []
     monkeypatch.setattr(benchmark, "RESULTS", tmp_path / "results")
     monkeypatch.setattr(benchmark, "run", lambda profile, **_: measured.append(profile) or {"machine": "a-machine"})

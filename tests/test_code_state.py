@@ -1,4 +1,6 @@
-"""The code that made a record: which commit counts, what makes it count no more, and what is refused as evidence for it."""
+"""The code that made a record: which commit counts, what makes it count no more, and what is refused as evidence for
+it.
+"""
 
 import json
 import os
@@ -107,11 +109,15 @@ print(json.dumps([[state["uncommitted"] for state in states], at_the_ends, begun
 
 
 @pytest.mark.parametrize("ignored", [False, True])
-@pytest.mark.parametrize(("path", "name"), [("scratchpad.py", "scratchpad"), ("deepnet/records/mine.py", "deepnet.records.mine")])
+@pytest.mark.parametrize(
+    ("path", "name"), [("scratchpad.py", "scratchpad"), ("deepnet/records/mine.py", "deepnet.records.mine")]
+)
 def test_a_module_that_is_not_committed_counts_once_it_is_imported(clone, path, name, ignored):
     if ignored:
         (clone / ".git" / "info" / "exclude").write_text(f"{path}\n")
-    done = subprocess.run([sys.executable, "-c", UNTRACKED, path, name], cwd=clone, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", UNTRACKED, path, name], cwd=clone, capture_output=True, text=True, check=True
+    )
     (beside, imported), (kept, changed), same = json.loads(done.stdout)
     assert (beside, kept, same) == (None, None, True)
     assert imported == f"not as commit {git(clone, 'rev-parse', 'HEAD')[:7]} has it: {path}"
@@ -157,7 +163,9 @@ def test_without_git_there_is_no_commit(clone, monkeypatch):
     assert code.state(clone)["uncommitted"] == "git does not answer (FileNotFoundError)"
 
 
-@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can give a folder to another user")
+@pytest.mark.skipif(
+    not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can give a folder to another user"
+)
 def test_a_clone_of_another_user_s_is_told_how_to_be_trusted(clone, monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))  # where no folder is trusted
     monkeypatch.delenv("SUDO_UID", raising=False)
@@ -252,7 +260,9 @@ def test_what_was_computed_on_the_processor_names_no_gpu(monkeypatch):
     assert (made["device"], made["precision"], made["emulated"]) == ("cpu", "fp32", False)
 
 
-@pytest.mark.parametrize(("name", "has"), [("tsne_mnist", True), ("baseline", True), ("distribution", False), ("MLP_4", False)])
+@pytest.mark.parametrize(
+    ("name", "has"), [("tsne_mnist", True), ("baseline", True), ("distribution", False), ("MLP_4", False)]
+)
 def test_scikit_learn_s_version_is_in_the_records_that_it_computed(made, name, has):
     from importlib.metadata import version
 
@@ -263,7 +273,11 @@ def test_scikit_learn_s_version_is_in_the_records_that_it_computed(made, name, h
 
 
 def test_a_package_that_is_missing_is_named():
-    refused(lambda: provenance("fp32", packages=["no-such-package"]), "no-such-package is not installed", "pip install no-such-package")
+    refused(
+        lambda: provenance("fp32", packages=["no-such-package"]),
+        "no-such-package is not installed",
+        "pip install no-such-package",
+    )
 
 
 # ---------------------------------------------------------------- attempts before the one that counts
@@ -285,6 +299,8 @@ def test_attempts_that_were_moved_aside_or_replaced_are_published_as_superseded(
     with RunFolder(EXPERIMENT, runs_dir) as folder:
         folder.start({"lr": 0.1}, PROVENANCE, fresh=True)
         again = folder.finish({"status": "finished", "reason": None, "split": "test", "accuracy": 0.9})
-    shutil.rmtree(next(path.parent for path in runs_dir.glob("sample/x/seed-0.*/result.json") if "0.6" in path.read_text()))
+    shutil.rmtree(
+        next(path.parent for path in runs_dir.glob("sample/x/seed-0.*/result.json") if "0.6" in path.read_text())
+    )
     assert Record(publish(again)).result == again.result
     assert sum("stopped at 0.6" in path.read_text() for path in evidence.glob("superseded/sample/x/*/result.json")) == 1

@@ -22,7 +22,13 @@ def test_list_shows_every_row_with_its_state_and_price(made, runs_dir, tiny, cal
     table = {row["name"]: row for row in json.loads(out)}
     assert (status, err) == (0, "")
     assert list(table) == [row.name for row in ROWS]
-    states = {"MLP_4": "finished", "CNN_10": "unfinished", "MLP_res_5": "failed", "MLP_13": "-", "MLP_23_eps": "no budget here"}
+    states = {
+        "MLP_4": "finished",
+        "CNN_10": "unfinished",
+        "MLP_res_5": "failed",
+        "MLP_13": "-",
+        "MLP_23_eps": "no budget here",
+    }
     assert {name: table[name]["state"] for name in states} == states
     assert table["MLP_4"]["seconds"] == PROFILES["sample"].seconds["mlp"]
     assert (table["sgd"]["optimizer"], table["sgd"]["lr"], table["sgd"]["model"]) == ("SGD", 5e-4, "resnet18")
@@ -127,7 +133,9 @@ def test_what_is_evidence_alone_is_said_to_be_published_already(made, monkeypatc
     assert not runs_dir.exists()
 
 
-@pytest.mark.parametrize("command", [("list",), ("list", "--json"), ("show", "MLP_4"), ("train", "MLP_4"), ("publish", "MLP_4")])
+@pytest.mark.parametrize(
+    "command", [("list",), ("list", "--json"), ("show", "MLP_4"), ("train", "MLP_4"), ("publish", "MLP_4")]
+)
 def test_a_folder_of_a_user_that_there_is_not_ends_in_one_line(call, monkeypatch, command):
     monkeypatch.setenv("RUNS_DIR", "~nobody9/x")
     status, out, err = call(*command)
@@ -189,8 +197,14 @@ BAD_WORDS = [
     ((), "run.py: the following arguments are required: COMMAND; `python run.py --help`"),
     (("tarin",), "run.py: unknown command 'tarin'; did you mean train? choose list, train,"),
     (("train", "MLP_4", "--no-such"), "run.py train: unknown option '--no-such'; choose --profile,"),
-    (("train", "MLP_4", "--minuts=3"), "run.py train: unknown option '--minuts'; did you mean --minutes? choose --profile,"),
-    (("train", "--chapter", "x"), "run.py train: argument --chapter: invalid int value: 'x'; `python run.py train --help`"),
+    (
+        ("train", "MLP_4", "--minuts=3"),
+        "run.py train: unknown option '--minuts'; did you mean --minutes? choose --profile,",
+    ),
+    (
+        ("train", "--chapter", "x"),
+        "run.py train: argument --chapter: invalid int value: 'x'; `python run.py train --help`",
+    ),
     *(
         (("train", "MLP_4", "--minutes", text), f"'{text}' is no number of minutes; write 90 or 0.5")
         for text in ("long", "nan", "inf", "-1")
@@ -230,7 +244,7 @@ def test_an_interrupt_ends_in_one_line(call, monkeypatch, tiny):
 
 
 def test_an_interrupt_before_the_first_run_ends_in_one_line_too(call, monkeypatch, tiny):
-    monkeypatch.setattr(coreFunction, "has_budget", interrupt)
+    monkeypatch.setattr(coreFunction, "is_supported", interrupt)
     assert call("train", "MLP_4") == (1, "", "interrupted; the same command goes on from here\n")
 
 
@@ -267,7 +281,11 @@ def test_a_search_none_of_whose_trials_has_a_score_is_no_success(made, tiny, cal
 
 @pytest.mark.parametrize("count", ["0", "-2"])
 def test_a_search_of_no_trials_is_refused(call, runs_dir, count):
-    assert call("search", "--count", count) == (1, "", f"run.py: count must be a whole number of at least 1, got {count}\n")
+    assert call("search", "--count", count) == (
+        1,
+        "",
+        f"run.py: count must be a whole number of at least 1, got {count}\n",
+    )
     assert not runs_dir.exists()
 
 
@@ -308,7 +326,9 @@ NEEDS_NONE = {
 
 def test_reading_help_and_refusals_of_names_need_no_torch():
     ended = python(WITHOUT_TORCH, input="\n".join(NEEDS_NONE))
-    assert [int(line.split()[1]) for line in ended.stdout.splitlines() if line.startswith("status")] == list(NEEDS_NONE.values()), ended
+    assert [int(line.split()[1]) for line in ended.stdout.splitlines() if line.startswith("status")] == list(
+        NEEDS_NONE.values()
+    ), ended
     assert "Traceback" not in ended.stderr
 
 

@@ -1,6 +1,8 @@
-"""What is committed and made from the evidence still matches it: the notebook's outputs, the tables of README and findings.
+"""What is committed and made from the evidence still matches it: the notebook's outputs, the tables of README and
+findings.
 
-`REMAKE=1 python -m pytest tests/test_committed.py` makes them anew. The notebook is replayed as in a clone with no data and no network.
+`REMAKE=1 python -m pytest tests/test_committed.py` makes them anew. The notebook is replayed as in a clone with no data
+and no network.
 """
 
 import base64
@@ -43,10 +45,14 @@ BLOCKS: dict[str, tuple[Path, Callable[[], str]]] = {  # what stands between the
     **{f"parts-{p}": (FINDINGS, lambda p=p: ledger_markdown(ledger(p))) for p in ("paper", "cpu")},
     **{f"results-{p}": (FINDINGS, lambda p=p: results(p)) for p in ("paper", "cpu")},
     **{f"sources-{p}": (FINDINGS, lambda p=p: sources(p)) for p in ("paper", "cpu")},
-    "prices": (README, lambda: prices(EXPERIMENTS if os.environ.get("REMAKE") else re.findall(r"\w+", README.read_text()))),
+    "prices": (
+        README,
+        lambda: prices(EXPERIMENTS if os.environ.get("REMAKE") else re.findall(r"\w+", README.read_text())),
+    ),
 }
-MOST_BYTES = 3_000_000
-TILE, GREY_LEVELS = 16, 6  # by how much the means of a tile may differ: another machine places a curve a hair's breadth aside
+MAX_CACHE_BYTES = 3_000_000
+# by how much the means of a tile may differ: another machine places a curve a hair's breadth aside
+TILE, GREY_LEVELS = 16, 6
 
 
 @pytest.mark.parametrize("block", BLOCKS)
@@ -56,12 +62,16 @@ def test_a_table_is_what_the_records_say(block):
     if os.environ.get("REMAKE"):
         text = re.sub(f"<!-- {block} -->.*<!-- /{block} -->", lambda _: marked, text, flags=re.DOTALL)
         file.write_text(text)
-    assert marked in text, f"the {block} in {file.name} are not what the records say; run `{REMAKE}` and read what has changed"
+    assert marked in text, (
+        f"the {block} in {file.name} are not what the records say; run `{REMAKE}` and read what has changed"
+    )
 
 
 @pytest.mark.parametrize("claim", RULES)
 def test_the_findings_say_of_each_claim_what_its_rule_says(claim):
-    """Each has one paragraph, which begins with its verdict in both profiles; how many seeds stand behind it is in the tables."""
+    """Each has one paragraph, which begins with its verdict in both profiles; how many seeds stand behind it is in the
+    tables.
+    """
     text = " ".join(FINDINGS.read_text().split("## Claim by claim")[1].split())
     said = re.findall(rf"\*\*{claim}, [^*]*\*\* \(paper: ([^,()]*), cpu: ([^,()]*)\)", text)
     assert said == [(check(claim, "paper").verdict, check(claim, "cpu").verdict)]
@@ -71,11 +81,17 @@ def replayed(profile: str, folder: Path) -> nbformat.NotebookNode:
     """The notebook in this profile, from the committed records alone."""
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in {"PROFILE": profile, "RUNS_DIR": folder / "runs", "XDG_CACHE_HOME": folder / "cache"}.items():
+        for name, value in {
+            "PROFILE": profile,
+            "RUNS_DIR": folder / "runs",
+            "XDG_CACHE_HOME": folder / "cache",
+        }.items():
             patch.setenv(name, str(value))
         for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
             patch.setenv(name, "http://127.0.0.1:9")  # where nobody answers
-        NotebookClient(notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": str(ROOT)}}).execute()
+        NotebookClient(
+            notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": str(ROOT)}}
+        ).execute()
     return notebook
 
 
@@ -90,7 +106,9 @@ def picture(png: bytes) -> np.ndarray:
 
 
 def outputs(cell: nbformat.NotebookNode) -> tuple[str, list[np.ndarray]]:
-    """What a cell has printed and shown as text, figures' titles and footers too, without bars, which have times; and its pictures."""
+    """What a cell has printed and shown as text, figures' titles and footers too, without bars, which have times; and
+    its pictures.
+    """
     said, pictures = [], []
     for output in cell.outputs:
         data = output.get("data", {})
@@ -167,5 +185,10 @@ def test_the_readme_s_figure_is_that_of_the_records(replay):
 
 def test_the_committed_notebook_has_no_error_and_is_small():
     cells = [cell for cell in nbformat.read(NOTEBOOK, as_version=4).cells if cell.cell_type == "code"]
-    assert [output for cell in cells for output in cell.outputs if output.output_type == "error" or output.get("name") == "stderr"] == []
-    assert NOTEBOOK.stat().st_size < MOST_BYTES
+    assert [
+        output
+        for cell in cells
+        for output in cell.outputs
+        if output.output_type == "error" or output.get("name") == "stderr"
+    ] == []
+    assert NOTEBOOK.stat().st_size < MAX_CACHE_BYTES

@@ -1,4 +1,6 @@
-"""On a GPU: steps recorded as a graph train as steps one by one do, the same run gives the same weights, and fp32 is fp32."""
+"""On a GPU: steps recorded as a graph train as steps one by one do, the same run gives the same weights, and fp32 is
+fp32.
+"""
 
 from dataclasses import replace
 
@@ -10,7 +12,7 @@ from coreFunction import build
 from deepnet.machine import device
 from deepnet.records.files import digest
 from deepnet.seeds import seed_everything
-from deepnet.speed.cuda_graph import Graphed
+from deepnet.speed.cuda_graph import CUDAGraphStep
 from deepnet.training.metrics import GradientNorms
 from deepnet.training.optimizers import make_optimizer
 from deepnet.training.precision import resolve_precision
@@ -20,7 +22,17 @@ from myModel import train_only
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
 
-ROWS = ["MLP_33", "MLP_res_15", "MLP_33_fp64", "CNN_10", "CNN_30", "CNN_res_16", "train_resnet", "fine_tune_2", "dropout"]
+ROWS = [
+    "MLP_33",
+    "MLP_res_15",
+    "MLP_33_fp64",
+    "CNN_10",
+    "CNN_30",
+    "CNN_res_16",
+    "train_resnet",
+    "fine_tune_2",
+    "dropout",
+]
 
 
 def trained(exp: Experiment, graph: bool, epochs: int = 2) -> tuple[str, list[dict]]:
@@ -32,7 +44,9 @@ def trained(exp: Experiment, graph: bool, epochs: int = 2) -> tuple[str, list[di
     if exp.chapter > 3:
         model.to(memory_format=torch.channels_last)
     train_only(model, exp.trainable)
-    shape, classes = ((1, 28, 28), 10) if exp.dataset == "mnist" else ((3, 64, 64) if exp.chapter == 5 else (3, 32, 32), 100)
+    shape, classes = (
+        ((1, 28, 28), 10) if exp.dataset == "mnist" else ((3, 64, 64) if exp.chapter == 5 else (3, 32, 32), 100)
+    )
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(230, *shape, generator=generator).to(device())
     labels = torch.randint(min(classes, 10), (230,), generator=generator).to(device())
@@ -70,7 +84,7 @@ def test_most_steps_are_replayed():
         calls.append(len(inputs))
         total.add_((inputs * labels).sum())
 
-    take = Graphed(step)
+    take = CUDAGraphStep(step)
     for number in range(10):
         size = 3 if number == 9 else 4
         take(torch.full((size,), float(number), device=device()), torch.ones(size, device=device()))

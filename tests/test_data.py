@@ -21,7 +21,7 @@ from deepnet.data.sets import (
     first_of_each_class,
     known_fingerprint,
     load_images,
-    open_vault,
+    load_test_set,
 )
 from deepnet.data.sources import SETS
 
@@ -42,7 +42,9 @@ def test_vault_is_shut_and_other_parts_unknown():
 
 
 def test_fingerprints_are_literals_of_the_complete_sets_and_the_sample():
-    prints = {(name, profile): known_fingerprint(name, profile) for name in SETS for profile in ("sample", "cpu", "paper")}
+    prints = {
+        (name, profile): known_fingerprint(name, profile) for name in SETS for profile in ("sample", "cpu", "paper")
+    }
     assert all(re.fullmatch("[0-9a-f]{64}", value) for value in prints.values())
     assert len(set(prints.values())) == 6
     assert all(prints[name, "cpu"] == prints[name, "paper"] for name in SETS)
@@ -53,7 +55,7 @@ def test_opening_train_reads_nothing_of_the_vault(data_dir):
         shard.write_bytes(b"no parquet")
     assert len(load_images("cifar100", "train", "cpu")) == 300
     assert not list(cache_folder().glob("*test*"))
-    refused(lambda: open_vault("cpu"), "test-00000-of-00002.parquet cannot be read")
+    refused(lambda: load_test_set("cpu"), "test-00000-of-00002.parquet cannot be read")
 
 
 def test_split_is_stratified_fixed_and_whole(data_dir, published):
@@ -102,7 +104,9 @@ def test_subset_and_device_leave_the_set_as_it_was():
 
 
 def test_batches_equal_torchvisions_own_pipeline():
-    """To the bit at the native size; scaled too where torch has Pillow's arithmetic, else at most one grey level off."""
+    """To the bit at the native size; scaled too where torch has Pillow's arithmetic, else at most one grey level
+    off.
+    """
     has_pillows = torch.backends.cpu.get_cpu_capability().startswith("AVX")  # for three channels
     for name in SETS:
         for size in (SETS[name].shape[-1], 16, 64, 128):
@@ -112,7 +116,9 @@ def test_batches_equal_torchvisions_own_pipeline():
             pictures = [Image.fromarray(data.images[i].permute(1, 2, 0).squeeze(2).numpy()) for i in some]
             inputs, wanted = data.batch(some)[0], torch.stack([pipeline(each) for each in pictures])
             last = data.to("cpu", torch.channels_last).batch(some)[0]
-            assert last.equal(inputs) and last.is_contiguous(memory_format=torch.channels_last) and inputs.is_contiguous()
+            assert (
+                last.equal(inputs) and last.is_contiguous(memory_format=torch.channels_last) and inputs.is_contiguous()
+            )
             if size == data.images.shape[-1] or (has_pillows and data.images.shape[1] == 3):
                 assert torch.equal(inputs, wanted)
             levels = (inputs - wanted).abs() * torch.tensor(NORMALISATION[name][1]).view(-1, 1, 1) * 255
@@ -139,4 +145,6 @@ def test_channel_statistics_are_mean_and_deviation_of_all_pixels():
     images = torch.randint(0, 256, (50, 3, 8, 9), dtype=torch.uint8)
     mean, deviation = channel_statistics(images)
     pixels = images.double().div(255).transpose(0, 1).flatten(1)
-    assert mean == pytest.approx(pixels.mean(1).tolist()) and deviation == pytest.approx(pixels.std(1, correction=0).tolist())
+    assert mean == pytest.approx(pixels.mean(1).tolist()) and deviation == pytest.approx(
+        pixels.std(1, correction=0).tolist()
+    )

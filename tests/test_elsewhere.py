@@ -1,4 +1,6 @@
-"""The project among a reader's own files and tools: names that are theirs too, other line ends, papermill, other folders."""
+"""The project among a reader's own files and tools: names that are theirs too, other line ends, papermill, other
+folders.
+"""
 
 import json
 import os
@@ -17,7 +19,22 @@ from deepnet.records.files import sha256
 
 # ---------------------------------------------------------------- a reader's own modules
 
-TAKEN = ("report", "run", "records", "figures", "data", "utils", "train", "search", "text", "lab", "claims", "speed", "training", "model")
+TAKEN = (
+    "report",
+    "run",
+    "records",
+    "figures",
+    "data",
+    "utils",
+    "train",
+    "search",
+    "text",
+    "lab",
+    "claims",
+    "speed",
+    "training",
+    "model",
+)
 USE = """
 import importlib, sys
 from pathlib import Path
@@ -42,7 +59,9 @@ def test_a_readers_files_of_any_name_are_in_nobodys_way(tmp_path):
     modules = [name for name in (*MODULES, *PACKAGE) if name not in TAKEN]
     assert len(modules) == len(MODULES) + len(PACKAGE) - 1  # all but run.py, which is the reader's here
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "MPLBACKEND": "agg"}
-    done = subprocess.run([sys.executable, "-c", USE, *modules], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", USE, *modules], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "True 3.1 fails True"
 
@@ -66,7 +85,18 @@ def test_the_utilities_name_what_they_lend_and_nothing_else():
 
 @pytest.mark.skipif(not (ROOT / ".git").exists(), reason="not a clone")
 def test_a_clone_with_windows_line_ends_has_the_same_bytes(tmp_path):
-    command = ["git", "clone", "--quiet", "--no-hardlinks", "-c", "core.autocrlf=true", "-c", "core.eol=crlf", str(ROOT), "clone"]
+    command = [
+        "git",
+        "clone",
+        "--quiet",
+        "--no-hardlinks",
+        "-c",
+        "core.autocrlf=true",
+        "-c",
+        "core.eol=crlf",
+        str(ROOT),
+        "clone",
+    ]
     subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
     clone, checked = tmp_path / "clone", 0
     for result in clone.glob("report/records/**/result.json"):
@@ -75,7 +105,11 @@ def test_a_clone_with_windows_line_ends_has_the_same_bytes(tmp_path):
                 assert sha256(result.parent / file) == digest, result.parent / file
                 checked += 1
     assert checked > 400
-    fixed = [*ROOT.glob("tests/golden.json"), *ROOT.glob("report/records/**/*.json*"), *ROOT.glob("data/sample/**/*.parquet")]
+    fixed = [
+        *ROOT.glob("tests/golden.json"),
+        *ROOT.glob("report/records/**/*.json*"),
+        *ROOT.glob("data/sample/**/*.parquet"),
+    ]
     assert all((clone / path.relative_to(ROOT)).read_bytes() == path.read_bytes() for path in fixed)
     assert b"\r" not in (clone / "experimentTable.py").read_bytes() + (clone / ".ci" / "run").read_bytes()
 
@@ -96,7 +130,9 @@ def begun(profile: str | None, tmp_path: Path) -> str:
 
 
 @pytest.mark.parametrize(("environment", "parameter", "taken"), [("paper", "cpu", "cpu"), ("", None, "sample")])
-def test_the_notebook_takes_its_profile_from_papermill_or_the_environment(environment, parameter, taken, tmp_path, monkeypatch):
+def test_the_notebook_takes_its_profile_from_papermill_or_the_environment(
+    environment, parameter, taken, tmp_path, monkeypatch
+):
     monkeypatch.setenv("PROFILE", environment)
     said = begun(parameter, tmp_path).splitlines()
     assert said[0].startswith(f"profile {taken}: ") and said[-1] == taken
@@ -109,7 +145,17 @@ def test_an_installation_that_would_leave_the_data_behind_is_refused(tmp_path):
     clone = tmp_path / "clone"
     ignored = shutil.ignore_patterns(".git", "runs", "records", "sample", "*.egg-info", "__pycache__")
     shutil.copytree(ROOT, clone, ignore=ignored)
-    command = [sys.executable, "-m", "pip", "install", "--no-index", "--no-deps", "--no-build-isolation", "--target", tmp_path / "there"]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "--no-index",
+        "--no-deps",
+        "--no-build-isolation",
+        "--target",
+        tmp_path / "there",
+    ]
     done = subprocess.run([*command, clone], capture_output=True, text=True)
     assert done.returncode != 0 and "pip install -e ." in done.stdout + done.stderr
     assert not (tmp_path / "there").exists() or not list((tmp_path / "there").iterdir())

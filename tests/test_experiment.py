@@ -1,4 +1,6 @@
-"""A row of the table is valid once it is made: each of its fields has an effect on what is run, or is refused in one line."""
+"""A row of the table is valid once it is made: each of its fields has an effect on what is run, or is refused in one
+line.
+"""
 
 import hashlib
 import inspect
@@ -30,9 +32,9 @@ from experimentTable import (
     Experiment,
     UsageError,
     experiment,
-    has_budget,
     identity,
     image_chapter,
+    is_supported,
     keeps_weights,
 )
 from myModel import MODELS
@@ -54,7 +56,20 @@ VALUES: dict[str, tuple] = {  # field -> what it is changed to, sound or not
     "epochs": (7, 20, 50, 0, 2.5, True),
     "batch_size": (1, 7, 128, 0, "all"),
     "start_from": (None, "MLP_4", "CNN_10", "train_resnet", "fine_tune_1", "baseline", "variant", "fine_tune", 3),
-    "trainable": (None, (), ("fc",), ("last",), ("head",), ("blocks", "last"), {"layer4", "fc"}, ("layer4",), ("relu",), "fc", 3, (3,)),
+    "trainable": (
+        None,
+        (),
+        ("fc",),
+        ("last",),
+        ("head",),
+        ("blocks", "last"),
+        {"layer4", "fc"},
+        ("layer4",),
+        ("relu",),
+        "fc",
+        3,
+        (3,),
+    ),
     "dropout": (0.0, 0.3, 1.0, -0.1, None),
     "patience": (None, 1, 3, 0, 1.5),
     "min_delta": (0.0, 0.02, 1.0, -0.1, None),
@@ -81,13 +96,20 @@ def described(model: nn.Module) -> tuple:
     return str(model), digest(*model.state_dict().values()), tuple(p.requires_grad for p in model.parameters())
 
 
-# What the loop and the optimizer read off the row; whatever else it says must show in the model, the data or the options.
-READ = {name for code in (coreFunction.fit.__wrapped__, make_optimizer) for name in re.findall(r"\bexp\.(\w+)", inspect.getsource(code))}
+# What the loop and the optimizer read off the row; whatever else it says must show in the model, the data or the
+# options.
+READ = {
+    name
+    for code in (coreFunction.fit.__wrapped__, make_optimizer)
+    for name in re.findall(r"\bexp\.(\w+)", inspect.getsource(code))
+}
 
 
 @pytest.fixture
 def what_is_run(monkeypatch, tiny, tmp_path) -> Iterator[Any]:
-    """`what_is_run(exp)`: all that the engine makes of a row, just before the first step; UsageError where it refuses."""
+    """`what_is_run(exp)`: all that the engine makes of a row, just before the first step; UsageError where it
+    refuses.
+    """
     log: list = []
 
     def fit(model, train, held, exp, recipe, folder, checkpoint, *, line, stop, use_wandb, **options):
@@ -118,9 +140,12 @@ def what_is_run(monkeypatch, tiny, tmp_path) -> Iterator[Any]:
         log.clear()
         folder = tmp_path / str(len(list(tmp_path.iterdir())))
         monkeypatch.setenv("RUNS_DIR", str(folder))
-        profiles = [(p.image_size[image_chapter(exp)], p.seconds.get(exp.family), exp.family in p.left_out) for p in PROFILES.values()]
+        profiles = [
+            (p.image_size[image_chapter(exp)], p.seconds.get(exp.family), exp.family in p.left_out)
+            for p in PROFILES.values()
+        ]
         paid = exp.seed, exp.final_test, profiles  # the test comes at the end
-        if not has_budget(exp):
+        if not is_supported(exp):
             return paid
         try:
             run(exp, evidence=False, wandb=False)
@@ -160,8 +185,28 @@ def test_every_field_has_an_effect_or_is_refused(what_is_run, kind):
     assert refusals > 40
     always = {"family", "seed"}
     some = {
-        "MLP": {"lr", "optimizer", "epochs", "batch_size", "trainable", "dropout", "record_gradients", "initialisation", "eps", "model"},
-        "start from a parent": {"lr", "optimizer", "batch_size", "start_from", "trainable", "dropout", "patience", "final_test"},
+        "MLP": {
+            "lr",
+            "optimizer",
+            "epochs",
+            "batch_size",
+            "trainable",
+            "dropout",
+            "record_gradients",
+            "initialisation",
+            "eps",
+            "model",
+        },
+        "start from a parent": {
+            "lr",
+            "optimizer",
+            "batch_size",
+            "start_from",
+            "trainable",
+            "dropout",
+            "patience",
+            "final_test",
+        },
         "timing": {"lr", "optimizer", "batch_size", "eps"},
         "t-SNE": {"dataset"},
         "distribution": set(),
@@ -209,17 +254,26 @@ REFUSED = [
     ({"profile": "papre"}, "unknown profile 'papre'; did you mean paper? choose sample, cpu or paper"),
     ({"family": "mlps"}, "unknown family 'mlps'; did you mean mlp?"),
     ({"chapter": 6}, "unknown chapter '6'; choose 0, 2, 3, 4 or 5"),
-    ({"start_from": "train_resnt"}, "unknown experiment 'train_resnt'; did you mean train_resnet? `python run.py list`"),
+    (
+        {"start_from": "train_resnt"},
+        "unknown experiment 'train_resnt'; did you mean train_resnet? `python run.py list`",
+    ),
     ({"start_from": "mine"}, "unknown experiment 'mine'"),
     ({"start_from": "tsne_mnist"}, "no run can start from tsne_mnist, which is no training but a tsne"),
     ({"start_from": "MLP_13"}, "model='MLP_4' has no effect: mine starts from MLP_13, a MLP_13; leave it out"),
-    ({"start_from": "MLP_4", "initialisation": "he"}, "initialisation='he' has no effect: mine starts from MLP_4; leave it out"),
+    (
+        {"start_from": "MLP_4", "initialisation": "he"},
+        "initialisation='he' has no effect: mine starts from MLP_4; leave it out",
+    ),
     ({"trainable": "last"}, "trainable must be a sequence of children's names, such as ('fc',), not 'last'"),
     ({"trainable": ("lst",)}, "unknown child of MLP_4 'lst'; did you mean last? choose blocks or last"),
     ({"trainable": ("blocks",), "dropout": 0.5}, "dropout=0.5 has no effect while 'last' is frozen"),
     ({"min_delta": 0.1}, "min_delta=0.1 has no effect without patience"),
     ({"min_delta": 1.0}, "min_delta must lie in [0, 1), got 1.0"),
-    ({"patience": 2}, "patience would choose the epoch of mine on the test set of mnist; leave it out, or train on cifar100"),
+    (
+        {"patience": 2},
+        "patience would choose the epoch of mine on the test set of mnist; leave it out, or train on cifar100",
+    ),
     ({"final_test": True}, "final_test has no effect: mine is evaluated on its test set in each epoch"),
     ({"seed": 2**32}, "seed must be a whole number of at least 0 and below 4294967296"),
     ({"seed": np.bool_(True)}, "seed must be a whole number"),
@@ -241,7 +295,10 @@ def test_a_field_without_effect_on_an_analysis_is_that_of_the_reports_row_or_ref
     refused(lambda: replace(mine, lr=1e-3), "lr=0.001 has no effect on a baseline; leave it out, or at 0.0005")
     refused(lambda: replace(mine, dataset="mnist"), "unknown data set of a baseline 'mnist'; choose cifar100")
     refused(lambda: replace(mine, precision="fp64"), "fp64")
-    refused(lambda: Experiment("mine", "timing", lr=1e-3), "precision='auto' has no effect on a timing; leave it out, or at 'fp32'")
+    refused(
+        lambda: Experiment("mine", "timing", lr=1e-3),
+        "precision='auto' has no effect on a timing; leave it out, or at 'fp32'",
+    )
 
 
 def test_a_row_cannot_start_from_itself(monkeypatch):
@@ -256,13 +313,17 @@ def test_a_row_cannot_start_from_itself(monkeypatch):
 # ---------------------------------------------------------------- what follows from a row
 
 
-@pytest.mark.parametrize(("dataset", "chapter"), [("mnist", "MLP_4"), ("cifar10", "CNN_10"), ("cifar100", "early_stopping")])
+@pytest.mark.parametrize(
+    ("dataset", "chapter"), [("mnist", "MLP_4"), ("cifar10", "CNN_10"), ("cifar100", "early_stopping")]
+)
 @pytest.mark.parametrize("profile", PROFILES)
-def test_a_row_without_a_chapter_has_its_data_sets_image_size_and_without_a_family_its_own_epochs(dataset, chapter, profile):
+def test_a_row_without_a_chapter_has_its_data_sets_image_size_and_without_a_family_its_own_epochs(
+    dataset, chapter, profile
+):
     row = Experiment("mine", model="CNN_10", dataset=dataset, lr=1e-3, epochs=33, profile=profile)
     made, like = identity(row), identity(experiment(chapter, profile))
     assert (made["image_size"], made["epochs"], made["steps_per_epoch"]) == (like["image_size"], 33, None)
-    assert has_budget(row)
+    assert is_supported(row)
 
 
 def test_a_row_of_defaults_runs(tiny):
@@ -328,10 +389,14 @@ def test_the_children_that_the_table_knows_are_those_of_the_models():
 
 
 def test_a_model_of_the_users_own_is_known_by_its_name_in_models(monkeypatch, tiny):
-    monkeypatch.setitem(MODELS, "MLP_mine", lambda **_: nn.Sequential(nn.Flatten(), nn.Linear(784, 8), nn.ReLU(), nn.Linear(8, 10)))
+    monkeypatch.setitem(
+        MODELS, "MLP_mine", lambda **_: nn.Sequential(nn.Flatten(), nn.Linear(784, 8), nn.ReLU(), nn.Linear(8, 10))
+    )
     row = Experiment("mine", model="MLP_mine", lr=1e-3, epochs=1, trainable=("3",))
     assert run(row, wandb=False).finished
-    refused(lambda: run(replace(row, name="other", trainable=("last",)), wandb=False), "unknown child 'last'; choose 1 or 3")
+    refused(
+        lambda: run(replace(row, name="other", trainable=("last",)), wandb=False), "unknown child 'last'; choose 1 or 3"
+    )
     refused(lambda: replace(row, model="MLP_min"), "unknown model 'MLP_min'; did you mean MLP_mine?")
 
 
@@ -352,7 +417,12 @@ sys.exit(pytest.main(["-q", "-p", "no:cacheprovider", *sys.argv[1:]]))
 
 
 def test_a_row_a_model_and_a_figure_more_are_four_lines_and_change_no_test():
-    checks = ["tests/test_models.py", "tests/figures/test_partial.py", "tests/test_committed.py", "tests/test_experiment.py"]
+    checks = [
+        "tests/test_models.py",
+        "tests/figures/test_partial.py",
+        "tests/test_committed.py",
+        "tests/test_experiment.py",
+    ]
     chosen = "registry or counts or MLP_43 or 3.2b or (table and prices) or partial_evidence or children_that"
     ended = python(ONE_MORE, *checks, "-k", chosen)
     assert ended.returncode == 0, ended.stdout

@@ -1,6 +1,8 @@
-"""Whatever stops a run, the same call goes on, and it ends as if nothing had happened: to the bit, no row lost or doubled.
+"""Whatever stops a run, the same call goes on, and it ends as if nothing had happened: to the bit, no row lost or
+doubled.
 
-`make faults` is the long form: with KILLS=200 in the environment as many kills are made, and faults-summary.md says what they did.
+`make faults` is the long form: with KILLS=200 in the environment as many kills are made, and faults-summary.md says
+what they did.
 """
 
 import os
@@ -96,7 +98,9 @@ def test_three_processes_at_one_search_one_of_them_killed_lose_and_double_no_tri
     assert [record.name for record in made] == [f"search_{number}" for number in range(1, 6)]
     assert all(record.finished and [row["epoch"] for row in record.rows] == [0, 1, 2] for record in made)
     assert len({record.settings["identity"]["lr"] for record in made}) == 5
-    assert Counter(rows.read_text().splitlines()) == {f"{record.name} {epoch}": 1 for record in made for epoch in (0, 1, 2)}
+    assert Counter(rows.read_text().splitlines()) == {
+        f"{record.name} {epoch}": 1 for record in made for epoch in (0, 1, 2)
+    }
 
 
 def test_a_process_that_stands_still_keeps_its_trial_and_the_others_wait_for_it(tmp_path):
@@ -131,7 +135,12 @@ def test_a_search_of_twelve_trials_that_is_killed_twice_ends_with_twelve(tmp_pat
     made = {record.name: record for record in faults.records(runs)}
     assert made.keys() == {f"search_{number}" for number in range(1, 13)}
     assert all(record.finished and [row["epoch"] for row in record.rows] == [0, 1, 2] for record in made.values())
-    assert len({(record.settings["identity"]["lr"], record.settings["identity"]["batch_size"]) for record in made.values()}) == 12
+    assert (
+        len(
+            {(record.settings["identity"]["lr"], record.settings["identity"]["batch_size"]) for record in made.values()}
+        )
+        == 12
+    )
     assert all(made[name].settings["identity"] == identity for name, identity in begun.items())
 
 
@@ -140,7 +149,15 @@ def summary(tallies: dict[str, Tally], seconds: float) -> str:
     made = provenance("auto")
     kills = sum((tally.kills for tally in tallies.values()), Counter())
     harm = sum((tally.harm for tally in tallies.values()), Counter())
-    kinds = ("rows lost", "rows doubled", "rows changed", "records lost", "records too many", "weights changed", "predictions changed")
+    kinds = (
+        "rows lost",
+        "rows doubled",
+        "rows changed",
+        "records lost",
+        "records too many",
+        "weights changed",
+        "predictions changed",
+    )
     kinds += ("results changed", "answers changed", "files left")
     lines = [
         "# Killed and run again\n",
@@ -154,7 +171,10 @@ def summary(tallies: dict[str, Tally], seconds: float) -> str:
         *(f"| {kind} | " + " | ".join(str(tally.harm[kind]) for tally in tallies.values()) + " |" for kind in kinds),
         "\n| killed | " + " | ".join(tallies) + " |",
         "|---|" + "---:|" * len(tallies),
-        *(f"| {place} | " + " | ".join(str(tally.kills[place] or "") for tally in tallies.values()) + " |" for place in sorted(kills)),
+        *(
+            f"| {place} | " + " | ".join(str(tally.kills[place] or "") for tally in tallies.values()) + " |"
+            for place in sorted(kills)
+        ),
     ]
     assert not set(harm) - set(kinds)
     return "\n".join(lines) + "\n"
@@ -208,7 +228,9 @@ def goes_on(reference: Callable[[str], Reference], job: str, runs: Path) -> None
     assert not reference(job).harm(runs)
 
 
-@pytest.mark.parametrize(("room", "file"), [(0, "settings.json"), (100_000, "checkpoint.pt"), (800_000, "checkpoint.pt")])
+@pytest.mark.parametrize(
+    ("room", "file"), [(0, "settings.json"), (100_000, "checkpoint.pt"), (800_000, "checkpoint.pt")]
+)
 def test_a_disk_that_is_full_is_said_and_with_room_the_run_goes_on(reference, disk, room, file):
     """No room for anything, for no checkpoint, and for one beside which the next does not fit."""
     with full(disk, room):
@@ -266,7 +288,9 @@ def test_a_damaged_checkpoint_is_refused_and_without_it_the_run_starts_again(ref
 
 
 def test_clocks_that_leap_change_nothing(reference, tmp_path):
-    """An hour on or back at each reading: checkpoints come sooner or later than after 30 s, and so the kill finds one."""
+    """An hour on or back at each reading: checkpoints come sooner or later than after 30 s, and so the kill finds
+    one.
+    """
     runs = tmp_path / "runs"
     assert kill("early stopping", runs, partial(leap, 1), partial(die_at, CHECKPOINT, "after", 1), seconds=30)
     assert list(runs.rglob("checkpoint.pt"))

@@ -136,7 +136,9 @@ FALLS_BACK = [
 ]
 
 
-@pytest.mark.parametrize(("build", "trainable"), [case[1:] for case in FALLS_BACK], ids=[case[0] for case in FALLS_BACK])
+@pytest.mark.parametrize(
+    ("build", "trainable"), [case[1:] for case in FALLS_BACK], ids=[case[0] for case in FALLS_BACK]
+)
 def test_other_models_are_not_cut_and_train_as_a_whole(monkeypatch, build, trainable):
     model = build()
     train_only(model, trainable)
@@ -164,8 +166,13 @@ def trained(monkeypatch, model, cut, **options):
 
 @pytest.mark.parametrize("patience", [None, 2])
 def test_a_cached_prefix_of_linear_layers_gives_the_same_weights(monkeypatch, patience):
-    """The cache runs the whole set at once where training runs batches of 32, and a product of another shape may round otherwise."""
-    results = [trained(monkeypatch, mlp(), cut, trainable=("3",), patience=patience, record_gradients=True) for cut in (True, False)]
+    """The cache runs the whole set at once where training runs batches of 32, and a product of another shape may round
+    otherwise.
+    """
+    results = [
+        trained(monkeypatch, mlp(), cut, trainable=("3",), patience=patience, record_gradients=True)
+        for cut in (True, False)
+    ]
     (cut, cut_record), (whole, whole_record) = results
     for key in cut:
         torch.testing.assert_close(cut[key], whole[key], rtol=1e-4, atol=1e-6)
@@ -187,7 +194,15 @@ def test_a_cached_prefix_with_batch_normalisation_gives_the_same_weights(monkeyp
 def test_resnet_trains_the_same_behind_its_cache(monkeypatch, trainable, precision):
     """Two steps on 32 sample images: where the chunk is the batch, to the bit."""
     data = load_images("cifar10", "train", "sample", 32).subset(range(32))
-    options = {"trainable": trainable, "lr": 1e-3, "optimizer": "SGD", "epochs": 1, "batch_size": 16, "precision": precision, "fast": True}
+    options = {
+        "trainable": trainable,
+        "lr": 1e-3,
+        "optimizer": "SGD",
+        "epochs": 1,
+        "batch_size": 16,
+        "precision": precision,
+        "fast": True,
+    }
     results = []
     for cut in (True, False):
         model = resnet(trainable)
@@ -223,7 +238,7 @@ def test_a_cache_lies_as_the_convolutions_behind_it_take_it():
 
 def test_where_memory_is_short_a_cache_makes_room_for_another(monkeypatch):
     """All but the latest go, which may be of the same run."""
-    monkeypatch.setattr(frozen_prefix, "free_bytes", lambda: 2.0 * frozen_prefix.MOST_BYTES - 1)
+    monkeypatch.setattr(frozen_prefix, "free_bytes", lambda: 2.0 * frozen_prefix.MAX_CACHE_BYTES - 1)
     data = load_images("mnist", "train", "sample", 28)
     for start in (0, 10, 20):
         cached(nn.Flatten(), data.subset(range(start, start + 10)), "fp32", 500)
@@ -240,7 +255,7 @@ def test_a_contiguous_and_a_channels_last_model_share_no_cache():
 
 def test_a_run_s_two_sets_stay_however_large(monkeypatch):
     """The train set's cache is not given up for the validation set's, or each run would make both again."""
-    monkeypatch.setattr(frozen_prefix, "MOST_BYTES", 60 * 784 * 4)  # both together are more
+    monkeypatch.setattr(frozen_prefix, "MAX_CACHE_BYTES", 60 * 784 * 4)  # both together are more
     data, runs = load_images("mnist", "train", "sample", 28), []
     monkeypatch.setattr(features, "forward_all", lambda *a, **named: runs.append(a) or forward_all(*a, **named))
     for _ in range(3):
@@ -328,7 +343,9 @@ class BatchNormAlone(nn.Sequential):
     """Frozen, and yet what it gives depends on the batch."""
 
     def __init__(self):
-        super().__init__(nn.Flatten(), nn.Linear(64, 16), nn.BatchNorm1d(16, track_running_stats=False), nn.Linear(16, 10))
+        super().__init__(
+            nn.Flatten(), nn.Linear(64, 16), nn.BatchNorm1d(16, track_running_stats=False), nn.Linear(16, 10)
+        )
 
 
 def hooked():
@@ -347,13 +364,17 @@ def test_a_forward_of_ones_own_runs_as_it_is_written(fast):
     model = Detached()
     before = state(model)
     pipeline(model, digits(), held(), name="detached", trainable=("mid", "head"), fast=fast, **QUICK)
-    assert torch.equal(model.mid.weight, before["mid.weight"]) and not torch.equal(model.head.weight, before["head.weight"])
+    assert torch.equal(model.mid.weight, before["mid.weight"]) and not torch.equal(
+        model.head.weight, before["head.weight"]
+    )
     model = SometimesNoisy()
     pipeline(model, digits(), held(), name="noise", trainable=("head",), fast=fast, **QUICK)
     assert model.noise > 0
 
 
-@pytest.mark.parametrize(("build", "children"), [(OwnSequential, None), (BatchNormAlone, 2), (hooked, None), (shared_twice, 3)])
+@pytest.mark.parametrize(
+    ("build", "children"), [(OwnSequential, None), (BatchNormAlone, 2), (hooked, None), (shared_twice, 3)]
+)
 def test_only_a_known_chain_of_modules_is_cut(build, children):
     model = build() if build is not OwnSequential else OwnSequential(*mlp())
     last = str(len(model) - 1)

@@ -13,7 +13,7 @@ from helpers import ROOT, lend, refused, tiny_sample, untimed
 from coreFunction import final_test, run, run_all, search
 from deepnet.analyses import final_test as vault
 from deepnet.data import sets
-from deepnet.data.sets import load_images, open_vault
+from deepnet.data.sets import load_images, load_test_set
 from deepnet.records import reading
 from deepnet.records.folder import RunFolder
 from deepnet.records.reading import find_openings, find_record
@@ -32,16 +32,24 @@ def pretend(runs_dir, *names):
 
 
 def test_the_test_set_stays_shut_while_a_run_is_unfinished(made, runs_dir, tiny, monkeypatch):
-    monkeypatch.setattr(vault, "open_vault", lambda *_: pytest.fail("the vault was opened"))
+    monkeypatch.setattr(vault, "load_test_set", lambda *_: pytest.fail("the vault was opened"))
     lend(made, runs_dir, "dropout", "baseline", "train_resnet")
     pretend(runs_dir, *(set(CHAPTER_5) - {"dropout", "baseline", "train_resnet", "sgd_2", "sweep_7"}))
     with RunFolder(experiment("sgd_2", "sample"), runs_dir) as folder:
         folder.start({}, {})  # begun, not ended; sweep_7 is not even begun
     message = refused(
-        lambda: final_test(find_record("dropout", "sample")), "opens once, at the end", "sgd_2", "sweep_7", "must finish first"
+        lambda: final_test(find_record("dropout", "sample")),
+        "opens once, at the end",
+        "sgd_2",
+        "sweep_7",
+        "must finish first",
     )
     assert "adam" not in message
-    refused(lambda: final_test(find_record("train_resnet", "sample")), "train_resnet has no final test", "baseline and dropout")
+    refused(
+        lambda: final_test(find_record("train_resnet", "sample")),
+        "train_resnet has no final test",
+        "baseline and dropout",
+    )
     assert find_openings("sample") == []
 
 
@@ -54,12 +62,21 @@ def ready(made, runs_dir, tiny):
 
 def test_an_unfinished_search_trial_keeps_the_test_set_shut(ready, runs_dir):
     """Or a variant: whatever of chapter 5 has begun, of that seed."""
-    for name, row, seed in (("search_2", "sweep_1", 0), ("sgd_slow", "sgd", 0), ("search_3", "sweep_1", 1), ("MLP_4", "MLP_4", 0)):
+    for name, row, seed in (
+        ("search_2", "sweep_1", 0),
+        ("sgd_slow", "sgd", 0),
+        ("search_3", "sweep_1", 1),
+        ("MLP_4", "MLP_4", 0),
+    ):
         with RunFolder(replace(experiment(row, "sample", seed), name=name), runs_dir) as folder:
             folder.start({}, {})
-    with RunFolder(Experiment("plain", model="CNN_10", dataset="cifar100", lr=1e-3, profile="sample"), runs_dir) as folder:
+    with RunFolder(
+        Experiment("plain", model="CNN_10", dataset="cifar100", lr=1e-3, profile="sample"), runs_dir
+    ) as folder:
         folder.start({}, {})  # of no chapter, but on its data
-    message = refused(lambda: final_test(find_record("dropout", "sample")), "plain", "search_2", "sgd_slow", "must finish first")
+    message = refused(
+        lambda: final_test(find_record("dropout", "sample")), "plain", "search_2", "sgd_slow", "must finish first"
+    )
     assert "search_3" not in message
     assert "MLP_4" not in message
     assert find_openings("sample") == []
@@ -88,7 +105,7 @@ def test_a_published_opening_counts_where_the_evidence_is_left_aside(ready, runs
     (tmp_path / "evidence" / "sample").mkdir(parents=True)
     (runs_dir / "sample" / "openings.jsonl").rename(tmp_path / "evidence" / "sample" / "openings.jsonl")
     monkeypatch.setenv("EVIDENCE", "0")
-    monkeypatch.setattr(vault, "open_vault", lambda *_: pytest.fail("the vault was opened"))
+    monkeypatch.setattr(vault, "load_test_set", lambda *_: pytest.fail("the vault was opened"))
     assert final_test(find_record("dropout", "sample")) == first
 
 
@@ -103,16 +120,22 @@ OPENING = """
 import sys
 from deepnet.analyses import final_test
 from recordFunction import find_record
-final_test.open_vault = lambda *_: (print("open", flush=True), sys.stdin.read())
+final_test.load_test_set = lambda *_: (print("open", flush=True), sys.stdin.read())
 coreFunction.final_test(find_record("dropout", "sample"))
 """
 
 
 def test_two_processes_cannot_both_open_the_test_set(ready):
     """The second is refused while the first is at it; the first is killed there, and its lock is gone with it."""
-    with subprocess.Popen([sys.executable, "-c", OPENING], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+    with subprocess.Popen(
+        [sys.executable, "-c", OPENING], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
         assert other.stdout.readline() == "open\n"
-        refused(lambda: final_test(find_record("dropout", "sample")), "another process is at the test set of sample", "ask again")
+        refused(
+            lambda: final_test(find_record("dropout", "sample")),
+            "another process is at the test set of sample",
+            "ask again",
+        )
         other.kill()
     final_test(find_record("dropout", "sample"))
     assert len(find_openings("sample")) == 1
@@ -120,8 +143,8 @@ def test_two_processes_cannot_both_open_the_test_set(ready):
 
 def test_the_test_set_opens_once_and_every_opening_is_logged(ready, runs_dir, monkeypatch):
     opened = []
-    real = vault.open_vault
-    monkeypatch.setattr(vault, "open_vault", lambda *a: opened.append(a) or real(*a))
+    real = vault.load_test_set
+    monkeypatch.setattr(vault, "load_test_set", lambda *a: opened.append(a) or real(*a))
     first = {name: final_test(find_record(name, "sample")) for name in ("dropout", "baseline")}
     assert first["dropout"].keys() == {"resnet18"}
     assert first["baseline"].keys() == {"svm", "logistic_regression"}
@@ -146,12 +169,14 @@ def test_the_final_test_measures_the_weights_that_were_kept(ready, monkeypatch):
         given = torch.from_numpy(record.predictions()[1]).long()
         held = load_images("cifar100", "validation", "sample").subset(range(len(given)))
         relabelled = replace(held, labels=given)
-        monkeypatch.setattr(vault, "open_vault", lambda *_, relabelled=relabelled: relabelled)
+        monkeypatch.setattr(vault, "load_test_set", lambda *_, relabelled=relabelled: relabelled)
         assert final_test(record)[classifier]["accuracy"] == 1
 
 
 def test_no_choice_changes_when_the_test_labels_are_scrambled(tmp_path, monkeypatch):
-    """Best epochs, C, the better classifier and the search's winner: the runs are the same to the bit under other test labels."""
+    """Best epochs, C, the better classifier and the search's winner: the runs are the same to the bit under other test
+    labels.
+    """
     budgets = {"resnet": (2, 1), "dropout": (6, 3), "sweep": (4, 2)}
     tensors = sets._tensors
 
@@ -174,9 +199,9 @@ def test_no_choice_changes_when_the_test_labels_are_scrambled(tmp_path, monkeypa
 
     with tiny_sample(), monkeypatch.context() as patch:
         patch.setitem(PROFILES, "sample", replace(PROFILES["sample"], budgets=PROFILES["sample"].budgets | budgets))
-        labels = open_vault("sample").labels
+        labels = load_test_set("sample").labels
         chosen = choices(tmp_path / "plain")
         patch.setattr(sets, "_tensors", scrambled)
-        assert not torch.equal(open_vault("sample").labels, labels)
+        assert not torch.equal(load_test_set("sample").labels, labels)
         assert choices(tmp_path / "scrambled") == chosen
     assert len(chosen) == 5

@@ -1,4 +1,5 @@
-"""The golden trajectory: a few fp32 steps whose numbers are kept in golden.json, so that the results never change unnoticed.
+"""The golden trajectory: a few fp32 steps whose numbers are kept in golden.json, so that the results never change
+unnoticed.
 
 `REMAKE=1 python -m pytest tests/test_golden.py` makes golden.json anew, once RESULTS_VERSION is raised.
 """
@@ -18,7 +19,9 @@ from deepnet.machine import device
 from deepnet.records.reading import RESULTS_VERSION
 from experimentTable import EXPERIMENTS, PROFILES, Experiment
 
-pytestmark = pytest.mark.skipif(device().type != "cpu", reason="golden.json was made on a CPU; DEVICE=cpu compares with it")
+pytestmark = pytest.mark.skipif(
+    device().type != "cpu", reason="golden.json was made on a CPU; DEVICE=cpu compares with it"
+)
 
 FILE = Path(__file__).with_name("golden.json")
 TOLERANCE = 1e-4  # relative
@@ -26,15 +29,18 @@ REMAKE = "REMAKE=1 python -m pytest tests/test_golden.py"
 RUNS = {  # what is trained, and its budget: (steps, rows)
     "MLP_4": (EXPERIMENTS["MLP_4"], (4, 2)),
     "CNN_10": (EXPERIMENTS["CNN_10"], (4, 2)),
-    # A stage of gradual unfreezing, from its own seed's weights. After one step of Adam, which takes the sign of gradients that
-    # are all rounding too, a ResNet-18's gradients differ by 1e-3 between one thread and two; up to there nothing differs by 1e-4.
+    # A stage of gradual unfreezing, from its own seed's weights. After one step of Adam, which takes the sign of
+    # gradients that are all rounding too, a ResNet-18's gradients differ by 1e-3 between one thread and two; up to
+    # there nothing differs by 1e-4.
     "fine_tune_2": (replace(EXPERIMENTS["fine_tune_2"], start_from=None), (1, 1)),
 }
 METRICS = ("train_loss", "test_loss", "validation_loss", "gradient_norm_sum", "gradient_norm", "gradient_log10_rms")
 
 
 def trajectory(exp: Experiment, budget: tuple[int, int]) -> list[dict]:
-    """The rows of a run on 64 images of the sample, at 28 or 32 pixels, before they are rounded; two of its batches are no pass."""
+    """The rows of a run on 64 images of the sample, at 28 or 32 pixels, before they are rounded; two of its batches are
+    no pass.
+    """
     with tiny_sample(64), pytest.MonkeyPatch.context() as patch:
         patch.setitem(PROFILES, "sample", replace(PROFILES["sample"], budgets={exp.family: budget}))
         patch.setattr(deepnet.records.folder, "rounded", lambda value: value)
@@ -44,8 +50,13 @@ def trajectory(exp: Experiment, budget: tuple[int, int]) -> list[dict]:
 
 def values(row: dict) -> dict[str, float]:
     """A row's numbers, those of a list each by itself; a layer that does not learn has none."""
-    lists = {metric: [x for x in value if x is not None] if isinstance(value, list) else [value] for metric, value in row.items()}
-    return {f"{metric}[{i}]" if len(each) > 1 else metric: x for metric, each in lists.items() for i, x in enumerate(each)}
+    lists = {
+        metric: [x for x in value if x is not None] if isinstance(value, list) else [value]
+        for metric, value in row.items()
+    }
+    return {
+        f"{metric}[{i}]" if len(each) > 1 else metric: x for metric, each in lists.items() for i, x in enumerate(each)
+    }
 
 
 def differences(kept: dict[str, list[dict]], now: dict[str, list[dict]]) -> list[str]:

@@ -14,7 +14,9 @@ ORDER = [
     "deepnet.records", "deepnet.account", "deepnet.claims", "deepnet.speed", "deepnet.data", "deepnet.training", "deepnet.analyses",
     "deepnet.runs", "deepnet.search", "deepnet.figures", "utilityFunction", "coreFunction", "run",
 ]  # fmt: skip
-FILES = {path.relative_to(ROOT).with_suffix("").as_posix().replace("/", "."): path for path in ROOT.glob("deepnet/**/*.py")}
+FILES = {
+    path.relative_to(ROOT).with_suffix("").as_posix().replace("/", "."): path for path in ROOT.glob("deepnet/**/*.py")
+}
 FILES = {name.removesuffix(".__init__"): path for name, path in FILES.items()} | {
     path.stem: path for path in ROOT.glob("*.py") if path.stem != "setup"
 }
@@ -99,7 +101,13 @@ def test_what_is_imported_late_is_heavy():
 
 
 def test_reading_needs_no_torch():
-    reading = ["deepnet.records.reading", "deepnet.claims.ledger", "deepnet.figures.registry", "deepnet.figures.words", "run"]
+    reading = [
+        "deepnet.records.reading",
+        "deepnet.claims.ledger",
+        "deepnet.figures.registry",
+        "deepnet.figures.words",
+        "run",
+    ]
     code = f"import sys; sys.modules['torch'] = None; import importlib; [importlib.import_module(name) for name in {reading}]"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

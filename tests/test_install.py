@@ -35,7 +35,9 @@ def output(command: list[str | Path], folder: Path, **environment: str) -> str:
 
 
 def test_an_editable_install_serves_a_notebook_in_any_folder(tmp_path):
-    """In an environment of its own that sees this one's packages (torch is not installed twice), without the network."""
+    """In an environment of its own that sees this one's packages (torch is not installed twice), without the
+    network.
+    """
     place, elsewhere = tmp_path / "environment", tmp_path / "my notebooks"
     venv.create(place, symlinks=os.name != "nt")
     paths = sysconfig.get_paths("venv", {"base": str(place), "platbase": str(place)})
@@ -59,7 +61,9 @@ def test_the_modules_are_imported_without_what_only_some_calls_need():
 
 def test_the_lowest_versions_that_are_allowed_are_those_that_were_tried():
     groups = [PROJECT["project"]["dependencies"], *PROJECT["project"]["optional-dependencies"].values()]
-    allowed = dict(re.fullmatch(r"([\w-]+)>=([\d.]+)", entry).groups() for group in groups for entry in group if "[" not in entry)
+    allowed = dict(
+        re.fullmatch(r"([\w-]+)>=([\d.]+)", entry).groups() for group in groups for entry in group if "[" not in entry
+    )
     lines = (ROOT / "requirements-lowest.txt").read_text().splitlines()
     tried = dict(line.split("==") for line in lines if line and not line.startswith("#"))
     assert allowed.keys() == tried.keys()

@@ -1,4 +1,6 @@
-"""Callers, workers and schedulers that go away in the middle, and workers that cannot serve: real processes, real signals."""
+"""Callers, workers and schedulers that go away in the middle, and workers that cannot serve: real processes, real
+signals.
+"""
 
 import json
 import os
@@ -42,7 +44,9 @@ def until(true, seconds=120):
 
 @pytest.fixture
 def start(tmp_path, monkeypatch):
-    """`start(*arguments)` starts a Python in the clone, or elsewhere; at the end it is killed with all that came of it."""
+    """`start(*arguments)` starts a Python in the clone, or elsewhere; at the end it is killed with all that came of
+    it.
+    """
     monkeypatch.setenv("DASK_TEMPORARY_DIRECTORY", str(tmp_path / "dask"))
     monkeypatch.setenv("DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES", "0")
     monkeypatch.setenv("CHECKPOINT_SECONDS", "1000")  # so that a checkpoint shows a run that left off
@@ -52,7 +56,9 @@ def start(tmp_path, monkeypatch):
         with open(tmp_path / f"{len(started)}.out", "w") as out, open(tmp_path / f"{len(started)}.err", "w") as err:
             command = [*before, sys.executable, *arguments]
             environment = os.environ | {"PYTHONPATH": path}
-            started.append(subprocess.Popen(command, cwd=cwd, env=environment, start_new_session=True, stdout=out, stderr=err))
+            started.append(
+                subprocess.Popen(command, cwd=cwd, env=environment, start_new_session=True, stdout=out, stderr=err)
+            )
         started[-1].said = lambda out=Path(out.name), err=Path(err.name): (out.read_text(), err.read_text())
         return started[-1]
 
@@ -67,7 +73,9 @@ def start(tmp_path, monkeypatch):
 def scheduler(start, tmp_path):
     """A scheduler that does not know the project; its `address` is where it is."""
     file = tmp_path / "scheduler.json"
-    process = start("-m", "dask", "scheduler", "--port", "0", "--no-dashboard", "--scheduler-file", str(file), cwd=tmp_path, path="")
+    process = start(
+        "-m", "dask", "scheduler", "--port", "0", "--no-dashboard", "--scheduler-file", str(file), cwd=tmp_path, path=""
+    )
     until(file.exists)
     process.address = json.loads(file.read_text())["address"]
     return process
@@ -170,7 +178,9 @@ def test_a_scheduler_that_is_gone_is_said_in_one_line(start, worker, scheduler, 
     until(lambda: has_begun(runs_dir, "MLP_4"))
     scheduler.kill()
     assert caller.wait(60) == 1
-    assert caller.said()[1] == "run.py: the scheduler is gone; once there is one again, the same call goes on from here\n"
+    assert (
+        caller.said()[1] == "run.py: the scheduler is gone; once there is one again, the same call goes on from here\n"
+    )
     assert not list(runs_dir.glob(".caller-*"))
 
 
@@ -190,7 +200,11 @@ def test_a_run_that_kills_its_workers_is_given_up_and_what_waited_there_goes_on(
 
 
 def test_a_worker_that_cannot_import_the_project_is_said_in_one_line(worker, scheduler, tmp_path, capsys):
-    looked_for = [sys.executable, "-c", "import importlib.util, sys; sys.exit(importlib.util.find_spec('deepnet') is not None)"]
+    looked_for = [
+        sys.executable,
+        "-c",
+        "import importlib.util, sys; sys.exit(importlib.util.find_spec('deepnet') is not None)",
+    ]
     if subprocess.run(looked_for, cwd=tmp_path, env=os.environ | {"PYTHONPATH": ""}).returncode:
         pytest.skip("the project is installed, so that every worker can import it")
     with dask_executor(scheduler.address) as executor:
@@ -203,7 +217,9 @@ def test_a_worker_that_cannot_import_the_project_is_said_in_one_line(worker, sch
 
 
 def hidden(folder):
-    """What a command begins with so that it sees an empty folder in the place of `folder`; None where that is not allowed here."""
+    """What a command begins with so that it sees an empty folder in the place of `folder`; None where that is not
+    allowed here.
+    """
     if not shutil.which("unshare"):
         return None
     alone = ["unshare", "--map-root-user", "--mount", "sh", "-c", 'mount -t tmpfs none "$0" && exec "$@"', str(folder)]

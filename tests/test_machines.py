@@ -13,11 +13,11 @@ from helpers import ROOT, python, refused, untimed
 
 import coreFunction
 from coreFunction import run_all
-from deepnet.progress import about
+from deepnet.progress import format_estimate
 from deepnet.records.reading import find_record
 from deepnet.runs import queue
 from deepnet.runs.queue import dask_executor, process_pool
-from experimentTable import UsageError, experiment, price
+from experimentTable import UsageError, estimated_seconds, experiment
 
 distributed = pytest.importorskip("distributed", reason="Dask is not installed")
 NAMES = ("MLP_4", "MLP_res_5", "CNN_10", "train_resnet", "fine_tune_1")
@@ -28,7 +28,11 @@ def cluster(runs_dir, monkeypatch):
     """A scheduler and two worker processes, each restarted by its nanny when it dies."""
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), str(ROOT / "tests")]))
     with distributed.LocalCluster(
-        n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None, preload=[str(ROOT / "tests" / "dask_preload.py")]
+        n_workers=2,
+        threads_per_worker=1,
+        processes=True,
+        dashboard_address=None,
+        preload=[str(ROOT / "tests" / "dask_preload.py")],
     ) as started:
         yield started
 
@@ -139,8 +143,8 @@ def test_a_parent_that_nobody_named_is_in_the_estimate_once(monkeypatch, capsys)
     monkeypatch.setattr(coreFunction, "run", refuse)
     names = ("fine_tune_2", "early_stopping", "fine_tune_2")
     run_all(*names)
-    whole = sum(price(experiment(name, "sample")) for name in ("train_resnet", "fine_tune_1", *names[:2]))
-    assert f"4 runs; to go: {about(whole, 'sample')}\n" in capsys.readouterr().out
+    whole = sum(estimated_seconds(experiment(name, "sample")) for name in ("train_resnet", "fine_tune_1", *names[:2]))
+    assert f"4 runs; to go: {format_estimate(whole, 'sample')}\n" in capsys.readouterr().out
 
 
 def test_importing_changes_nothing_in_the_process():

@@ -19,16 +19,21 @@ from deepnet.training import steps
 from deepnet.training.steps import train_epoch
 
 keeping = pytest.mark.skipif(
-    platform.libc_ver()[0] != "glibc" or os.environ.get("THP_MEM_ALLOC_ENABLE", "1") != "1", reason="memory is left to the system"
+    platform.libc_ver()[0] != "glibc" or os.environ.get("THP_MEM_ALLOC_ENABLE", "1") != "1",
+    reason="memory is left to the system",
 )
 
 
 @pytest.mark.parametrize("group", ["", "job_7/step_0"])
 @pytest.mark.parametrize(("limit", "free"), [("1000\n", 650), ("max\n", None)])
 def test_a_container_s_limit_counts(monkeypatch, tmp_path, limit, free, group):
-    """Its file pages that are cached can be given up, and count as free. A job's limit may be that of a group above its own."""
+    """Its file pages that are cached can be given up, and count as free. A job's limit may be that of a group above its
+    own.
+    """
     real = Path.read_text
-    monkeypatch.setattr(Path, "read_text", lambda path: f"1:name=systemd:/\n0::/{group}\n" if path.name == "cgroup" else real(path))
+    monkeypatch.setattr(
+        Path, "read_text", lambda path: f"1:name=systemd:/\n0::/{group}\n" if path.name == "cgroup" else real(path)
+    )
     (tmp_path / "memory.max").write_text(limit)
     (tmp_path / "memory.current").write_text("400\n")
     (tmp_path / "memory.stat").write_text("anon 300\ninactive_file 50\n")
@@ -75,7 +80,8 @@ def new_pages() -> int:
 
 @keeping
 def test_memory_is_kept_for_the_next_tensor_but_in_the_plain_recipe_s_process():
-    with plain_process() as plain, ProcessPoolExecutor(1, get_context("spawn")) as ours:  # both anew: what a process did before counts
+    # both anew: what a process did before counts
+    with plain_process() as plain, ProcessPoolExecutor(1, get_context("spawn")) as ours:
         assert ours.submit(new_pages).result() < 20  # one tensor's, were they huge
         assert plain.submit(new_pages).result() > 4 * 20
 
@@ -86,7 +92,9 @@ def resident() -> int:
 
 
 def held_on_to() -> list[int]:
-    """Bytes that this process has once memory is freed: in training, when it asks what is free; in training again, and after it."""
+    """Bytes that this process has once memory is freed: in training, when it asks what is free; in training again, and
+    after it.
+    """
     with kept_memory():
         freed(10)
         held = [resident()]
@@ -108,7 +116,7 @@ def test_memory_that_is_kept_counts_as_free_and_goes_back_in_the_end(monkeypatch
 def test_kept_memory_is_given_back_every_hundred_steps(monkeypatch):
     monkeypatch.setattr(steps, "device", lambda: torch.device("cpu"))
     given = []
-    monkeypatch.setattr(steps, "give_back", lambda: given.append(True))
+    monkeypatch.setattr(steps, "release_memory", lambda: given.append(True))
     model, (inputs, labels) = mlp(), digits().tensors
     train_epoch(model, [(inputs[:4], labels[:4])] * 201, torch.optim.SGD(model.parameters(), lr=0.0), fast=True)
     assert len(given) == 3

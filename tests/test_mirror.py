@@ -31,7 +31,9 @@ def test_the_summary_is_of_the_epoch_that_was_restored_and_not_of_the_last(runs_
 
 
 def test_a_run_of_the_table_is_whole_live_and_afterwards(runs_dir, tiny, monkeypatch):
-    """Its own name first, its chapter, its profile, all that it used, the epoch as its axis, its tables; the same both times."""
+    """Its own name first, its chapter, its profile, all that it used, the epoch as its axis, its tables; the same both
+    times.
+    """
     monkeypatch.setenv("WANDB_MODE", "offline")
     record = run("MLP_4")
     assert mirror(record)
@@ -41,7 +43,11 @@ def test_a_run_of_the_table_is_whole_live_and_afterwards(runs_dir, tiny, monkeyp
         opened = next(line["run"] for line in lines if line["type"] == "run")
         assert (opened["display_name"], opened["run_group"], opened["tags"]) == ("MLP_4-seed0", "chapter 3", ["sample"])
         config = opened["config"]["update"]
-        used = record.settings["identity"] | record.settings["provenance"] | {"name": "MLP_4", "profile": "sample", "seed": 0}
+        used = (
+            record.settings["identity"]
+            | record.settings["provenance"]
+            | {"name": "MLP_4", "profile": "sample", "seed": 0}
+        )
         assert {key: config[key] for key in used} == used
         metrics = [line["metric"] for line in lines if line["type"] == "metric"]
         axes = [(m.get("name"), m.get("glob_name"), m.get("step_metric")) for m in metrics]
@@ -50,7 +56,9 @@ def test_a_run_of_the_table_is_whole_live_and_afterwards(runs_dir, tiny, monkeyp
         check_tables(record, lines, "test")
 
 
-@pytest.mark.parametrize(("name", "part"), [("CNN_10", "test"), ("early_stopping", "validation"), ("baseline", "validation")])
+@pytest.mark.parametrize(
+    ("name", "part"), [("CNN_10", "test"), ("early_stopping", "validation"), ("baseline", "validation")]
+)
 def test_colour_images_and_those_of_the_validation_part(runs_dir, made, name, part):
     record = found(made, name)
     assert mirror(record)
@@ -69,7 +77,9 @@ def test_records_that_are_no_training(runs_dir, made, name):
 
 
 def test_of_a_reader_s_own_data_there_is_the_confusion_matrix_alone(runs_dir):
-    """Also where the model has more outputs than the data have classes, and where the cells are more than W&B's tables have rows."""
+    """Also where the model has more outputs than the data have classes, and where the cells are more than W&B's tables
+    have rows.
+    """
     numbered = lambda first, last: digits(first, last, lambda y: torch.arange(len(y)) % 120)  # noqa: E731
     own = pipeline(mlp(outputs=12), digits(), held(), name="own", wandb=False, **QUICK)
     many = pipeline(mlp(outputs=120), numbered(0, 200), numbered(300, 400), name="many", wandb=False, **QUICK)
@@ -120,7 +130,9 @@ def test_what_is_kept_offline_is_kept_in_one_folder(runs_dir, monkeypatch, tmp_p
 def test_where_the_tables_fail_the_summary_is_right_all_the_same(runs_dir, monkeypatch, capfd):
     import wandb
 
-    record = pipeline(mlp(), digits(), held(), name="stopped", lr=0.1, epochs=12, batch_size=32, patience=2, wandb=False)
+    record = pipeline(
+        mlp(), digits(), held(), name="stopped", lr=0.1, epochs=12, batch_size=32, patience=2, wandb=False
+    )
     monkeypatch.setattr(wandb, "plot_table", lambda *_: 1 / 0)
     assert not mirror(record)
     assert "W&B: division by zero; the records are whole.\n" in capfd.readouterr().out
@@ -140,13 +152,20 @@ def test_sync_writes_every_record_and_every_figure_and_says_where(runs_dir, made
     assert (status, err) == (0, "")
     runs = {name_of(lines): lines for lines in offline_runs(runs_dir)}
     there = runs_dir / "wandb"
-    assert out == f"W&B: 3 runs and {len(numbers)} figures written to {there}; `wandb sync {there}/offline-run-*` uploads them\n"
+    assert (
+        out
+        == f"W&B: 3 runs and {len(numbers)} figures written to {there}; `wandb sync {there}/offline-run-*` uploads them\n"
+    )
     assert runs.keys() == {"MLP_4-seed0", "fine_tune_1-seed0", "distribution-seed0", "figures-sample"}
-    assert {"MLP_4-seed0-sample", "fine_tune_1-seed0-sample"} & {name for lines in runs.values() for name in artifacts(lines)} == {
+    assert {"MLP_4-seed0-sample", "fine_tune_1-seed0-sample"} & {
+        name for lines in runs.values() for name in artifacts(lines)
+    } == {
         "fine_tune_1-seed0-sample"  # others start from it, so its weights are kept
     }
     shown = summary(runs["figures-sample"])
-    assert {key.partition(".")[0] for key in shown if key.startswith("figure_")} == {f"figure_{n.replace('.', '_')}" for n in numbers}
+    assert {key.partition(".")[0] for key in shown if key.startswith("figure_")} == {
+        f"figure_{n.replace('.', '_')}" for n in numbers
+    }
     for number in numbers:
         (file,) = runs_dir.glob(f"wandb/offline-run-*/files/media/images/figure_{number.replace('.', '_')}_0_*.png")
         drawn = Image.open(BytesIO(draw(number, "sample").png)).convert("RGB")
@@ -158,17 +177,29 @@ def test_sync_writes_what_is_named(runs_dir, made, monkeypatch, call):
     monkeypatch.setenv("EVIDENCE", "0")
     monkeypatch.setenv("WANDB_MODE", "offline")
     assert call("sync", "distribution", "--chapter", "4", "--seeds", "0")[0] == 0
-    assert [name_of(lines) for lines in offline_runs(runs_dir)] == ["distribution-seed0", "CNN_10-seed0", "figures-sample"]
+    assert [name_of(lines) for lines in offline_runs(runs_dir)] == [
+        "distribution-seed0",
+        "CNN_10-seed0",
+        "figures-sample",
+    ]
 
 
 @pytest.mark.parametrize(
     ("environment", "arguments", "words"),
     [
-        ({}, ["MLP_4"], "nothing was uploaded: no account; `wandb login` first, or set WANDB_MODE=offline to write runs for later"),
+        (
+            {},
+            ["MLP_4"],
+            "nothing was uploaded: no account; `wandb login` first, or set WANDB_MODE=offline to write runs for later",
+        ),
         ({"WANDB_MODE": "online"}, ["MLP_4"], "nothing was uploaded: no account; `wandb login` first"),
         ({"WANDB_MODE": "disabled"}, ["MLP_4"], "nothing was uploaded: WANDB_MODE=disabled; "),
         ({"WANDB_API_KEY": "nonsense"}, ["MLP_4"], "nothing was uploaded: WANDB_API_KEY invalid"),
-        ({"WANDB_MODE": "offline"}, ["MLP_4", "MLP_13"], "no finished record of MLP_13 in sample; `python run.py train` makes one"),
+        (
+            {"WANDB_MODE": "offline"},
+            ["MLP_4", "MLP_13"],
+            "no finished record of MLP_13 in sample; `python run.py train` makes one",
+        ),
         ({"WANDB_MODE": "offline"}, ["--seeds", "7"], "no finished record of a run in sample"),
     ],
 )

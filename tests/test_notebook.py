@@ -1,4 +1,6 @@
-"""The notebook, top to bottom and twice, in the sample profile with its budgets cut to a step and its sets to a few images."""
+"""The notebook, top to bottom and twice, in the sample profile with its budgets cut to a step and its sets to a few
+images.
+"""
 
 import json
 import os
@@ -33,7 +35,13 @@ def executed(figures: bool = True) -> nbformat.NotebookNode:
 
 
 def outputs(notebook: nbformat.NotebookNode, kind: str) -> list:
-    return [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs if output.output_type == kind]
+    return [
+        output
+        for cell in notebook.cells
+        if cell.cell_type == "code"
+        for output in cell.outputs
+        if output.output_type == kind
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -62,10 +70,10 @@ def test_every_figure_is_drawn(twice):
 
 
 def test_every_row_has_a_record(twice):
-    from experimentTable import ROWS, experiment, has_budget
+    from experimentTable import ROWS, experiment, is_supported
 
     recorded = {path.parent.parent.name for path in twice[1]}
-    assert {row.name for row in ROWS if has_budget(experiment(row.name, "sample"))} <= recorded
+    assert {row.name for row in ROWS if is_supported(experiment(row.name, "sample"))} <= recorded
 
 
 def test_the_second_time_nothing_is_trained(twice):

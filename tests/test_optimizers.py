@@ -43,15 +43,23 @@ def test_a_checkpoint_of_a_gpu_is_gone_on_with_on_a_cpu(name):
 @pytest.mark.parametrize(("precision", "side"), [("fp32", 4), ("fp32", 2), ("bf16", 4), ("bf16", 2)])
 @pytest.mark.parametrize("name", sorted(OPTIMIZERS))
 def test_a_fused_step_on_channels_last_weights_is_the_plain_one(name, precision, side):
-    """torch's fused kernels on a CPU go through memory as it lies: a gradient laid out otherwise than its weight would be misread."""
+    """torch's fused kernels on a CPU go through memory as it lies: a gradient laid out otherwise than its weight would
+    be misread.
+    """
     images, labels = torch.randn(16, 3, side, side), torch.arange(16) % 10
     weights = []
     for plain in (False, True):
         torch.manual_seed(0)
-        model = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 4, 1), nn.Flatten(1), nn.Linear(4 * side**2, 10))
+        model = nn.Sequential(
+            nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 4, 1), nn.Flatten(1), nn.Linear(4 * side**2, 10)
+        )
         model.to(memory_format=torch.channels_last)
         exp = Experiment("own", model="MLP_4", optimizer=name, lr=1e-2)
-        optimizer = getattr(torch.optim, name)(model.parameters(), lr=1e-2, foreach=False) if plain else make_optimizer(exp, model)
+        optimizer = (
+            getattr(torch.optim, name)(model.parameters(), lr=1e-2, foreach=False)
+            if plain
+            else make_optimizer(exp, model)
+        )
         for _ in range(3):
             train_epoch(model, [(images, labels)], optimizer, precision, fast=True)
         weights.append(model.state_dict())
@@ -60,7 +68,9 @@ def test_a_fused_step_on_channels_last_weights_is_the_plain_one(name, precision,
 
 @pytest.mark.parametrize("name", ["Adam", "AdamW", "SGD"])
 def test_optimizers_take_channels_last_weights_as_they_lie(name):
-    """The same weights to the bit as without it, those of torch's simplest form, and no copy of a gradient on the way."""
+    """The same weights to the bit as without it, those of torch's simplest form, and no copy of a gradient on the
+    way.
+    """
     images, labels = torch.randn(64, 3, 8, 8, generator=torch.Generator().manual_seed(0)), torch.arange(64) % 10
 
     def trained(optimizer_of: Callable) -> tuple[nn.Sequential, torch.optim.Optimizer]:
@@ -74,7 +84,7 @@ def test_optimizers_take_channels_last_weights_as_they_lie(name):
     ours = partial(make_optimizer, Experiment("own", model="MLP_4", optimizer=name, lr=0.01))
     model, optimizer = trained(ours)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(steps, "AsTheyLie", nullcontext)
+        patch.setattr(steps, "ContiguousViews", nullcontext)
         assert same(state(model), state(trained(ours)[0]))
     plain, _ = trained(lambda model: getattr(torch.optim, name)(model.parameters(), lr=0.01, foreach=False))
     for one, other in zip(model.parameters(), plain.parameters(), strict=True):
@@ -93,7 +103,9 @@ def test_optimizers_have_torch_s_defaults_and_the_experiment_s_rate(name):
     plain = getattr(torch.optim, name)(model.parameters(), lr=0.25)
     speed = {"fused", "foreach"}
     assert type(made) is type(plain)
-    assert {k: v for k, v in made.defaults.items() if k not in speed} == {k: v for k, v in plain.defaults.items() if k not in speed}
+    assert {k: v for k, v in made.defaults.items() if k not in speed} == {
+        k: v for k, v in plain.defaults.items() if k not in speed
+    }
 
 
 def test_eps_reaches_the_optimizer_and_frozen_parameters_do_not():
@@ -106,7 +118,9 @@ def test_eps_reaches_the_optimizer_and_frozen_parameters_do_not():
 
 @pytest.mark.parametrize("name", ["Adam", "AdamW"])  # fused, with a state
 def test_a_checkpoint_made_in_another_memory_layout_is_gone_on_with(name):
-    """A fused step goes through weight, gradient and state as each lies, so a state that lies otherwise would be misread."""
+    """A fused step goes through weight, gradient and state as each lies, so a state that lies otherwise would be
+    misread.
+    """
     images, labels = torch.randn(16, 3, 8, 8, generator=torch.Generator().manual_seed(0)), torch.arange(16) % 10
     exp = Experiment("own", model="MLP_4", optimizer=name, lr=1e-2)
     torch.manual_seed(0)

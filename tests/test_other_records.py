@@ -35,7 +35,9 @@ def test_an_unfinished_run_with_other_rows_is_not_gone_on_with(runs_dir, swap):
     rows = written(runs_dir, finished=False).path / "rows.jsonl"
     rows.write_text("".join(swap(rows.read_text().splitlines(keepends=True))))
     with RunFolder(EXPERIMENT, runs_dir) as folder:
-        refused(lambda: folder.start({"lr": 0.1}, PROVENANCE), "has other rows than those before its checkpoint", "remove")
+        refused(
+            lambda: folder.start({"lr": 0.1}, PROVENANCE), "has other rows than those before its checkpoint", "remove"
+        )
 
 
 def test_an_unfinished_run_with_another_seed_s_checkpoint_is_not_gone_on_with(runs_dir):

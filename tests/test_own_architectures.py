@@ -48,7 +48,11 @@ def test_number_types_of_a_model_are_kept(precision, fast):
     model = Fourier()
     before = model.filter.detach().clone()
     pipeline(model, digits(), held(), name="fourier", precision=precision, fast=fast, **QUICK)
-    assert model.filter.dtype == torch.complex64 and model.exact.dtype == torch.float64 and model.order.dtype == torch.int64
+    assert (
+        model.filter.dtype == torch.complex64
+        and model.exact.dtype == torch.float64
+        and model.order.dtype == torch.int64
+    )
     assert model.filter.imag.abs().max() > 0
     if precision != "fp64":
         assert not torch.equal(model.filter, before)
@@ -57,12 +61,19 @@ def test_number_types_of_a_model_are_kept(precision, fast):
 def test_a_model_in_float64_trains_in_float64_as_often_as_one_likes():
     model = mlp()
     for _ in range(2):
-        assert pipeline(model, digits(), held(), name="double", precision="fp64", **QUICK).settings["provenance"]["precision"] == "fp64"
+        assert (
+            pipeline(model, digits(), held(), name="double", precision="fp64", **QUICK).settings["provenance"][
+                "precision"
+            ]
+            == "fp64"
+        )
     record = pipeline(model, digits(), held(), name="double", **QUICK)
     assert model[1].weight.dtype == torch.float64 and record.settings["experiment"]["precision"] == "fp64"
     assert pipeline(model, digits(), held(), name="single", precision="fp32", **QUICK).finished
     assert model[1].weight.dtype == torch.float32
-    refused(lambda: pipeline(mlp().bfloat16(), digits(), held(), name="half", **QUICK), "torch.bfloat16", "model.float()")
+    refused(
+        lambda: pipeline(mlp().bfloat16(), digits(), held(), name="half", **QUICK), "torch.bfloat16", "model.float()"
+    )
 
 
 class NeedsContiguous(nn.Module):
@@ -108,10 +119,16 @@ class Volume(nn.Module):
 ], ids=["asserts contiguous maps", "extra state", "no weight layer", "scripted", "weight norm"])  # fmt: skip
 def test_models_of_many_kinds_train_and_go_on(build, fast, monkeypatch):
     monkeypatch.setenv("CHECKPOINT_SECONDS", "0")
-    record = pipeline(build(), digits(), held(), name="kind", patience=2, record_gradients=True, keep_weights=True, fast=fast, **QUICK)
+    record = pipeline(
+        build(), digits(), held(), name="kind", patience=2, record_gradients=True, keep_weights=True, fast=fast, **QUICK
+    )
     assert record.finished
     assert record.weights()
-    assert len(record.rows[1]["probe_variance"]) == len(record.rows[1]["gradient_log10_rms"]) == len(record.settings["layers"])
+    assert (
+        len(record.rows[1]["probe_variance"])
+        == len(record.rows[1]["gradient_log10_rms"])
+        == len(record.settings["layers"])
+    )
 
 
 def test_weights_that_cannot_be_copied_are_tried_on_the_model_itself_and_restored():
@@ -166,7 +183,9 @@ def test_torchvision_s_models_train_with_their_head_alone_and_stop_early(build, 
     torch.manual_seed(0)
     model = build()
     before = state(model)
-    record = pipeline(model, pictures(side), pictures(side), name="head", trainable=(head,), epochs=2, patience=1, batch_size=4)
+    record = pipeline(
+        model, pictures(side), pictures(side), name="head", trainable=(head,), epochs=2, patience=1, batch_size=4
+    )
     assert record.finished
     assert {key.split(".")[0] for key, value in state(model).items() if not torch.equal(value, before[key])} == {head}
 
@@ -177,7 +196,11 @@ def test_auxiliary_heads_are_refused_before_a_record_is_touched(fast):
     before = {path.name: path.read_bytes() for path in record.path.iterdir()}
     torch.manual_seed(0)
     model = torchvision.models.googlenet(num_classes=4, init_weights=False)
-    refused(lambda: pipeline(model, pictures(32), pictures(32), name="dear", fast=fast, epochs=1), "GoogLeNetOutputs", "aux_logits=False")
+    refused(
+        lambda: pipeline(model, pictures(32), pictures(32), name="dear", fast=fast, epochs=1),
+        "GoogLeNetOutputs",
+        "aux_logits=False",
+    )
     assert {path.name: path.read_bytes() for path in record.path.iterdir()} == before
 
 
@@ -187,7 +210,9 @@ def test_sparse_gradients_that_an_optimizer_cannot_take_are_refused_and_those_th
     build = lambda: nn.Sequential(nn.Embedding(7, 8, sparse=True), nn.Flatten(), nn.Linear(40, 7))  # noqa: E731
     refused(lambda: pipeline(build(), data, data, name="sparse", **QUICK), "sparse")
     assert find_record("sparse", "own") is None
-    assert pipeline(build(), data, data, name="sparse", optimizer=lambda p: torch.optim.SGD(p, lr=0.1), epochs=2).finished
+    assert pipeline(
+        build(), data, data, name="sparse", optimizer=lambda p: torch.optim.SGD(p, lr=0.1), epochs=2
+    ).finished
 
 
 # ---------------------------------------------------------------- heads
@@ -334,7 +359,10 @@ def test_layers_of_as_many_outputs_that_are_no_heads_stay():
 def test_a_network_s_own_dropout_stays_and_a_head_without_bias_stays_without():
     model = replace_head(torchvision.models.efficientnet_b0(), 4)
     assert [type(child) for child in model.classifier] == [nn.Dropout, nn.Linear] and model.classifier[0].p == 0.2
-    assert replace_head(model, 5, 0.4).classifier[0].p == 0.4 and [type(c) for c in model.classifier] == [nn.Dropout, nn.Linear]
+    assert replace_head(model, 5, 0.4).classifier[0].p == 0.4 and [type(c) for c in model.classifier] == [
+        nn.Dropout,
+        nn.Linear,
+    ]
     assert replace_head(nn.Sequential(nn.Flatten(), nn.Linear(8, 3, bias=False)), 4)[1].bias is None
 
 

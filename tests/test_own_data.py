@@ -67,14 +67,22 @@ def test_a_refusal_in_a_worker_is_one_line():
 
 def test_a_loader_gives_its_own_batches():
     loader = DataLoader(digits(), batch_size=50, shuffle=True, generator=torch.Generator())
-    records = [pipeline(mlp(), loader, DataLoader(held(), batch_size=30), name="loader", lr=1e-2, epochs=2) for _ in range(2)]
+    records = [
+        pipeline(mlp(), loader, DataLoader(held(), batch_size=30), name="loader", lr=1e-2, epochs=2) for _ in range(2)
+    ]
     assert [row.get("steps") for row in records[0].rows] == [None, 4, 4]
     assert untimed(records[0].rows) == untimed(records[1].rows)
     assert records[0].predictions().shape == (2, 100)
-    refused(lambda: pipeline(mlp(), loader, held(), name="loader", workers=2), "a DataLoader has workers of its own", "num_workers")
+    refused(
+        lambda: pipeline(mlp(), loader, held(), name="loader", workers=2),
+        "a DataLoader has workers of its own",
+        "num_workers",
+    )
 
 
-@pytest.mark.parametrize("data", [held, lambda: DataLoader(held(), 30), lambda: Listed(list(held())), lambda: Subset(held(), range(100))])
+@pytest.mark.parametrize(
+    "data", [held, lambda: DataLoader(held(), 30), lambda: Listed(list(held())), lambda: Subset(held(), range(100))]
+)
 def test_what_is_exported_together_takes_the_same_data(data):
     model = mlp()
     images, labels = held().tensors
@@ -182,7 +190,9 @@ def test_words_beside_whole_numbers_are_their_names():
     assert pipeline(mlp(), data, data, name="named", **QUICK).settings["classes"] == names
 
 
-@pytest.mark.parametrize("label", [int, float, np.int64, torch.tensor, lambda y: torch.tensor([y]), lambda y: np.array([y]), bool])
+@pytest.mark.parametrize(
+    "label", [int, float, np.int64, torch.tensor, lambda y: torch.tensor([y]), lambda y: np.array([y]), bool]
+)
 def test_a_label_may_be_of_any_type_that_holds_one_number(label):
     data = Listed([(image, label(int(number) % 2)) for image, number in digits()])
     record = pipeline(mlp(outputs=2), data, data, name="typed", **QUICK)
@@ -216,7 +226,15 @@ def test_any_optimizer_schedule_and_loss_are_used_as_a_plain_loop_would():
     model, plain = mlp().double(), mlp().double()
     data = TensorDataset(digits().tensors[0].double(), digits().tensors[1])
     record = pipeline(
-        model, DataLoader(data, 40), data, name="mine", epochs=3, optimizer=make, schedule=schedule, loss=loss, record_gradients=True
+        model,
+        DataLoader(data, 40),
+        data,
+        name="mine",
+        epochs=3,
+        optimizer=make,
+        schedule=schedule,
+        loss=loss,
+        record_gradients=True,
     )
     optimizer = make(plain.parameters())
     rates = schedule(optimizer)
@@ -238,7 +256,8 @@ def test_any_optimizer_schedule_and_loss_are_used_as_a_plain_loop_would():
 def test_an_optimizer_of_another_model_is_refused():
     other = mlp()
     refused(
-        lambda: pipeline(mlp(), digits(), held(), name="no", optimizer=lambda _: torch.optim.Adam(other.parameters())), "not the model's"
+        lambda: pipeline(mlp(), digits(), held(), name="no", optimizer=lambda _: torch.optim.Adam(other.parameters())),
+        "not the model's",
     )
 
 
@@ -254,7 +273,10 @@ def test_a_run_is_not_gone_on_with_under_another_schedule_or_loss(monkeypatch):
         with pytest.raises(ZeroDivisionError):
             pipeline(mlp(), digits(), held(), **options)
     for other in ({"schedule": step(0.1)}, {"loss": nn.CrossEntropyLoss()}, {"optimizer": torch.optim.Adam}):
-        refused(lambda other=other: pipeline(mlp(), digits(), held(), resume=True, **options | other), "holds another run named begun")
+        refused(
+            lambda other=other: pipeline(mlp(), digits(), held(), resume=True, **options | other),
+            "holds another run named begun",
+        )
     assert pipeline(mlp(), digits(), held(), resume=True, **options).finished
 
 
@@ -264,7 +286,11 @@ def test_a_schedule_goes_on_where_it_was(monkeypatch, per_step):
 
     def trained(name):
         schedule = lambda optimizer: torch.optim.lr_scheduler.MultiStepLR(optimizer, [2, 9], 0.1)  # noqa: E731
-        options = {"optimizer": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9), "schedule": schedule, "schedule_per_step": per_step}
+        options = {
+            "optimizer": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9),
+            "schedule": schedule,
+            "schedule_per_step": per_step,
+        }
         return pipeline(mlp(), digits(), held(), name=name, epochs=4, resume=True, keep_weights=True, **options)
 
     straight = trained("straight")
@@ -291,7 +317,9 @@ def test_a_second_call_says_that_it_goes_on_with_trained_weights(capsys):
     assert "begins with the weights" not in capsys.readouterr().out
     second = pipeline(model, digits(), held(), name="twice", **QUICK)
     assert "twice: begins with the weights that twice left in this model; make it anew" in capsys.readouterr().out
-    assert second.settings["initial_weights"] == first.result["sha256"]["weights.pt"] != first.settings["initial_weights"]
+    assert (
+        second.settings["initial_weights"] == first.result["sha256"]["weights.pt"] != first.settings["initial_weights"]
+    )
     pipeline(mlp(), digits(), held(), name="twice", **QUICK)
     assert "begins with the weights" not in capsys.readouterr().out
 
@@ -300,7 +328,10 @@ def test_a_refusal_leaves_the_model_as_it_was():
     model = mlp().train()
     model[1].requires_grad_(False)
     before, modes = state(model), [module.training for module in model.modules()]
-    refused(lambda: pipeline(model, digits(), held(), name="no", trainable=("3",), loss=lambda *_: 1 / 0), "ZeroDivisionError")
+    refused(
+        lambda: pipeline(model, digits(), held(), name="no", trainable=("3",), loss=lambda *_: 1 / 0),
+        "ZeroDivisionError",
+    )
     assert all(torch.equal(value, before[key]) for key, value in state(model).items())
     assert [module.training for module in model.modules()] == modes
     assert [parameter.requires_grad for parameter in model.parameters()] == [False, False, True, True]

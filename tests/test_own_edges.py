@@ -45,13 +45,18 @@ def test_an_evaluation_takes_the_mapping_of_the_run():
     assert predictions.tolist() == [(some.tensors[1] - 1).tolist(), expected.tolist()]
     refused(lambda: evaluate(model, shifted), "are no output numbers", "classes=(...)")
     refused(lambda: evaluate(model, [shifted.tensors]), "labels 1 to 10 are in the data", "10 outputs")
-    assert train_epoch(model, shifted, torch.optim.Adam(model.parameters()), classes=range(1, 11))["train_accuracy"] > 0.2
+    assert (
+        train_epoch(model, shifted, torch.optim.Adam(model.parameters()), classes=range(1, 11))["train_accuracy"] > 0.2
+    )
     assert measured["accuracy"] > 0.2
 
 
 @pytest.mark.parametrize("names", [["a"], [f"digit {i}" for i in range(9)]])
 def test_names_that_are_too_few_are_refused_and_a_data_set_s_own_left_out(names):
-    refused(lambda: pipeline(mlp(), digits(), held(), name="few", classes=names, **QUICK), f"names {len(names)} classes but label 9")
+    refused(
+        lambda: pipeline(mlp(), digits(), held(), name="few", classes=names, **QUICK),
+        f"names {len(names)} classes but label 9",
+    )
     data = Listed(list(digits()))
     data.classes = names
     record = pipeline(mlp(), data, data, name="own", **QUICK)
@@ -83,7 +88,8 @@ def test_what_is_no_batch_and_no_score_is_refused_by_evaluation():
     other = mlp()
     refused(lambda: train_epoch(mlp(), digits(), torch.optim.SGD(other.parameters(), 0.1)), "not the model's")
     refused(
-        lambda: train_epoch(mlp().requires_grad_(False), digits(), torch.optim.SGD(nn.Linear(1, 1).parameters(), 0.1)), "not the model's"
+        lambda: train_epoch(mlp().requires_grad_(False), digits(), torch.optim.SGD(nn.Linear(1, 1).parameters(), 0.1)),
+        "not the model's",
     )
 
 
@@ -99,7 +105,9 @@ def test_whole_number_images_are_taken_alike_by_training_evaluation_and_features
 
 def test_labels_play_no_part_in_features():
     images = digits(0, 20).tensors[0]
-    assert torch.equal(extract_features(mlp(), Listed([(image, None) for image in images])), extract_features(mlp(), digits(0, 20)))
+    assert torch.equal(
+        extract_features(mlp(), Listed([(image, None) for image in images])), extract_features(mlp(), digits(0, 20))
+    )
 
 
 # ---------------------------------------------------------------- loaders that leave out, repeat or draw
@@ -122,7 +130,11 @@ def test_a_pass_has_as_many_items_as_the_loader_gives(loader, items):
 
 
 def test_a_loader_s_last_batch_of_one_that_batch_normalisation_cannot_take_is_refused_beforehand():
-    refused(lambda: pipeline(normalised(), DataLoader(digits(0, 129), 64), held(), name="one", epochs=1), "batch of one image", "drop_last")
+    refused(
+        lambda: pipeline(normalised(), DataLoader(digits(0, 129), 64), held(), name="one", epochs=1),
+        "batch of one image",
+        "drop_last",
+    )
     assert find_record("one", "own") is None
     assert pipeline(normalised(), DataLoader(digits(0, 129), 64, drop_last=True), held(), name="one", epochs=1).finished
 
@@ -131,7 +143,9 @@ def test_workers_read_tensors_too_where_they_are_asked_for(monkeypatch):
     asked = []
     real = torch.utils.data.DataLoader.__init__
     monkeypatch.setattr(
-        torch.utils.data.DataLoader, "__init__", lambda self, *a, **k: (asked.append(k.get("num_workers")), real(self, *a, **k))[1]
+        torch.utils.data.DataLoader,
+        "__init__",
+        lambda self, *a, **k: (asked.append(k.get("num_workers")), real(self, *a, **k))[1],
     )
     pipeline(mlp(), digits(), held(), name="workers", workers=1, epochs=1)
     assert asked.count(1) >= 3
@@ -172,7 +186,11 @@ def test_the_batches_that_will_come_are_tried_beforehand(model, evaluation, word
 def test_a_schedule_that_ends_before_the_run_is_refused_beforehand(per_step):
     schedule = lambda optimizer: torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.1, total_steps=3)  # noqa: E731
     refused(
-        lambda: pipeline(mlp(), digits(), held(), name="cycle", epochs=5, schedule=schedule, schedule_per_step=per_step), "step", "total"
+        lambda: pipeline(
+            mlp(), digits(), held(), name="cycle", epochs=5, schedule=schedule, schedule_per_step=per_step
+        ),
+        "step",
+        "total",
     )
     assert find_record("cycle", "own") is None
 
@@ -196,7 +214,10 @@ def test_a_model_that_cannot_be_copied_keeps_its_number_type_after_a_refusal():
     model = mlp()
     model.lock = threading.Lock()
     before = state(model)
-    refused(lambda: pipeline(model, digits(), held(), name="no", precision="fp64", loss=lambda *_: 1 / 0), "ZeroDivisionError")
+    refused(
+        lambda: pipeline(model, digits(), held(), name="no", precision="fp64", loss=lambda *_: 1 / 0),
+        "ZeroDivisionError",
+    )
     assert all(value.dtype == torch.float32 and torch.equal(value, before[key]) for key, value in state(model).items())
 
 
@@ -307,15 +328,23 @@ def test_what_cannot_be_restored_is_refused_beforehand():
 
 @pytest.mark.parametrize("loss", [nn.CrossEntropyLoss(reduction="sum"), nn.CrossEntropyLoss(reduction="none")])
 def test_a_loss_that_is_no_mean_is_refused(loss):
-    refused(lambda: pipeline(mlp(), digits(), held(), name="no", loss=loss, **QUICK), "loss" if loss.reduction == "sum" else "scalar")
+    refused(
+        lambda: pipeline(mlp(), digits(), held(), name="no", loss=loss, **QUICK),
+        "loss" if loss.reduction == "sum" else "scalar",
+    )
     if loss.reduction == "none":
         refused(lambda: evaluate(mlp(), digits(), loss=loss), "mean")
 
 
 def test_classes_have_an_order_and_stand_in_the_identity():
-    refused(lambda: pipeline(mlp(), digits(), held(), name="no", classes={i: str(i) for i in range(10)}, **QUICK), "sequence of labels")
+    refused(
+        lambda: pipeline(mlp(), digits(), held(), name="no", classes={i: str(i) for i in range(10)}, **QUICK),
+        "sequence of labels",
+    )
     names = [f"digit {i}" for i in range(10)]
-    assert pipeline(mlp(), digits(), held(), name="named", classes=names, **QUICK).settings["identity"]["labels"] == names
+    assert (
+        pipeline(mlp(), digits(), held(), name="named", classes=names, **QUICK).settings["identity"]["labels"] == names
+    )
     worded = Listed([(image, names[label]) for image, label in digits()])
     worded.classes = names[::-1]
     record = pipeline(mlp(), Subset(worded, range(150)), Subset(worded, range(150, 200)), name="parts", **QUICK)
@@ -369,7 +398,9 @@ class InTraining(nn.Module):
 
 def test_an_epoch_refuses_in_one_line_what_pipeline_refuses():
     model = InTraining()
-    refused(lambda: train_epoch(model, digits(), torch.optim.SGD(model.parameters(), 0.1)), "a tuple", "aux_logits=False")
+    refused(
+        lambda: train_epoch(model, digits(), torch.optim.SGD(model.parameters(), 0.1)), "a tuple", "aux_logits=False"
+    )
     model, (images, labels) = mlp(), digits().tensors
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
     refused(lambda: train_epoch(model, [(images, labels + 5)], optimizer), "labels 5 to 14", "10 outputs")

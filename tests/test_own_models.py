@@ -11,7 +11,7 @@ from torch import nn
 from coreFunction import pipeline, run, run_all
 from deepnet.data.sets import load_images
 from deepnet.records.reading import find_record
-from deepnet.speed.products import LARGEST_BY_TAPS, SmallMaps, conv2d_by_taps
+from deepnet.speed.products import LARGEST_SHIFT_AND_ADD, SmallMaps, conv2d_shift_and_add
 from deepnet.training.features import extract_features
 from deepnet.training.frozen_prefix import MemorySet, split
 from experimentTable import EXPERIMENTS
@@ -74,14 +74,20 @@ def test_a_frozen_prefix_that_computes_otherwise_shares_no_cache():
 
 @pytest.mark.parametrize(("layer", "at"), [(nn.Dropout(0.5), 3), (nn.BatchNorm1d(16, affine=False), 2)])
 def test_what_training_changes_before_what_learns_goes_with_it(layer, at):
-    """A dropout, and batch normalisation without parameters, which has nothing to freeze, so that its statistics move."""
+    """A dropout, and batch normalisation without parameters, which has nothing to freeze, so that its statistics
+    move.
+    """
     model = mlp().insert(at, layer)
     model[1].requires_grad_(False)
     prefix, _ = split(model)
     assert prefix[0] is model[0] and len(prefix) == at
     before = state(model)
     assert pipeline(model, digits(), held(), name="behind", **QUICK).finished
-    assert all(not torch.equal(value, before[key]) for key, value in state(model).items() if "running" in key or "tracked" in key)
+    assert all(
+        not torch.equal(value, before[key])
+        for key, value in state(model).items()
+        if "running" in key or "tracked" in key
+    )
 
 
 class Attention(nn.Module):
@@ -89,7 +95,11 @@ class Attention(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.spare, self.attention, self.head = nn.Linear(3, 3), nn.MultiheadAttention(8, 2, batch_first=True), nn.Linear(64, 10)
+        self.spare, self.attention, self.head = (
+            nn.Linear(3, 3),
+            nn.MultiheadAttention(8, 2, batch_first=True),
+            nn.Linear(64, 10),
+        )
 
     def forward(self, x):
         rows = x.flatten(0, 1)
@@ -135,7 +145,9 @@ def test_random_transforms_of_python_s_own_are_seeded():
             return image * random.random(), label
 
     data = Jittered(list(digits()))
-    rows = [untimed(pipeline(mlp(), data, data, name="jittered", record_gradients=True, **QUICK).rows) for _ in range(2)]
+    rows = [
+        untimed(pipeline(mlp(), data, data, name="jittered", record_gradients=True, **QUICK).rows) for _ in range(2)
+    ]
     assert rows[0] == rows[1]
 
 
@@ -151,7 +163,7 @@ def test_a_model_that_autocasts_by_itself_rounds_as_torch_does():
     images, convolution = torch.randn(8, 16, 2, 2), nn.Conv2d(16, 16, 3, padding=1)
     with torch.autocast("cpu", torch.bfloat16):
         expected = convolution(images)
-        with SmallMaps(LARGEST_BY_TAPS, conv2d_by_taps):
+        with SmallMaps(LARGEST_SHIFT_AND_ADD, conv2d_shift_and_add):
             assert torch.equal(convolution(images), expected)
 
 
@@ -163,7 +175,9 @@ def test_a_run_is_not_gone_on_with_where_other_layers_are_frozen(monkeypatch):
     monkeypatch.setenv("CHECKPOINT_SECONDS", "0")
 
     def frozen(child: int) -> nn.Module:
-        model = nn.Sequential(nn.Flatten(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
+        model = nn.Sequential(
+            nn.Flatten(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10)
+        )
         model[child].requires_grad_(False)
         return model
 
@@ -171,13 +185,21 @@ def test_a_run_is_not_gone_on_with_where_other_layers_are_frozen(monkeypatch):
         patch.setattr("coreFunction.EarlyStopping.update", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             pipeline(frozen(1), digits(), held(), name="cut", **QUICK)
-    refused(lambda: pipeline(frozen(3), digits(), held(), name="cut", resume=True, **QUICK), "frozen", "1.weight", "3.weight")
+    refused(
+        lambda: pipeline(frozen(3), digits(), held(), name="cut", resume=True, **QUICK),
+        "frozen",
+        "1.weight",
+        "3.weight",
+    )
     assert pipeline(frozen(1), digits(), held(), name="cut", resume=True, **QUICK).finished
 
 
 def test_a_call_in_which_nothing_could_learn_moves_no_record_aside(runs_dir):
     record = pipeline(mlp(), digits(), held(), name="dear", **QUICK)
-    refused(lambda: pipeline(mlp(), digits(), held(), name="dear", trainable=(), **QUICK), "nothing in the model can be trained")
+    refused(
+        lambda: pipeline(mlp(), digits(), held(), name="dear", trainable=(), **QUICK),
+        "nothing in the model can be trained",
+    )
     frozen = mlp().requires_grad_(False)
     refused(lambda: pipeline(frozen, digits(), held(), name="dear", **QUICK), "nothing in the model can be trained")
     assert [path.name for path in record.path.parent.iterdir() if path.is_dir()] == ["seed-0"]
@@ -205,4 +227,8 @@ def test_whatever_a_model_raises_is_one_line():
         def forward(self, x):
             raise KeyError("size")
 
-    refused(lambda: pipeline(nn.Sequential(nn.Linear(8, 8), Picky()), digits(), held(), name="picky"), "(2, 1, 8, 8)", "size")
+    refused(
+        lambda: pipeline(nn.Sequential(nn.Linear(8, 8), Picky()), digits(), held(), name="picky"),
+        "(2, 1, 8, 8)",
+        "size",
+    )

@@ -35,10 +35,17 @@ def test_a_record_says_what_was_done(runs_dir):
     assert record.predictions()[0].tolist() == held().tensors[1].tolist()
     assert record.settings["experiment"]["lr"] == 1e-2
     assert len(record.settings["provenance"]["commit"] or "") in (0, 40)
-    assert {path.name for path in record.path.iterdir()} == {"settings.json", "rows.jsonl", "result.json", "predictions.npy"}
+    assert {path.name for path in record.path.iterdir()} == {
+        "settings.json",
+        "rows.jsonl",
+        "result.json",
+        "predictions.npy",
+    }
 
 
-@pytest.mark.parametrize("label", [lambda y: y, lambda y: 3 * y - 7, lambda y: f"digit {y}", np.int64, torch.tensor, float])
+@pytest.mark.parametrize(
+    "label", [lambda y: y, lambda y: 3 * y - 7, lambda y: f"digit {y}", np.int64, torch.tensor, float]
+)
 def test_labels_may_be_any_numbers_or_words(label):
     """The same digits under other names give the same training: only the classes' order counts."""
     expected = pipeline(mlp(), digits(), held(), name="plain", **QUICK)
@@ -55,7 +62,8 @@ def test_words_are_numbered_in_alphabetical_order():
 
 
 @pytest.mark.parametrize(
-    ("shape", "kind"), [((3, 12, 9), torch.float32), ((1, 8, 8), torch.float64), ((2, 5, 5), torch.uint8), ((7,), torch.float32)]
+    ("shape", "kind"),
+    [((3, 12, 9), torch.float32), ((1, 8, 8), torch.float64), ((2, 5, 5), torch.uint8), ((7,), torch.float32)],
 )
 def test_images_may_have_any_channels_sizes_and_number_types(shape, kind):
     generator = torch.Generator().manual_seed(0)
@@ -79,7 +87,11 @@ def test_a_model_may_have_more_outputs_than_classes_and_the_record_holds_them():
 @pytest.mark.parametrize("optimizer", ["Adam", "AdamW", "RMSprop", "SGD"])
 def test_every_optimizer_of_the_report_learns(optimizer):
     record = pipeline(
-        mlp(), digits(), held(), name=optimizer, **QUICK | {"optimizer": optimizer, "lr": 0.1 if optimizer == "SGD" else 0.01}
+        mlp(),
+        digits(),
+        held(),
+        name=optimizer,
+        **QUICK | {"optimizer": optimizer, "lr": 0.1 if optimizer == "SGD" else 0.01},
     )
     assert record.rows[-1]["train_loss"] < record.rows[1]["train_loss"]
 
@@ -137,7 +149,9 @@ def test_early_stopping_restores_the_best_weights():
     """They are those of a run that ends at the best epoch, and result and predictions are theirs."""
     options = {"lr": 0.3, "batch_size": 32}
     model = mlp()
-    record = pipeline(model, digits(), held(), name="stopped", epochs=30, patience=3, min_delta=0.01, keep_weights=True, **options)
+    record = pipeline(
+        model, digits(), held(), name="stopped", epochs=30, patience=3, min_delta=0.01, keep_weights=True, **options
+    )
     best = record.result["best_epoch"]
     assert record.result["stopped_early"]
     assert record.result["epoch"] == best < record.result["last_epoch"] < 30
@@ -192,7 +206,9 @@ class Leaking(nn.Module):
 
 @pytest.mark.parametrize("patience", [None, 2])
 def test_a_frozen_weight_that_moves_fails_the_run_even_after_the_best_epoch(patience, capsys):
-    """A step an epoch, so small that no accuracy changes: the best epoch is the first, whose weights had not moved yet."""
+    """A step an epoch, so small that no accuracy changes: the best epoch is the first, whose weights had not moved
+    yet.
+    """
     torch.manual_seed(0)
     options = {"lr": 1e-12, "epochs": 5, "batch_size": 200, "trainable": ("last",), "patience": patience}
     record = pipeline(Leaking(), digits(), held(), name="leaking", keep_weights=True, **options)
@@ -243,7 +259,9 @@ def no_constants(text):
 def test_a_loss_that_is_not_finite_ends_the_run_and_the_record_says_where_and_why(capsys, patience):
     """The first epoch's only step makes the weights NaN after its loss was taken; NaN must not be the best."""
     data = TensorDataset(torch.cat([digits().tensors[0][:-1], torch.full((1, 1, 8, 8), 1e30)]), digits().tensors[1])
-    record = pipeline(mlp(), data, held(), name="nan", lr=1e30, epochs=5, batch_size=200, optimizer="SGD", patience=patience)
+    record = pipeline(
+        mlp(), data, held(), name="nan", lr=1e30, epochs=5, batch_size=200, optimizer="SGD", patience=patience
+    )
     result = record.result
     assert result["status"] == "failed"
     assert not record.finished
@@ -262,7 +280,16 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_the_record_says_where_and_wh
 def test_weights_that_turned_nan_after_a_finite_train_loss_are_not_the_best():
     """One step an epoch: the loss is taken before the step that breaks the weights, the evaluation sees it."""
     record = pipeline(
-        mlp(), digits(), held(), name="late", lr=1e38, epochs=5, batch_size=200, optimizer="SGD", patience=3, keep_weights=True
+        mlp(),
+        digits(),
+        held(),
+        name="late",
+        lr=1e38,
+        epochs=5,
+        batch_size=200,
+        optimizer="SGD",
+        patience=3,
+        keep_weights=True,
     )
     assert record.rows[1]["train_loss"] is not None
     assert record.rows[1]["validation_loss"] is None
@@ -287,7 +314,10 @@ class Views(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.features, self.head = nn.Sequential(nn.Conv2d(3, 4, 5), nn.ReLU(), nn.MaxPool2d(2)), nn.Linear(4 * 14 * 14, 10)
+        self.features, self.head = (
+            nn.Sequential(nn.Conv2d(3, 4, 5), nn.ReLU(), nn.MaxPool2d(2)),
+            nn.Linear(4 * 14 * 14, 10),
+        )
 
     def forward(self, x):
         return self.head(self.features(x).view(-1, 4 * 14 * 14))

@@ -1,4 +1,6 @@
-"""What other systems refuse, emulated: Windows' files, folders and names, file systems without locks, clones that cannot be written to."""
+"""What other systems refuse, emulated: Windows' files, folders and names, file systems without locks, clones that
+cannot be written to.
+"""
 
 import errno
 import os
@@ -93,7 +95,11 @@ def test_the_folder_that_is_moved_aside_holds_no_lock(runs_dir):
     with RunFolder(EXPERIMENT, runs_dir) as folder:
         assert not any("lock" in path.name for path in folder.path.rglob("*"))
         folder.start({"lr": 0.1}, PROVENANCE, fresh=True)
-        opened = [os.readlink(link) for link in Path("/proc/self/fd").iterdir() if link.is_symlink()] if Path("/proc").exists() else []
+        opened = (
+            [os.readlink(link) for link in Path("/proc/self/fd").iterdir() if link.is_symlink()]
+            if Path("/proc").exists()
+            else []
+        )
         assert not any(Path(path).is_relative_to(folder.path) for path in opened)
 
 
@@ -155,7 +161,10 @@ def test_a_clone_that_cannot_be_written_to_shows_its_figures(tmp_path, monkeypat
     monkeypatch.setattr(IPython.display, "display", shown.append)
     registry.show("3.1", "cpu")
     assert len(shown) == 1 and shown[0].axes
-    assert capsys.readouterr().out == f"figures are not saved, since {registry.FOLDER / 'cpu'} cannot be written to (Not a directory)\n"
+    assert (
+        capsys.readouterr().out
+        == f"figures are not saved, since {registry.FOLDER / 'cpu'} cannot be written to (Not a directory)\n"
+    )
     assert {path: path.stat().st_mtime_ns for path in clone.rglob("*")} == before
 
 

@@ -31,16 +31,24 @@ def outputs_and_gradients(model, images, labels, context):
 @pytest.mark.parametrize(
     "model",
     [
-        nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 8, 3, stride=2), nn.Flatten(1), nn.Linear(392, 10)),
         nn.Sequential(
-            nn.Conv2d(3, 8, 3, bias=False), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(1), nn.Linear(8, 10)
+            nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 8, 3, stride=2), nn.Flatten(1), nn.Linear(392, 10)
+        ),
+        nn.Sequential(
+            nn.Conv2d(3, 8, 3, bias=False),
+            nn.BatchNorm2d(8),
+            nn.ReLU(),
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(1),
+            nn.Linear(8, 10),
         ),
     ],
     ids=["convolutions", "batch normalisation"],
 )
 def test_emulated_bf16_is_torch_s_autocast(model):
-    """Outputs are equal, up to the order of fp32 sums. A convolution's gradients are not: without the hardware, torch rounds their sum
-    after each image. So they may be two roundings apart, ours no further than torch's from the gradient in fp32.
+    """Outputs are equal, up to the order of fp32 sums. A convolution's gradients are not: without the hardware, torch
+    rounds their sum after each image. So they may be two roundings apart, ours no further than torch's from the
+    gradient in fp32.
     """
     torch.manual_seed(0)
     images, labels = torch.randn(16, 3, 16, 16), torch.arange(16) % 10
@@ -55,7 +63,9 @@ def test_emulated_bf16_is_torch_s_autocast(model):
 
 
 def test_operands_are_rounded_and_the_sum_is_not():
-    """Each of a row's 4096 products is 1 + 2**-7 in bf16; summed in bf16 they would end at 256, where 1 is no longer seen."""
+    """Each of a row's 4096 products is 1 + 2**-7 in bf16; summed in bf16 they would end at 256, where 1 is no longer
+    seen.
+    """
     layer = nn.Linear(4096, 1, bias=False)
     nn.init.constant_(layer.weight, 1 + 2**-9)  # rounds to 1
     with emulated_bf16():
@@ -90,7 +100,10 @@ def test_the_two_sides_of_a_comparison_differ_in_precision_alone(model):
 
 
 def test_both_sides_begin_with_the_same_weights_and_the_record_says_what_computed_them(tiny, monkeypatch):
-    sides = [replace(EXPERIMENTS[f"CNN_10_{precision}"], family="cnn", profile="sample", epochs=20) for precision in ("fp32", "bf16")]
+    sides = [
+        replace(EXPERIMENTS[f"CNN_10_{precision}"], family="cnn", profile="sample", epochs=20)
+        for precision in ("fp32", "bf16")
+    ]
     fp32, bf16 = (run(side, wandb=False) for side in sides)
     assert abs(fp32.rows[0]["test_loss"] - bf16.rows[0]["test_loss"]) < 1e-2
     assert untimed(fp32.rows[1:]) != untimed(bf16.rows[1:])

@@ -31,8 +31,15 @@ def evidence(tmp_path, monkeypatch):
 
 
 values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(-1e300, 1e300) | st.sampled_from([math.nan, math.inf]) | st.text(max_size=3),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3) | st.tuples(inner),
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(-1e300, 1e300)
+    | st.sampled_from([math.nan, math.inf])
+    | st.text(max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3) | st.tuples(inner)
+    ),
     max_leaves=8,
 )
 
@@ -61,7 +68,10 @@ def test_rounding_by_example(value, expected):
 
 def test_rows_come_back_as_they_were_given_and_nan_as_missing(runs_dir):
     record = written(runs_dir, accuracy=0.87654321)
-    assert record.rows == [{"epoch": 0, "test_accuracy": 0.1}, {"epoch": 1, "test_accuracy": 0.8765, "train_loss": None}]
+    assert record.rows == [
+        {"epoch": 0, "test_accuracy": 0.1},
+        {"epoch": 1, "test_accuracy": 0.8765, "train_loss": None},
+    ]
     np.testing.assert_array_equal(record.column("test_accuracy"), [0.1, 0.8765])
     np.testing.assert_array_equal(record.column("train_loss"), [np.nan, np.nan])
     np.testing.assert_array_equal(record.column("test_accuracy", trained_only=True), [0.8765])
@@ -106,7 +116,9 @@ def test_another_identity_is_refused_with_what_differs_and_the_way_on(runs_dir):
     record = written(runs_dir)
     check_identity(record, {"lr": 0.1})
     message = refused(
-        lambda: check_identity(record, {"lr": 0.2, "trainable": ("fc",)}), "holds another run named x", "lr 0.1 there, 0.2 here"
+        lambda: check_identity(record, {"lr": 0.2, "trainable": ("fc",)}),
+        "holds another run named x",
+        "lr 0.1 there, 0.2 here",
     )
     assert "trainable None there, ['fc'] here" in message
     assert message.endswith("use another name, or move that folder away")
@@ -220,7 +232,9 @@ def test_files_that_the_result_does_not_name_are_refused(runs_dir, file, read, h
         path.write_bytes(content)
     else:
         path.unlink()
-    refused(lambda: read(Record(record.path)), f"{file} is not the file that its result.json names", f"remove {record.path}")
+    refused(
+        lambda: read(Record(record.path)), f"{file} is not the file that its result.json names", f"remove {record.path}"
+    )
     refused(lambda: publish(Record(record.path)), file)
 
 
@@ -247,7 +261,11 @@ def test_weights_are_known_by_their_numbers_not_by_their_file(runs_dir):
 def test_a_digest_tells_names_and_numbers_apart(name, numbers):
     known, other = {"w": torch.tensor([1.0, 2.0])}, {name: torch.tensor(numbers)}
     assert (digest(known) == digest(other)) == (name == "w" and numbers == [1.0, 2.0])
-    assert digest({"w": torch.zeros(2, 3)}) != digest({"w": torch.zeros(3, 2)}) != digest({"w": torch.zeros(2, 3).double()})
+    assert (
+        digest({"w": torch.zeros(2, 3)})
+        != digest({"w": torch.zeros(3, 2)})
+        != digest({"w": torch.zeros(2, 3).double()})
+    )
 
 
 class Hostile:
@@ -265,7 +283,10 @@ BAD_FILES = {
     "hostile archive": lambda path, mark: torch.save({"epoch": 0, "model": Hostile(mark)}, path),
     "empty": lambda path, mark: path.write_bytes(b""),
     "no archive": lambda path, mark: path.write_bytes(b"no checkpoint" * 100),
-    "cut off": lambda path, mark: (torch.save({"epoch": torch.zeros(1000)}, path), path.write_bytes(path.read_bytes()[:700])),
+    "cut off": lambda path, mark: (
+        torch.save({"epoch": torch.zeros(1000)}, path),
+        path.write_bytes(path.read_bytes()[:700]),
+    ),
     "a folder": lambda path, mark: path.mkdir(),
 }
 
@@ -277,7 +298,9 @@ def test_a_damaged_or_hostile_file_of_tensors_executes_nothing(runs_dir, tmp_pat
     path.unlink()
     damage(path, mark)
     with RunFolder(EXPERIMENT, runs_dir) as folder:
-        refused(lambda: folder.start({"lr": 0.1}, PROVENANCE), f"{path} cannot be read", "remove it to start this run again")
+        refused(
+            lambda: folder.start({"lr": 0.1}, PROVENANCE), f"{path} cannot be read", "remove it to start this run again"
+        )
     refused(lambda: load_tensors(path), "cannot be read")
     assert not mark.exists()
 
@@ -298,7 +321,11 @@ def test_a_hostile_file_of_predictions_executes_nothing(runs_dir, tmp_path):
 def test_damaged_json_is_said_in_one_line(runs_dir, file, read, text):
     record = written(runs_dir)
     (record.path / file).write_bytes(text if isinstance(text, bytes) else text.encode())
-    refused(lambda: read(Record(record.path)), f"{record.path / file} is damaged", f"remove the folder {record.path} to run it again")
+    refused(
+        lambda: read(Record(record.path)),
+        f"{record.path / file} is damaged",
+        f"remove the folder {record.path} to run it again",
+    )
 
 
 def test_a_damaged_row_of_an_unfinished_run_is_said_in_one_line(runs_dir):

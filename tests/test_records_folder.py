@@ -1,4 +1,6 @@
-"""A records folder that another process holds, that cannot be written, or whose disk is full: one line, and the run goes on later."""
+"""A records folder that another process holds, that cannot be written, or whose disk is full: one line, and the run
+goes on later.
+"""
 
 import io
 import resource
@@ -19,9 +21,15 @@ def test_a_run_that_another_process_holds_is_said_in_one_line(runs_dir):
     lock = runs_dir / "own" / "held" / ".seed-0.lock"
     lock.parent.mkdir(parents=True)
     code = "import sys, filelock as f; lock = f.FileLock(sys.argv[1]); lock.acquire(); print('held', flush=True); sys.stdin.read()"
-    with subprocess.Popen([sys.executable, "-c", code, lock], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+    with subprocess.Popen(
+        [sys.executable, "-c", code, lock], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
         assert other.stdout.readline() == "held\n"
-        refused(lambda: pipeline(mlp(), digits(), held(), name="held"), "held (seed 0) is being trained by another process", "wait for it")
+        refused(
+            lambda: pipeline(mlp(), digits(), held(), name="held"),
+            "held (seed 0) is being trained by another process",
+            "wait for it",
+        )
         assert pipeline(mlp(), digits(), held(), name="held", seed=1, epochs=1).finished  # another seed is another run
         other.stdin.close()
         other.wait()
@@ -52,7 +60,9 @@ class Full:
 
 @pytest.mark.parametrize("file", ["settings.json", "rows.jsonl", "checkpoint.pt", "weights.pt"])
 def test_a_full_disk_is_said_in_one_line_and_the_run_goes_on_later(runs_dir, monkeypatch, file):
-    """Limits are chosen so that each file in turn is the first that does not fit; a checkpoint that was there still counts."""
+    """Limits are chosen so that each file in turn is the first that does not fit; a checkpoint that was there still
+    counts.
+    """
     monkeypatch.setenv("CHECKPOINT_SECONDS", "3600" if file == "weights.pt" else "0")
     epochs = 30 if file == "rows.jsonl" else 2
     if file == "rows.jsonl":  # the other files are not in the way of the rows

@@ -59,7 +59,8 @@ def test_seeds_are_a_sequence(runs_dir):
         run_all("MLP_4", seeds=0)
 
 
-@pytest.mark.parametrize("name", ["foo", "meta", "xla", "hpu", "cuda:99"])  # the second is torch's device without memory
+# the second is torch's device without memory
+@pytest.mark.parametrize("name", ["foo", "meta", "xla", "hpu", "cuda:99"])
 def test_a_device_that_nothing_can_be_trained_on_is_refused_with_the_choice(monkeypatch, name):
     monkeypatch.setenv("DEVICE", name)
     machine.device.cache_clear()
@@ -93,7 +94,9 @@ def test_a_switch_of_the_environment_is_read_as_a_truth_value_or_refused(monkeyp
     assert not list(runs_dir.rglob("*.json"))
 
 
-@pytest.mark.parametrize(("name", "epochs", "profile"), [("MLP_4", 7, "sample"), ("sgd_2", 30, "cpu"), ("sgd_2", 7, "sample")])
+@pytest.mark.parametrize(
+    ("name", "epochs", "profile"), [("MLP_4", 7, "sample"), ("sgd_2", 30, "cpu"), ("sgd_2", 7, "sample")]
+)
 def test_epochs_that_the_profile_would_pass_over_are_refused(runs_dir, name, epochs, profile):
     longer = replace(EXPERIMENTS[name], name="longer", epochs=epochs, profile=profile)
     with pytest.raises(UsageError, match=f"epochs={epochs} of longer has no effect in the profile {profile}"):
@@ -111,7 +114,9 @@ def test_a_checkpoint_of_other_contents_is_refused_and_kept(runs_dir, tiny):
     assert (unfinished.path / "checkpoint.pt").exists()
 
 
-@pytest.mark.parametrize(("profile", "said"), [("sample", "about 9 s"), ("paper", "about 10 s on one H200"), ("cpu", "time not known")])
+@pytest.mark.parametrize(
+    ("profile", "said"), [("sample", "about 9 s"), ("paper", "about 10 s on one H200"), ("cpu", "time not known")]
+)
 def test_an_estimate_says_whose_it_is_and_that_nobody_has_measured_one(runs_dir, capsys, monkeypatch, profile, said):
     monkeypatch.setattr(coreFunction, "run", refuse)
     monkeypatch.delitem(PROFILES["cpu"].seconds, "mlp")
@@ -132,7 +137,9 @@ def test_a_damaged_record_of_another_profile_hinders_nobody(runs_dir, capsys, mo
 @pytest.mark.parametrize(("profile", "there"), [("sample", []), ("cpu", []), ("paper", ["cpu"])])
 def test_who_would_train_for_long_is_told_which_profile_has_the_records(runs_dir, capsys, monkeypatch, profile, there):
     monkeypatch.setattr(coreFunction, "run", refuse)
-    monkeypatch.setattr(queue, "find_records", lambda name, profile: [name] * ((name, profile) == ("train_resnet", "cpu")))
+    monkeypatch.setattr(
+        queue, "find_records", lambda name, profile: [name] * ((name, profile) == ("train_resnet", "cpu"))
+    )
     run_all("train_resnet", "MLP_4", profile=profile, evidence=False)
     said = [line for line in capsys.readouterr().out.splitlines() if "has records" in line]
     assert said == [f"profile {other} has records of train_resnet" for other in there]

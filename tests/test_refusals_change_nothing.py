@@ -1,4 +1,6 @@
-"""Every refusal leaves every file as it was: a finished record of that name, an interrupted one, locks and unfinished files among them."""
+"""Every refusal leaves every file as it was: a finished record of that name, an interrupted one, locks and unfinished
+files among them.
+"""
 
 import os
 from collections.abc import Callable
@@ -27,7 +29,9 @@ def everything(folder: Path) -> dict[str, bytes | None]:
     return {str(path): path.read_bytes() if path.is_file() else None for path in folder.rglob("*")}
 
 
-def train(model: nn.Module | None = None, train_set: object = None, eval_set: object = None, **options: object) -> object:
+def train(
+    model: nn.Module | None = None, train_set: object = None, eval_set: object = None, **options: object
+) -> object:
     """The call that made the record, but for what is given."""
     train_set, eval_set = (digits() if train_set is None else train_set), (held() if eval_set is None else eval_set)
     return pipeline(model or mlp(), train_set, eval_set, name="mine", **QUICK | options)
@@ -132,8 +136,14 @@ REFUSALS: list[tuple[str, Callable[[], object]]] = [
     ("a regression", lambda: train(train_set=digits(label=lambda y: y + 0.5))),
     ("a batch size beside a loader", lambda: train(train_set=DataLoader(digits(), 50))),
     ("another output in training", lambda: train(Auxiliary())),
-    ("batches of one image", lambda: train(nn.Sequential(*mlp()[:2], nn.BatchNorm1d(16), nn.Linear(16, 10)), batch_size=1)),
-    ("images of another shape", lambda: train(eval_set=TensorDataset(torch.zeros(4, 1, 9, 9), torch.zeros(4, dtype=torch.long)))),
+    (
+        "batches of one image",
+        lambda: train(nn.Sequential(*mlp()[:2], nn.BatchNorm1d(16), nn.Linear(16, 10)), batch_size=1),
+    ),
+    (
+        "images of another shape",
+        lambda: train(eval_set=TensorDataset(torch.zeros(4, 1, 9, 9), torch.zeros(4, dtype=torch.long))),
+    ),
     ("an image that is refused at the first look", lambda: train(train_set=Late(3))),
     ("an image that is refused in an epoch", lambda: train(train_set=Late(500))),
     ("an interval that is no number", with_environment("CHECKPOINT_SECONDS", "abc")),
@@ -183,7 +193,9 @@ def test_a_refusal_of_a_first_run_leaves_no_record(runs_dir):
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
-def test_after_ctrl_c_the_run_may_go_on_and_after_an_error_before_a_checkpoint_the_finished_record_is_back(finished, monkeypatch, error):
+def test_after_ctrl_c_the_run_may_go_on_and_after_an_error_before_a_checkpoint_the_finished_record_is_back(
+    finished, monkeypatch, error
+):
     """After Ctrl-C the next call may want to go on; after an error there is nothing yet to go on from."""
 
     def end(*_: object, **__: object) -> None:
@@ -217,7 +229,9 @@ def interrupted(runs_dir, monkeypatch):
     monkeypatch.setenv("CHECKPOINT_SECONDS", "0")
     real, calls = coreFunction.train_epoch, iter(range(9))
     with monkeypatch.context() as patch:
-        patch.setattr(coreFunction, "train_epoch", lambda *a, **named: interrupt() if next(calls) == 2 else real(*a, **named))
+        patch.setattr(
+            coreFunction, "train_epoch", lambda *a, **named: interrupt() if next(calls) == 2 else real(*a, **named)
+        )
         with pytest.raises(KeyboardInterrupt):
             train()
     folder = find_record("mine", "own").path

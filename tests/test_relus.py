@@ -9,7 +9,7 @@ from torch import nn
 
 from benchmarks.recipes import as_written
 from deepnet.machine import device
-from deepnet.speed.products import LARGEST_BY_TAPS, SmallMaps, conv2d_by_taps, emulated_bf16, native_bf16
+from deepnet.speed.products import LARGEST_SHIFT_AND_ADD, SmallMaps, conv2d_shift_and_add, emulated_bf16, native_bf16
 from deepnet.training.precision import arithmetic
 from modelBlock import plain_block
 from myModel import CNN, MODELS, initialise
@@ -20,14 +20,20 @@ CONV = partial(nn.Conv2d, kernel_size=3, padding=1)
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("name", ["MLP_13", "MLP_res_15", "CNN_10", "CNN_13", "CNN_30", "CNN_res_16", "CNN_res_56"])
 def test_relus_in_place_and_behind_poolings_change_no_bit(name, precision):
-    """Beside the model as the report has it: what comes out, and each gradient. Images of few colours make ties in the poolings."""
+    """Beside the model as the report has it: what comes out, and each gradient. Images of few colours make ties in the
+    poolings.
+    """
     torch.manual_seed(0)
     model = MODELS[name](image_size=32)
     initialise(model, "he")
     other = as_written(copy.deepcopy(model))
     relus = [sum(isinstance(m, nn.ReLU) for m in net.modules()) for net in (model, other)]
     assert relus[0] < relus[1] or name == "MLP_13"
-    x = (torch.randn(4, 1, 28, 28) if name.startswith("MLP") else torch.randn(4, 3, 32, 32)).sign().to(memory_format=torch.channels_last)
+    x = (
+        (torch.randn(4, 1, 28, 28) if name.startswith("MLP") else torch.randn(4, 3, 32, 32))
+        .sign()
+        .to(memory_format=torch.channels_last)
+    )
     outputs = []
     for net in (model.to(device()), other.to(device())):
         with arithmetic(precision):
@@ -39,9 +45,13 @@ def test_relus_in_place_and_behind_poolings_change_no_bit(name, precision):
     assert min(p.grad.abs().max() for p in model.parameters()) > 0
 
 
-@pytest.mark.parametrize("context", [native_bf16, emulated_bf16, partial(SmallMaps, LARGEST_BY_TAPS, conv2d_by_taps)])
+@pytest.mark.parametrize(
+    "context", [native_bf16, emulated_bf16, partial(SmallMaps, LARGEST_SHIFT_AND_ADD, conv2d_shift_and_add)]
+)
 def test_a_block_on_maps_of_two_by_two_takes_its_relus_in_place_too(context):
-    """There a convolution is computed otherwise, and gives a view, into which autograd does not let everything be written."""
+    """There a convolution is computed otherwise, and gives a view, into which autograd does not let everything be
+    written.
+    """
     torch.manual_seed(0)
     model = plain_block([3, 8, 8], CONV)
     other = nn.Sequential(*(nn.ReLU() if isinstance(m, nn.ReLU) else m for m in copy.deepcopy(model)))

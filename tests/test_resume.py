@@ -1,4 +1,6 @@
-"""`pipeline` again: a record is moved aside, an interrupted run goes on to the bit, and `record=False` leaves no trace."""
+"""`pipeline` again: a record is moved aside, an interrupted run goes on to the bit, and `record=False` leaves no
+trace.
+"""
 
 import json
 import multiprocessing
@@ -45,7 +47,9 @@ RESUMABLE = {
 
 
 def resumable(name):
-    """Begin or go on with a run that has everything a resumed one could lose: batch statistics, momenta, dropout, patience."""
+    """Begin or go on with a run that has everything a resumed one could lose: batch statistics, momenta, dropout,
+    patience.
+    """
     return pipeline(normed().insert(5, nn.Dropout(0.2)), digits(), held(), name=name, resume=True, **RESUMABLE)
 
 
@@ -125,14 +129,19 @@ def test_rows_that_are_fewer_than_the_checkpoint_s_are_said(monkeypatch):
     monkeypatch.setenv("CHECKPOINT_SECONDS", "0")
     interrupt(name="short")
     (find_record("short", "own").path / "rows.jsonl").write_text("")
-    refused(lambda: pipeline(mlp(), digits(), held(), name="short", resume=True, **QUICK), "fewer rows than its checkpoint", "remove")
+    refused(
+        lambda: pipeline(mlp(), digits(), held(), name="short", resume=True, **QUICK),
+        "fewer rows than its checkpoint",
+        "remove",
+    )
 
 
 def test_a_resumed_run_of_another_identity_is_refused_with_the_difference(monkeypatch):
     monkeypatch.setenv("CHECKPOINT_SECONDS", "0")
     interrupt(name="begun")
     message = refused(
-        lambda: pipeline(mlp(), digits(), held(), name="begun", resume=True, **QUICK | {"lr": 0.02}), "lr 0.01 there, 0.02 here"
+        lambda: pipeline(mlp(), digits(), held(), name="begun", resume=True, **QUICK | {"lr": 0.02}),
+        "lr 0.01 there, 0.02 here",
     )
     assert "use another name" in message
 
@@ -159,7 +168,9 @@ def test_a_finished_run_is_trained_again_even_where_resume_is_asked_for():
 
 @pytest.mark.parametrize("changed", ["images", "labels", "one image"])
 def test_a_run_is_not_gone_on_with_on_other_data(monkeypatch, changed):
-    """Other images or labels of the same number and shape, and in memory even a single one that is none of the first."""
+    """Other images or labels of the same number and shape, and in memory even a single one that is none of the
+    first.
+    """
     monkeypatch.setenv("CHECKPOINT_SECONDS", "0")
 
     def began() -> None:

@@ -1,4 +1,6 @@
-"""The table's rows, cut to two steps each: every kind gets a record, chains of parents, evidence, variants, failures."""
+"""The table's rows, cut to two steps each: every kind gets a record, chains of parents, evidence, variants,
+failures.
+"""
 
 import shutil
 from concurrent.futures import ProcessPoolExecutor
@@ -16,7 +18,7 @@ from deepnet.records import reading
 from deepnet.records.folder import RunFolder
 from deepnet.records.reading import find_record
 from deepnet.training.metrics import accuracy
-from experimentTable import EXPERIMENTS, Held, experiment
+from experimentTable import EXPERIMENTS, RunLockedError, experiment
 
 
 @pytest.fixture
@@ -83,7 +85,9 @@ def test_the_analyses_leave_records(made):
         assert points["xy"].shape == (50, 2)
         assert ("coarse" in points) == (classes == 100)
         assert (record.result["classes"], record.result["images"]) == (classes, 50)
-        assert record.result["knn_skill"] == pytest.approx((record.result["knn_accuracy"] - 1 / classes) / (1 - 1 / classes), abs=1e-3)
+        assert record.result["knn_skill"] == pytest.approx(
+            (record.result["knn_accuracy"] - 1 / classes) / (1 - 1 / classes), abs=1e-3
+        )
     rows = found(made, "timing_3").rows
     assert len(rows) == 6
     assert all(row["plain_seconds"] > 0 and row["residual_seconds"] > 0 for row in rows)
@@ -157,7 +161,9 @@ def test_an_interrupted_run_goes_on_and_says_how(made, monkeypatch, capsys, tiny
     monkeypatch.setenv("CHECKPOINT_SECONDS", "0")
     evaluate, calls = coreFunction.evaluate, iter(range(9))
     with monkeypatch.context() as patch:
-        patch.setattr(coreFunction, "evaluate", lambda *a, **named: interrupt() if next(calls) == 1 else evaluate(*a, **named))
+        patch.setattr(
+            coreFunction, "evaluate", lambda *a, **named: interrupt() if next(calls) == 1 else evaluate(*a, **named)
+        )
         with pytest.raises(KeyboardInterrupt):
             run_all("MLP_4")
     assert capsys.readouterr().out.endswith("interrupted; the same call goes on from here\n")
@@ -189,9 +195,15 @@ def test_a_row_s_own_seed_and_profile_hold(made, runs_dir, tiny, monkeypatch):
 @pytest.mark.parametrize(
     ("action", "words"),
     [
-        (lambda row: run_all(replace(row, seed=2), seeds=(0, 1)), ("MLP_4 is a row of seed 2", "seeds=(0, 1) are asked for")),
+        (
+            lambda row: run_all(replace(row, seed=2), seeds=(0, 1)),
+            ("MLP_4 is a row of seed 2", "seeds=(0, 1) are asked for"),
+        ),
         (lambda row: run_all("MLP_4", replace(row, seed=2), seeds=(0,)), ("MLP_4 is a row of seed 2",)),
-        (lambda row: run_all(replace(row, profile="cpu"), profile="sample"), ("MLP_4 is a row of the profile cpu", "profile='sample'")),
+        (
+            lambda row: run_all(replace(row, profile="cpu"), profile="sample"),
+            ("MLP_4 is a row of the profile cpu", "profile='sample'"),
+        ),
         (lambda row: run_all(row, seeds=()), ("seeds are empty", "seeds=(0,)")),
         (lambda row: run_all(row, seeds=(0, -1)), ("seed must be a whole number of at least 0",)),
         (lambda row: run_all(row, seeds="01"), ("seed must be a whole number of at least 0", "'0'")),
@@ -216,7 +228,9 @@ def test_a_variant_is_one_line(made, tiny, runs_dir):
 def test_another_experiment_under_the_name_of_a_record_is_refused(made, runs_dir, tiny, capsys, no_training):
     lend(made, runs_dir, "MLP_4")
     other = replace(EXPERIMENTS["MLP_4"], lr=1e-3)
-    message = refused(lambda: run(other), "holds another run named MLP_4", "lr 0.0001 there, 0.001 here", "use another name")
+    message = refused(
+        lambda: run(other), "holds another run named MLP_4", "lr 0.0001 there, 0.001 here", "use another name"
+    )
     assert run_all(other) == []
     assert message in capsys.readouterr().out
 
@@ -235,7 +249,10 @@ def test_another_experiment_under_the_name_of_a_record_is_refused(made, runs_dir
         (lambda: run_all("MLP_4", stop=3), ("stop must be a function", "got 3")),
         (lambda: run_all("MLP_4", wandb="x"), ("wandb must be True, False or a W&B run, got 'x'",)),
         (lambda: run_all("MLP_4", executor=3), ("executor must be one of concurrent.futures", "got 3")),
-        (lambda: run_all("MLP_4", executor=ProcessPoolExecutor), ("executor must be one of concurrent.futures", "ProcessPoolExecutor")),
+        (
+            lambda: run_all("MLP_4", executor=ProcessPoolExecutor),
+            ("executor must be one of concurrent.futures", "ProcessPoolExecutor"),
+        ),
     ],
 )
 def test_what_cannot_be_run_is_refused(action, words, tiny, runs_dir):
@@ -249,7 +266,9 @@ def test_options_are_looked_at_where_everything_is_recorded_too(made, runs_dir, 
     refused(lambda: run("MLP_4", stop=True), "stop must be a function")
 
 
-def test_a_finished_parent_without_weights_is_refused_without_a_word_of_training_it(made, runs_dir, tiny, capsys, no_training):
+def test_a_finished_parent_without_weights_is_refused_without_a_word_of_training_it(
+    made, runs_dir, tiny, capsys, no_training
+):
     lend(made, runs_dir, "MLP_4")
     folder = runs_dir / "sample" / "MLP_4" / "seed-0"
     (folder / "weights.pt").unlink(missing_ok=True)
@@ -295,7 +314,7 @@ def test_a_run_whose_loss_is_not_finite_is_kept_and_not_tried_again(tiny, capsys
 
 
 def test_a_run_that_another_holds_is_looked_at_again_at_the_end(tiny, runs_dir, monkeypatch, capsys):
-    """Held while its turn comes, free once the others are done."""
+    """RunLockedError while its turn comes, free once the others are done."""
     holder = RunFolder(experiment("MLP_4", "sample"), runs_dir)
     holder.__enter__()
     fit = coreFunction.fit
@@ -311,14 +330,16 @@ def test_a_run_that_another_holds_is_looked_at_again_at_the_end(tiny, runs_dir, 
     assert "MLP_4 (seed 0) is being trained by another process" in capsys.readouterr().out
 
 
-def test_what_another_process_finishes_at_the_very_end_is_returned_and_what_it_still_trains_is_not(made, runs_dir, tiny, monkeypatch):
+def test_what_another_process_finishes_at_the_very_end_is_returned_and_what_it_still_trains_is_not(
+    made, runs_dir, tiny, monkeypatch
+):
     tries = []
 
     def held(exp, **_):
         tries.append(exp.name)
         if tries.count("MLP_4") == 2 and not (runs_dir / "sample" / "MLP_4").exists():
             lend(made, runs_dir, "MLP_4")
-        raise Held(f"{exp.name} is being trained by another process")
+        raise RunLockedError(f"{exp.name} is being trained by another process")
 
     monkeypatch.setattr(coreFunction, "run", held)
     assert [record.name for record in run_all("MLP_4", "MLP_res_5")] == ["MLP_4"]
@@ -327,7 +348,10 @@ def test_what_another_process_finishes_at_the_very_end_is_returned_and_what_it_s
 
 @pytest.mark.parametrize("name", ["MLP_4", "CNN_10", "adam"])
 def test_the_numbers_of_two_profiles_do_not_meet(name):
-    assert coreFunction.data_identity(experiment(name, "sample"))["data"] != coreFunction.data_identity(experiment(name, "cpu"))["data"]
+    assert (
+        coreFunction.data_identity(experiment(name, "sample"))["data"]
+        != coreFunction.data_identity(experiment(name, "cpu"))["data"]
+    )
 
 
 # ---------------------------------------------------------------- speed

@@ -20,7 +20,7 @@ from deepnet.data.sets import (
     channel_statistics,
     known_fingerprint,
     load_images,
-    open_vault,
+    load_test_set,
 )
 from deepnet.data.sources import SAMPLE, SETS
 from experimentTable import CLASSES
@@ -47,14 +47,16 @@ def test_sample_has_its_size_and_every_class_in_proportion(name, part, count):
 
 def test_sample_parts_are_disjoint():
     for name, parts in SPLITS.items():
-        sets = [load_images(name, part, "sample") for part in parts] + ([open_vault("sample")] * (name == "cifar100"))
+        sets = [load_images(name, part, "sample") for part in parts] + (
+            [load_test_set("sample")] * (name == "cifar100")
+        )
         images = [every_image(data) for data in sets]
         assert len(set.union(*images)) == sum(map(len, images))
 
 
 def test_samples_vault_holds_five_images_a_class():
-    assert open_vault("sample").labels.bincount().tolist() == [5] * 100
-    assert open_vault("sample", 64).size == 64
+    assert load_test_set("sample").labels.bincount().tolist() == [5] * 100
+    assert load_test_set("sample", 64).size == 64
 
 
 def test_sample_is_small_in_git():
@@ -133,7 +135,7 @@ def test_complete_sets_are_the_published_ones_and_open_in_a_second(name, monkeyp
 @needs_complete
 def test_samples_vault_is_cut_from_the_train_set(monkeypatch):
     monkeypatch.setenv("DATA_DIR", COMPLETE)
-    assert every_image(open_vault("sample")) <= every_image(load_images("cifar100", "train", "cpu"))
+    assert every_image(load_test_set("sample")) <= every_image(load_images("cifar100", "train", "cpu"))
 
 
 def make_sample() -> object:
@@ -164,5 +166,7 @@ def test_making_the_sample_needs_the_complete_sets(data_dir, tmp_path, monkeypat
                  for cell in pq.read_table(path)["image"].to_pylist()}  # fmt: skip
     assert len({cell["bytes"] for table in made for cell in table["image"].to_pylist()} & originals) == 70
     monkeypatch.delenv("DATA_DIR")
-    refused(lambda: module.make("mnist", tmp_path / "made"), "set DATA_DIR to a folder that holds mnist as train-*.parquet")
+    refused(
+        lambda: module.make("mnist", tmp_path / "made"), "set DATA_DIR to a folder that holds mnist as train-*.parquet"
+    )
     assert len(list((tmp_path / "made").iterdir())) == 2

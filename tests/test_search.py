@@ -13,12 +13,15 @@ from deepnet.records import reading
 from deepnet.records.reading import find_record
 from deepnet.search import searching, trials
 from deepnet.search.sweep import REPORT_SWEEP, read_sweep
-from experimentTable import experiment, price
+from experimentTable import estimated_seconds, experiment
 
 SMALL = {  # of the row MLP_4
     "method": "bayes",
     "metric": {"name": "train_loss", "goal": "minimize"},
-    "parameters": {"lr": {"distribution": "log_uniform_values", "min": 1e-4, "max": 1e-1}, "batch_size": {"values": [16, 32]}},
+    "parameters": {
+        "lr": {"distribution": "log_uniform_values", "min": 1e-4, "max": 1e-1},
+        "batch_size": {"values": [16, 32]},
+    },
 }
 LOG = {"distribution": "log_uniform_values"}
 
@@ -91,9 +94,12 @@ def test_the_committed_search_of_the_report_is_read_and_gone_on_with(monkeypatch
         drawn = study.trials()
         values = [trials.values_of(trial) for trial in drawn]
         assert values == [
-            {key: find_record(f"search_{k}", "paper").settings["identity"][key] for key in sweep.parameters} for k in range(1, 13)
+            {key: find_record(f"search_{k}", "paper").settings["identity"][key] for key in sweep.parameters}
+            for k in range(1, 13)
         ]
-        assert [searching._draw(study, drawn[:k], sweep) for k in range(searching.START_UP)] == values[: searching.START_UP]
+        assert [searching._draw(study, drawn[:k], sweep) for k in range(searching.START_UP)] == values[
+            : searching.START_UP
+        ]
         following = searching._draw(study, drawn, sweep)
     assert following not in values
     assert 1e-6 <= following["lr"] <= 1e-2
@@ -134,9 +140,13 @@ def test_a_search_that_was_cut_off_goes_on_with_the_trial_it_was_in(tiny, monkey
 
 @pytest.mark.parametrize("method", ["bayes", "random"])
 def test_nothing_is_drawn_twice_as_long_as_there_is_something_else(tiny, method):
-    few = config(method=method, parameters={"batch_size": {"values": [8, 12, 16]}, "optimizer": {"values": ["SGD", "Adam"]}})
+    few = config(
+        method=method, parameters={"batch_size": {"values": [8, 12, 16]}, "optimizer": {"values": ["SGD", "Adam"]}}
+    )
     records = search(few, 7, base="MLP_4", seed=2)
-    drawn = {record.name: [record.settings["identity"][key] for key in ("batch_size", "optimizer")] for record in records}
+    drawn = {
+        record.name: [record.settings["identity"][key] for key in ("batch_size", "optimizer")] for record in records
+    }
     assert len(drawn) == 7
     last = drawn.pop("search_7")
     assert sorted(drawn.values()) == [[size, optimizer] for size in (8, 12, 16) for optimizer in ("Adam", "SGD")]
@@ -176,7 +186,9 @@ def test_the_least_loss_is_the_best_where_it_is_to_be_minimised(tiny):
     greatest = search(config(metric={"name": "train_accuracy", "goal": "maximize"}), 3, base="MLP_4", name="greatest")
     scores = [max(record.column("train_accuracy", trained_only=True)) for record in greatest]
     assert scores == sorted(scores, reverse=True)
-    study = optuna.load_study(study_name="search-sample-seed0", storage=f"sqlite:///{records[0].path.parent.parent / 'search.sqlite'}")
+    study = optuna.load_study(
+        study_name="search-sample-seed0", storage=f"sqlite:///{records[0].path.parent.parent / 'search.sqlite'}"
+    )
     assert sorted(trial.value for trial in study.trials) == least
 
 
@@ -190,7 +202,8 @@ def test_another_configuration_under_the_name_of_a_search_is_refused(tiny):
 
 def test_a_grid_takes_every_combination_once(tiny):
     grid = config(
-        method="grid", parameters={"lr": {"values": [1e-3, 1e-2]}, "batch_size": {"values": [16, 32]}, "optimizer": {"value": "SGD"}}
+        method="grid",
+        parameters={"lr": {"values": [1e-3, 1e-2]}, "batch_size": {"values": [16, 32]}, "optimizer": {"value": "SGD"}},
     )
     records = search(grid, 4, base="MLP_4")
     pairs = {(record.settings["identity"]["lr"], record.settings["identity"]["batch_size"]) for record in records}
@@ -221,7 +234,11 @@ def test_a_database_that_cannot_be_opened_is_said_in_one_line(tiny):
 @pytest.mark.parametrize(
     ("parameters", "metric", "said"),
     [
-        ({"lr": {"values": [1e-3]}, "batch_size": {"values": [16]}}, "train_accuracy", "learning rate 0.001, batch size 16"),
+        (
+            {"lr": {"values": [1e-3]}, "batch_size": {"values": [16]}},
+            "train_accuracy",
+            "learning rate 0.001, batch size 16",
+        ),
         ({"lr": {"min": 0.001, "max": 1.0}, "optimizer": {"value": "SGD"}}, "train_loss", "learning rate "),
         ({"lr": {"value": 1e-3}, "batch_size": {"values": [8, 16]}}, "train_accuracy", " of 8 to 16)"),
     ],
@@ -230,7 +247,9 @@ def test_a_search_ends_with_its_best_trial_and_where_that_lies(tiny, capsys, par
     """Whatever it searches and by whatever metric."""
     goal = "minimize" if metric.endswith("loss") else "maximize"
     method = "random" if "min" in parameters["lr"] else "grid"
-    records = search(config(parameters=parameters, method=method, metric={"name": metric, "goal": goal}), 2, base="MLP_4")
+    records = search(
+        config(parameters=parameters, method=method, metric={"name": metric, "goal": goal}), 2, base="MLP_4"
+    )
     value = {"minimize": min, "maximize": max}[goal](records[0].column(metric, trained_only=True))
     last = capsys.readouterr().out.splitlines()[-1]
     assert last.startswith(f"search: of {len(records)} trial{'s' * (len(records) > 1)} {records[0].name} is best")
@@ -253,7 +272,7 @@ def test_a_search_ends_with_its_best_trial_and_where_that_lies(tiny, capsys, par
     ],
 )
 def test_where_a_value_lies(spec, value, place):
-    said = trials.said_point(config(parameters={"patience": spec}), 0.5, {"patience": value})
+    said = trials.describe_point(config(parameters={"patience": spec}), 0.5, {"patience": value})
     assert said == f"train loss 0.5, patience {place}"
 
 
@@ -261,7 +280,9 @@ def test_the_estimate_counts_what_is_trained_before_the_first_trial(tiny, capsys
     monkeypatch.setattr(coreFunction, "run", lambda *_, **options: interrupt())
     with pytest.raises(KeyboardInterrupt):
         search(REPORT_SWEEP, 2)
-    seconds = 2 * price(experiment("sweep_1", "sample")) + price(experiment("train_resnet", "sample"))
+    seconds = 2 * estimated_seconds(experiment("sweep_1", "sample")) + estimated_seconds(
+        experiment("train_resnet", "sample")
+    )
     assert capsys.readouterr().out == f"2 trials, 0 of them ended already; to go: about {seconds} s\n"
 
 
@@ -274,7 +295,9 @@ def test_a_trial_that_was_cut_off_before_its_run_began_is_the_next(tiny):
 
 
 def test_a_trial_that_another_process_is_at_is_left_to_it(tiny, runs_dir):
-    """What it holds is the trial's lock; its process ends here by giving that back, and then the trial is the next one's."""
+    """What it holds is the trial's lock; its process ends here by giving that back, and then the trial is the next
+    one's.
+    """
     search(SMALL, 1, base="MLP_4")
     with trials.open_study("search", "sample", 0, "") as study, ExitStack() as held:
         other = study.take([study.add({"lr": 1e-3, "batch_size": 16}, read_sweep(SMALL))], held)

@@ -1,4 +1,6 @@
-"""What is asked of a search: what a configuration means; what no trial could be made of is refused and leaves nothing."""
+"""What is asked of a search: what a configuration means; what no trial could be made of is refused and leaves
+nothing.
+"""
 
 import math
 from dataclasses import replace
@@ -14,7 +16,13 @@ from deepnet.search import searching, trials
 from deepnet.search.sweep import REPORT_SWEEP, Parameter, read_sweep
 from experimentTable import EXPERIMENTS, experiment
 
-IN_MEMORY = ("sqlite://", "sqlite:///", "sqlite:///:memory:", "sqlite:///file::memory:?uri=true", "sqlite:///file:x?mode=memory&uri=true")
+IN_MEMORY = (
+    "sqlite://",
+    "sqlite:///",
+    "sqlite:///:memory:",
+    "sqlite:///file::memory:?uri=true",
+    "sqlite:///file:x?mode=memory&uri=true",
+)
 BELL = {"distribution": "log_normal", "mu": -7, "sigma": 0.5}
 
 
@@ -25,7 +33,10 @@ def varied(**parameters):
 
 def test_the_report_s_sweep_draws_from_the_report_s_ranges():
     found = read_sweep(REPORT_SWEEP, experiment("sweep_1", "paper")).parameters
-    assert found == {"lr": Parameter("log", low=1e-6, high=1e-2), "batch_size": Parameter("listed", (16, 32, 64, 128, 256))}
+    assert found == {
+        "lr": Parameter("log", low=1e-6, high=1e-2),
+        "batch_size": Parameter("listed", (16, 32, 64, 128, 256)),
+    }
     drawn = [row for row in EXPERIMENTS.values() if row.name.startswith("sweep_")]
     assert all(1e-6 <= row.lr <= 1e-2 and row.batch_size in found["batch_size"].choices for row in drawn)
 
@@ -55,12 +66,16 @@ def test_the_report_s_sweep_draws_from_the_report_s_ranges():
 def test_every_range_of_w_and_b_s_is_drawn_as_w_and_b_draws_it(spec, least, middle, greatest):
     """Its least value, its median and its greatest; what a sampler drew comes back from the value."""
     parameter = read_sweep(varied(patience=spec)).parameters["patience"]
-    half = math.sqrt(parameter.low * parameter.high) if parameter.scale == "log" else (parameter.low + parameter.high) / 2
+    half = (
+        math.sqrt(parameter.low * parameter.high) if parameter.scale == "log" else (parameter.low + parameter.high) / 2
+    )
     half = int(half) if parameter.scale == "whole" else half
     values = [parameter.value(drawn) for drawn in (parameter.low, half, parameter.high)]
     assert values == pytest.approx([least, middle, greatest], rel=1e-6)
     assert [parameter.value(parameter.drawn(value)) for value in values] == pytest.approx(values)
-    whole = type(spec.get("q", None)) is int or parameter.scale == "whole" or spec.get("distribution") == "q_log_uniform"
+    whole = (
+        type(spec.get("q", None)) is int or parameter.scale == "whole" or spec.get("distribution") == "q_log_uniform"
+    )
     assert {type(value) for value in values} == {int} or not whole
 
 
@@ -86,7 +101,9 @@ def test_listed_values(spec, choices):
 
 
 def test_numbers_of_numpy_are_numbers():
-    assert read_sweep(varied(batch_size={"min": np.int64(8), "max": 16})).parameters["batch_size"] == Parameter("whole", low=8, high=16)
+    assert read_sweep(varied(batch_size={"min": np.int64(8), "max": 16})).parameters["batch_size"] == Parameter(
+        "whole", low=8, high=16
+    )
 
 
 BAD = [
@@ -96,8 +113,16 @@ BAD = [
     (config(metric={"goal": "maximize"}), "'metric' must name what is sought by", "None"),
     (config(metric={"name": "train_loss", "goal": "up"}), "'goal' must be maximize or minimize", "'up'"),
     (config(metric={"name": "train_loss", "goals": "minimize"}), "unknown key 'goals' in 'metric'", "'goal'"),
-    (config(metric={"name": "val_acc", "goal": "maximize"}), "the metric 'val_acc'", "choose from train_loss, train_accuracy"),
-    (config(metric={"name": "validation_accuracy", "goal": "maximize"}), "'validation_accuracy'", "is in no row of mnist"),
+    (
+        config(metric={"name": "val_acc", "goal": "maximize"}),
+        "the metric 'val_acc'",
+        "choose from train_loss, train_accuracy",
+    ),
+    (
+        config(metric={"name": "validation_accuracy", "goal": "maximize"}),
+        "'validation_accuracy'",
+        "is in no row of mnist",
+    ),
     *(
         (config(metric={"name": f"test_{part}", "goal": "maximize"}), f"'test_{part}'", "is measured on the test set")
         for part in ("accuracy", "loss", "macro_accuracy")
@@ -106,23 +131,43 @@ BAD = [
         (varied(**{key: {"values": [0, 1]}}), f"'{key}' cannot be searched", "choose from batch_size")
         for key in ("seed", "kind", "family", "chapter", "record_gradients", "keep_weights", "final_test")
     ),
-    (varied(dataset={"values": ["mnist", "cifar10"]}), "MLP_4 cannot take the images of cifar10, (3, 28, 28)", "leave one of them out"),
-    (varied(model={"values": ["MLP_13", "CNN_10"]}), "CNN_10 cannot take the images of mnist, (1, 28, 28)", "leave one of them out"),
+    (
+        varied(dataset={"values": ["mnist", "cifar10"]}),
+        "MLP_4 cannot take the images of cifar10, (3, 28, 28)",
+        "leave one of them out",
+    ),
+    (
+        varied(model={"values": ["MLP_13", "CNN_10"]}),
+        "CNN_10 cannot take the images of mnist, (1, 28, 28)",
+        "leave one of them out",
+    ),
     (varied(eps={"values": [None, 1e-8]}), "eps None and 1e-08 are the same here", "leave one of them out"),
     (varied(lr={"values": [10**400]}), "lr is beyond all floating-point numbers", "1000"),
     (varied(lr={"min": 1.0, "max": 10**5000}), "max of parameter 'lr' must be a number", "thousands of digits"),
     (varied(learning_rate={"value": 1}), "unknown parameter 'learning_rate'", "a run has batch_size"),
     (varied(lr={"mu": 0, "sigma": 1}), "unknown key 'mu' in parameter 'lr' (uniform)", "lacks 'min'"),
     (varied(lr={"min": 0.1, "max": 1, "values": [0.1]}), "unknown key 'min' in parameter 'lr' (categorical)", ""),
-    (varied(lr={"value": 0.1, "values": [0.1]}), "unknown key 'value' in parameter 'lr' (categorical)", "did you mean 'values'"),
+    (
+        varied(lr={"value": 0.1, "values": [0.1]}),
+        "unknown key 'value' in parameter 'lr' (categorical)",
+        "did you mean 'values'",
+    ),
     (varied(lr={"min": 1}), "parameter 'lr' (uniform) lacks 'max'", ""),
     (varied(lr={"min": 2, "max": 1}), "parameter 'lr' has the min 2 above the max 1", ""),
     (varied(lr=LOG | {"min": 0, "max": 1}), "its min must be above 0", "got 0"),
     (varied(lr={"min": "a", "max": 1}), "min of parameter 'lr' must be a number", "'a'"),
     (varied(lr={"min": math.nan, "max": 1}), "min of parameter 'lr' must be a number", "nan"),
     (varied(lr=LOG | {"min": 1e-3, "max": math.inf}), "max of parameter 'lr' must be a number", "inf"),
-    (varied(patience={"distribution": "int_uniform", "min": 1.5, "max": 3}), "min of parameter 'patience' must be a whole number", "1.5"),
-    (varied(lr={"distribution": "q_uniform", "min": 0.1, "max": 1, "q": 0}), "q of parameter 'lr' must be above 0", "got 0"),
+    (
+        varied(patience={"distribution": "int_uniform", "min": 1.5, "max": 3}),
+        "min of parameter 'patience' must be a whole number",
+        "1.5",
+    ),
+    (
+        varied(lr={"distribution": "q_uniform", "min": 0.1, "max": 1, "q": 0}),
+        "q of parameter 'lr' must be above 0",
+        "got 0",
+    ),
     (varied(lr={"distribution": "normal", "mu": 1, "sigma": -1}), "sigma of parameter 'lr' must be above 0", "got -1"),
     (varied(batch_size={"values": [[8]]}), "parameter 'batch_size' has a value [8]", "plain numbers or words"),
     (varied(batch_size={"values": [8, 8]}), "parameter 'batch_size' lists 8 twice", ""),
@@ -136,7 +181,11 @@ BAD = [
     (varied(model={"values": ["MLP_4", "MLP_5"]}), "unknown model 'MLP_5'", "MLP_13"),
     (varied(start_from={"values": [None, "nowhere"]}), "unknown experiment 'nowhere'", "run.py list"),
     (varied(start_from={"value": "distribution"}), "start from distribution", "no training"),
-    (varied(eps={"values": [None, 1e-8]}, optimizer={"values": ["Adam", "SGD"]}), "SGD has no eps", "another optimizer"),
+    (
+        varied(eps={"values": [None, 1e-8]}, optimizer={"values": ["Adam", "SGD"]}),
+        "SGD has no eps",
+        "another optimizer",
+    ),
     (varied(epochs={"values": [5, 10]}), "epochs=5 of MLP_4 has no effect in the profile sample", "epochs=10"),
 ]
 
@@ -154,14 +203,21 @@ def test_precisions_that_are_one_on_this_machine_are_refused(has_it, same, runs_
     refused(lambda: search(varied(precision={"values": same}), 2, base="MLP_4"), said, "leave one of them out")
     assert not runs_dir.exists()
     apart = varied(precision={"values": ["fp32", "bf16", "fp64"]})
-    assert read_sweep(apart, experiment("MLP_4", "sample"), searching.MEANT).parameters["precision"].choices[0] == "fp32"
+    assert (
+        read_sweep(apart, experiment("MLP_4", "sample"), searching.MEANT).parameters["precision"].choices[0] == "fp32"
+    )
 
 
 def test_epochs_beyond_what_the_profile_grants_are_refused():
     ask = REPORT_SWEEP | {"parameters": {"epochs": {"values": [10, 30]}}}
-    refused(lambda: read_sweep(ask, experiment("sweep_1", "cpu")), "epochs=30 of sweep_1 has no effect in the profile cpu")
+    refused(
+        lambda: read_sweep(ask, experiment("sweep_1", "cpu")), "epochs=30 of sweep_1 has no effect in the profile cpu"
+    )
     usual = REPORT_SWEEP | {"parameters": {"epochs": {"value": 20}}}
-    refused(lambda: read_sweep(usual, experiment("sweep_1", "sample")), "'epochs' cannot be searched here, the profile sample sets it to 2")
+    refused(
+        lambda: read_sweep(usual, experiment("sweep_1", "sample")),
+        "'epochs' cannot be searched here, the profile sample sets it to 2",
+    )
     assert read_sweep(ask, experiment("sweep_1", "paper")).parameters["epochs"].choices == (10, 30)
 
 
@@ -174,7 +230,10 @@ def test_epochs_beyond_what_the_profile_grants_are_refused():
         ({"base": "MLP_33_eps"}, "MLP_33_eps has no budget in the profile sample", "cpu or paper"),
         ({"base": experiment("MLP_4", "cpu"), "profile": "sample"}, "base is a row of profile cpu", "give one of them"),
         ({"base": experiment("MLP_4", "", 2), "seed": 1}, "base is a row of seed 2", "give one of them"),
-        *(({"count": count}, "count must be a whole number of at least 1", repr(count)) for count in ("2", None, 1.5, True, 0, -1)),
+        *(
+            ({"count": count}, "count must be a whole number of at least 1", repr(count))
+            for count in ("2", None, 1.5, True, 0, -1)
+        ),
         *(({"name": name}, "cannot name a folder", repr(name)) for name in ("../x", "", "a?b", "a b", "x\n")),
         ({"name": None}, "name must be a word", "None"),
         ({"name": "sweep"}, "would take the place of the table's sweep_1", "another name"),
@@ -221,7 +280,10 @@ def test_of_several_parameters_only_what_no_trial_could_have_is_refused():
     row = replace(experiment("adam", "paper"), name="own", trainable=None)
     sought = {"model": {"values": ["resnet18", "CNN_10"]}, "start_from": {"value": None}}
     assert read_sweep(REPORT_SWEEP | {"parameters": sought}, row).parameters.keys() == sought.keys()
-    refused(lambda: read_sweep(REPORT_SWEEP | {"parameters": {"model": sought["model"]}}, row), "model='CNN_10' has no effect")
+    refused(
+        lambda: read_sweep(REPORT_SWEEP | {"parameters": {"model": sought["model"]}}, row),
+        "model='CNN_10' has no effect",
+    )
 
 
 def test_a_row_of_one_s_own_can_be_searched_and_joined(tiny):

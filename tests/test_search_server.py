@@ -1,4 +1,6 @@
-"""A search in the database of a real PostgreSQL server on loopback, shared by processes of which one is killed; its password is secret."""
+"""A search in the database of a real PostgreSQL server on loopback, shared by processes of which one is killed; its
+password is secret.
+"""
 
 import itertools
 import os
@@ -30,7 +32,9 @@ QUOTED = "open%20sesame%20%7B42%7D%3A%20100%25"
 @pytest.fixture(scope="module")
 def server() -> Iterator[str]:
     """The URL of a server's database. The server is a child of this process, and its files are gone when it is."""
-    path = os.pathsep.join([os.environ["PATH"], *map(str, sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True))])
+    path = os.pathsep.join(
+        [os.environ["PATH"], *map(str, sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True))]
+    )
     if not (initdb := shutil.which("initdb", path=path)):
         pytest.skip("no PostgreSQL server is installed")
     # Root may not run a server, and who may cannot enter a folder of pytest's.
@@ -66,7 +70,10 @@ def server() -> Iterator[str]:
             *itertools.chain.from_iterable(("-c", f"{key}={value}") for key, value in options.items()),
         ]
         log = Path(folder) / "log"
-        with log.open("w") as written, subprocess.Popen(serving, stdout=written, stderr=written, cwd=folder, **who) as process:
+        with (
+            log.open("w") as written,
+            subprocess.Popen(serving, stdout=written, stderr=written, cwd=folder, **who) as process,
+        ):
             try:
                 wait_for(lambda: "ready to accept connections" in log.read_text() or process.poll() is not None)
                 assert process.poll() is None, log.read_text()
@@ -86,12 +93,16 @@ def wait_for(condition) -> None:
 @pytest.fixture(autouse=True)
 def jobs(server, monkeypatch):
     """The two ways to work on a search, in the server's database."""
-    monkeypatch.setitem(faults.JOBS, "search", lambda: coreFunction.search(faults.SWEEP, 5, base="MLP_res_5", storage=server))
+    monkeypatch.setitem(
+        faults.JOBS, "search", lambda: coreFunction.search(faults.SWEEP, 5, base="MLP_res_5", storage=server)
+    )
     monkeypatch.setitem(faults.JOBS, "joining", lambda: coreFunction.join(storage=server))
 
 
 def die_amid_two(runs: Path) -> None:
-    """Have this process die in its first trial's second epoch, once another process has recorded a row of a second trial."""
+    """Have this process die in its first trial's second epoch, once another process has recorded a row of a second
+    trial.
+    """
     calls = itertools.count(1)
 
     def die(*_):
@@ -113,7 +124,9 @@ def test_of_two_processes_at_one_search_one_is_killed_and_the_other_ends_it(serv
     made = faults.records(runs_dir)
     assert [record.name for record in made] == [f"search_{number}" for number in range(1, 6)]
     assert all(record.finished for record in made)
-    assert Counter(rows.read_text().splitlines()) == {f"{record.name} {epoch}": 1 for record in made for epoch in (0, 1, 2)}
+    assert Counter(rows.read_text().splitlines()) == {
+        f"{record.name} {epoch}": 1 for record in made for epoch in (0, 1, 2)
+    }
     study = optuna.load_study(study_name="search-sample-seed0", storage=server)
     assert [trial.state.name for trial in study.trials] == ["COMPLETE"] * 5
     drawn = [trial.params for trial in study.trials]
@@ -141,7 +154,9 @@ def test_connections_that_the_server_closes_during_a_trial_do_no_harm(server, mo
 
     def run_while_they_are_closed(exp, **options):
         with psycopg2.connect(server.replace("+psycopg2", "")) as administration, administration.cursor() as cursor:
-            cursor.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'searcher' AND pid <> pg_backend_pid()")
+            cursor.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'searcher' AND pid <> pg_backend_pid()"
+            )
             closed.append(cursor.rowcount)
         administration.close()
         return run(exp, **options)
@@ -164,14 +179,18 @@ def test_connections_that_the_server_closes_during_a_trial_do_no_harm(server, mo
     ],
 )
 def test_a_server_that_does_not_let_us_in_is_said_in_one_line_without_the_password(server, runs_dir, old, new, what):
-    said = refused(lambda: coreFunction.join(storage=server.replace(old, new)), "the search's database ", what, "or name another")
+    said = refused(
+        lambda: coreFunction.join(storage=server.replace(old, new)), "the search's database ", what, "or name another"
+    )
     assert "sesame" not in said
     assert "searcher" not in said.split("(")[0]
     assert_secret(runs_dir)
 
 
 def test_a_search_that_nobody_has_begun_is_refused_without_the_password(server):
-    assert "sesame" not in refused(lambda: coreFunction.join("none", storage=server), "no search 'none'", "***@127.0.0.1", "begin it")
+    assert "sesame" not in refused(
+        lambda: coreFunction.join("none", storage=server), "no search 'none'", "***@127.0.0.1", "begin it"
+    )
 
 
 def assert_secret(runs: Path) -> None:

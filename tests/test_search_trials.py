@@ -1,4 +1,6 @@
-"""What becomes of a search's trials: a failing one is passed over, a grid is not written out, a target ends it, records lie anywhere."""
+"""What becomes of a search's trials: a failing one is passed over, a grid is not written out, a target ends it, records
+lie anywhere.
+"""
 
 import math
 import threading
@@ -17,7 +19,7 @@ from deepnet.records.reading import find_record
 from deepnet.search import searching
 from deepnet.search.sweep import REPORT_SWEEP, read_sweep
 from deepnet.search.trials import open_study
-from experimentTable import Held, UsageError
+from experimentTable import RunLockedError, UsageError
 
 GRID = config(method="grid", parameters={"lr": {"values": [1e-3, 1e-2]}})
 
@@ -39,7 +41,9 @@ def states(runs_dir, name="search"):
         (AssertionError("expected contiguous"), "expected contiguous"),
     ],
 )
-def test_a_trial_that_cannot_be_run_is_recorded_as_failed_and_passed_over(error, reason, tiny, monkeypatch, capsys, runs_dir):
+def test_a_trial_that_cannot_be_run_is_recorded_as_failed_and_passed_over(
+    error, reason, tiny, monkeypatch, capsys, runs_dir
+):
     trained, train = [], coreFunction._train
 
     def failing(exp, *arguments):
@@ -96,7 +100,7 @@ def test_a_run_that_another_process_trains_is_waited_for(tiny, monkeypatch, runs
     def held_twice(exp, *arguments):
         calls.append(exp.name)
         if len(calls) < 3:
-            raise Held("search_1 is being trained by another process")
+            raise RunLockedError("search_1 is being trained by another process")
         return train(exp, *arguments)
 
     monkeypatch.setattr(coreFunction, "_train", held_twice)
@@ -115,7 +119,10 @@ def test_without_what_all_trials_start_from_none_is_begun(tiny, monkeypatch, run
 
 
 def test_a_grid_of_ten_million_points_begins_at_once(tiny, monkeypatch):
-    lists = {name: {"values": [base * k for k in range(1, 57)]} for name, base in (("lr", 1e-6), ("dropout", 1e-3), ("eps", 1e-9))}
+    lists = {
+        name: {"values": [base * k for k in range(1, 57)]}
+        for name, base in (("lr", 1e-6), ("dropout", 1e-3), ("eps", 1e-9))
+    }
     ask = config(method="grid", parameters=lists | {"batch_size": {"values": list(range(8, 64))}})
     assert read_sweep(ask).size == 56**4
     monkeypatch.setattr(coreFunction, "run", lambda *_, **options: interrupt())
@@ -129,7 +136,8 @@ def test_a_grid_of_ten_million_points_begins_at_once(tiny, monkeypatch):
 
 def test_a_grid_s_points_are_those_of_nested_loops():
     ask = config(
-        method="grid", parameters={"patience": {"min": 2, "max": 4}, "optimizer": {"values": ["SGD", "Adam"]}, "lr": {"value": 0.1}}
+        method="grid",
+        parameters={"patience": {"min": 2, "max": 4}, "optimizer": {"values": ["SGD", "Adam"]}, "lr": {"value": 0.1}},
     )
     sweep = read_sweep(ask)
     points = [sweep.grid_point(number) for number in range(sweep.size)]
@@ -201,7 +209,9 @@ def test_what_is_passed_over_is_said_once(tiny, capsys):
 # ---------------------------------------------------------------- where the records lie, and who begins
 
 
-@pytest.mark.parametrize("name", ["what?", "a#b", "with spaces", "100%25", "{braces}", "ünïcode", "q?uri=true&mode=memory"])
+@pytest.mark.parametrize(
+    "name", ["what?", "a#b", "with spaces", "100%25", "{braces}", "ünïcode", "q?uri=true&mode=memory"]
+)
 def test_the_database_lies_with_the_records_wherever_they_lie(name, tiny, tmp_path, monkeypatch):
     monkeypatch.setenv("RUNS_DIR", str(tmp_path / name / "runs"))
     (record,) = search(SMALL, 1, base="MLP_4")

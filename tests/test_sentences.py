@@ -1,4 +1,6 @@
-"""The sentences of README and notebook with numbers in them say what the records, the benchmarks' results and the table say."""
+"""The sentences of README and notebook with numbers in them say what the records, the benchmarks' results and the table
+say.
+"""
 
 import json
 import re
@@ -14,18 +16,22 @@ from deepnet.claims.ledger import check, ledger
 from deepnet.data.sets import FINGERPRINTS, VALIDATION
 from deepnet.figures.registry import found
 from deepnet.records.reading import find_records
-from experimentTable import BOTH_PRECISIONS, BUDGETS, ROWS, Experiment, experiment, has_budget, price
-from myModel import MODELS, count_modules, model_table
 from deepnet.text import duration
+from experimentTable import BOTH_PRECISIONS, BUDGETS, ROWS, Experiment, estimated_seconds, experiment, is_supported
+from myModel import MODELS, count_modules, model_table
 
 NOTEBOOK, README = ROOT / "main.ipynb", ROOT / "README.md"
 SESSION = "131b5b2"  # the commit that most records of `paper` were made at, side by side on one GPU
-TABLE = [row for row in ROWS if row.name in re.findall(r"\w+", README.read_text())]  # a row of a reader's own is in no sentence
+# a row of a reader's own is in no sentence
+TABLE = [row for row in ROWS if row.name in re.findall(r"\w+", README.read_text())]
 
 
 def measured(machine: str) -> dict[str, dict]:
     """The rows of a benchmark's results by their names."""
-    return {row["name"]: row for row in json.loads((ROOT / "benchmarks" / "results" / f"{machine}.json").read_text())["rows"]}
+    return {
+        row["name"]: row
+        for row in json.loads((ROOT / "benchmarks" / "results" / f"{machine}.json").read_text())["rows"]
+    }
 
 
 def span(values: Iterable[float], digits: str = ".1f") -> str:
@@ -38,10 +44,14 @@ def joined(values: Iterable[str]) -> str:
 
 
 def bf16_sentence() -> str:
-    """q7's pairs: how far the test accuracy in bf16 lies from fp32's, in points, and where that is shown to be less than one."""
+    """q7's pairs: how far the test accuracy in bf16 lies from fp32's, in points, and where that is shown to be less
+    than one.
+    """
     points = []
     for model in BOTH_PRECISIONS:
-        fp32, bf16 = ({r.seed: r.result["accuracy"] for r in find_records(f"{model}_{side}", "cpu")} for side in ("fp32", "bf16"))
+        fp32, bf16 = (
+            {r.seed: r.result["accuracy"] for r in find_records(f"{model}_{side}", "cpu")} for side in ("fp32", "bf16")
+        )
         points += [100 * (bf16[seed] - fp32[seed]) for seed in fp32.keys() & bf16.keys()]
     equal = {
         model: part.verdict
@@ -72,17 +82,19 @@ def cost_sentences() -> Iterator[str]:
     """What the estimates of the single runs add up to."""
 
     def hours(profile: str, chosen: Callable[[Experiment], bool] = lambda row: True) -> float:
-        rows = [exp for row in TABLE if chosen(row) and has_budget(exp := experiment(row.name, profile))]
-        return sum(map(price, rows)) / 3600
+        rows = [exp for row in TABLE if chosen(row) and is_supported(exp := experiment(row.name, profile))]
+        return sum(map(estimated_seconds, rows)) / 3600
 
-    two, three, four, five = (hours("cpu", lambda row, chapter=chapter: row.chapter == chapter) for chapter in (2, 3, 4, 5))
+    two, three, four, five = (
+        hours("cpu", lambda row, chapter=chapter: row.chapter == chapter) for chapter in (2, 3, 4, 5)
+    )
     controls = hours("cpu", lambda row: row.chapter == 4 and row.family.startswith("control"))
     yield f"stop it and go on when you like | {hours('cpu'):.0f} h on two cores |"
     yield (
         f"about {hours('cpu'):.0f} h on the same two cores: chapter 2 {60 * two:.0f} min, 3 {three:.0f} h, 4 {four:.0f} h "
         f"({controls:.0f} h of it controls), 5 {five:.0f} h;"
     )
-    yield f"MLP_res_96 alone takes {duration(price(experiment('MLP_res_96', 'cpu')))}"
+    yield f"MLP_res_96 alone takes {duration(estimated_seconds(experiment('MLP_res_96', 'cpu')))}"
     assert round(hours("paper")) == 1  # "about an hour"
     made = [record for profile in ("paper", "cpu") for runs in found("*", profile).values() for record in runs]
     there = [record.profile for record in made if record.settings["provenance"]["commit"].startswith(SESSION)]
@@ -92,7 +104,10 @@ def cost_sentences() -> Iterator[str]:
 def speed_sentences() -> Iterator[str]:
     """What the benchmarks' results say."""
     intel = measured("intel-r-xeon-r-processor-family-6-model-207-2-cores")
-    small, zen = (measured(f"{name}-2-cores-cpu") for name in ("intel-r-xeon-r-processor-family-6-model-207", "amd-epyc-family-23-model-1"))
+    small, zen = (
+        measured(f"{name}-2-cores-cpu")
+        for name in ("intel-r-xeon-r-processor-family-6-model-207", "amd-epyc-family-23-model-1")
+    )
     most = {name: f"{1 / row['time_shares']['products']:.1f}" for name, row in intel.items()}
     frozen, mlps, cnns = list(intel)[-3:], list(intel)[:3], list(intel)[3:7]
     yield (
@@ -121,7 +136,9 @@ def wider_sentence() -> str:
     """Parameters of the widest residual MLPs beside the others', in millions."""
     millions = {row["name"]: row["parameters"] / 1e6 for row in model_table(MODELS)}
     others, wide = ([millions[f"MLP_res_{depth}"] for depth in depths] for depths in ((5, 15, 35), (55, 96)))
-    return f"MLP_res_55 and 96 are wider too: {wide[0]:.0f} and {wide[1]:.0f} million parameters against {span(others)}."
+    return (
+        f"MLP_res_55 and 96 are wider too: {wide[0]:.0f} and {wide[1]:.0f} million parameters against {span(others)}."
+    )
 
 
 def split_sentence(form: str) -> list[str]:
@@ -130,7 +147,8 @@ def split_sentence(form: str) -> list[str]:
     return [form.format(whole - held_out, held_out)]
 
 
-SENTENCES: dict[str, tuple[Path, Callable[[], Iterable[str]]]] = {  # with numbers that records, benchmarks or the table give
+# with numbers that records, benchmarks or the table give
+SENTENCES: dict[str, tuple[Path, Callable[[], Iterable[str]]]] = {
     "the table": (README, rows_sentences),
     "the cost": (README, cost_sentences),
     "bf16": (README, lambda: [bf16_sentence()]),
@@ -148,6 +166,8 @@ def test_a_sentence_has_the_numbers_of_the_records(sentence):
     file, made = SENTENCES[sentence]
     text = file.read_text()
     if file == NOTEBOOK:
-        text = "\n".join(cell.source for cell in nbformat.reads(text, as_version=4).cells if cell.cell_type == "markdown")
+        text = "\n".join(
+            cell.source for cell in nbformat.reads(text, as_version=4).cells if cell.cell_type == "markdown"
+        )
     for expected in made():
         assert expected in " ".join(text.split()), f"{file.name} says otherwise"

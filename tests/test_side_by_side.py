@@ -16,7 +16,8 @@ from deepnet.runs.queue import check_executor
 
 
 def workers():
-    return ProcessPoolExecutor(2, multiprocessing.get_context("fork"))  # forked, so that they have the small budgets too
+    # forked, so that they have the small budgets too
+    return ProcessPoolExecutor(2, multiprocessing.get_context("fork"))
 
 
 @needs_fork
@@ -89,7 +90,9 @@ def test_a_script_that_each_process_would_begin_again_is_refused(tmp_path, runs_
     script = tmp_path / "script.py"
     script.write_text(SCRIPT.format(method=method))
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=120, env=environment, check=True)
+    done = subprocess.run(
+        [sys.executable, script], capture_output=True, text=True, timeout=120, env=environment, check=True
+    )
     assert done.stdout == f'each process imports {script} again; put what it does under `if __name__ == "__main__":`\n'
     assert done.stderr == ""
     assert not runs_dir.exists()

@@ -11,7 +11,7 @@ from torch.utils.checkpoint import checkpoint
 import utilityFunction
 from deepnet import machine
 from deepnet.speed import products
-from deepnet.speed.products import SmallMaps, conv2d_by_patches, conv2d_by_taps, emulated_bf16, native_bf16
+from deepnet.speed.products import SmallMaps, conv2d_im2col, conv2d_shift_and_add, emulated_bf16, native_bf16
 from deepnet.training import steps
 from deepnet.training.steps import train_epoch
 from myModel import MODELS
@@ -31,25 +31,40 @@ class Counted:
 def with_gradients(conv, x):
     """Outputs of `conv`, and the gradients of a weighted sum of them by the inputs and the parameters."""
     outputs = conv(x)
-    weights = torch.linspace(-1, 1, outputs.numel()).bfloat16().to(outputs.dtype).view(outputs.shape)  # the same in all precisions
+    # the same in all precisions
+    weights = torch.linspace(-1, 1, outputs.numel()).bfloat16().to(outputs.dtype).view(outputs.shape)
     return outputs, *torch.autograd.grad((outputs * weights).sum(), (x, *conv.parameters()))
 
 
-KERNELS, STRIDES, PADDINGS = [(3, 3), (2, 2), (5, 5), (1, 3), (1, 1)], [(1, 1), (2, 2), (2, 1), (1, 3)], [(0, 0), (1, 1), (2, 2), (0, 1)]
-LAYERS = [(k, s, p) for k, s, p in product(KERNELS, STRIDES, PADDINGS) if p[0] < k[0] and p[1] < k[1]]  # others are left to torch
+KERNELS, STRIDES, PADDINGS = (
+    [(3, 3), (2, 2), (5, 5), (1, 3), (1, 1)],
+    [(1, 1), (2, 2), (2, 1), (1, 3)],
+    [(0, 0), (1, 1), (2, 2), (0, 1)],
+)
+# others are left to torch
+LAYERS = [(k, s, p) for k, s, p in product(KERNELS, STRIDES, PADDINGS) if p[0] < k[0] and p[1] < k[1]]
 
 
 @pytest.mark.parametrize(("kernel", "stride", "padding"), LAYERS)
 def test_outputs_and_gradients_equal_torch_s(kernel, stride, padding, monkeypatch):
-    """In float64, where another order of the sums is seen at 1e-16 or so; by patches as for small kernels, and as for large ones."""
+    """In float64, where another order of the sums is seen at 1e-16 or so; by patches as for small kernels, and as for
+    large ones.
+    """
     tried = 0
-    by_patches = products.ByPatches.apply
-    for largest, convolve, largest_kernel in ((2, conv2d_by_taps, None), (8, by_patches, 2**20), (8, by_patches, 0)):
+    by_patches = products.Im2colConvolution.apply
+    for largest, convolve, largest_kernel in (
+        (2, conv2d_shift_and_add, None),
+        (8, by_patches, 2**20),
+        (8, by_patches, 0),
+    ):
         monkeypatch.setattr(products, "LARGEST_KERNEL", largest_kernel)
         counted = Counted(convolve)
         for height, width, bias in product((1, 2, 3, 4, 6), (1, 2, 4, 5), (True, False)):
             conv = nn.Conv2d(3, 5, kernel, stride, padding, bias=bias).double()
-            if all(0 <= s + 2 * p - k < largest * step for s, k, step, p in zip((height, width), kernel, stride, padding, strict=True)):
+            if all(
+                0 <= s + 2 * p - k < largest * step
+                for s, k, step, p in zip((height, width), kernel, stride, padding, strict=True)
+            ):
                 x = torch.randn(2, 3, height, width, dtype=torch.float64, requires_grad=True)
                 expected = with_gradients(conv, x)
                 with SmallMaps(largest, counted):
@@ -62,7 +77,9 @@ def test_outputs_and_gradients_equal_torch_s(kernel, stride, padding, monkeypatc
 
 
 @pytest.mark.parametrize("largest_kernel", [0, 2**20])
-@pytest.mark.parametrize(("stride", "side"), [((1, 1), 2), ((1, 1), 4), ((2, 2), 4), ((2, 2), 8), ((1, 1), 8), ((2, 2), 16)])
+@pytest.mark.parametrize(
+    ("stride", "side"), [((1, 1), 2), ((1, 1), 4), ((2, 2), 4), ((2, 2), 8), ((1, 1), 8), ((2, 2), 16)]
+)
 def test_patches_round_to_bf16_no_more_than_torch_does(stride, side, largest_kernel, monkeypatch):
     """Beside the exact convolution of the rounded operands: what comes out is rounded once, whatever was summed."""
     monkeypatch.setattr(products, "LARGEST_KERNEL", largest_kernel)
@@ -102,7 +119,10 @@ def test_where_a_model_switches_autocast_off_it_stays_off(context):
     conv, x = nn.Conv2d(4, 8, 3, padding=1), torch.randn(2, 4, 2, 2)
     with context():
         with torch.autocast("cpu", enabled=False):
-            assert torch.equal(conv(x), torch.conv2d(x, conv.weight, conv.bias, padding=1)) and conv(x).dtype == torch.float32
+            assert (
+                torch.equal(conv(x), torch.conv2d(x, conv.weight, conv.bias, padding=1))
+                and conv(x).dtype == torch.float32
+            )
         assert conv(x).dtype == torch.bfloat16 and conv.double()(x.double()).dtype == torch.float64
 
 
@@ -119,7 +139,7 @@ def test_where_a_model_switches_autocast_off_it_stays_off(context):
     (lambda x: torch.conv2d(x, torch.ones(4, 4, 3, 3), None, (1,), (1,), (1, 1)), (2, 4, 2, 2)),
 ], ids=["larger map", "groups", "dilation", "same", "reflected", "no batch", "1-D", "many taps", "numbers", "one number"])  # fmt: skip
 def test_all_others_are_left_to_torch(conv, shape):
-    x, counted = torch.randn(shape), Counted(conv2d_by_taps)
+    x, counted = torch.randn(shape), Counted(conv2d_shift_and_add)
     with SmallMaps(2, counted):
         outputs = conv(x)
     assert torch.equal(outputs, conv(x))
@@ -140,16 +160,25 @@ def test_a_model_that_checkpoints_its_activations_trains(precision):
 
 
 def test_a_kernel_that_does_not_fit_is_refused_as_torch_does():
-    with SmallMaps(2, conv2d_by_taps), pytest.raises(RuntimeError, match="Kernel size can't be greater than actual input size"):
+    with (
+        SmallMaps(2, conv2d_shift_and_add),
+        pytest.raises(RuntimeError, match="Kernel size can't be greater than actual input size"),
+    ):
         nn.Conv2d(3, 3, 3)(torch.randn(1, 3, 2, 2))
 
 
 def test_training_resnet18_in_bf16_goes_by_patches_from_layer2_on(monkeypatch):
-    by_patches = Counted(conv2d_by_patches)
-    monkeypatch.setattr(products, "conv2d_by_patches", by_patches)
+    by_patches = Counted(conv2d_im2col)
+    monkeypatch.setattr(products, "conv2d_im2col", by_patches)
     monkeypatch.setattr(machine, "has_bfloat16", lambda: True)
     model = MODELS["resnet18"]()
-    train_epoch(model, [(torch.randn(2, 3, 64, 64), torch.arange(2))], torch.optim.SGD(model.parameters(), lr=0.01), "bf16", fast=True)
+    train_epoch(
+        model,
+        [(torch.randn(2, 3, 64, 64), torch.arange(2))],
+        torch.optim.SGD(model.parameters(), lr=0.01),
+        "bf16",
+        fast=True,
+    )
     assert by_patches.shapes[-5:] == [(2, 256, 4, 4), (2, 512, 2, 2), (2, 256, 4, 4), (2, 512, 2, 2), (2, 512, 2, 2)]
     assert len(by_patches.shapes) == 15
 
@@ -169,12 +198,15 @@ def test_a_large_kernel_on_a_small_map_is_left_to_torch_neither_forward_nor_back
     conv, x = nn.Conv2d(channels, 400, 3, padding=1), torch.randn(1, channels, side, side, requires_grad=True)
     with torch.profiler.profile() as profiled, native_bf16():
         conv(x).float().sum().backward()
-    assert len([event for event in profiled.events() if event.name in ("aten::convolution", "aten::convolution_backward")]) == torch_s
+    assert (
+        len([event for event in profiled.events() if event.name in ("aten::convolution", "aten::convolution_backward")])
+        == torch_s
+    )
 
 
 def test_an_epoch_of_resnet18_is_the_same_by_taps(monkeypatch):
-    by_taps = Counted(conv2d_by_taps)
-    monkeypatch.setattr(utilityFunction, "conv2d_by_taps", by_taps)
+    by_taps = Counted(conv2d_shift_and_add)
+    monkeypatch.setattr(utilityFunction, "conv2d_shift_and_add", by_taps)
     images, labels = torch.randn(12, 3, 64, 64, dtype=torch.float64), torch.arange(12) % 10
     batches = [(images[:8], labels[:8]), (images[8:], labels[8:])]
 

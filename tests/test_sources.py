@@ -172,7 +172,11 @@ def test_a_damaged_file_in_the_hubs_cache_is_downloaded_once_more(damaged, publi
 def test_a_file_that_stays_damaged_leaves_it_to_the_next_place(damaged, published, tmp_path, monkeypatch):
     shard, forced = damaged
     monkeypatch.setattr(sources, "answers", lambda url: "huggingface" in url)
-    refused(lambda: load_images("mnist", "train", "cpu"), "mnist is neither cached nor to be had", f"{shard} cannot be read (")
+    refused(
+        lambda: load_images("mnist", "train", "cpu"),
+        "mnist is neither cached nor to be had",
+        f"{shard} cannot be read (",
+    )
     assert forced == [False, True]
     write_torchvision(tmp_path / "torchvision", "mnist", published["mnist"], monkeypatch)
     there = sources.Source("mnist", tmp_path / "torchvision")
@@ -183,7 +187,9 @@ def test_a_file_that_stays_damaged_leaves_it_to_the_next_place(damaged, publishe
 def test_a_damaged_file_is_named_where_there_is_no_network(damaged, monkeypatch):
     monkeypatch.setattr(sources, "answers", lambda url: False)
     shard, forced = damaged
-    refused(lambda: load_images("mnist", "train", "cpu"), f"{shard} cannot be read (", "fetch it again", "does not answer")
+    refused(
+        lambda: load_images("mnist", "train", "cpu"), f"{shard} cannot be read (", "fetch it again", "does not answer"
+    )
     assert True not in forced
 
 

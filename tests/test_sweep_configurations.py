@@ -1,4 +1,6 @@
-"""Sweep configurations as W&B documents them and as people write them: each is taken, or refused with all that is wrong with it."""
+"""Sweep configurations as W&B documents them and as people write them: each is taken, or refused with all that is wrong
+with it.
+"""
 
 import pytest
 from helpers import refused
@@ -23,16 +25,34 @@ TAKEN = {
         ["passed over: program, command"],
     ),
     "a name, a description, a project and an entity": (
-        VAL_LOSS | {"method": "random", "name": "sweep", "description": "first", "project": "p", "entity": "e", "parameters": LR},
+        VAL_LOSS
+        | {
+            "method": "random",
+            "name": "sweep",
+            "description": "first",
+            "project": "p",
+            "entity": "e",
+            "parameters": LR,
+        },
         ["passed over: name, description, project, entity"],
     ),
     "random without a metric": ({"method": "random", "parameters": LR}, []),
-    "a grid without a metric": ({"method": "grid", "parameters": OPTIMIZERS | {"batch_size": {"values": [16, 32]}}}, []),
-    "no goal": ({"method": "bayes", "metric": {"name": "validation_loss"}, "parameters": LR}, ["validation_loss has no goal", "minimized"]),
+    "a grid without a metric": (
+        {"method": "grid", "parameters": OPTIMIZERS | {"batch_size": {"values": [16, 32]}}},
+        [],
+    ),
+    "no goal": (
+        {"method": "bayes", "metric": {"name": "validation_loss"}, "parameters": LR},
+        ["validation_loss has no goal", "minimized"],
+    ),
     "a target": ({"method": "bayes", "metric": VAL_LOSS["metric"] | {"target": 0.5}, "parameters": LR}, []),
     "a cap": (VAL_LOSS | {"method": "random", "run_cap": 5, "parameters": LR}, []),
     "probabilities": (
-        VAL_LOSS | {"method": "random", "parameters": {"batch_size": {"values": [16, 32, 64], "probabilities": [0.5, 0.25, 0.25]}}},
+        VAL_LOSS
+        | {
+            "method": "random",
+            "parameters": {"batch_size": {"values": [16, 32, 64], "probabilities": [0.5, 0.25, 0.25]}},
+        },
         [],
     ),
     "a grid over a range": ({"method": "grid", "parameters": {"patience": {"min": 1, "max": 10}}}, []),
@@ -41,11 +61,15 @@ TAKEN = {
         [],
     ),
     "a quantised range": (
-        VAL_LOSS | {"method": "bayes", "parameters": {"dropout": {"distribution": "q_uniform", "min": 0, "max": 0.5, "q": 0.1}}},
+        VAL_LOSS
+        | {"method": "bayes", "parameters": {"dropout": {"distribution": "q_uniform", "min": 0, "max": 0.5, "q": 0.1}}},
         [],
     ),
     "a log-normal": (VAL_LOSS | {"method": "bayes", "parameters": {"lr": BELL}}, []),
-    "a local controller": (VAL_LOSS | {"method": "random", "controller": {"type": "local"}, "parameters": LR}, ["passed over: controller"]),
+    "a local controller": (
+        VAL_LOSS | {"method": "random", "controller": {"type": "local"}, "parameters": LR},
+        ["passed over: controller"],
+    ),
     "no early termination": (VAL_LOSS | {"method": "random", "early_terminate": None, "parameters": LR}, []),
 }
 
@@ -85,9 +109,14 @@ REFUSED = {
         {"method": "bayes", "metric": {"name": "test_acc", "goal": "maximize"}, "parameters": LR},
         ["'test_acc' (did you mean 'validation_accuracy'?)", "test set"],
     ),
-    "hyperband": (PROGRAM | VAL_LOSS | {"early_terminate": HYPERBAND, "parameters": LR}, ["early_terminate", "patience"]),
+    "hyperband": (
+        PROGRAM | VAL_LOSS | {"early_terminate": HYPERBAND, "parameters": LR},
+        ["early_terminate", "patience"],
+    ),
     "numbers that YAML reads as words": (
-        PROGRAM | VAL_LOSS | {"parameters": {"lr": {"distribution": "log_uniform_values", "min": "1e-5", "max": "1e-2"}}},
+        PROGRAM
+        | VAL_LOSS
+        | {"parameters": {"lr": {"distribution": "log_uniform_values", "min": "1e-5", "max": "1e-2"}}},
         ["min of parameter 'lr'", "'1e-5'", "1.0e-05", "max of parameter 'lr'", "1.0e-02"],
     ),
     "listed numbers that YAML reads as words": (
@@ -99,7 +128,11 @@ REFUSED = {
         ["'5e-4'", "5.0e-04"],
     ),
     "nested parameters": (
-        VAL_LOSS | {"method": "random", "parameters": {"optimizer": {"parameters": {"lr": {"values": [0.1]}, "momentum": {"value": 0.9}}}}},
+        VAL_LOSS
+        | {
+            "method": "random",
+            "parameters": {"optimizer": {"parameters": {"lr": {"values": [0.1]}, "momentum": {"value": 0.9}}}},
+        },
         ["'optimizer'", "nested"],
     ),
     "log_uniform with values": (
@@ -108,12 +141,16 @@ REFUSED = {
     ),
     "foreign parameters": (
         VAL_LOSS
-        | {"method": "random", "parameters": LR | {"momentum": {"value": 0.9}, "hidden": {"values": [8]}, "num_epochs": {"value": 3}}},
+        | {
+            "method": "random",
+            "parameters": LR | {"momentum": {"value": 0.9}, "hidden": {"values": [8]}, "num_epochs": {"value": 3}},
+        },
         ["'momentum'", "'hidden'", "'num_epochs' (did you mean 'epochs'?)", "a run has"],
     ),
     "a method misspelt": (VAL_LOSS | {"method": "bayesian", "parameters": LR}, ["'bayesian' (did you mean 'bayes'?)"]),
     "a distribution misspelt": (
-        VAL_LOSS | {"method": "random", "parameters": {"lr": {"distribution": "loguniform_values", "min": 1e-4, "max": 0.1}}},
+        VAL_LOSS
+        | {"method": "random", "parameters": {"lr": {"distribution": "loguniform_values", "min": 1e-4, "max": 0.1}}},
         ["'log_uniform_values'"],
     ),
     "bare values": (
@@ -129,14 +166,18 @@ REFUSED = {
     ),
     "a grid over a continuous range": (VAL_LOSS | {"method": "grid", "parameters": LR}, ["a grid needs", "'lr'"]),
     "probabilities that do not add up": (
-        VAL_LOSS | {"method": "random", "parameters": {"batch_size": {"values": [16, 32], "probabilities": [0.5, 0.4]}}},
+        VAL_LOSS
+        | {"method": "random", "parameters": {"batch_size": {"values": [16, 32], "probabilities": [0.5, 0.4]}}},
         ["add up to 1", "0.9"],
     ),
     "probabilities for bayes": (
         VAL_LOSS | {"method": "bayes", "parameters": {"batch_size": {"values": [16, 32], "probabilities": [0.5, 0.5]}}},
         ["'probabilities' of 'batch_size'", "random"],
     ),
-    "a cap that is no number": (VAL_LOSS | {"method": "random", "run_cap": "10", "parameters": LR}, ["'run_cap'", "'10'"]),
+    "a cap that is no number": (
+        VAL_LOSS | {"method": "random", "run_cap": "10", "parameters": LR},
+        ["'run_cap'", "'10'"],
+    ),
     "a target that is a word": (
         {"method": "random", "metric": VAL_LOSS["metric"] | {"target": "1e-1"}, "parameters": LR},
         ["'target'", "1.0e-01"],

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 from deepnet.data.datasets import epoch_batches
-from deepnet.speed.cuda_graph import Graphed
+from deepnet.speed.cuda_graph import CUDAGraphStep
 from deepnet.training.early_stopping import EarlyStopping
-from deepnet.training.metrics import PIECE, GradientNorms, accuracy, l2_norms, macro_accuracy, probe
+from deepnet.training.metrics import NORM_BLOCK, GradientNorms, accuracy, l2_norms, macro_accuracy, probe
 from deepnet.training.steps import evaluate, train_epoch
 
 
@@ -72,7 +72,9 @@ def test_fused_gradient_norms_equal_a_norm_a_parameter():
     assert row["gradient_norm"] == pytest.approx(float(sum(n**2 for n in plain)) ** 0.5, rel=1e-6)
     rms = [float(layer.weight.grad.double().square().mean().sqrt().log10()) for layer in (model[1], model[3])]
     assert row["gradient_log10_rms"] == pytest.approx(rms, rel=1e-6)
-    assert train_epoch(model, [batch], optimizer, gradients=norms)["gradient_norm_sum"] == pytest.approx(float(sum(plain)), rel=1e-6)
+    assert train_epoch(model, [batch], optimizer, gradients=norms)["gradient_norm_sum"] == pytest.approx(
+        float(sum(plain)), rel=1e-6
+    )
 
 
 def test_a_parameter_without_a_gradient_counts_as_zero_and_shifts_no_other():
@@ -104,7 +106,7 @@ def test_gradients_whose_squares_float32_cannot_hold_are_still_measured(size):
 @pytest.mark.parametrize("flush", [False, True])
 def test_the_smallest_gradients_summed_in_float32_lose_nothing_to_its_range(flush):
     """Also where a processor takes subnormal squares for 0, and of numbers over twelve orders of magnitude."""
-    spread = torch.exp(4 * torch.randn(PIECE, generator=torch.Generator().manual_seed(0), dtype=torch.float64))
+    spread = torch.exp(4 * torch.randn(NORM_BLOCK, generator=torch.Generator().manual_seed(0), dtype=torch.float64))
     gradient = (spread / spread.norm() * 1.1e-14).float()
     if not torch.set_flush_denormal(flush):
         pytest.skip("this processor cannot")
@@ -129,12 +131,12 @@ def test_a_graph_is_recorded_after_the_warm_up_and_replayed_on_each_full_batch(m
         assert taken.pop(before)[1] == recording[0][0].tolist()  # what is recorded is not run
 
     def step(inputs, labels):
-        recording[:] = [(inputs, labels)] if not recording and len(taken) == Graphed.WARM_UP else recording
+        recording[:] = [(inputs, labels)] if not recording and len(taken) == CUDAGraphStep.WARM_UP else recording
         taken.append(("stepped", inputs.tolist()))
 
     monkeypatch.setattr(torch.cuda, "CUDAGraph", PaperGraph)
     monkeypatch.setattr(torch.cuda, "graph", record)
-    take = Graphed(step)
+    take = CUDAGraphStep(step)
     for number in range(7):
         take(torch.full((1 if number == 6 else 2,), number), torch.tensor(0))
     kinds = ["stepped"] * 3 + ["replayed"] * 3 + ["stepped"]
@@ -145,7 +147,7 @@ def test_a_gradient_of_many_pieces_has_one_norm():
     model = nn.Sequential(nn.Linear(300, 300), nn.Linear(300, 3))
     for p in model.parameters():
         p.grad = torch.randn(p.shape)
-    assert model[0].weight.numel() > PIECE
+    assert model[0].weight.numel() > NORM_BLOCK
     norms = GradientNorms(model)
     norms.add()
     plain = [float(p.grad.double().norm()) for p in model.parameters()]
@@ -159,7 +161,9 @@ def test_only_what_learns_is_measured():
     model[1].requires_grad_(False)
     row = train_epoch(model, [batch], torch.optim.SGD(model[3].parameters(), lr=0.0), gradients=GradientNorms(model))
     assert [value is None for value in row["gradient_log10_rms"]] == [True, False]  # one entry per weight layer
-    assert row["gradient_norm_sum"] == pytest.approx(sum(float(p.grad.double().norm()) for p in model[3].parameters()), rel=1e-6)
+    assert row["gradient_norm_sum"] == pytest.approx(
+        sum(float(p.grad.double().norm()) for p in model[3].parameters()), rel=1e-6
+    )
 
 
 # ---------------------------------------------------------------- an epoch, an evaluation
@@ -189,7 +193,8 @@ def test_an_epoch_is_the_plain_loop():
 
 
 def test_the_running_accuracy_is_taken_in_training_mode():
-    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10), nn.Dropout(0.999999))  # in training all outputs are 0, so the class is 0
+    # in training all outputs are 0, so the class is 0
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10), nn.Dropout(0.999999))
     images, labels = digits(0, 100).tensors
     row = train_epoch(model, [(images, labels)], torch.optim.SGD(model.parameters(), lr=0.0))
     assert row["train_accuracy"] == float((labels == 0).double().mean())
@@ -215,7 +220,10 @@ def test_an_evaluation_changes_nothing_and_sees_every_image_once():
 def test_accuracies_against_counting(pairs):
     predictions = np.array(pairs, np.uint8).T
     right = [label == given_class for label, given_class in pairs]
-    shares = [np.mean([r for r, (label, _) in zip(right, pairs, strict=True) if label == c]) for c in {label for label, _ in pairs}]
+    shares = [
+        np.mean([r for r, (label, _) in zip(right, pairs, strict=True) if label == c])
+        for c in {label for label, _ in pairs}
+    ]
     assert accuracy(predictions) == pytest.approx(np.mean(right))
     assert macro_accuracy(predictions) == pytest.approx(np.mean(shares))
 

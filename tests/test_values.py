@@ -1,4 +1,6 @@
-"""A record that was returned stays what it was, whatever is trained, moved or removed afterwards; nothing replaces a finished one."""
+"""A record that was returned stays what it was, whatever is trained, moved or removed afterwards; nothing replaces a
+finished one.
+"""
 
 import multiprocessing
 import os
@@ -18,12 +20,14 @@ import coreFunction
 from coreFunction import pipeline, run, run_all
 from deepnet.records.folder import RunFolder
 from deepnet.records.reading import Record, find_record
-from experimentTable import EXPERIMENTS, ROWS, UsageError, experiment, has_budget
+from experimentTable import EXPERIMENTS, ROWS, UsageError, experiment, is_supported
 
 
 def bytes_of(folder: Path) -> dict[str, bytes]:
     """Every file under the folder, hidden ones too, and what it holds."""
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()
+    }
 
 
 # ---------------------------------------------------------------- values
@@ -35,13 +39,17 @@ def test_records_of_one_name_stay_what_they_were(runs_dir):
     records = []
     for lr in rates:
         models.append(mlp())
-        records.append(pipeline(models[-1], digits(), held(), name="net", keep_weights=True, **QUICK | {"lr": lr, "epochs": 2}))
+        records.append(
+            pipeline(models[-1], digits(), held(), name="net", keep_weights=True, **QUICK | {"lr": lr, "epochs": 2})
+        )
     shown = [repr(record) for record in records]
     assert [record.settings["identity"]["lr"] for record in records] == list(rates)
     assert len({record.result["loss"] for record in records}) == 3
     for record, model in zip(records, models, strict=True):
         assert record.rows[-1]["validation_loss"] == record.result["loss"]
-        assert (record.predictions()[0] == record.predictions()[1]).mean() == pytest.approx(record.result["accuracy"], rel=1e-3)
+        assert (record.predictions()[0] == record.predictions()[1]).mean() == pytest.approx(
+            record.result["accuracy"], rel=1e-3
+        )
         assert same(record.weights(), state(model))
     shutil.rmtree(runs_dir)
     assert [repr(record) for record in records] == shown
@@ -56,7 +64,11 @@ def test_what_run_returns_needs_its_folder_no_more(made, runs_dir, tiny, name):
     shutil.rmtree(runs_dir)
     for record in (one, other):
         assert (record.name, record.finished, record.settings["experiment"]["name"]) == (name, True, name)
-        assert len(record.points()["xy"]) == 50 if name == "tsne_mnist" else len(record.rows) == 3 and record.predictions().shape == (2, 16)
+        assert (
+            len(record.points()["xy"]) == 50
+            if name == "tsne_mnist"
+            else len(record.rows) == 3 and record.predictions().shape == (2, 16)
+        )
 
 
 def test_changing_an_array_that_was_handed_out_changes_no_record(runs_dir):
@@ -105,14 +117,18 @@ def test_weights_of_a_run_that_was_killed_before_its_result_are_refused(runs_dir
 
 def test_an_unknown_metric_is_refused_and_those_there_are_named(runs_dir):
     record = written(runs_dir)
-    message = refused(lambda: record.column("train_losss"), "unknown metric 'train_losss'", "epoch, test_accuracy", "train_loss")
+    message = refused(
+        lambda: record.column("train_losss"), "unknown metric 'train_losss'", "epoch, test_accuracy", "train_loss"
+    )
     assert message == refused(lambda: record.column("train_losss", trained_only=True))
     np.testing.assert_array_equal(record.column("train_loss"), [np.nan, np.nan])  # there, though no row has a number
 
 
 def test_a_metric_with_one_number_per_layer_is_no_column(made):
     record = Record(made / "sample" / "MLP_4" / "seed-0")
-    refused(lambda: record.column("gradient_log10_rms"), "gradient_log10_rms is no single number per row", "record.rows")
+    refused(
+        lambda: record.column("gradient_log10_rms"), "gradient_log10_rms is no single number per row", "record.rows"
+    )
     refused(lambda: Record(made / "sample" / "timing_3" / "seed-0").column("pair"), "pair is no single number per row")
 
 
@@ -152,7 +168,11 @@ def test_what_another_process_finished_as_another_run_is_refused_and_kept(made, 
     lend(made, runs_dir, "MLP_4")
     before = bytes_of(runs_dir / "sample" / "MLP_4" / "seed-0")
     monkeypatch.setattr(coreFunction, "find_record", lambda *_: None)
-    refused(lambda: run(replace(EXPERIMENTS["MLP_4"], lr=1e-3)), "holds another run named MLP_4", "lr 0.0001 there, 0.001 here")
+    refused(
+        lambda: run(replace(EXPERIMENTS["MLP_4"], lr=1e-3)),
+        "holds another run named MLP_4",
+        "lr 0.0001 there, 0.001 here",
+    )
     assert bytes_of(runs_dir / "sample" / "MLP_4" / "seed-0") == before
 
 
@@ -173,10 +193,14 @@ def _work(names: list[str], order: int, ready: object) -> None:
 
 @needs_fork
 def test_processes_on_one_folder_leave_every_finished_record_as_it_is(made, runs_dir, tiny):
-    """Through the whole table `SHARED_RUNS` times, as in the long form; by default once through a few runs of each kind."""
+    """Through the whole table `SHARED_RUNS` times, as in the long form; by default once through a few runs of each
+    kind.
+    """
     times = int(os.environ.get("SHARED_RUNS", 0))
     names = (
-        [row.name for row in ROWS if has_budget(experiment(row.name, "sample"))] if times else [*TRAININGS[:2], *ANALYSES[:2], "timing_3"]
+        [row.name for row in ROWS if is_supported(experiment(row.name, "sample"))]
+        if times
+        else [*TRAININGS[:2], *ANALYSES[:2], "timing_3"]
     )
     context = multiprocessing.get_context("fork")
     for _ in range(max(times, 1)):

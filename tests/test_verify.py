@@ -41,7 +41,9 @@ def evidence(made, more_seeds, tmp_path, monkeypatch, tiny):
     """Runs of every kind as committed records, in a folder that the test may change; MLP_4 has three seeds."""
     folder = tmp_path / "evidence"
     for root in (made, more_seeds):
-        shutil.copytree(root / "sample", folder / "sample", ignore=shutil.ignore_patterns("*.pt", ".*"), dirs_exist_ok=True)
+        shutil.copytree(
+            root / "sample", folder / "sample", ignore=shutil.ignore_patterns("*.pt", ".*"), dirs_exist_ok=True
+        )
     monkeypatch.setattr(reading, "EVIDENCE", folder)
     return folder / "sample"
 
@@ -71,7 +73,8 @@ def other_row(folder, number, **values):
 
 
 def two(evidence, tmp_path, there, here=0.5, images=10**8, **provenance):
-    """Evidence whose seeds have the accuracies `there`, and a second run of seed 0 with the accuracy `here` and this provenance.
+    """Evidence whose seeds have the accuracies `there`, and a second run of seed 0 with the accuracy `here` and this
+    provenance.
 
     images: of how many the accuracy is, so that by default the sampling error decides nothing.
     """
@@ -89,7 +92,9 @@ def two(evidence, tmp_path, there, here=0.5, images=10**8, **provenance):
 # ---------------------------------------------------------------- on the same machine
 
 
-@pytest.mark.parametrize(("name", "verdict"), [("MLP_4", "bit-equal"), ("distribution", "equal"), ("tsne_mnist", "equal")])
+@pytest.mark.parametrize(
+    ("name", "verdict"), [("MLP_4", "bit-equal"), ("distribution", "equal"), ("tsne_mnist", "equal")]
+)
 def test_a_run_made_again_is_equal_and_touches_nothing(evidence, runs_dir, monkeypatch, capsys, name, verdict):
     monkeypatch.setattr(coreFunction, "Mirror", lambda *_: pytest.fail("W&B was told"))
     monkeypatch.setenv("EVIDENCE", "0")  # which is for others
@@ -118,7 +123,8 @@ def test_another_training_is_found_out_where_it_parts(evidence, slower):
     assert (difference.verdict, difference.agreed) == ("not agreed", False)
     first = next(change for change in difference.changes if change.row is not None)
     assert first.row == 1
-    assert not {"train_loss", "epoch", "steps", "train_seconds"} & {c.metric for c in difference.changes if c.row == 1}  # before the step
+    # before the step
+    assert not {"train_loss", "epoch", "steps", "train_seconds"} & {c.metric for c in difference.changes if c.row == 1}
     there = Record(evidence / "MLP_4" / "seed-0").rows
     loss = next(change for change in difference.changes if (change.row, change.metric) == (1, "test_loss"))
     assert loss.there == there[1]["test_loss"] != loss.here
@@ -126,14 +132,17 @@ def test_another_training_is_found_out_where_it_parts(evidence, slower):
     text = str(difference).splitlines()
     assert text[0] == "MLP_4 (sample, seed 0): not agreed"
     assert "equality was demanded" in text[1]
-    assert any(line.startswith("  epoch 1: ") and f"test_loss {loss.there} there, {loss.here} here" in line for line in text)
+    assert any(
+        line.startswith("  epoch 1: ") and f"test_loss {loss.there} there, {loss.here} here" in line for line in text
+    )
     assert "gradient_log10_rms in " in str(difference)
     assert not any(line.startswith("  epoch 0") for line in text)
 
 
 def test_the_first_epochs_alone(evidence, trained):
     difference = verify("MLP_4", epochs=1)
-    assert (difference.verdict, difference.epochs, len(trained)) == ("equal", 1, 1)  # the weights are not those of the end
+    # the weights are not those of the end
+    assert (difference.verdict, difference.epochs, len(trained)) == ("equal", 1, 1)
     assert str(difference) == "MLP_4 (sample, seed 0): equal, rows 0 to 1 alone"
 
 
@@ -174,7 +183,9 @@ def test_the_threads_of_the_analyses_libraries_are_the_record_s_too():
 # ---------------------------------------------------------------- parents
 
 
-def test_a_parent_is_taken_from_runs_dir_where_its_weights_are_the_evidence_s(evidence, made, runs_dir, trained, capsys):
+def test_a_parent_is_taken_from_runs_dir_where_its_weights_are_the_evidence_s(
+    evidence, made, runs_dir, trained, capsys
+):
     lend(made, runs_dir, "train_resnet")
     assert verify("fine_tune_1").verdict == "bit-equal"
     assert len(trained) == 2  # epochs of its own
@@ -190,7 +201,9 @@ def test_a_parent_with_other_weights_is_trained_again_and_it_is_said(evidence, m
     assert difference.notes == ("its parent train_resnet, trained again too, has other weights than its record",)
     assert len(trained) == 2 + 1
     printed = capsys.readouterr().out.splitlines()
-    assert printed[0].startswith("train_resnet (seed 0) is trained again first, its weights are not here; its training took ")
+    assert printed[0].startswith(
+        "train_resnet (seed 0) is trained again first, its weights are not here; its training took "
+    )
     assert printed[1].startswith("fine_tune_1 (seed 0) is trained again; its training took ")
     assert sorted(path.name for path in (runs_dir / "sample").iterdir()) == ["train_resnet"]
 
@@ -207,7 +220,9 @@ def test_elsewhere_the_accuracy_must_lie_in_the_prediction_interval_of_the_seeds
     assert (difference.verdict, difference.agreed) == ("within the seeds' spread (95%, 3 seeds)", True)
     assert difference.expected == pytest.approx((low, high))
     assert difference.conditions == {"processor": (record.settings["provenance"]["processor"], "another")}
-    assert f"accuracy 0.5 there, {round(high - 0.001, 4)} here; expected from {low:.4g} to {high:.4g}" in str(difference)
+    assert f"accuracy 0.5 there, {round(high - 0.001, 4)} here; expected from {low:.4g} to {high:.4g}" in str(
+        difference
+    )
     for outside in (low - 0.001, high + 0.001):
         edit(again.path, "result.json", accuracy=outside)
         assert compare(record, Record(again.path), seeds).verdict == "not agreed"
@@ -227,11 +242,16 @@ def test_where_no_spread_is_known_it_must_lie_within_the_sampling_error(evidence
 
 
 def test_elsewhere_the_same_seed_s_rows_are_compared_first(evidence, tmp_path):
-    """The sampling error of 1000 images, though the seeds lie close together; a row beyond it leaves the decision to the seeds."""
+    """The sampling error of 1000 images, though the seeds lie close together; a row beyond it leaves the decision to
+    the seeds.
+    """
     low, high = wilson_interval(0.5, 1000, 0.95)
     record, again, seeds = two(evidence, tmp_path, there=[0.5, 0.5001, 0.5002], here=high - 0.001, images=1000, **OTHER)
     difference = compare(record, again, seeds)
-    assert (difference.agreed, difference.ground) == (True, "the sampling error of 1000 images, in each row of the same seed")
+    assert (difference.agreed, difference.ground) == (
+        True,
+        "the sampling error of 1000 images, in each row of the same seed",
+    )
     assert difference.expected == pytest.approx((low, high))
     other_row(again.path, 1, test_accuracy=1.0)
     difference = compare(record, Record(again.path), seeds)
@@ -258,7 +278,9 @@ def test_other_runs_of_the_model_are_those_whose_spread_is_pooled(evidence):
     for seed in range(3):
         edit(evidence / "MLP_4_again" / f"seed-{seed}", "settings.json", "experiment", name="MLP_4_again")
     runs = verification._of_the_same_model(Record(evidence / "MLP_4" / "seed-0"))
-    assert [[(record.name, record.seed) for record in run] for run in runs] == [[("MLP_4_again", seed) for seed in range(3)]]
+    assert [[(record.name, record.seed) for record in run] for run in runs] == [
+        [("MLP_4_again", seed) for seed in range(3)]
+    ]
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp32"])
@@ -315,7 +337,9 @@ def test_a_run_made_again_elsewhere_says_which_comparison_decided(evidence, slow
 
 
 def test_analyses_need_the_same_scikit_learn_where_the_record_has_one(evidence):
-    assert Record(evidence / "tsne_mnist" / "seed-0").settings["provenance"]["scikit-learn"] == metadata.version("scikit-learn")
+    assert Record(evidence / "tsne_mnist" / "seed-0").settings["provenance"]["scikit-learn"] == metadata.version(
+        "scikit-learn"
+    )
     assert verification.differing({"threads": 1}, {"threads": 1, "scikit-learn": "1.9.1"}, "tsne") == {}
     for name in ("tsne_mnist", "MLP_4"):
         edit(evidence / name / "seed-0", "settings.json", "provenance", **{"scikit-learn": "0.1"})
@@ -334,7 +358,9 @@ def test_what_cannot_be_verified_is_refused(evidence, runs_dir, trained):
     refused(lambda: verify("MLP_5"), "unknown experiment 'MLP_5'")
     refused(lambda: verify("MLP_4", epochs=0), "epochs must be a whole number of at least 1, got 0")
     refused(lambda: verify("MLP_4", epochs=1.5), "epochs must be a whole number of at least 1, got 1.5")
-    refused(lambda: verify("MLP_4", epochs=99), "epochs=99 are more than the record of MLP_4 (seed 0) has; give at most 2")
+    refused(
+        lambda: verify("MLP_4", epochs=99), "epochs=99 are more than the record of MLP_4 (seed 0) has; give at most 2"
+    )
     edit(evidence / "MLP_4" / "seed-0", "settings.json", "identity", lr=3e-4)
     refused(lambda: verify("MLP_4"), "lr 0.0003 there, 0.0001 here")
     assert trained == []
@@ -366,7 +392,10 @@ def test_json_is_all_that_standard_output_holds(evidence, call):
     status, out, err = call("verify", "MLP_4", "--seeds", "0-1", "--json")
     found = json.loads(out)
     assert status == 1
-    assert [(entry["seed"], entry["verdict"], entry["agreed"]) for entry in found] == [(0, "bit-equal", True), (1, "not agreed", False)]
+    assert [(entry["seed"], entry["verdict"], entry["agreed"]) for entry in found] == [
+        (0, "bit-equal", True),
+        (1, "not agreed", False),
+    ]
     assert found[1]["changes"][0] | {"here": None} == {"row": 2, "metric": "test_loss", "there": 9.0, "here": None}
     assert "is trained again" in err
     status, out, _ = call("verify", "MLP_4", "--epochs", "1", "--json")

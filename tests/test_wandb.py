@@ -28,7 +28,11 @@ def test_an_offline_run_holds_the_record_s_rows_settings_and_result(runs_dir, ca
     assert history(lines) == [flat(row) for row in record.rows]
     assert len(history(second)) == 2
     opened = next(line["run"] for line in lines if line["type"] == "run")
-    assert (opened["display_name"], opened["project"], opened["tags"]) == ("mirrored-seed0", "cnn-and-deep-network", ["own"])
+    assert (opened["display_name"], opened["project"], opened["tags"]) == (
+        "mirrored-seed0",
+        "cnn-and-deep-network",
+        ["own"],
+    )
     assert opened["config"]["update"]["lr"] == 1e-2
     assert summary(lines)["accuracy"] == record.result["accuracy"]
     assert summary(lines)["status"] == "finished"
@@ -187,7 +191,11 @@ NETRC = "machine api.wandb.ai\n  login user\n  password 0123456789\n"
         ({}, NETRC, True),
         ({}, NETRC.replace("api.wandb.ai", "github.com"), False),
         ({"WANDB_BASE_URL": "https://wandb.example.org:8080"}, NETRC, False),
-        ({"WANDB_BASE_URL": "https://wandb.example.org:8080"}, NETRC.replace("api.wandb.ai", "wandb.example.org:8080"), True),
+        (
+            {"WANDB_BASE_URL": "https://wandb.example.org:8080"},
+            NETRC.replace("api.wandb.ai", "wandb.example.org:8080"),
+            True,
+        ),
         ({}, "machine api.wandb.ai login", False),  # damaged
         ({"WANDB_MODE": "offline"}, "", True),
         ({"WANDB_MODE": "Offline"}, "", True),
@@ -270,7 +278,12 @@ def test_no_name_or_number_of_the_environment_s_makes_two_runs_one(runs_dir, mon
     assert mirror(records[0])
     runs = offline_runs(runs_dir)
     assert len({opened(lines)["run_id"] for lines in runs} - {"one"}) == 4
-    assert [opened(lines)["display_name"] for lines in runs] == ["MLP_4-seed0", "MLP_13-seed0", "own-seed0", "MLP_4-seed0"]
+    assert [opened(lines)["display_name"] for lines in runs] == [
+        "MLP_4-seed0",
+        "MLP_13-seed0",
+        "own-seed0",
+        "MLP_4-seed0",
+    ]
     assert [opened(lines).get("run_group") for lines in runs] == ["chapter 3", "chapter 3", "mine", "chapter 3"]
 
 
@@ -280,7 +293,9 @@ def test_a_run_says_how_deep_and_how_large_its_model_is(runs_dir, tiny):
     assert mirror(record)
     pipeline(mlp(), digits(), held(), wandb=True, name="own", **QUICK)
     *rows, own = [opened(lines)["config"]["update"] for lines in offline_runs(runs_dir)]
-    assert [(config["deep"], config["parameters"]) for config in rows] == [(13, count_parameters(MODELS["MLP_13"](image_size=28)))] * 2
+    assert [(config["deep"], config["parameters"]) for config in rows] == [
+        (13, count_parameters(MODELS["MLP_13"](image_size=28)))
+    ] * 2
     assert (own["deep"], own["parameters"]) == (2, 64 * 16 + 16 + 16 * 10 + 10)
 
 

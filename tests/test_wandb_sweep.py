@@ -1,6 +1,8 @@
-"""A search whose trials W&B draws, as far as it can be had without W&B's server: what the agent calls, called as the agent does.
+"""A search whose trials W&B draws, as far as it can be had without W&B's server: what the agent calls, called as the
+agent does.
 
-W&B's own agent code sets up each trial and calls it, in its thread; the values come from here instead of from the server.
+W&B's own agent code sets up each trial and calls it, in its thread; the values come from here instead of from the
+server.
 """
 
 import os
@@ -21,13 +23,18 @@ pytestmark = pytest.mark.usefixtures("account", "tiny")
 SWEEP = {
     "method": "bayes",
     "metric": {"name": "train_loss", "goal": "minimize"},
-    "parameters": {"lr": {"distribution": "log_uniform_values", "min": 1e-4, "max": 1e-1}, "batch_size": {"values": [8, 16]}},
+    "parameters": {
+        "lr": {"distribution": "log_uniform_values", "min": 1e-4, "max": 1e-1},
+        "batch_size": {"values": [8, 16]},
+    },
 }
 DRAWN = [{"lr": 0.09, "batch_size": 8}, {"lr": 0.001, "batch_size": 16}, {"lr": 0.02, "batch_size": 8}]
 
 
 class Server:
-    """What is kept here of W&B's server: the sweeps that were made, the values that each trial is to get, the agents that asked."""
+    """What is kept here of W&B's server: the sweeps that were made, the values that each trial is to get, the agents
+    that asked.
+    """
 
     def __init__(self, monkeypatch) -> None:
         self.sweeps, self.agents, self.values = [], [], list(DRAWN)
@@ -83,7 +90,11 @@ def test_each_trial_is_an_ordinary_run_written_to_the_agent_s_one_w_and_b_run(se
         assert {run["run_id"] for run in opened} == {f"trial{number}"}
         assert {run.get("sweep_id") for run in opened} == {"sweep123"}
         assert opened[-1]["display_name"] == f"search_{number}-seed0"
-        assert (opened[-1]["project"], opened[-1]["run_group"], opened[-1]["tags"]) == ("cnn-and-deep-network", "chapter 3", ["sample"])
+        assert (opened[-1]["project"], opened[-1]["run_group"], opened[-1]["tags"]) == (
+            "cnn-and-deep-network",
+            "chapter 3",
+            ["sample"],
+        )
         assert configuration(lines).items() >= (record.settings["identity"] | {"seed": 0, "profile": "sample"}).items()
         assert history(lines) == [flat(row) for row in record.rows]
         assert summary(lines)["train_loss"] == min(record.column("train_loss", trained_only=True))
@@ -120,7 +131,8 @@ def test_a_trial_that_was_stopped_is_the_first_of_the_next_call(server, runs_dir
     assert find_record("search_1", "sample").settings["identity"] == begun.settings["identity"]
     assert [find_record(f"search_{k}", "sample").settings["identity"]["lr"] for k in (1, 2)] == [0.09, 0.001]
     assert len(server.sweeps) == 1
-    assert len(server.agents) == 2  # one of them for the trial that was stopped, which the second call goes on with by itself
+    # one of them for the trial that was stopped, which the second call goes on with by itself
+    assert len(server.agents) == 2
     stopped, alone, second = offline_runs(runs_dir)
     assert [exit_code(lines) for lines in (stopped, alone, second)] == [1, 0, 0]
     assert (history(stopped), name_of(alone)) == ([], "search_1-seed0")
@@ -160,7 +172,9 @@ def test_what_the_trials_start_from_is_trained_before_an_agent_is_asked(server, 
 def test_w_and_b_s_own_check_takes_the_report_s_configuration_as_it_is():
     from wandb.apis.public.sweeps import _validate_config_and_fill_distribution
 
-    assert _validate_config_and_fill_distribution({"name": "search"} | REPORT_SWEEP) == {"name": "search"} | REPORT_SWEEP
+    assert (
+        _validate_config_and_fill_distribution({"name": "search"} | REPORT_SWEEP) == {"name": "search"} | REPORT_SWEEP
+    )
 
 
 def test_where_w_and_b_makes_no_sweep_that_is_said_in_one_line(monkeypatch, runs_dir):

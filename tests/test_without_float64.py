@@ -1,4 +1,6 @@
-"""On a device without float64, as Apple's MPS: nothing that runs there asks for it, and the gradient norms are the same numbers."""
+"""On a device without float64, as Apple's MPS: nothing that runs there asks for it, and the gradient norms are the same
+numbers.
+"""
 
 from dataclasses import replace
 
@@ -83,7 +85,8 @@ def test_an_epoch_s_norms_are_those_of_float64_at_any_scale(scale, monkeypatch):
         norms = GradientNorms(model)
         norms.add()
         row = norms.row(1)
-        rows.append(row | {"gradient_log10_rms": [10**log for log in row["gradient_log10_rms"]]})  # a log near 0 has no relative bound
+        # a log near 0 has no relative bound
+        rows.append(row | {"gradient_log10_rms": [10**log for log in row["gradient_log10_rms"]]})
     for key in rows[0]:
         assert rows[1][key] == pytest.approx(rows[0][key], rel=1e-5) and rows[1][key] != 0
 
@@ -92,9 +95,13 @@ def test_an_epoch_s_norms_are_those_of_float64_at_any_scale(scale, monkeypatch):
 def test_norms_reach_over_all_of_float32(without_float64):
     generator = torch.Generator().manual_seed(0)
     tensors = [torch.randn(shape, generator=generator) for shape in ((70, 1000), (64, 3, 3, 3), (5,), (1,))]
-    tensors = [tensor * scale for tensor in tensors for scale in (1e-36, 1e-30, 1e-12, 1.0, 1e20, 1e35)] + [torch.zeros(3)]
+    tensors = [tensor * scale for tensor in tensors for scale in (1e-36, 1e-30, 1e-12, 1.0, 1e20, 1e35)] + [
+        torch.zeros(3)
+    ]
     exact = torch.stack([tensor.double().norm() for tensor in tensors])
-    torch.testing.assert_close(l2_norms([tensor.to(device()) for tensor in tensors]).cpu().double(), exact, rtol=1e-5, atol=0)
+    torch.testing.assert_close(
+        l2_norms([tensor.to(device()) for tensor in tensors]).cpu().double(), exact, rtol=1e-5, atol=0
+    )
 
 
 @pytest.mark.parametrize("precision", ["fp64", "bf16"])

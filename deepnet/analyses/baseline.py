@@ -13,15 +13,19 @@ CS = {"svm": (1e-5, 1e-4, 1e-3), "logistic_regression": (1e-4, 1e-3, 1e-2, 1e-1)
 def linear(state: dict) -> Callable[[np.ndarray], np.ndarray]:
     """The decision function of a fitted classifier from its tensors: features (N, F) to class numbers (N,)."""
     arrays = {key: tensor.numpy() for key, tensor in state.items()}
-    return lambda x: arrays["classes"][(((x - arrays["mean"]) / arrays["scale"]) @ arrays["coef"].T + arrays["intercept"]).argmax(1)]
+    return lambda x: arrays["classes"][
+        (((x - arrays["mean"]) / arrays["scale"]) @ arrays["coef"].T + arrays["intercept"]).argmax(1)
+    ]
 
 
-def classical_baseline(train: tuple[np.ndarray, np.ndarray], held_out: tuple[np.ndarray, np.ndarray]) -> tuple[list[dict], dict[str, dict]]:
+def classical_baseline(
+    train: tuple[np.ndarray, np.ndarray], held_out: tuple[np.ndarray, np.ndarray]
+) -> tuple[list[dict], dict[str, dict]]:
     """Fit a linear SVM and a logistic regression on (features, labels), C chosen on `held_out`.
 
-    Features are standardised. Returns one row for each classifier and C (`classifier`, `C`, `held_out_accuracy`, `converged`), and
-    for each classifier the tensors (see `linear`) of a fit on both parts with its best C, among equals the smallest; that row says
-    by `refit_converged` how the fit on both parts ended.
+    Features are standardised. Returns one row for each classifier and C (`classifier`, `C`, `held_out_accuracy`,
+    `converged`), and for each classifier the tensors (see `linear`) of a fit on both parts with its best C, among
+    equals the smallest; that row says by `refit_converged` how the fit on both parts ended.
     """
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
@@ -29,7 +33,8 @@ def classical_baseline(train: tuple[np.ndarray, np.ndarray], held_out: tuple[np.
     from sklearn.svm import LinearSVC
 
     makers = {
-        "svm": lambda c: LinearSVC(C=c, dual=True, tol=0.1, max_iter=2000, random_state=0),  # tol: liblinear's own for the dual
+        # tol: liblinear's own for the dual
+        "svm": lambda c: LinearSVC(C=c, dual=True, tol=0.1, max_iter=2000, random_state=0),
         "logistic_regression": lambda c: LogisticRegression(C=c, tol=1e-3, max_iter=2000),
     }
 
@@ -38,7 +43,8 @@ def classical_baseline(train: tuple[np.ndarray, np.ndarray], held_out: tuple[np.
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", ConvergenceWarning)
             fitted = makers[name](c).fit(scaler.transform(inputs), labels)
-        signs = np.array([[-1.0], [1.0]]) if len(fitted.classes_) == 2 else np.ones((1, 1))  # of two classes it keeps one row
+        # of two classes it keeps one row
+        signs = np.array([[-1.0], [1.0]]) if len(fitted.classes_) == 2 else np.ones((1, 1))
         coef, intercept = signs * fitted.coef_, np.ravel(signs * fitted.intercept_)
         arrays = {"coef": coef, "intercept": intercept, "mean": scaler.mean_, "scale": scaler.scale_}
         state = {key: torch.from_numpy(np.asarray(value, np.float64)) for key, value in arrays.items()}

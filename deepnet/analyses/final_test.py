@@ -9,7 +9,7 @@ from torch import nn
 
 from deepnet.analyses.baseline import linear
 from deepnet.analyses.kinds import AS_TRAINED
-from deepnet.data.sets import data_identity, open_vault
+from deepnet.data.sets import data_identity, load_test_set
 from deepnet.machine import device
 from deepnet.records.files import append_line, lock, rounded
 from deepnet.records.reading import WEIGHTS, Record, find_openings, find_record, roots, runs_dir
@@ -24,12 +24,18 @@ def final_test(record: Record, build: Callable[[Experiment], nn.Module], why_aga
     """See `coreFunction.final_test`; `build` gives the model of an experiment."""
     if not _row(record).final_test:
         tested = " and ".join(row.name for row in ROWS if row.final_test)
-        raise UsageError(f"{record.name} has no final test, only {tested} have one; to add one, train it with final_test=True")
+        raise UsageError(
+            f"{record.name} has no final test, only {tested} have one; to add one, train it with final_test=True"
+        )
     if not record.finished:
         raise UsageError(f"{record.name} (seed {record.seed}) has not finished; the final test needs its final weights")
     busy = f"another process is at the test set of {record.profile}; ask again when it has ended"
     with lock(runs_dir() / record.profile / ".openings.lock", busy):
-        opened = {o["classifier"]: o for o in find_openings(record.profile, True) if (o["run"], o["seed"]) == (record.name, record.seed)}
+        opened = {
+            o["classifier"]: o
+            for o in find_openings(record.profile, True)
+            if (o["run"], o["seed"]) == (record.name, record.seed)
+        }
         tested = record.result["sha256"][WEIGHTS]
         if opened and not why_again:
             if any(opening["weights"] != tested for opening in opened.values()):
@@ -38,15 +44,24 @@ def final_test(record: Record, build: Callable[[Experiment], nn.Module], why_aga
                 )
             return opened
         if missing := _unfinished(record.profile, record.seed):
-            raise UsageError(f"the test set opens once, at the end: {', '.join(missing)} (seed {record.seed}) must finish first")
+            raise UsageError(
+                f"the test set opens once, at the end: {', '.join(missing)} (seed {record.seed}) must finish first"
+            )
         predictions = _predictions(record, build)
-        line = {"time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "run": record.name, "profile": record.profile}
+        line = {
+            "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "run": record.name,
+            "profile": record.profile,
+        }
         line |= {"seed": record.seed, "weights": tested} | ({"why_again": why_again} if why_again else {})
         lines = {
-            name: rounded(line | {"classifier": name, "accuracy": accuracy(given), "macro_accuracy": macro_accuracy(given)})
+            name: rounded(
+                line | {"classifier": name, "accuracy": accuracy(given), "macro_accuracy": macro_accuracy(given)}
+            )
             for name, given in predictions.items()
         }
-        append_line(runs_dir() / record.profile / "openings.jsonl", *lines.values())  # nobody has seen a number before it is logged
+        # nobody has seen a number before it is logged
+        append_line(runs_dir() / record.profile / "openings.jsonl", *lines.values())
         return lines
 
 
@@ -57,11 +72,17 @@ def _row(record: Record) -> Experiment:
 
 
 def _unfinished(profile: str, seed: int) -> list[str]:
-    """The table's chapter 5 runs that have no result, and what else of chapter 5 has begun (variants, search trials) and has none."""
+    """The table's chapter 5 runs that have no result, and what else of chapter 5 has begun (variants, search trials)
+    and has none.
+    """
     begun = (Record(path.parent) for root in roots() for path in (root / profile).glob(f"*/seed-{seed}/settings.json"))
     names = [row.name for row in ROWS if row.chapter == 5]
     said = {record.name: record.settings["experiment"] for record in begun}
-    names += sorted(name for name, its in said.items() if (its["chapter"] or USUAL_CHAPTER[its["dataset"]]) == 5 and name not in names)
+    names += sorted(
+        name
+        for name, its in said.items()
+        if (its["chapter"] or USUAL_CHAPTER[its["dataset"]]) == 5 and name not in names
+    )
     return [name for name in names if not ((found := find_record(name, profile, seed)) and found.result)]
 
 
@@ -69,13 +90,16 @@ def _predictions(record: Record, build: Callable[[Experiment], nn.Module]) -> di
     """Opens the vault: for each classifier of the record (2, N), the test images' labels and the classes given."""
     weights = record.weights()
     exp = _row(record)
-    test = open_vault(record.profile, data_identity(exp)["image_size"]).to(device())
+    test = load_test_set(record.profile, data_identity(exp)["image_size"]).to(device())
     precision = resolve_precision(exp.precision)
     if exp.kind == "training":
         model = build(replace(exp, start_from=None)).to(device())  # its weights are all its own by now
         model.load_state_dict(weights)
         return {exp.model: evaluate(model, test, precision, **AS_TRAINED)[1]}
-    features, labels = extract_features(build(exp).to(device()), test, precision, **AS_TRAINED).cpu().numpy(), test.labels.cpu().numpy()
+    features, labels = (
+        extract_features(build(exp).to(device()), test, precision, **AS_TRAINED).cpu().numpy(),
+        test.labels.cpu().numpy(),
+    )
     states: dict[str, dict] = {}
     for key, tensor in weights.items():
         name, _, part = key.partition(".")

@@ -35,16 +35,20 @@ EMBEDDED_DIMENSIONS, NEIGHBOURS = 50, 5
 AS_TRAINED: dict = {"batch_size": EVAL_BATCH_SIZE, "fast": True}  # so that the numbers are a training's own to the bit
 
 
-ON_PROCESSOR = ("distribution", "tsne")  # kinds that are computed there in fp32, whatever device and precision are asked for
+# kinds that are computed there in fp32, whatever device and precision are asked for
+ON_PROCESSOR = ("distribution", "tsne")
 
 
 PACKAGES = {"tsne": ("scikit-learn",), "baseline": ("scikit-learn",)}  # kind -> what its numbers come from beside torch
 
 
-def analyse(exp: Experiment, identity: dict, build: Callable[[Experiment], torch.nn.Module]) -> Callable[[RunFolder], Record]:
+def analyse(
+    exp: Experiment, identity: dict, build: Callable[[Experiment], torch.nn.Module]
+) -> Callable[[RunFolder], Record]:
     """Prepare an analysis, and return the function that runs it from its beginning and writes its record to a folder.
 
-    `build` gives the model of an experiment. Raises UsageError for whatever is missing, so that it is said before anything is written.
+    `build` gives the model of an experiment. Raises UsageError for whatever is missing, so that it is said before
+    anything is written.
     """
     precision = "fp32" if exp.kind in ON_PROCESSOR else resolve_precision(exp.precision)
     made = provenance(precision, exp.kind in ON_PROCESSOR, PACKAGES.get(exp.kind, ()))
@@ -58,8 +62,10 @@ def analyse(exp: Experiment, identity: dict, build: Callable[[Experiment], torch
     return write
 
 
-def _distribution(exp: Experiment, makeup: dict, build: Any) -> Any:
-    """Class counts of the three train sets (figure 2.1). CIFAR-100's is the train set before the validation part is cut from it."""
+def _distribution(exp: Experiment, identity: dict, build: Any) -> Any:
+    """Class counts of the three train sets (figure 2.1). CIFAR-100's is the train set before the validation part is cut
+    from it.
+    """
     parts = {"mnist": ["train"], "cifar10": ["train"], "cifar100": ["train", "validation"]}
     labels = {name: [load_images(name, part, exp.profile).labels for part in parts[name]] for name in parts}
     counts = {name: torch.cat(pieces).bincount().tolist() for name, pieces in labels.items()}
@@ -67,15 +73,16 @@ def _distribution(exp: Experiment, makeup: dict, build: Any) -> Any:
     return lambda folder: folder.finish({"status": "finished", "counts": counts, "images": images})
 
 
-def _tsne(exp: Experiment, makeup: dict, build: Any) -> Any:
-    """t-SNE in two dimensions of train images' pixels, by PCA to 50 (van der Maaten & Hinton 2008), and how well it keeps classes apart.
+def _tsne(exp: Experiment, identity: dict, build: Any) -> Any:
+    """t-SNE in two dimensions of train images' pixels, by PCA to 50 (van der Maaten & Hinton 2008), and how well it
+    keeps classes apart.
 
     The seed draws the images and the embedding. knn_accuracy: leave-one-out accuracy of the 5 nearest neighbours in the
     embedding; knn_skill: the same as (accuracy - chance) / (1 - chance).
     """
     data = load_images(exp.dataset, "train", exp.profile)
     generator = torch.Generator().manual_seed(mixed(exp.seed))
-    drawn = data.subset(torch.randperm(len(data), generator=generator)[: makeup["images"]])
+    drawn = data.subset(torch.randperm(len(data), generator=generator)[: identity["images"]])
 
     def embed(folder: RunFolder) -> Record:
         from sklearn.decomposition import PCA
@@ -86,24 +93,28 @@ def _tsne(exp: Experiment, makeup: dict, build: Any) -> Any:
         reduced = PCA(EMBEDDED_DIMENSIONS, random_state=exp.seed).fit_transform(pixels)
         points = TSNE(2, init="pca", random_state=exp.seed, n_jobs=torch.get_num_threads()).fit_transform(reduced)
         label, classes = drawn.labels.numpy(), len(drawn.classes)
-        neighbours = NearestNeighbors(n_neighbors=NEIGHBOURS).fit(points).kneighbors(return_distance=False)  # leaves the point itself out
+        # leaves the point itself out
+        neighbours = NearestNeighbors(n_neighbors=NEIGHBOURS).fit(points).kneighbors(return_distance=False)
         votes = np.stack([np.bincount(label[row], minlength=classes) for row in neighbours])
         score, chance = float((votes.argmax(1) == label).mean()), 1 / classes
         if exp.seed == 0:
             coarse = {} if drawn.coarse_labels is None else {"coarse": drawn.coarse_labels.numpy().astype(np.uint8)}
             folder.save_array("points.npz", xy=points.astype(np.float16), label=label.astype(np.uint8), **coarse)
         skill = (score - chance) / (1 - chance)
-        return folder.finish({"status": "finished", "knn_accuracy": score, "knn_skill": skill, "classes": classes, "images": len(label)})
+        return folder.finish(
+            {"status": "finished", "knn_accuracy": score, "knn_skill": skill, "classes": classes, "images": len(label)}
+        )
 
     return embed
 
 
-def _timing(exp: Experiment, makeup: dict, build: Any) -> Any:
-    """Seconds a training step of a plain model and of its residual twin, in alternating blocks, both in fp32 with the same threads.
+def _timing(exp: Experiment, identity: dict, build: Any) -> Any:
+    """Seconds a training step of a plain model and of its residual twin, in alternating blocks, both in fp32 with the
+    same threads.
 
     Training alone: no evaluation, no gradient norms, no preparation of images.
     """
-    data = load_images(exp.dataset, "train", exp.profile, makeup["image_size"]).to(device())
+    data = load_images(exp.dataset, "train", exp.profile, identity["image_size"]).to(device())
 
     def measure(folder: RunFolder) -> Record:
         seed_everything(exp.seed, 0)
@@ -114,12 +125,12 @@ def _timing(exp: Experiment, makeup: dict, build: Any) -> Any:
             return train_epoch(model, work, optimizer, fast=True)["train_seconds"] / steps
 
         for plain, residual in TIMED_PAIRS[exp.dataset]:
-            models = [MODELS[name](image_size=makeup["image_size"]).to(device()) for name in (plain, residual)]
+            models = [MODELS[name](image_size=identity["image_size"]).to(device()) for name in (plain, residual)]
             pair = [(model, make_optimizer(exp, model)) for model in models]
             for model, optimizer in pair:
                 seconds(model, optimizer, 2)  # warm-up
-            for block in range(makeup["blocks"]):
-                times = [seconds(model, optimizer, makeup["steps"]) for model, optimizer in pair]
+            for block in range(identity["blocks"]):
+                times = [seconds(model, optimizer, identity["steps"]) for model, optimizer in pair]
                 row = {"pair": f"{plain} / {residual}", "plain": plain, "residual": residual, "block": block}
                 folder.append(row | {"plain_seconds": times[0], "residual_seconds": times[1]})
         return folder.finish({"status": "finished", "threads": torch.get_num_threads()})
@@ -128,34 +139,56 @@ def _timing(exp: Experiment, makeup: dict, build: Any) -> Any:
 
 
 # ---------------------------------------------------------------- the classical baseline, and the test set
-def _baseline(exp: Experiment, makeup: dict, build: Any) -> Any:
-    """SVM and logistic regression on the source model's features of CIFAR-100; both choices are made on a tenth of the train part."""
-    train, held = (load_images("cifar100", part, exp.profile, makeup["image_size"]).to(device()) for part in ("train", "validation"))
+def _baseline(exp: Experiment, identity: dict, build: Any) -> Any:
+    """SVM and logistic regression on the source model's features of CIFAR-100; both choices are made on a tenth of the
+    train part.
+    """
+    train, held = (
+        load_images("cifar100", part, exp.profile, identity["image_size"]).to(device())
+        for part in ("train", "validation")
+    )
     model = build(exp).to(device())
 
     def fit(folder: RunFolder) -> Record:
         precision = resolve_precision(exp.precision)
-        features, labels = extract_features(model, train, precision, **AS_TRAINED).cpu().numpy(), train.labels.cpu().numpy()
+        features, labels = (
+            extract_features(model, train, precision, **AS_TRAINED).cpu().numpy(),
+            train.labels.cpu().numpy(),
+        )
         # The same tenth for all seeds, drawn at random so that it is nearly stratified.
         order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0)).numpy()
         choosing, fitting = np.split(order, [len(order) // 10])
         rows, states = classical_baseline((features[fitting], labels[fitting]), (features[choosing], labels[choosing]))
         for row in rows:
             folder.append(row)
-        features, labels = extract_features(model, held, precision, **AS_TRAINED).cpu().numpy(), held.labels.cpu().numpy()
+        features, labels = (
+            extract_features(model, held, precision, **AS_TRAINED).cpu().numpy(),
+            held.labels.cpu().numpy(),
+        )
         chosen_row = max(rows, key=lambda row: row["held_out_accuracy"])
         classifiers, given = {}, {}
         for name, state in states.items():
             given[name] = np.stack([labels, linear(state)(features)])
             best = max((row for row in rows if row["classifier"] == name), key=lambda row: row["held_out_accuracy"])
-            scores = {"validation_accuracy": accuracy(given[name]), "validation_macro_accuracy": macro_accuracy(given[name])}
-            classifiers[name] = {key: best[key] for key in ("C", "held_out_accuracy", "converged", "refit_converged")} | scores
+            scores = {
+                "validation_accuracy": accuracy(given[name]),
+                "validation_macro_accuracy": macro_accuracy(given[name]),
+            }
+            classifiers[name] = {
+                key: best[key] for key in ("C", "held_out_accuracy", "converged", "refit_converged")
+            } | scores
             classifiers[name]["C_at_edge"] = best["C"] in (min(CS[name]), max(CS[name]))  # a wider grid might do better
         chosen = chosen_row["classifier"]
         weights = {f"{name}.{key}": tensor for name, state in states.items() for key, tensor in state.items()}
         folder.save_weights(weights)
         folder.save_array("predictions.npy", predictions=given[chosen].astype(np.uint8))
-        result = {"status": "finished", "split": "validation", "classes": 100, "classifiers": classifiers, "chosen": chosen}
+        result = {
+            "status": "finished",
+            "split": "validation",
+            "classes": 100,
+            "classifiers": classifiers,
+            "chosen": chosen,
+        }
         return folder.finish(result | {"accuracy": classifiers[chosen]["validation_accuracy"]}, weights)
 
     return fit

@@ -121,7 +121,9 @@ class Rule:
         return f"{self.measured}: {self.holds_if}" if self.measured else self.holds_if
 
 
-def enter(rules: dict[str, Rule], claim: str, sentence: str, measured: str, holds_if: str, report: str = "") -> Callable[[Parts], Parts]:
+def enter(
+    rules: dict[str, Rule], claim: str, sentence: str, measured: str, holds_if: str, report: str = ""
+) -> Callable[[Parts], Parts]:
     """Enter the decorated function, evidence -> parts, in `rules`."""
 
     def entered(parts: Parts) -> Parts:

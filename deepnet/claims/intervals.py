@@ -152,7 +152,9 @@ def alike(margin: float, to: float = 0.0) -> Aim:
     """Equivalence by two one-sided tests: the 90 % interval against `to` ± `margin`."""
     low_end, high_end = round(to - margin, ROUND), round(to + margin, ROUND)
     text = f"alike, margin {margin:.3g}" if to == 0 else f"alike {to:g}, margin {margin:.3g}"
-    return Aim(text, lambda low, high: _decide(low_end < low and high < high_end, high < low_end or low > high_end), level=0.9)
+    return Aim(
+        text, lambda low, high: _decide(low_end < low and high < high_end, high < low_end or low > high_end), level=0.9
+    )
 
 
 NOT_BELOW = Aim("not below 0", lambda low, high: _decide(high >= 0, high < 0))  # fails only if wholly below

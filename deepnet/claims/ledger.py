@@ -1,9 +1,9 @@
 """The report's claims and our questions, each judged by a rule fixed before any evidence.
 
-A rule that turns out to be wrong is not edited: a new one is added under a new id beside it, with the reason, and
-both verdicts are shown. Everything here is a function of records; nothing trains. The rules stand in
-deepnet/claims/rules_depth.py and deepnet/claims/rules_tuning.py, what they read in deepnet/claims/measures.py, and how numbers become a
-verdict in deepnet/claims/intervals.py. Where the rules leave a choice, the code that makes it says so.
+A rule that turns out to be wrong is not edited: a new one is added under a new id beside it, with the reason, and both
+verdicts are shown. Everything here is a function of records; nothing trains. The rules stand in
+deepnet/claims/rules_depth.py and deepnet/claims/rules_tuning.py, what they read in deepnet/claims/measures.py, and how
+numbers become a verdict in deepnet/claims/intervals.py. Where the rules leave a choice, the code that makes it says so.
 """
 
 import textwrap
@@ -20,7 +20,8 @@ from experimentTable import PROFILES, choose, current_profile
 
 __all__ = ["RULES", "Rule", "Verdict", "check", "ledger", "ledger_markdown", "ledger_short"]
 
-RULES: dict[str, Rule] = dict(sorted((rules_depth.RULES | rules_tuning.RULES).items()))  # by chapter, then the questions
+# by chapter, then the questions
+RULES: dict[str, Rule] = dict(sorted((rules_depth.RULES | rules_tuning.RULES).items()))
 
 VERDICTS = ("holds", "fails", "undecided", "no evidence", "not judged")
 

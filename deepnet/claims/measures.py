@@ -1,4 +1,6 @@
-"""What the rules read off the record of one run: its final accuracy, its gradient's norm, whether it learned nothing."""
+"""What the rules read off the record of one run: its final accuracy, its gradient's norm, whether it learned
+nothing.
+"""
 
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
@@ -63,7 +65,8 @@ def accuracies(record: Record) -> np.ndarray:
 
 
 def opened_accuracies(runs: Runs, openings: Iterable[Mapping]) -> dict[int, float]:
-    """Seed -> CIFAR-100's test accuracy of each run, from the first opening of its weights: later ones are no second chance.
+    """Seed -> CIFAR-100's test accuracy of each run, from the first opening of its weights: later ones are no second
+    chance.
 
     Of the baseline, the classifier chosen on held-out images counts.
     """

@@ -78,7 +78,13 @@ def _(ev: Evidence) -> Iterator[Part]:
         )  # fmt: skip
 
 
-@rule("3c", "MLP_33 learns nothing: loss about 2.3, accuracy about 0.1", "MLP_33", "learns nothing", "loss 2.3, accuracy 0.1")
+@rule(
+    "3c",
+    "MLP_33 learns nothing: loss about 2.3, accuracy about 0.1",
+    "MLP_33",
+    "learns nothing",
+    "loss 2.3, accuracy 0.1",
+)
 def _(ev: Evidence) -> Iterator[Part]:
     yield from nothing_learned(ev, "MLP_33")
 

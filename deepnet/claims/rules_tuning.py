@@ -8,7 +8,19 @@ from functools import partial
 from itertools import combinations
 
 from deepnet.claims.evidence import Evidence, Rule, compare, enter, has, in_paper, one
-from deepnet.claims.intervals import BESIDE, NOT_BELOW, Part, above, alike, at_least, at_most, below, judge, judge_property, less
+from deepnet.claims.intervals import (
+    BESIDE,
+    NOT_BELOW,
+    Part,
+    above,
+    alike,
+    at_least,
+    at_most,
+    below,
+    judge,
+    judge_property,
+    less,
+)
 from deepnet.claims.measures import (
     Record,
     Runs,
@@ -181,7 +193,9 @@ def _(ev: Evidence) -> Iterator[Part]:
     for name in ADAPTIVE:
         yield compare(ev, "best validation accuracy", best_accuracy, f"{name}_2", name, above(0))
     points = twelve(ev, "sweep")
-    yield best_have("the best of the twelve points has a rate below 5e-4", points, 1, lambda run: setting("lr", run) < 5e-4)
+    yield best_have(
+        "the best of the twelve points has a rate below 5e-4", points, 1, lambda run: setting("lr", run) < 5e-4
+    )
     yield judge("its rate", numbers(winners(points), partial(setting, "lr")), BESIDE)
 
 

@@ -1,7 +1,8 @@
-"""What the training loop reads: the report's sets, tensors in memory, and any map-style data set or loader of a reader's own.
+"""What the training loop reads: the report's sets, tensors in memory, and any map-style data set or loader of a
+reader's own.
 
-A data set of a reader's own is read by a `torch.utils.data.DataLoader`, one item at a time and each time anew, so one reading
-gives both image and label, and random transforms stay random.
+A data set of a reader's own is read by a `torch.utils.data.DataLoader`, one item at a time and each time anew, so one
+reading gives both image and label, and random transforms stay random.
 """
 
 import hashlib
@@ -47,7 +48,8 @@ class Source(Protocol):
 
 
 def epoch_batches(images: int, batch_size: int, generator: torch.Generator, steps: int | None = None) -> list[Tensor]:
-    """Shuffled indices in batches: one pass over all images, or exactly `steps` batches out of as many passes as it takes.
+    """Shuffled indices in batches: one pass over all images, or exactly `steps` batches out of as many passes as it
+    takes.
 
     A last batch of one image, which batch normalisation cannot train on, joins the batch before it.
     """
@@ -101,7 +103,8 @@ class MemorySet(Indexed):
 
     def batch(self, indices: Tensor) -> Batch:
         """Inputs and labels at `indices`, in the type that they have."""
-        indices = indices.to(self.inputs.device, non_blocking=True)  # else the device would be waited for, batch by batch
+        # else the device would be waited for, batch by batch
+        indices = indices.to(self.inputs.device, non_blocking=True)
         inputs = self.inputs[indices]
         return inputs.float() if self.floats else inputs, self.labels[indices]
 
@@ -111,7 +114,9 @@ class MemorySet(Indexed):
 
 
 class ReaderSet(Indexed):
-    """A map-style data set of a reader's own, or a loader of one, read as it is; its labels become targets by `labels`."""
+    """A map-style data set of a reader's own, or a loader of one, read as it is; its labels become targets by
+    `labels`.
+    """
 
     def __init__(self, data: Any, workers: int = 0) -> None:
         self.loader = data if isinstance(data, DataLoader) else None
@@ -140,13 +145,20 @@ class ReaderSet(Indexed):
     def batches(self, order: Sequence[Tensor]) -> Iterable[Batch]:
         """The items at each of these indices, by `workers` processes."""
         sampler = [indices.tolist() for indices in order]
-        drawn = torch.Generator().manual_seed(torch.initial_seed())  # else the loader would draw from torch's own generator
-        loader = DataLoader(self.dataset, batch_sampler=sampler, num_workers=self.workers, collate_fn=collate, generator=drawn)
+        # else the loader would draw from torch's own generator
+        drawn = torch.Generator().manual_seed(torch.initial_seed())
+        loader = DataLoader(
+            self.dataset, batch_sampler=sampler, num_workers=self.workers, collate_fn=collate, generator=drawn
+        )
         return map(self._targets, loader)
 
     def shuffled(self, batch_size: int, generator: torch.Generator, steps: int | None = None) -> Iterable[Batch]:
         """One epoch; a loader gives its own batches, in its own order."""
-        return map(self._targets, self._own_batches()) if self.loader is not None else super().shuffled(batch_size, generator, steps)
+        return (
+            map(self._targets, self._own_batches())
+            if self.loader is not None
+            else super().shuffled(batch_size, generator, steps)
+        )
 
     def in_order(self, batch_size: int) -> Iterable[Batch]:
         """Every item once; a loader gives its own batches."""
@@ -176,7 +188,9 @@ class ReaderSet(Indexed):
         for batch in self.loader:
             pair = isinstance(batch, tuple | list) and len(batch) == 2 and isinstance(batch[0], Tensor)
             if not pair or not (isinstance(batch[1], list | tuple) or (isinstance(batch[1], Tensor) and batch[1].ndim)):
-                raise UsageError(f"the loader's batches must be pairs of (inputs, labels) of several items, found {found_in(batch)}")
+                raise UsageError(
+                    f"the loader's batches must be pairs of (inputs, labels) of several items, found {found_in(batch)}"
+                )
             yield Stacked(batch[0], list(batch[1]))
 
     def _inputs(self, stacked: "Stacked | str") -> Tensor:
@@ -241,7 +255,8 @@ def is_source(data: Any) -> bool:
 def as_source(data: Any, workers: int = 0) -> Any:
     """A map-style data set or a loader as the loop reads it; tensors in memory are taken as they lie.
 
-    Raises UsageError, saying what was found, for what has no length or cannot be indexed, is empty, or has items that are no pairs.
+    Raises UsageError, saying what was found, for what has no length or cannot be indexed, is empty, or has items that
+    are no pairs.
     """
     if is_source(data):
         return data
@@ -249,7 +264,12 @@ def as_source(data: Any, workers: int = 0) -> Any:
         raise UsageError("the data set holds sparse tensors, which cannot be indexed; make them dense by to_dense()")
     if type(data) is TensorDataset and len(data.tensors) == 2 and len(data) > 0 and not workers:
         labels = data.tensors[1]
-        if labels.ndim == 1 and not labels.is_floating_point() and not labels.is_complex() and len(labels) == len(data.tensors[0]):
+        if (
+            labels.ndim == 1
+            and not labels.is_floating_point()
+            and not labels.is_complex()
+            and len(labels) == len(data.tensors[0])
+        ):
             return MemorySet(data.tensors[0], labels.long(), ())
     return ReaderSet(data, workers)
 
@@ -257,7 +277,9 @@ def as_source(data: Any, workers: int = 0) -> Any:
 def listed_batches(data: Any) -> bool:
     """Whether `data` is an iterable of batches already. Raises UsageError for what is no data at all."""
     if not (is_source(data) or hasattr(data, "__iter__") or hasattr(data, "__getitem__")):
-        raise UsageError(f"a {type(data).__name__} is no data; give a data set of (tensor, label) pairs, a loader, or batches")
+        raise UsageError(
+            f"a {type(data).__name__} is no data; give a data set of (tensor, label) pairs, a loader, or batches"
+        )
     if is_source(data) or isinstance(data, DataLoader):
         return False
     return not hasattr(data, "__getitem__") or (isinstance(data, list | tuple) and len(data) > 0 and _is_batch(data[0]))
@@ -277,13 +299,17 @@ def with_labels(source: Any, labels: LabelMap) -> Any:
         numbers = source.labels.unique()
         targets = torch.tensor([labels.target(number) for number in numbers.tolist()])
         return replace(
-            source, labels=targets[torch.searchsorted(numbers, source.labels.contiguous())].to(source.labels.device), classes=labels.names
+            source,
+            labels=targets[torch.searchsorted(numbers, source.labels.contiguous())].to(source.labels.device),
+            classes=labels.names,
         )
     return source
 
 
 def fingerprint(source: Any) -> str:
-    """sha256 of a few items all over the set, whatever holds them; of random ones the shape alone, of a loader its first batch's."""
+    """sha256 of a few items all over the set, whatever holds them; of random ones the shape alone, of a loader its
+    first batch's.
+    """
     total = hashlib.sha256(str(len(source)).encode())
     if isinstance(source, ReaderSet) and source.loader is not None:
         inputs = source.first_batch().inputs
@@ -329,12 +355,16 @@ def _held(data: Any) -> list[Tensor] | None:
         if all(isinstance(inputs, Tensor) for inputs, _ in pairs):
             return [*(inputs for inputs, _ in pairs), torch.tensor(list(repr([label for _, label in pairs]).encode()))]
     tensors = [value for value in vars(data).values() if isinstance(value, Tensor)] if hasattr(data, "__dict__") else []
-    whole = [tensor for tensor in tensors if tensor.ndim and len(tensor) == len(data) and tensor.layout == torch.strided]
+    whole = [
+        tensor for tensor in tensors if tensor.ndim and len(tensor) == len(data) and tensor.layout == torch.strided
+    ]
     return whole if len(whole) > 1 else None  # inputs and labels of a class of the reader's own
 
 
 def known_labels(sources: Iterable[Any], read: bool) -> list[list[Any]]:
-    """The labels of each source: all of them where they are at hand or `read` says to read them, else those of a few items."""
+    """The labels of each source: all of them where they are at hand or `read` says to read them, else those of a few
+    items.
+    """
     found = []
     for source in sources:
         if not isinstance(source, ReaderSet):

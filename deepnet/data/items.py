@@ -18,14 +18,20 @@ class Stacked:
 
 
 class Pair:
-    """One item of a data set. Raises UsageError, saying what was found and what to do, for what is no (tensor, label) pair."""
+    """One item of a data set. Raises UsageError, saying what was found and what to do, for what is no (tensor, label)
+    pair.
+    """
 
     def __init__(self, item: Any) -> None:
         if not (isinstance(item, tuple | list) and len(item) == 2):
-            raise UsageError(f"a data set's items must be (tensor, label) pairs, found {found_in(item)}; {_remedy(item)}")
+            raise UsageError(
+                f"a data set's items must be (tensor, label) pairs, found {found_in(item)}; {_remedy(item)}"
+            )
         self.inputs, self.label = item
         if not isinstance(self.inputs, Tensor):
-            raise UsageError(f"a data set's inputs must be tensors, found {found_in(self.inputs)}; {_remedy(self.inputs)}")
+            raise UsageError(
+                f"a data set's inputs must be tensors, found {found_in(self.inputs)}; {_remedy(self.inputs)}"
+            )
 
 
 def found_in(item: Any) -> str:

@@ -13,7 +13,8 @@ IGNORED = -100  # torch's default ignore_index
 
 
 def plain_label(label: Any) -> int | str:
-    """A label as a whole number or a word. Raises UsageError for what is neither, as a regression's target or a one-hot vector.
+    """A label as a whole number or a word. Raises UsageError for what is neither, as a regression's target or a one-hot
+    vector.
 
     >>> plain_label(torch.tensor([3]))
     3
@@ -22,12 +23,16 @@ def plain_label(label: Any) -> int | str:
     while isinstance(plain, list) and len(plain) == 1:
         plain = plain[0]
     if isinstance(plain, list):
-        raise UsageError(f"a label must be one number or word, found {len(plain)} numbers; of one-hot labels give label.argmax()")
+        raise UsageError(
+            f"a label must be one number or word, found {len(plain)} numbers; of one-hot labels give label.argmax()"
+        )
     if isinstance(plain, float):
         if plain != plain:
             raise UsageError("a label is NaN; give it its class, or leave its image out")
         if not plain.is_integer():
-            raise UsageError(f"label {plain:g} is no class; classes are whole numbers or words, a regression cannot be trained here")
+            raise UsageError(
+                f"label {plain:g} is no class; classes are whole numbers or words, a regression cannot be trained here"
+            )
         return int(plain)
     if not isinstance(plain, int | str):
         raise UsageError(f"a label must be one number or word, found {label!r:.60}")
@@ -36,7 +41,9 @@ def plain_label(label: Any) -> int | str:
 
 @dataclass(frozen=True)
 class LabelMap:
-    """`names[i]` is what output `i` stands for. Without `numbers`, labels are targets already: whole numbers below `outputs`."""
+    """`names[i]` is what output `i` stands for. Without `numbers`, labels are targets already: whole numbers below
+    `outputs`.
+    """
 
     names: Sequence[Any] = ()
     outputs: int | None = None
@@ -47,12 +54,16 @@ class LabelMap:
         if self.numbers is not None:
             if label not in self.numbers:
                 listed = ", ".join(map(repr, list(self.numbers)[:12]))
-                raise UsageError(f"label {label!r} is none of the classes {listed}; leave it out, train on it, or name it in classes")
+                raise UsageError(
+                    f"label {label!r} is none of the classes {listed}; leave it out, train on it, or name it in classes"
+                )
             return self.numbers[label]
         if isinstance(label, str):
             raise UsageError(f"the labels are words, as {label!r}; say by classes=(...) which output each one is")
         if label < 0 or (self.outputs is not None and label >= self.outputs):
-            raise UsageError(f"label {label} means none of the model's {self.outputs} outputs; change the last layer, or give classes")
+            raise UsageError(
+                f"label {label} means none of the model's {self.outputs} outputs; change the last layer, or give classes"
+            )
         return label
 
 
@@ -67,8 +78,9 @@ class AnyLabel(LabelMap):
 def label_map(train: Iterable[Any], evaluation: Iterable[Any], outputs: int, classes: Any, own_names: Any) -> LabelMap:
     """Which output each label means.
 
-    Whole numbers from 0 to outputs - 1 stay what they are. Others, and words, are numbered in the order of `classes`, else of
-    the data set's own `classes` where they are those words, else in ascending order of the training set's labels.
+    Whole numbers from 0 to outputs - 1 stay what they are. Others, and words, are numbered in the order of `classes`,
+    else of the data set's own `classes` where they are those words, else in ascending order of the training set's
+    labels.
 
     Args:
         train: labels that the training set holds.
@@ -86,13 +98,19 @@ def label_map(train: Iterable[Any], evaluation: Iterable[Any], outputs: int, cla
         raise UsageError("the data set's labels are words and numbers; use labels of one kind")
     words = any(isinstance(label, str) for label in both)
     if IGNORED in both:
-        raise UsageError(f"label {IGNORED} marks what a loss of torch's ignores, which no accuracy can count; leave those items out")
+        raise UsageError(
+            f"label {IGNORED} marks what a loss of torch's ignores, which no accuracy can count; leave those items out"
+        )
     order = _order(classes, "classes")
     if len(order) > outputs:
-        raise UsageError(f"classes names {len(order)} classes but the model gives {outputs} outputs; change its last layer")
+        raise UsageError(
+            f"classes names {len(order)} classes but the model gives {outputs} outputs; change its last layer"
+        )
     names_alone = not words and all(isinstance(name, str) for name in order)
     if order and names_alone and len(order) <= max(both, default=0):
-        raise UsageError(f"classes names {len(order)} classes but label {max(both)} is in the data; name them all, from label 0 on")
+        raise UsageError(
+            f"classes names {len(order)} classes but label {max(both)} is in the data; name them all, from label 0 on"
+        )
     if order and not names_alone:
         return LabelMap(order, outputs, _checked({label: i for i, label in enumerate(order)}, both))
     if not words and all(0 <= label < outputs for label in both):
@@ -103,7 +121,11 @@ def label_map(train: Iterable[Any], evaluation: Iterable[Any], outputs: int, cla
         raise UsageError(
             f"label {far} is in the evaluation set but the model gives {outputs} outputs; leave it out, or change its last layer"
         )
-    found = tuple(own_names) if words and _are_names(own_names, outputs) and train <= set(own_names) else tuple(sorted(train))
+    found = (
+        tuple(own_names)
+        if words and _are_names(own_names, outputs) and train <= set(own_names)
+        else tuple(sorted(train))
+    )
     if len(found) > outputs:
         remedy = "change its last layer to one output per class (two for a binary problem)"
         raise UsageError(f"the model gives {outputs} outputs but the labels are of {len(found)} classes; {remedy}")
@@ -112,7 +134,9 @@ def label_map(train: Iterable[Any], evaluation: Iterable[Any], outputs: int, cla
 
 def _checked(numbers: dict[Any, int], labels: set) -> dict[Any, int]:
     if unknown := sorted(labels - numbers.keys()):
-        raise UsageError(f"label {unknown[0]!r} is in the data but not among the training set's classes; leave it out, or train on it")
+        raise UsageError(
+            f"label {unknown[0]!r} is in the data but not among the training set's classes; leave it out, or train on it"
+        )
     return numbers
 
 
@@ -128,4 +152,6 @@ def _order(classes: Any, what: str) -> tuple:
 
 
 def _are_names(names: Any, outputs: int) -> bool:
-    return isinstance(names, list | tuple) and 0 < len(names) <= outputs and all(isinstance(name, str) for name in names)
+    return (
+        isinstance(names, list | tuple) and 0 < len(names) <= outputs and all(isinstance(name, str) for name in names)
+    )

@@ -25,7 +25,7 @@ from experimentTable import CLASSES, PROFILES, PROJECT, Experiment, UsageError, 
 
 # ---------------------------------------------------------------- the literals
 
-# What load_images opens. Chapters 3 and 4 use no validation set; CIFAR-100's test part is open_vault's.
+# What load_images opens. Chapters 3 and 4 use no validation set; CIFAR-100's test part is load_test_set's.
 SPLITS = {"mnist": ("train", "test"), "cifar10": ("train", "test"), "cifar100": ("train", "validation")}
 VALIDATION = {"complete": 5_000, "sample": 1_000}  # images of CIFAR-100's train part, equally many a class
 
@@ -123,10 +123,11 @@ class ImageSet(Indexed):
     def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
         """Images at `indices` (B,), float32 (B, C, size, size), scaled and normalised, and their labels, int64 (B,).
 
-        Scaled as 8-bit images, so rounded to 8 bits, as torchvision's Resize does before ToTensor: with colour images on
-        an x86 processor with AVX2 to the bit, elsewhere to one grey level.
+        Scaled as 8-bit images, so rounded to 8 bits, as torchvision's Resize does before ToTensor: with colour images
+        on an x86 processor with AVX2 to the bit, elsewhere to one grey level.
         """
-        indices = indices.to(self.images.device, non_blocking=True)  # else the device would be waited for, batch by batch
+        # else the device would be waited for, batch by batch
+        indices = indices.to(self.images.device, non_blocking=True)
         images = self.images[indices].contiguous(memory_format=self.memory_format)
         if images.shape[-1] != self.size:
             images = resize(images, [self.size, self.size], antialias=True)
@@ -141,17 +142,27 @@ class ImageSet(Indexed):
                        coarse_labels=None if coarse is None else coarse[indices])  # fmt: skip
 
     def to(self, device: torch.device | str, memory_format: torch.memory_format | None = None) -> "ImageSet":
-        """The same set on `device`, its batches in `memory_format`; channels last are resized faster, and as convolutions take them."""
+        """The same set on `device`, its batches in `memory_format`; channels last are resized faster, and as
+        convolutions take them.
+        """
         coarse = None if self.coarse_labels is None else self.coarse_labels.to(device)
         images, labels = self.images.to(device), self.labels.to(device)
-        return replace(self, images=images, labels=labels, coarse_labels=coarse, memory_format=memory_format or self.memory_format)
+        return replace(
+            self, images=images, labels=labels, coarse_labels=coarse, memory_format=memory_format or self.memory_format
+        )
 
 
 @functools.cache
-def _normalisation(name: str, size: int, memory_format: torch.memory_format, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Mean and deviation of `name` on `device`, for each pixel (1, C, size, size) and laid out as batches: else they would take longer."""
+def _normalisation(
+    name: str, size: int, memory_format: torch.memory_format, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Mean and deviation of `name` on `device`, for each pixel (1, C, size, size) and laid out as batches: else they
+    would take longer.
+    """
     numbers = (torch.tensor(values, device=device).view(1, -1, 1, 1) for values in NORMALISATION[name])
-    mean, deviation = (channels.expand(-1, -1, size, size).contiguous(memory_format=memory_format) for channels in numbers)
+    mean, deviation = (
+        channels.expand(-1, -1, size, size).contiguous(memory_format=memory_format) for channels in numbers
+    )
     return mean, deviation
 
 
@@ -180,7 +191,7 @@ def load_images(name: str, part: str = "train", profile: str = "sample", size: i
     return _image_set(name, part, profile, size)
 
 
-def at_hand(name: str, part: str, profile: str) -> bool:
+def is_available_locally(name: str, part: str, profile: str) -> bool:
     """Whether this machine has part `part` of set `name`, so that load_images would fetch nothing."""
     data = PROFILES[profile].data
     try:
@@ -189,7 +200,7 @@ def at_hand(name: str, part: str, profile: str) -> bool:
         return False
 
 
-def open_vault(profile: str, size: int | None = None) -> ImageSet:
+def load_test_set(profile: str, size: int | None = None) -> ImageSet:
     """CIFAR-100's test part. final_test.final_test alone calls this, and logs every opening."""
     return _image_set("cifar100", "test", profile, size)
 

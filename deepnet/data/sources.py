@@ -117,8 +117,8 @@ def _all_shards(folder: Path, part: str) -> list[Path]:
 def fetch(name: str, cache: Path, read: Callable[[Source], np.ndarray]) -> np.ndarray:
     """What `read` makes of a copy of `name` from the Hugging Face hub, or else of torchvision's download.
 
-    A copy that `read` refuses, such as a damaged file in the hub's cache, is downloaded once more before the next place is
-    tried. Raises UsageError where no place has a copy that can be read, offline within seconds.
+    A copy that `read` refuses, such as a damaged file in the hub's cache, is downloaded once more before the next place
+    is tried. Raises UsageError where no place has a copy that can be read, offline within seconds.
     """
     reasons = []
     for attempt in (_from_hub, _from_torchvision):
@@ -136,7 +136,9 @@ def fetch(name: str, cache: Path, read: Callable[[Source], np.ndarray]) -> np.nd
 
 
 def _from_hub(name: str, cache: Path, again: bool) -> Source:
-    """The set from the hub's own cache, or downloaded where it lacks a file, or where `again` says that one is damaged."""
+    """The set from the hub's own cache, or downloaded where it lacks a file, or where `again` says that one is
+    damaged.
+    """
     with quiet_imports():
         from huggingface_hub import snapshot_download
         from huggingface_hub.constants import ENDPOINT

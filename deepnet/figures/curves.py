@@ -18,9 +18,9 @@ LINE = 0.17  # inches that a line of a legend takes
 def curves(records: Record | Iterable[Record] | Groups, metrics: str | Sequence[str | tuple[str, ...]]) -> Sheet:
     """One panel per metric, one line per run (the mean of its seeds, their range as a band): for any trainings.
 
-    `metrics`: columns of the rows, "train_loss" or ["train_loss", ("test_accuracy", "train_accuracy")]; the second of
-    a pair is drawn dashed in the same panel. The untrained row 0 is left out. Records are of one run if they differ in the
-    seed alone; where several runs have one name, the legend says what they differ in. More than eight runs are
+    `metrics`: columns of the rows, "train_loss" or ["train_loss", ("test_accuracy", "train_accuracy")]; the second of a
+    pair is drawn dashed in the same panel. The untrained row 0 is left out. Records are of one run if they differ in
+    the seed alone; where several runs have one name, the legend says what they differ in. More than eight runs are
     drawn eight at a time, the others in grey behind them.
 
     Raises UsageError for anything but records of trainings, for a metric that one of them lacks, and for records of the
@@ -36,11 +36,15 @@ def curves(records: Record | Iterable[Record] | Groups, metrics: str | Sequence[
     units = {positions(record)[1]: f"{record.name} ({record.profile})" for record in drawn}
     if len(units) > 1:
         (one, first), (other, second) = units.items()
-        raise UsageError(f"the rows of {first} count {one}, those of {second} {other}, and one axis cannot show both; draw them apart")
+        raise UsageError(
+            f"the rows of {first} count {one}, those of {second} {other}, and one axis cannot show both; draw them apart"
+        )
     names, rows, columns = list(runs), ceil(len(panels) / 2), min(2, len(panels))
     size = ceil(len(names) / ceil(len(names) / MOST))
     parts = [names[first : first + size] for first in range(0, len(names), size)]
-    behind = {(name, panel[0]): series(runs[name], panel[0])[:2] for name in names for panel in panels if len(parts) > 1}
+    behind = {
+        (name, panel[0]): series(runs[name], panel[0])[:2] for name in names for panel in panels if len(parts) > 1
+    }
     legend = max(sum(name.count("\n") + 1 for name in part) for part in parts)
     figure, axes = sheet(rows * len(parts), columns, height=max(2.9, 0.8 + LINE * legend) * rows * len(parts))
     for number, part in enumerate(parts):
@@ -116,12 +120,16 @@ def _panels(metrics: Any, records: Sequence[Record]) -> list[tuple[str, ...]]:
     known = {}
     for record in records:
         rows = record.rows[1:]
-        known[record.name] = sorted({key for row in rows for key, value in row.items() if isinstance(value, int | float | None)})
+        known[record.name] = sorted(
+            {key for row in rows for key, value in row.items() if isinstance(value, int | float | None)}
+        )
         if "epoch" not in known[record.name]:
             raise UsageError(f"{record.name} ({record.profile}, seed {record.seed}) has no trained epoch to draw")
         for metric in (metric for panel in panels for metric in panel):
             choose(f"metric of {record.name}", metric, known[record.name])
     if not panels or any(len(panel) not in (1, 2) for panel in panels):
         there = ", ".join(next(iter(known.values())))
-        raise UsageError(f"a panel shows one metric or two, and there is at least one panel, got {metrics!r:.60}; choose from {there}")
+        raise UsageError(
+            f"a panel shows one metric or two, and there is at least one panel, got {metrics!r:.60}; choose from {there}"
+        )
     return panels

@@ -30,7 +30,9 @@ def layers(records: Sequence[Record], metric: str) -> np.ndarray:
 
 
 def block_starts(model: str) -> np.ndarray:
-    """The numbers, from 0, of a model's weight layers that begin a residual block or what follows the blocks; all of a plain model."""
+    """The numbers, from 0, of a model's weight layers that begin a residual block or what follows the blocks; all of a
+    plain model.
+    """
     import torch
 
     from myModel import MODELS, weight_layers
@@ -44,12 +46,12 @@ def block_starts(model: str) -> np.ndarray:
 def depth(records: Groups) -> Sheet:
     """3.3b, 3.6b, 4.2b: each layer's gradient over training, and how what tells samples apart shrinks with depth.
 
-    Of a residual net only the layers that read a sum are in the lower panels: inside a block the variance falls and is lifted
-    again by the shortcut, so that the line through all layers would be a saw.
+    Of a residual net only the layers that read a sum are in the lower panels: inside a block the variance falls and is
+    lifted again by the shortcut, so that the line through all layers would be a saw.
 
     Theory (Schoenholz et al. 2017; He et al. 2015): torch's default weights have variance 1 / (3 fan-in), and a ReLU
-    halves, so in a plain chain the variance across samples falls to 1/6 a layer; He's 2 / fan-in keeps it. Beside residual
-    nets it is drawn to compare with.
+    halves, so in a plain chain the variance across samples falls to 1/6 a layer; He's 2 / fan-in keeps it. Beside
+    residual nets it is drawn to compare with.
     """
     figure, look = Sheet(figsize=(WIDTH, 5.6), dpi=100, layout="constrained"), looks(records)
     upper, lower = figure.subfigures(2, 1, squeeze=False).flat
@@ -75,7 +77,16 @@ def depth(records: Groups) -> Sheet:
         for name, spread in spreads.items():
             above_zero = np.where(spread[row] > 0, spread[row], np.nan)[shown[name]]  # the axis is logarithmic
             on_top = 2 + 1 / len(above_zero)  # the shallower, which the deeper would hide where they agree
-            ax.plot(1 + shown[name], above_zero, color=look[name][0], linewidth=1.1, marker="o", markersize=2, label=name, zorder=on_top)
+            ax.plot(
+                1 + shown[name],
+                above_zero,
+                color=look[name][0],
+                linewidth=1.1,
+                marker="o",
+                markersize=2,
+                label=name,
+                zorder=on_top,
+            )
         ends = any((spread[row] == 0).any() for spread in spreads.values())
         what = f"{when} (a line ends where it is 0)" if ends else when
         style(ax, what, "weight layer (1: at the input)", "variance across samples" if row == 0 else "")
@@ -87,22 +98,31 @@ def depth(records: Groups) -> Sheet:
 
 
 def _theory(ax: Axes, spreads: Sequence[np.ndarray], label: str) -> None:
-    """A decay to 1/6 a layer, and none, from the untrained first layers' mean variance down to the least that was measured."""
+    """A decay to 1/6 a layer, and none, from the untrained first layers' mean variance down to the least that was
+    measured.
+    """
     first, least = np.mean([spread[0] for spread in spreads]), min(spread[spread > 0].min() for spread in spreads)
     layer = np.arange(max(map(len, spreads)))
     falling = np.where((decay := first / 6.0**layer) >= least / 6, decay, np.nan)
     ax.plot(1 + layer, falling, color=GREY, linestyle="--", linewidth=1.2, label=f"{label}: 1/6 a layer")
-    ax.plot(1 + layer, np.full(len(layer), first), color=GREY, linestyle=":", linewidth=1.2, label=f"{label}, He: constant")
+    ax.plot(
+        1 + layer, np.full(len(layer), first), color=GREY, linestyle=":", linewidth=1.2, label=f"{label}, He: constant"
+    )
 
 
 def precision(records: Groups) -> Sheet:
-    """4.6: bf16 beside fp32 from the same weights: training, where it ends, and what is left of 256 images at each depth before it."""
+    """4.6: bf16 beside fp32 from the same weights: training, where it ends, and what is left of 256 images at each
+    depth before it.
+    """
     figure, axes = sheet(2, 2, height=5.2)
     look = looks(records)
     lines(axes[0], records, ["train_loss"], look)
     pairs = [model for model in BOTH_PRECISIONS if {f"{model}_fp32", f"{model}_bf16"} <= records.keys()]
     for place, model in enumerate(pairs):
-        ends = [{record.seed: record.result["accuracy"] for record in records[f"{model}_{side}"]} for side in ("fp32", "bf16")]
+        ends = [
+            {record.seed: record.result["accuracy"] for record in records[f"{model}_{side}"]}
+            for side in ("fp32", "bf16")
+        ]
         apart = [ends[1][seed] - ends[0][seed] for seed in ends[0].keys() & ends[1].keys()]
         axes[1].plot([place] * len(apart), apart, "o", color=look[f"{model}_bf16"][0], markersize=4, label=f"_{model}")
     axes[1].axhspan(-MARGIN, MARGIN, color=GREY, alpha=0.15, linewidth=0)
@@ -116,7 +136,9 @@ def precision(records: Groups) -> Sheet:
 
 
 def float64(records: Groups) -> Sheet:
-    """3.7b, 4.5b: float64 beside float32: what is left of 256 images at each depth, before training and after it, and the gradient."""
+    """3.7b, 4.5b: float64 beside float32: what is left of 256 images at each depth, before training and after it, and
+    the gradient.
+    """
     figure, axes = sheet(2, 2, height=5.2)
     _by_layer(axes[0], records, "probe_variance", 0, "before training")
     _by_layer(axes[1], records, "probe_distinct", 0, "before training")

@@ -28,7 +28,9 @@ Groups = Mapping[str, Sequence[Record]]  # name of a run -> its records, one a s
 
 
 def positions(record: Record) -> tuple[np.ndarray, str]:
-    """Where the trained rows stand on the x axis, and its label: in the sample a row is a number of steps, else an epoch."""
+    """Where the trained rows stand on the x axis, and its label: in the sample a row is a number of steps, else an
+    epoch.
+    """
     if record.profile in PROFILES and PROFILES[record.profile].row_unit == "steps":
         return np.cumsum(record.column("steps", trained_only=True)), "optimizer steps"
     return record.column("epoch", trained_only=True), "epoch"
@@ -46,11 +48,13 @@ def series(records: Sequence[Record], metric: str) -> tuple[np.ndarray, np.ndarr
     return positions(records[longest])[0], mean, low, high
 
 
-def lines(ax: Axes, groups: Groups, metrics: Sequence[str], look: Mapping, start: Mapping[str, float] | None = None) -> None:
+def lines(
+    ax: Axes, groups: Groups, metrics: Sequence[str], look: Mapping, start: Mapping[str, float] | None = None
+) -> None:
     """One line a run: the seeds' mean, their range as a band. The first metric is solid, a second one thin and dashed.
 
-    Of a single row the second metric is a cross. A ring marks each seed's epoch whose weights were restored, where it is not
-    the last. `start`: run -> what its x is moved by.
+    Of a single row the second metric is a cross. A ring marks each seed's epoch whose weights were restored, where it
+    is not the last. `start`: run -> what its x is moved by.
     """
     most = max(len(record.rows) for group in groups.values() for record in group)
     markers = ("o" if most <= 13 else None, "x" if most <= 2 else None)
@@ -72,7 +76,12 @@ def lines(ax: Axes, groups: Groups, metrics: Sequence[str], look: Mapping, start
                 y = record.column(metrics[0], trained_only=True)[best - 1]
                 at = positions(record)[0][best - 1] + (start or {}).get(name, 0)
                 ax.plot([at], [y], "o", color=colour, markerfacecolor="white", markersize=5, label="_best")
-    style(ax, _title(metrics, "cross" if markers[1] else "dashed"), positions(next(iter(groups.values()))[0])[1], _unit(metrics[0]))
+    style(
+        ax,
+        _title(metrics, "cross" if markers[1] else "dashed"),
+        positions(next(iter(groups.values()))[0])[1],
+        _unit(metrics[0]),
+    )
     ax.xaxis.set_major_locator(whole_numbers(5))
     if metrics[0] in LOGARITHMIC:
         ax.set_yscale("log")
@@ -80,7 +89,8 @@ def lines(ax: Axes, groups: Groups, metrics: Sequence[str], look: Mapping, start
 
 
 def _least_span(ax: Axes, metric: str) -> None:
-    """Have a panel of lines show at least so much of a loss or an accuracy, or a decade of what is drawn on a logarithmic axis.
+    """Have a panel of lines show at least so much of a loss or an accuracy, or a decade of what is drawn on a
+    logarithmic axis.
 
     The span counts as data, so that a line drawn later is not cut off.
     """
@@ -204,11 +214,17 @@ def mean_result(records: Sequence[Record], key: str) -> float:
 
 
 def training(
-    records: Groups, *, metrics: Sequence, references: Mapping | None = None, limits: Mapping | None = None, chained: bool = False
+    records: Groups,
+    *,
+    metrics: Sequence,
+    references: Mapping | None = None,
+    limits: Mapping | None = None,
+    chained: bool = False,
 ) -> Sheet:
     """Panels of curves side by side. `references`: metric -> {label: value} of horizontal lines to compare with.
 
-    `limits`: metric -> (bottom, top) of its axis. `chained`: each run goes on from the one before, and is drawn after it.
+    `limits`: metric -> (bottom, top) of its axis. `chained`: each run goes on from the one before, and is drawn after
+    it.
     """
     figure, axes = sheet(1, len(metrics))
     look, start, end = looks(records), {}, 0.0
@@ -228,7 +244,9 @@ def training(
 
 
 def fine_tuning(records: Groups) -> Sheet:
-    """5.1, 5.2: runs that go on from one another, beside the classical baseline's validation accuracy where there is one."""
+    """5.1, 5.2: runs that go on from one another, beside the classical baseline's validation accuracy where there is
+    one.
+    """
     tuned = {name: runs for name, runs in records.items() if name != "baseline"}
     runs = records.get("baseline", ())
     chosen = " or ".join(sorted({run.result["chosen"].replace("_", " ") for run in runs}))
@@ -246,7 +264,11 @@ def dropout(records: Mapping[str, list]) -> Sheet:
 def norms(records: Groups, *, parts: Sequence[Sequence[str]]) -> Sheet:
     """3.3, 3.6: the report's sum of gradient norms, a panel for each part of the runs that has records."""
     letters = [f"({letter}) " if len(parts) > 1 else "" for letter in "ab"]
-    panels = [(mark, there) for mark, part in zip(letters, parts, strict=False) if (there := [name for name in part if name in records])]
+    panels = [
+        (mark, there)
+        for mark, part in zip(letters, parts, strict=False)
+        if (there := [name for name in part if name in records])
+    ]
     figure, axes = sheet(1, len(panels))
     for ax, (mark, names) in zip(axes, panels, strict=True):
         lines(ax, {name: records[name] for name in names}, ["gradient_norm_sum"], looks(records))
@@ -258,10 +280,14 @@ def norms(records: Groups, *, parts: Sequence[Sequence[str]]) -> Sheet:
 
 
 def controls(records: Groups) -> Sheet:
-    """3.7, 4.5: Adam's eps at 1e-16 beside the default, and He initialisation: train loss above, test accuracy below."""
+    """3.7, 4.5: Adam's eps at 1e-16 beside the default, and He initialisation: train loss above, test accuracy
+    below.
+    """
     eps = {name: runs for name, runs in records.items() if not name.endswith("_he")}
     he = {name: runs for name, runs in records.items() if name.endswith("_he")}
-    columns = {what: runs for what, runs in (("Adam, eps 1e-16 (dashed), 1e-8", eps), ("He initialisation", he)) if runs}
+    columns = {
+        what: runs for what, runs in (("Adam, eps 1e-16 (dashed), 1e-8", eps), ("He initialisation", he)) if runs
+    }
     figure, axes = sheet(2, len(columns), height=5.2, sharex=True)
     panels = [(metric, what, runs) for metric in GUESSING for what, runs in columns.items()]
     for ax, (metric, what, runs) in zip(axes, panels, strict=True):

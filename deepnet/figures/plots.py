@@ -54,7 +54,8 @@ COLOURS: dict[str, str] = {
 def default_style() -> Iterator[None]:
     """Matplotlib's own defaults, whatever style or rcParams the reader has set; also a decorator.
 
-    A figure needs it twice, where its parts are made and where it is drawn, since matplotlib reads some settings only then.
+    A figure needs it twice, where its parts are made and where it is drawn, since matplotlib reads some settings only
+    then.
     """
     with rc_context():
         rcdefaults()
@@ -84,7 +85,11 @@ class Sheet(Figure):
         """
         drawn, small = BytesIO(), BytesIO()
         self.savefig(drawn, format="png", dpi=2 * self.dpi)
-        image = Image.open(drawn).convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE, kmeans=1, dither=Image.Dither.NONE)
+        image = (
+            Image.open(drawn)
+            .convert("RGB")
+            .quantize(256, Image.Quantize.MAXCOVERAGE, kmeans=1, dither=Image.Dither.NONE)
+        )
         image.save(small, "png", optimize=True)
         return small.getvalue()
 
@@ -127,12 +132,15 @@ def whole_numbers(at_most: int) -> MaxNLocator:
 def looks(names: Iterable[str]) -> dict[str, tuple[str, object]]:
     """Colour and dash of each run, distinct within one figure.
 
-    A run of the table has one colour everywhere, its `_eps`, `_he`, `_bf16`, `_fp64`, `_fp32` and `_2` variants have their model's;
-    the first four are dashed. Any other name draws its colour from its letters, and moves on to a free one where it is taken.
+    A run of the table has one colour everywhere, its `_eps`, `_he`, `_bf16`, `_fp64`, `_fp32` and `_2` variants have
+    their model's; the first four are dashed. Any other name draws its colour from its letters, and moves on to a free
+    one where it is taken.
     """
     chosen: dict[str, tuple[str, object]] = {}
     for name in sorted(names, key=lambda name: _table_colour(name) is None):  # fixed colours first
-        dashes = DASHES[1:] if name.endswith(("_eps", "_bf16", "_fp64")) else DASHES[2:] if name.endswith("_he") else DASHES
+        dashes = (
+            DASHES[1:] if name.endswith(("_eps", "_bf16", "_fp64")) else DASHES[2:] if name.endswith("_he") else DASHES
+        )
         start = zlib.crc32(name.encode()) % len(PALETTE)
         fixed = _table_colour(name)
         colours = [fixed] if fixed else [*PALETTE[start:], *PALETTE[:start]]
@@ -142,7 +150,9 @@ def looks(names: Iterable[str]) -> dict[str, tuple[str, object]]:
 
 
 def _table_colour(name: str) -> str | None:
-    base = next((name.removesuffix(end) for end in ("_eps", "_he", "_2", "_fp32", "_bf16", "_fp64") if name.endswith(end)), name)
+    base = next(
+        (name.removesuffix(end) for end in ("_eps", "_he", "_2", "_fp32", "_bf16", "_fp64") if name.endswith(end)), name
+    )
     return COLOURS.get(name) or COLOURS.get(base)
 
 
@@ -150,7 +160,9 @@ def legend(ax: Axes, handles: Sequence[Line2D], below: bool = False, **options: 
     """A legend outside the panel, beside or below it, where it hides nothing."""
     place = {"loc": "upper center", "bbox_to_anchor": (0.5, 0), "borderaxespad": 2} if below else {
         "loc": "upper left", "bbox_to_anchor": (1.02, 1), "borderaxespad": 0}  # fmt: skip
-    drawn = ax.legend(handles=handles, frameon=False, fontsize=TEXT, labelcolor=INK, **{**place, "handlelength": 1.8, **options})
+    drawn = ax.legend(
+        handles=handles, frameon=False, fontsize=TEXT, labelcolor=INK, **{**place, "handlelength": 1.8, **options}
+    )
     for text in drawn.get_texts():
         text.set_parse_math(False)  # a "$" in a name is a dollar
 
@@ -158,7 +170,13 @@ def legend(ax: Axes, handles: Sequence[Line2D], below: bool = False, **options: 
 # ---------------------------------------------------------------- bars, points, maps, tables
 
 
-def bars(ax: Axes, names: Sequence[str], values: Sequence[float], ranges: Sequence[tuple[float, float]], colours: Sequence[str]) -> None:
+def bars(
+    ax: Axes,
+    names: Sequence[str],
+    values: Sequence[float],
+    ranges: Sequence[tuple[float, float]],
+    colours: Sequence[str],
+) -> None:
     """One bar a name from zero, with its range (lowest, highest) as a thin line."""
     at, heights = np.arange(len(names)), np.asarray(values)
     ax.bar(at, heights, color=colours, width=0.7)
@@ -177,26 +195,39 @@ def scatter(ax: Axes, xy: np.ndarray, labels: np.ndarray, names: Sequence[str], 
             x, y = xy[shown].astype(float).T
             ax.scatter(x, y, s=size, c=colours, marker=marker, linewidths=0, rasterized=True)
     looks_of = [(marker, colour) for marker in "o^" for colour in CLASS_COLOURS]
-    handles = [Line2D([], [], ls="", marker=m, color=c, markersize=4, label=name) for name, (m, c) in zip(names, looks_of, strict=False)]
+    handles = [
+        Line2D([], [], ls="", marker=m, color=c, markersize=4, label=name)
+        for name, (m, c) in zip(names, looks_of, strict=False)
+    ]
     legend(ax, handles, below=True, ncols=columns, handlelength=1, columnspacing=0.9, handletextpad=0.3)
     style(ax, x="t-SNE dimension 1 (no unit)", y="t-SNE dimension 2 (no unit)", grid=None)
     ax.set(xticks=[], yticks=[])
 
 
 def heat_map(ax: Axes, x: np.ndarray, values: np.ndarray, low: float, high: float) -> QuadMesh:
-    """values (rows, layers) over training: a row fills the span up to its x, layer 1 (at the input) lies at the bottom."""
+    """values (rows, layers) over training: a row fills the span up to its x, layer 1 (at the input) lies at the
+    bottom.
+    """
     edges = np.concatenate([[0], x])
-    mesh = ax.pcolormesh(edges, np.arange(values.shape[1] + 1) + 0.5, values.T, cmap="viridis", vmin=low, vmax=high, rasterized=True)
+    mesh = ax.pcolormesh(
+        edges, np.arange(values.shape[1] + 1) + 0.5, values.T, cmap="viridis", vmin=low, vmax=high, rasterized=True
+    )
     ax.xaxis.set_major_locator(whole_numbers(2))
     ax.yaxis.set_major_locator(whole_numbers(6))
     return mesh
 
 
-def table(header: Sequence[str], rows: Sequence[Sequence[str]], bold: Iterable[tuple[int, int]] = (), height: float = 3.4) -> Sheet:
-    """A table as a figure: columns as wide as their text, right-aligned, between three rules; `bold`: (row, column) of cells."""
+def table(
+    header: Sequence[str], rows: Sequence[Sequence[str]], bold: Iterable[tuple[int, int]] = (), height: float = 3.4
+) -> Sheet:
+    """A table as a figure: columns as wide as their text, right-aligned, between three rules; `bold`: (row, column) of
+    cells.
+    """
     figure, (ax,) = sheet(height=height)
     above = max(text.count("\n") + 1 for text in header)
-    widths = [4 + max(len(part) for text in column for part in text.split("\n")) for column in zip(header, *rows, strict=True)]
+    widths = [
+        4 + max(len(part) for text in column for part in text.split("\n")) for column in zip(header, *rows, strict=True)
+    ]
     right, strong = np.cumsum(widths) - 1, set(bold)
     ax.set_axis_off()
     ax.set(xlim=(0, right[-1] + 1), ylim=(len(rows), -above))
@@ -219,7 +250,9 @@ def title(figure: Figure, text: str) -> None:
 
 
 def footer(figure: Figure, records: Iterable[Record], note: str = "") -> None:
-    """Below the figure in small grey type: profile, seeds, data, the records' commits ("+": changed since the commit)."""
+    """Below the figure in small grey type: profile, seeds, data, the records' commits ("+": changed since the
+    commit).
+    """
     records = list(records)
     parts = []
     if records:

@@ -1,7 +1,7 @@
 """The report's figures by number, and our own beside them: records in, `Figure` out.
 
-`draw("3.1")` shows one, `save("3.1")` and `save_all()` write them, `curves(records, metrics)` draws a reader's own runs.
-Every figure is a pure function of the records of one profile; it reads no others, and trains nothing.
+`draw("3.1")` shows one, `save("3.1")` and `save_all()` write them, `curves(records, metrics)` draws a reader's own
+runs. Every figure is a pure function of the records of one profile; it reads no others, and trains nothing.
 """
 
 from collections.abc import Callable, Sequence
@@ -27,11 +27,33 @@ from deepnet.figures.lines import (
     norms,
     training,
 )
-from deepnet.figures.plots import BLUE, GREY, INK, TEXT, Sheet, bars, default_style, footer, looks, scatter, sheet, style, title
+from deepnet.figures.plots import (
+    BLUE,
+    GREY,
+    INK,
+    TEXT,
+    Sheet,
+    bars,
+    default_style,
+    footer,
+    looks,
+    scatter,
+    sheet,
+    style,
+    title,
+)
 from deepnet.figures.sweep import SWEEP_RUNS, searched_space, sweep_table
 from deepnet.records.reading import ROOT, find_openings, find_records, roots
 from deepnet.text import DATA, counted
-from experimentTable import EXPERIMENTS, UsageError, choose, current_profile, experiment, has_budget, with_budget
+from experimentTable import (
+    EXPERIMENTS,
+    UsageError,
+    choose,
+    current_profile,
+    experiment,
+    is_supported,
+    supporting_profiles,
+)
 
 if TYPE_CHECKING:
     from deepnet.data.sets import ImageSet
@@ -41,7 +63,8 @@ __all__ = ["FIGURES", "Entry", "curves", "draw", "save", "save_all", "show"]
 FOLDER = ROOT / "report" / "figures"
 SHOWN_IMAGE = {"cifar10": 355, "cifar100": 338}  # which train image of the sample figures 2.3 and 2.4 show
 LOSS_TEST = ("train_loss", "test_accuracy")
-FLAT: dict[str, Any] = {"references": GUESSING, "limits": {"train_loss": (0, 2.6), "test_accuracy": (0, 1)}}  # for a run that may not learn
+# for a run that may not learn
+FLAT: dict[str, Any] = {"references": GUESSING, "limits": {"train_loss": (0, 2.6), "test_accuracy": (0, 1)}}
 
 # ---------------------------------------------------------------- chapter 2
 
@@ -88,8 +111,12 @@ def rgb(records: Groups, *, dataset: str) -> Sheet:
 
 
 def tsne(records: Groups, *, datasets: Sequence[str]) -> Sheet:
-    """2.2, 2.5: seed 0's embeddings, CIFAR-100 coloured by its 20 superclasses; the skill, in all its classes, is the seeds' mean."""
-    shown = {dataset: record for dataset in datasets for record in records.get(f"tsne_{dataset}", ()) if record.seed == 0}
+    """2.2, 2.5: seed 0's embeddings, CIFAR-100 coloured by its 20 superclasses; the skill, in all its classes, is the
+    seeds' mean.
+    """
+    shown = {
+        dataset: record for dataset in datasets for record in records.get(f"tsne_{dataset}", ()) if record.seed == 0
+    }
     if not shown:
         raise UsageError(f"only seed 0 of an embedding keeps its points; train {', '.join(records)} with --seeds 0")
     figure, axes = sheet(1, len(shown), height=4.6 if "cifar100" in shown else 4.2)
@@ -115,7 +142,13 @@ def timing(records: Groups, *, name: str) -> Sheet:
         for pair in pairs for side, model in zip(sides, pair, strict=True)
     }  # fmt: skip
     figure, (left, right) = sheet(1, 2, height=3.1, width_ratios=[1.5, 1])
-    bars(left, list(times), [np.mean(t) for t in times.values()], [(min(t), max(t)) for t in times.values()], [look[m][0] for m in times])
+    bars(
+        left,
+        list(times),
+        [np.mean(t) for t in times.values()],
+        [(min(t), max(t)) for t in times.values()],
+        [look[m][0] for m in times],
+    )
     blocks = counted(max(map(len, pairs.values())), "block")
     style(left, f"Time a training step (thin line: range over {blocks})", y="time a step (ms)")
     for at, ratios in enumerate(pairs.values()):
@@ -128,7 +161,12 @@ def timing(records: Groups, *, name: str) -> Sheet:
     right.update_datalim([(0, 0.9), (0, 1.1)])  # a percent of noise must not look like a difference
     right.autoscale_view()
     steps = counted(records[name][0].settings["identity"]["steps"], "step")
-    style(right, f"Residual to plain, a dot a block of {steps}", "pair, and range over its blocks", "ratio of the times a step")
+    style(
+        right,
+        f"Residual to plain, a dot a block of {steps}",
+        "pair, and range over its blocks",
+        "ratio of the times a step",
+    )
     spans = [f"{min(ratios):.2f} to {max(ratios):.2f}" for ratios in pairs.values()]
     right.set_xticks(range(len(pairs)), ["\n".join([*pair, span]) for pair, span in zip(pairs, spans, strict=True)])
     right.set_xlim(-0.5, len(pairs) - 0.3)
@@ -140,7 +178,9 @@ def timing(records: Groups, *, name: str) -> Sheet:
 
 @dataclass(frozen=True)
 class Entry:
-    """A figure: what draws it, the runs it shows, its caption, and what stands beside the runs where there is a record of it."""
+    """A figure: what draws it, the runs it shows, its caption, and what stands beside the runs where there is a record
+    of it.
+    """
 
     function: Callable[..., Sheet]
     runs: tuple[str, ...]  # names, or "search_*" for all trials; a figure is drawn if any has a record
@@ -158,7 +198,9 @@ def _tsne(*datasets: str, caption: str) -> Entry:
 
 
 def _rgb(dataset: str) -> Entry:
-    return Entry(partial(rgb, dataset=dataset), (), f"A {DATA[dataset]} train image: its red, green and blue channel, and itself")
+    return Entry(
+        partial(rgb, dataset=dataset), (), f"A {DATA[dataset]} train image: its red, green and blue channel, and itself"
+    )
 
 
 def _norms(what: str, *parts: tuple[str, ...]) -> Entry:
@@ -191,7 +233,11 @@ FIGURES: dict[str, Entry] = {
     "2.2": _tsne("mnist", "cifar10", caption="MNIST and CIFAR-10 in two dimensions (t-SNE)"),
     "2.3": _rgb("cifar10"),
     "2.4": _rgb("cifar100"),
-    "2.5": _tsne("cifar10", "cifar100", caption="CIFAR-10 and CIFAR-100 (coloured by its 20 superclasses) in two dimensions (t-SNE)"),
+    "2.5": _tsne(
+        "cifar10",
+        "cifar100",
+        caption="CIFAR-10 and CIFAR-100 (coloured by its 20 superclasses) in two dimensions (t-SNE)",
+    ),
     "3.1": _curves(LOSS_TEST, f"{BOTH} MLP_4, MLP_13 and MLP_23", *PLAIN),
     "3.2": _curves(LOSS_TEST, f"{BOTH} MLP_33", "MLP_33", **FLAT),
     "3.3": _norms("plain MLPs", PLAIN, ("MLP_33",)),
@@ -210,20 +256,32 @@ FIGURES: dict[str, Entry] = {
     "4.5": Entry(controls, CNN_CONTROLS, "Controls: what stops CNN_30"),
     "4.5b": _float64("CNN_30"),
     "4.6": Entry(precision, PRECISION, "bf16 (dashed) beside fp32, from the same weights"),
-    "5.1": Entry(fine_tuning, TUNED, "Fine-tuning at one learning rate: the last layer, then layer4 too", ("baseline",)),
+    "5.1": Entry(
+        fine_tuning, TUNED, "Fine-tuning at one learning rate: the last layer, then layer4 too", ("baseline",)
+    ),
     "5.2": Entry(fine_tuning, TUNED_LR, "Fine-tuning, from the second run on at learning rate 1e-5", ("baseline",)),
     "5.3": _curves(TUNING, f"Early stopping with patience 5 {RING}", "early_stopping"),
     "5.4": _curves(TUNING, f"Four optimizers at learning rate 5e-4 {RING}", "adam", "sgd", "adamw", "rmsprop"),
     "5.5": _curves(TUNING, f"Four optimizers at learning rate 1e-5 {RING}", "adam_2", "sgd_2", "adamw_2", "rmsprop_2"),
-    "5.6": Entry(sweep_table, SWEEP_RUNS, "The sweep: the report's, ours (restored epoch), ours at the end; bold: best three"),
-    "5.7": _curves(TUNING, f"The sweep's best: rates .0096, .0093, .0027; batch 64, 64, 128 {RING}", "sweep_4", "sweep_6", "sweep_10"),
+    "5.6": Entry(
+        sweep_table, SWEEP_RUNS, "The sweep: the report's, ours (restored epoch), ours at the end; bold: best three"
+    ),
+    "5.7": _curves(
+        TUNING,
+        f"The sweep's best: rates .0096, .0093, .0027; batch 64, 64, 128 {RING}",
+        "sweep_4",
+        "sweep_6",
+        "sweep_10",
+    ),
     "5.8": Entry(dropout, ("dropout",), f"Dropout before the last layer {RING}", (OPENINGS,)),
     "5.9": Entry(searched_space, (*SWEEP_RUNS, "search_*"), "The searched space: learning rate and batch size"),
 }
 
 
 def found(name: str, profile: str) -> dict[str, list]:
-    """Name -> the finished records of a run, of a search's trials ("search_*": those with a number) or of all runs ("*")."""
+    """Name -> the finished records of a run, of a search's trials ("search_*": those with a number) or of all runs
+    ("*").
+    """
     names, stem = {name}, name.removesuffix("*")
     if name.endswith("*"):
         folders = {folder.name for root in roots() for folder in (root / profile).glob(name)}
@@ -235,9 +293,9 @@ def found(name: str, profile: str) -> dict[str, list]:
 def draw(number: str, profile: str | None = None) -> Sheet:
     """Figure `number` from the finished records of one profile (None: `PROFILE` in the environment, else the sample).
 
-    Where only some of its runs have one, they are drawn and the footer names the others. Raises UsageError for an unknown
-    number, where runs of one seed are set side by side and share none, and when none of its runs has a finished record, with the way to
-    train them.
+    Where only some of its runs have one, they are drawn and the footer names the others. Raises UsageError for an
+    unknown number, where runs of one seed are set side by side and share none, and when none of its runs has a finished
+    record, with the way to train them.
     """
     profile, entry = current_profile(profile), FIGURES[choose("figure", str(number), FIGURES)]
     records = {run: runs for name in entry.runs for run, runs in found(name, profile).items()}
@@ -249,13 +307,17 @@ def draw(number: str, profile: str | None = None) -> Sheet:
             )
         records = {run: [record for record in runs if record.seed in both] for run, runs in records.items()}
     missing = [name for name in entry.runs if name in EXPERIMENTS and name not in records]
-    if lacking := [exp for name in missing if not has_budget(exp := experiment(name, profile))]:
+    if lacking := [exp for name in missing if not is_supported(exp := experiment(name, profile))]:
         runs = ", ".join(exp.name for exp in lacking)
-        choice = with_budget(*lacking)
-        raise UsageError(f"figure {number} shows controls ({runs}), for which profile {profile!r} has no budget; choose profile {choice}")
+        choice = supporting_profiles(*lacking)
+        raise UsageError(
+            f"figure {number} shows controls ({runs}), for which profile {profile!r} has no budget; choose profile {choice}"
+        )
     if entry.runs and not records:
         remedy = f"python run.py train {' '.join(missing)} --profile {profile}"
-        raise UsageError(f"figure {number} has no finished record of {', '.join(missing)} in profile {profile!r}; train with: {remedy}")
+        raise UsageError(
+            f"figure {number} has no finished record of {', '.join(missing)} in profile {profile!r}; train with: {remedy}"
+        )
     beside = {run: runs for name in entry.also for run, runs in found(name, profile).items()}
     missing += [name for name in entry.also if name in EXPERIMENTS and name not in beside]
     openings = {OPENINGS: find_openings(profile)} if OPENINGS in entry.also else {}
@@ -271,8 +333,8 @@ def draw(number: str, profile: str | None = None) -> Sheet:
 def save(number: str, profile: str | None = None, figure: Sheet | None = None) -> list[Path]:
     """Write a figure as SVG and PNG to report/figures/<profile>/<number>.*; the same records give the same bytes.
 
-    `figure`: what `draw` gave, where it is there already. Raises UsageError where `draw` does, and where the folder cannot
-    be written to.
+    `figure`: what `draw` gave, where it is there already. Raises UsageError where `draw` does, and where the folder
+    cannot be written to.
 
     Example::
 
@@ -285,12 +347,15 @@ def save(number: str, profile: str | None = None, figure: Sheet | None = None) -
         figure.savefig(svg, metadata={"Date": None}, dpi=2 * figure.dpi)
         png.write_bytes(figure.png)
     except OSError as error:
-        raise UsageError(f"figures are not saved, since {folder} cannot be written to ({error.strerror or error})") from None
+        raise UsageError(
+            f"figures are not saved, since {folder} cannot be written to ({error.strerror or error})"
+        ) from None
     return [svg, png]
 
 
 def show(number: str, profile: str | None = None) -> None:
-    """Display a figure in a notebook and save it. That its runs have no record is said in a line, and that it cannot be saved once.
+    """Display a figure in a notebook and save it. That its runs have no record is said in a line, and that it cannot be
+    saved once.
 
     Example::
 

@@ -10,7 +10,8 @@ from deepnet.figures.lines import Groups, mean_result, positions
 from deepnet.figures.plots import BLUE, GREY, INK, VERMILLION, Sheet, legend, sheet, style, table
 from experimentTable import EXPERIMENTS
 
-SWEEP = {  # the report's figure 5.6: run -> (validation accuracy, train loss); batch size and rate are in the table of experiments
+# the report's figure 5.6: run -> (validation accuracy, train loss); batch size and rate are in the table of experiments
+SWEEP = {
     1: (0.48273, 0.16231), 2: (0.48748, 0.14808), 3: (0.35782, 2.5581), 4: (0.49561, 0.16794), 5: (0.48185, 0.32046),
     6: (0.50697, 0.12357), 7: (0.33478, 2.58771), 8: (0.35205, 2.5624), 9: (0.44755, 1.3166), 10: (0.4959, 0.13731),
     11: (0.47513, 0.10202), 12: (0.18825, 3.52845),
@@ -19,7 +20,8 @@ SWEEP_RUNS = tuple(f"sweep_{k}" for k in SWEEP)
 
 
 def sweep_table(records: Groups) -> Sheet:
-    """5.6: the report's twelve points, its numbers beside ours (mean over the seeds, of the restored and of the last epoch).
+    """5.6: the report's twelve points, its numbers beside ours (mean over the seeds, of the restored and of the last
+    epoch).
 
     In bold the three best. The report's program meant to restore the best epoch and kept the last.
     """
@@ -34,12 +36,18 @@ def sweep_table(records: Groups) -> Sheet:
         last = f"{ours(k, lambda record: accuracies(record)[-1]):.4f}"
         losses = [f"{value:.3f}" for value in (loss, ours(k, final_loss), ours(k, last_loss))]
         numbers = (f"{accuracy:.4f}", f"{own:.4f}", last, *losses, f"{length:.3g}")
-        cells.append((f"{k}", f"{row.batch_size}", f"{row.lr:.7f}", *(number.replace("nan", "–") for number in numbers)))
-    unit = next("epochs" if positions(record)[1] == "epoch" else "steps" for runs in records.values() for record in runs)
+        cells.append(
+            (f"{k}", f"{row.batch_size}", f"{row.lr:.7f}", *(number.replace("nan", "–") for number in numbers))
+        )
+    unit = next(
+        "epochs" if positions(record)[1] == "epoch" else "steps" for runs in records.values() for record in runs
+    )
     pairs = (f"{what},\n{whose}" for what in ("val. acc.", "train loss") for whose in ("report", "ours", "at the end"))
     header = ("\nrun", "batch\nsize", "learning\nrate", *pairs, f"{unit},\nours")
     columns = {3: [accuracy for accuracy, _ in SWEEP.values()], 4: restored}
-    return table(header, cells, bold=[(row, column) for column, values in columns.items() for row in three_best(values)])
+    return table(
+        header, cells, bold=[(row, column) for column, values in columns.items() for row in three_best(values)]
+    )
 
 
 def three_best(values: Sequence[float]) -> list[int]:
@@ -49,12 +57,17 @@ def three_best(values: Sequence[float]) -> list[int]:
 
 
 def searched_space(records: Groups) -> Sheet:
-    """5.9: learning rate against validation accuracy, batch size as marker: the report's points, ours there, our search.
+    """5.9: learning rate against validation accuracy, batch size as marker: the report's points, ours there, our
+    search.
 
     Once all of them, and once those at rates from 5e-4 on, which lie close together.
     """
     markers = dict(zip((16, 32, 64, 128, 256), "oPs^D", strict=True))
-    groups = {"report": (GREY, "none", 3), "report's points, trained by us": (BLUE, BLUE, 2), "our search": (VERMILLION, VERMILLION, 2)}
+    groups = {
+        "report": (GREY, "none", 3),
+        "report's points, trained by us": (BLUE, BLUE, 2),
+        "our search": (VERMILLION, VERMILLION, 2),
+    }
     figure, panels = sheet(1, 2, height=3.3)
     table_rows = [(EXPERIMENTS[f"sweep_{k}"], accuracy) for k, (accuracy, _) in SWEEP.items()]
     points = [("report", row.lr, row.batch_size, accuracy) for row, accuracy in table_rows]
@@ -63,21 +76,41 @@ def searched_space(records: Groups) -> Sheet:
             row = EXPERIMENTS[name]
             points.append(("report's points, trained by us", row.lr, row.batch_size, mean_result(runs, "accuracy")))
         else:  # each seed's search draws points of its own
-            points += [("our search", setting("lr", run), int(setting("batch_size", run)), run.result["accuracy"]) for run in runs]
+            points += [
+                ("our search", setting("lr", run), int(setting("batch_size", run)), run.result["accuracy"])
+                for run in runs
+            ]
     for ax, lowest, what in zip(panels, (0.0, 5e-4), ("All", "Rates from 5e-4 on"), strict=True):
         shown = [point for point in points if point[1] >= lowest]
         for group, lr, batch, accuracy in shown:
             edge, face, order = groups[group]
-            ax.plot([lr], [accuracy], markers.get(batch, "X"), mec=edge, mfc=face, markersize=6, label=f"_{group}", zorder=order)
+            ax.plot(
+                [lr],
+                [accuracy],
+                markers.get(batch, "X"),
+                mec=edge,
+                mfc=face,
+                markersize=6,
+                label=f"_{group}",
+                zorder=order,
+            )
         ax.set_xscale("log")
-        style(ax, what, "learning rate", "validation accuracy (share of images)" if ax is panels[0] else "", grid="both")
+        style(
+            ax, what, "learning rate", "validation accuracy (share of images)" if ax is panels[0] else "", grid="both"
+        )
         rates = [lr for _, lr, *_ in shown]
         ax.set_xlim(min(rates) / 1.5, max(rates) * 1.5)
     panels[0].set_ylim(-0.02)
     named, sizes = ({point[at] for point in points} for at in (0, 2))
-    handles = [Line2D([], [], ls="", marker="o", mec=e, mfc=f, label=group) for group, (e, f, _) in groups.items() if group in named]
+    handles = [
+        Line2D([], [], ls="", marker="o", mec=e, mfc=f, label=group)
+        for group, (e, f, _) in groups.items()
+        if group in named
+    ]
     handles += [
-        Line2D([], [], ls="", marker=m, mec=INK, mfc="none", label=f"batch size {batch}") for batch, m in markers.items() if batch in sizes
+        Line2D([], [], ls="", marker=m, mec=INK, mfc="none", label=f"batch size {batch}")
+        for batch, m in markers.items()
+        if batch in sizes
     ]
     legend(panels[1], handles, handlelength=1)
     return figure

@@ -13,9 +13,18 @@ from deepnet.figures.registry import found
 from deepnet.figures.sweep import SWEEP
 from deepnet.records.reading import Record, find_openings, find_records
 from deepnet.search.sweep import REPORT_SWEEP
-from deepnet.search.trials import said_best, said_point
+from deepnet.search.trials import describe_best, describe_point
 from deepnet.text import DATA, counted, duration, markdown, ranges, seeds_of
-from experimentTable import EXPERIMENTS, PROFILES, ROWS, UsageError, current_profile, experiment, has_budget, price
+from experimentTable import (
+    EXPERIMENTS,
+    PROFILES,
+    ROWS,
+    UsageError,
+    current_profile,
+    estimated_seconds,
+    experiment,
+    is_supported,
+)
 
 if TYPE_CHECKING:
     from IPython.display import Markdown
@@ -34,9 +43,17 @@ def _row(profile: str) -> str:
 
 def _training(name: str, records: list[Record]) -> str:
     split = records[0].result["split"]
-    loss, score = (_mean([measure(record) for record in records]) for measure in (final_loss, lambda record: record.result["accuracy"]))
-    row, early = _row(records[0].profile), [str(record.result["last_epoch"]) for record in records if ends_early(record)]
-    restored = [str(record.result["epoch"]) for record in records if record.result["epoch"] < record.result["last_epoch"]]
+    loss, score = (
+        _mean([measure(record) for record in records])
+        for measure in (final_loss, lambda record: record.result["accuracy"])
+    )
+    row, early = (
+        _row(records[0].profile),
+        [str(record.result["last_epoch"]) for record in records if ends_early(record)],
+    )
+    restored = [
+        str(record.result["epoch"]) for record in records if record.result["epoch"] < record.result["last_epoch"]
+    ]
     best = f" (restored: {row} {', '.join(restored)})" if restored else ""
     stopped = f", stopped early after {row} {', '.join(early)}" if early else ""
     some = f" ({len(early)} of {counted(len(records), 'seed')})" if 0 < len(early) < len(records) else ""
@@ -45,7 +62,10 @@ def _training(name: str, records: list[Record]) -> str:
 
 def _distribution(name: str, records: list[Record]) -> str:
     spans = {DATA[data]: (min(counts), max(counts)) for data, counts in records[0].result["counts"].items()}
-    said = (f"{low:,} images in every class" if low == high else f"{low:,} to {high:,} images a class" for low, high in spans.values())
+    said = (
+        f"{low:,} images in every class" if low == high else f"{low:,} to {high:,} images a class"
+        for low, high in spans.values()
+    )
     return ", ".join(f"{data} has {span}" for data, span in zip(spans, said, strict=True))
 
 
@@ -58,7 +78,10 @@ def _tsne(name: str, records: list[Record]) -> str:
 def _timing(name: str, records: list[Record]) -> str:
     pairs = step_ratios(records)
     blocks = counted(max(map(len, pairs.values())), "block")
-    said = (f"{np.mean(r):.2f} ({min(r):.2f} to {max(r):.2f}) for {plain} / {residual}" for (plain, residual), r in pairs.items())
+    said = (
+        f"{np.mean(r):.2f} ({min(r):.2f} to {max(r):.2f}) for {plain} / {residual}"
+        for (plain, residual), r in pairs.items()
+    )
     steps = counted(records[0].settings["identity"]["steps"], "step")
     return f"over {blocks} of {steps}, a residual step takes the plain one's time times {', '.join(said)}"
 
@@ -73,7 +96,13 @@ def _baseline(name: str, records: list[Record]) -> str:
     return f"validation accuracy of the {parts}; held-out train images chose the {', the '.join(dict.fromkeys(chosen))}"
 
 
-_SENTENCES = {"training": _training, "distribution": _distribution, "tsne": _tsne, "timing": _timing, "baseline": _baseline}
+_SENTENCES = {
+    "training": _training,
+    "distribution": _distribution,
+    "tsne": _tsne,
+    "timing": _timing,
+    "baseline": _baseline,
+}
 
 
 def _gradients(name: str, records: list[Record]) -> str:
@@ -86,7 +115,9 @@ def _gradients(name: str, records: list[Record]) -> str:
     return f"{name} first layer's RMS {rms[0]} at first and {rms[1]} at the end, global norm {norm[0]} and {norm[1]}"
 
 
-def _said(names: Sequence[str], profile: str | None, sentence: Callable[[str, list[Record]], str], what: str = "") -> str:
+def _said(
+    names: Sequence[str], profile: str | None, sentence: Callable[[str, list[Record]], str], what: str = ""
+) -> str:
     """`sentence` of each run that has records, and the names of those that have none."""
     profile = current_profile(profile)
     records = {name: runs for name in names if (runs := find_records(name, profile))}
@@ -99,27 +130,36 @@ def _said(names: Sequence[str], profile: str | None, sentence: Callable[[str, li
 
 
 def seen(*names: str, profile: str | None = None) -> str:
-    """One sentence on these experiments in one profile: final train loss and accuracy of trainings, the finding of the others."""
+    """One sentence on these experiments in one profile: final train loss and accuracy of trainings, the finding of the
+    others.
+    """
     return _said(names, profile, lambda name, records: _SENTENCES[experiment(name).kind](name, records))
 
 
 def seen_gradients(*names: str, profile: str | None = None) -> str:
-    """One sentence on these trainings' gradients, each a mean over the steps of the first and of the last row of training."""
+    """One sentence on these trainings' gradients, each a mean over the steps of the first and of the last row of
+    training.
+    """
     row = _row(current_profile(profile))
     return _said(names, profile, _gradients, f", gradients averaged over the first {row} and over the last")
 
 
 def seen_search(config: Mapping, name: str = "search", profile: str | None = None, seed: int | None = None) -> str:
-    """One sentence on the best trial of a search (of one seed's, or of all seeds') beside the report's, and where in `config` it lies."""
+    """One sentence on the best trial of a search (of one seed's, or of all seeds') beside the report's, and where in
+    `config` it lies.
+    """
     profile, metric = current_profile(profile), config["metric"]["name"]
     trials = [record for runs in found(f"{name}_*", profile).values() for record in runs if seed in (None, record.seed)]
-    trials = [record for record in trials if any(metric in row for row in record.rows)]  # else they are of a search by another metric
+    # else they are of a search by another metric
+    trials = [record for record in trials if any(metric in row for row in record.rows)]
     best = max(SWEEP, key=lambda k: SWEEP[k][0])
-    report = f"the report's best had {said_point(REPORT_SWEEP, SWEEP[best][0], asdict(experiment(f'sweep_{best}')))}"
+    report = (
+        f"the report's best had {describe_point(REPORT_SWEEP, SWEEP[best][0], asdict(experiment(f'sweep_{best}')))}"
+    )
     if not trials:
         return f"Nothing seen in {profile} yet: no finished trial of {name}; {report}."
     seeds = seeds_of({name: {record.seed for record in trials}})
-    return f"Seen in {profile}, {seeds}: {said_best(config, trials)}; {report}."
+    return f"Seen in {profile}, {seeds}: {describe_best(config, trials)}; {report}."
 
 
 def openings(profile: str | None = None) -> str:
@@ -129,7 +169,10 @@ def openings(profile: str | None = None) -> str:
     if not lines:
         return f"The test set has not been opened in {profile} yet."
     times = counted(len({(line["run"], line["seed"], line["time"]) for line in lines}), "time")
-    said = (f"{line['run']} ({line['classifier'].replace('_', ' ')}, seed {line['seed']}) {line['accuracy']:.4g}" for line in lines)
+    said = (
+        f"{line['run']} ({line['classifier'].replace('_', ' ')}, seed {line['seed']}) {line['accuracy']:.4g}"
+        for line in lines
+    )
     return f"The test set has been opened {times} in {profile}: test accuracy {', '.join(said)}."
 
 
@@ -139,13 +182,19 @@ def table(rows: Sequence[dict]) -> "Markdown":
 
     head = {key: key.replace("_", " ") for key in rows[0]}
     cells = [[f"{value:,}" if isinstance(value, int) else str(value) for value in row.values()] for row in rows]
-    return Markdown(markdown([*head.values()], cells, right={head[key] for key, value in rows[0].items() if not isinstance(value, str)}))
+    return Markdown(
+        markdown(
+            [*head.values()], cells, right={head[key] for key, value in rows[0].items() if not isinstance(value, str)}
+        )
+    )
 
 
 def results(profile: str | None = None) -> str:
-    """Train loss and accuracy at the epoch that counts, of every training that has finished, the search's too, and of the baseline.
+    """Train loss and accuracy at the epoch that counts, of every training that has finished, the search's too, and of
+    the baseline.
 
-    That is the last one, with early stopping the restored one. A column a seed. The accuracy is that of the set named beside it.
+    That is the last one, with early stopping the restored one. A column a seed. The accuracy is that of the set named
+    beside it.
     """
     profile = current_profile(profile)
     names = [*(row.name for row in ROWS if row.kind in ("training", "baseline")), "search_*"]
@@ -174,12 +223,15 @@ def sources(profile: str | None = None) -> str:
             machine = by["processor"] if by["device"] == "cpu" else by["device"]
             kind = (by["commit"][:7], machine, str(by["threads"]), by["precision"])
             made.setdefault(kind, {}).setdefault(name, []).append(record.seed)
-    rows = [(*kind, ", ".join(f"{name} ({ranges(seeds)})" for name, seeds in runs.items())) for kind, runs in made.items()]
+    rows = [
+        (*kind, ", ".join(f"{name} ({ranges(seeds)})" for name, seeds in runs.items())) for kind, runs in made.items()
+    ]
     return markdown(["commit", "machine", "threads", "precision", "runs (seeds)"], rows)
 
 
 def prices(names: Collection[str] = EXPERIMENTS) -> str:
-    """What one run costs in each profile, estimated for a family of runs together, as `run.py list` has it: a Markdown table.
+    """What one run costs in each profile, estimated for a family of runs together, as `run.py list` has it: a Markdown
+    table.
 
     `names`: the runs that it is to have.
     """
@@ -188,7 +240,7 @@ def prices(names: Collection[str] = EXPERIMENTS) -> str:
         families.setdefault(row.family, []).append(row.name)
 
     def cost(name: str, profile: str) -> str:
-        return duration(price(exp)) if has_budget(exp := experiment(name, profile)) else "–"
+        return duration(estimated_seconds(exp)) if is_supported(exp := experiment(name, profile)) else "–"
 
     rows = [(", ".join(alike), *(cost(alike[0], profile) for profile in PROFILES)) for alike in families.values()]
     return markdown(["runs", *PROFILES], rows, right=PROFILES)
@@ -199,11 +251,15 @@ def verdicts(profile: str | None = None) -> "Markdown":
     from IPython.display import Markdown
 
     judged = ledger(profile)
-    return Markdown(ledger_markdown(judged) if PROFILES[current_profile(profile)].judged else f"No claim is judged: {judged[0].note}.")
+    return Markdown(
+        ledger_markdown(judged)
+        if PROFILES[current_profile(profile)].judged
+        else f"No claim is judged: {judged[0].note}."
+    )
 
 
 @contextmanager
-def or_said() -> Iterator[None]:
+def print_errors() -> Iterator[None]:
     """What cannot be done here and now is said in one line, as `run_all` does it, and the notebook goes on."""
     try:
         yield

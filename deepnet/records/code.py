@@ -14,11 +14,13 @@ ROOT = Path(__file__).resolve().parents[2]
 def modules(root: Path, commit: str | None = None) -> list[Path]:
     """The project's own modules: those beside the table and those of `deepnet`.
 
-    commit: leave out what is not in it, unless this process has imported it. A module of the commit counts in any case, since it may
+    commit: leave out what is not in it, unless this process has imported it. A module of the commit counts in any case,
+        since it may
     still be imported.
     """
     found = [*root.glob("*.py"), *root.glob("deepnet/**/*.py")]
-    found = [path for path in found if not path.name.startswith(".") and path.is_file()]  # editors leave links with dots
+    # editors leave links with dots
+    found = [path for path in found if not path.name.startswith(".") and path.is_file()]
     if commit:
         committed, imported = _committed(root, commit), _imported(root, found)
         found = [path for path in found if path in imported or path.relative_to(root).as_posix() in committed]
@@ -37,7 +39,8 @@ def _stamps(root: Path) -> dict[Path, tuple[int, int]]:
     return {path: ((found := path.stat()).st_mtime_ns, found.st_size) for path in modules(root)}
 
 
-# What this process imports is what lay here when it began. A file that was written since may have been imported before or after.
+# What this process imports is what lay here when it began. A file that was written since may have been imported before
+# or after.
 _AT_IMPORT = _stamps(ROOT)
 
 
@@ -58,11 +61,12 @@ def fingerprint(root: Path = ROOT, commit: str | None = None) -> str:
 
 
 def state(root: Path = ROOT) -> dict:
-    """`commit`, `dirty`, `uncommitted` and `code`: what a record says of the code that made it, as it is at this moment.
+    """`commit`, `dirty`, `uncommitted` and `code`: what a record says of the code that made it, as it is at this
+    moment.
 
-    The commit counts only where `root` is a repository of its own. `uncommitted` says in words what keeps the code from being that
-    commit's: a module that differs, is imported and not in it, or was written after this process had imported it. None: nothing
-    does, and `dirty` is False. `code` is the `fingerprint`.
+    The commit counts only where `root` is a repository of its own. `uncommitted` says in words what keeps the code from
+    being that commit's: a module that differs, is imported and not in it, or was written after this process had
+    imported it. None: nothing does, and `dirty` is False. `code` is the `fingerprint`.
 
     Example::
 
@@ -99,7 +103,9 @@ def _git(root: Path, *arguments: str, given: str | None = None) -> str:
 @functools.lru_cache(maxsize=4)
 def _committed(root: Path, commit: str) -> dict[str, str]:
     """The commit's modules and their hashes."""
-    entries = [entry.partition("\t") for entry in _git(root, "ls-tree", "-r", "-z", commit, "--", ".").split("\0") if entry]
+    entries = [
+        entry.partition("\t") for entry in _git(root, "ls-tree", "-r", "-z", commit, "--", ".").split("\0") if entry
+    ]
     return {
         path: about.split()[2]
         for about, _, path in entries
@@ -109,13 +115,15 @@ def _committed(root: Path, commit: str) -> dict[str, str]:
 
 @functools.lru_cache(maxsize=4)
 def _differing(root: Path, commit: str, code: str) -> list[str]:
-    """The modules that are not as the commit has them: changed, imported beside it or gone, whatever git's index says of them.
+    """The modules that are not as the commit has them: changed, imported beside it or gone, whatever git's index says
+    of them.
 
     code: the `fingerprint`, so that what is remembered is of these very bytes.
     """
     committed = _committed(root, commit)
     there = [path.relative_to(root).as_posix() for path in modules(root, commit)]
-    hashes = _git(root, "hash-object", "--stdin-paths", given="\n".join(there) + "\n").split()  # as git would store them
+    # as git would store them
+    hashes = _git(root, "hash-object", "--stdin-paths", given="\n".join(there) + "\n").split()
     here = dict(zip(there, hashes, strict=True))
     return sorted(path for path in committed.keys() | here.keys() if committed.get(path) != here.get(path))
 
@@ -123,7 +131,8 @@ def _differing(root: Path, commit: str, code: str) -> list[str]:
 def why_not_one_commit(parts: Sequence[dict], root: Path = ROOT) -> str | None:
     """Why what these parts of a run have made, the last one until now, is not one commit's work; None where it is.
 
-    parts: the provenance of each. A run's last part ends in the process that calls this, whose code may have been changed meanwhile.
+    parts: the provenance of each. A run's last part ends in the process that calls this, whose code may have been
+        changed meanwhile.
     """
     if dirty := next((part for part in parts if part.get("dirty") or not part.get("commit")), None):
         return dirty.get("uncommitted") or "its code was not committed"
@@ -133,7 +142,8 @@ def why_not_one_commit(parts: Sequence[dict], root: Path = ROOT) -> str | None:
         written = _written_since_import(root)
         try:
             now = fingerprint(root, parts[-1]["commit"])
-        except (OSError, subprocess.SubprocessError):  # git does not answer any more; a run that has ended is not lost for that
+        # git does not answer any more; a run that has ended is not lost for that
+        except (OSError, subprocess.SubprocessError):
             now = fingerprint(root)
         if written or code != now:
             return f"its code was changed while it ran{': ' * bool(written)}{', '.join(written)}"

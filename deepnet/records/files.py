@@ -1,4 +1,6 @@
-"""Files that survive: written whole or not at all, read with care, and refused in one line when they are not what they should be."""
+"""Files that survive: written whole or not at all, read with care, and refused in one line when they are not what they
+should be.
+"""
 
 import hashlib
 import json
@@ -13,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from experimentTable import Held, UsageError
+from experimentTable import RunLockedError, UsageError
 
 
 class WriteError(UsageError):
@@ -32,7 +34,9 @@ def sha256(path: Path) -> str:
 
 
 def digest(state: dict) -> str:
-    """sha256 of a state dict's names and bytes, whatever file holds it (a saved file's bytes depend on its own name)."""
+    """sha256 of a state dict's names and bytes, whatever file holds it (a saved file's bytes depend on its own
+    name).
+    """
     total = hashlib.sha256()
     for name, tensor in state.items():
         if not hasattr(tensor, "detach"):  # no tensor but a module's extra state
@@ -47,7 +51,8 @@ def tensor_bytes(tensor: Any) -> bytes:
     """The bytes of a tensor's numbers, of whatever type they are, in the order of its axes."""
     import torch
 
-    return tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()  # NumPy lacks some of torch's types
+    # NumPy lacks some of torch's types
+    return tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
 
 
 def load_tensors(path: Path) -> dict:
@@ -69,15 +74,20 @@ def writing(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError) as error:
-        cause = error if isinstance(error, OSError) else error.__context__  # torch.save covers what ended its writing with its own error
+        # torch.save covers what ended its writing with its own error
+        cause = error if isinstance(error, OSError) else error.__context__
         if isinstance(cause, KeyboardInterrupt):
             raise cause from None
         if isinstance(error, NotImplementedError):  # filelock's
-            raise WriteError(f"the file system of {path} knows no locks; set RUNS_DIR to a folder on another one") from None
+            raise WriteError(
+                f"the file system of {path} knows no locks; set RUNS_DIR to a folder on another one"
+            ) from None
         if not isinstance(cause, OSError):
             raise
         reason = cause.strerror or cause
-        raise WriteError(f"cannot write records to {path} ({reason}); make room, or set RUNS_DIR to a folder you can write to") from None
+        raise WriteError(
+            f"cannot write records to {path} ({reason}); make room, or set RUNS_DIR to a folder you can write to"
+        ) from None
 
 
 @contextmanager
@@ -109,9 +119,10 @@ def _replace(part: Path, path: Path) -> None:
 def lock(path: Path, busy: str, patience: float | None = None) -> Iterator[None]:
     """Hold the lock file at `path`, as one process at a time can; its folder is made. The lock ends with its process.
 
-    path: it must not lie in a folder that is renamed meanwhile, which Windows refuses. busy: what is said of it where another
-    process holds it. patience: None raises Held, a UsageError, with that message at once; a number waits as long as it takes, and
-    prints the message after so many seconds. Raises UsageError where no lock can be written.
+    path: it must not lie in a folder that is renamed meanwhile, which Windows refuses. busy: what is said of it where
+        another
+    process holds it. patience: None raises RunLockedError, a UsageError, with that message at once; a number waits as
+    long as it takes, and prints the message after so many seconds. Raises UsageError where no lock can be written.
 
     Example::
 
@@ -127,7 +138,7 @@ def lock(path: Path, busy: str, patience: float | None = None) -> Iterator[None]
             held.acquire(timeout=patience or 0)
         except Timeout:
             if patience is None:
-                raise Held(busy) from None
+                raise RunLockedError(busy) from None
             print(busy)
             held.acquire()
     try:
@@ -150,11 +161,13 @@ def rounded(value: Any) -> Any:
 def write_json(path: Path, value: dict) -> None:
     """Replace the file by one JSON object. Raises UsageError where it cannot be written."""
     with atomic(path) as part:
-        part.write_bytes((json.dumps(value, indent=1, allow_nan=False) + "\n").encode())  # the same bytes on every system
+        # the same bytes on every system
+        part.write_bytes((json.dumps(value, indent=1, allow_nan=False) + "\n").encode())
 
 
 def parse_json(path: Path, content: bytes | None = None, **kinds: type) -> dict:
-    """The file's JSON object, which has these keys with values of these kinds; `content`: its bytes, where they are read already.
+    """The file's JSON object, which has these keys with values of these kinds; `content`: its bytes, where they are
+    read already.
 
     Raises UsageError for a file that cannot be read, or is damaged.
     """
@@ -165,7 +178,8 @@ def parse_json(path: Path, content: bytes | None = None, **kinds: type) -> dict:
 
 
 def read_lines(path: Path, content: bytes | None = None) -> list[dict]:
-    """The JSON lines of a file, if it is there; a torn last one is left out. `content`: its bytes, where they are read already.
+    """The JSON lines of a file, if it is there; a torn last one is left out. `content`: its bytes, where they are read
+    already.
 
     Raises UsageError for a damaged one.
     """
@@ -192,7 +206,9 @@ def _damaged(path: Path, error: Exception) -> UsageError:
 
 
 def append_line(path: Path, *rows: dict) -> None:
-    """Add a JSON line a row, all in one write, and flush them to the disk; what a kill left of a last line is cut off before."""
+    """Add a JSON line a row, all in one write, and flush them to the disk; what a kill left of a last line is cut off
+    before.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     with writing(path), path.open("a+b") as file:
         file.seek(0)

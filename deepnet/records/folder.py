@@ -15,7 +15,18 @@ import numpy as np
 import torch
 
 from deepnet.records.code import why_not_one_commit
-from deepnet.records.files import append_line, atomic, digest, first_line, load_tensors, lock, rounded, sha256, write_json, writing
+from deepnet.records.files import (
+    append_line,
+    atomic,
+    digest,
+    first_line,
+    load_tensors,
+    lock,
+    rounded,
+    sha256,
+    write_json,
+    writing,
+)
 from deepnet.records.reading import CHECKPOINT, POINTS, PREDICTIONS, WEIGHTS, Record, check_identity
 from experimentTable import Experiment, UsageError
 
@@ -23,9 +34,9 @@ from experimentTable import Experiment, UsageError
 class RunFolder:
     """The writing side of a record: one process at a time holds it, and what it wrote survives being killed.
 
-    Use as a context manager, and look under its lock whether another process has `ended` the run since. `start` returns the
-    checkpoint to go on from, or None. Where the block ends with a UsageError before there is a checkpoint to go on from, every file
-    is as it was before the block; what ends otherwise, by Ctrl-C for one, leaves what was written.
+    Use as a context manager, and look under its lock whether another process has `ended` the run since. `start` returns
+    the checkpoint to go on from, or None. Where the block ends with a UsageError before there is a checkpoint to go on
+    from, every file is as it was before the block; what ends otherwise, by Ctrl-C for one, leaves what was written.
 
     Example::
 
@@ -68,7 +79,8 @@ class RunFolder:
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         with self._held:
-            lost = kind is not None and issubclass(kind, Exception) and self._superseded  # with nothing to go on from in its place
+            # with nothing to go on from in its place
+            lost = kind is not None and issubclass(kind, Exception) and self._superseded
             if lost or (kind is not None and issubclass(kind, UsageError)):
                 with suppress(OSError, UsageError):  # a full disk may refuse that too, and has been named already
                     self._undo.close()
@@ -76,9 +88,9 @@ class RunFolder:
     def start(self, identity: dict, provenance: dict, fresh: bool = False, **more: Any) -> dict | None:
         """Begin, or go on: write the settings of a new run, or return an interrupted one's checkpoint, rows cut to it.
 
-        `fresh` moves whatever is there aside. `more` are further keys of the settings. Each beginning and each going on adds its
-        provenance to the settings' `parts`. Raises UsageError for another identity, precision or RESULTS_VERSION, and where the
-        run has a result and `fresh` does not move it aside.
+        `fresh` moves whatever is there aside. `more` are further keys of the settings. Each beginning and each going on
+        adds its provenance to the settings' `parts`. Raises UsageError for another identity, precision or
+        RESULTS_VERSION, and where the run has a result and `fresh` does not move it aside.
         """
         part = {"time": _now(), **provenance}
         if fresh:
@@ -88,7 +100,13 @@ class RunFolder:
             raise UsageError(f"{self.path} holds a run that has ended; use another name, or move that folder away")
         if (self.path / "settings.json").exists():
             return self._go_on(identity, part)
-        settings = {"experiment": asdict(self.exp), "identity": identity, "provenance": provenance, **more, "parts": [part]}
+        settings = {
+            "experiment": asdict(self.exp),
+            "identity": identity,
+            "provenance": provenance,
+            **more,
+            "parts": [part],
+        }
         write_json(self.path / "settings.json", settings)
         _write(self.path / "rows.jsonl", b"")
         return None
@@ -112,7 +130,9 @@ class RunFolder:
         if len(lines) < kept:
             raise UsageError(f"{rows} has fewer rows than its checkpoint; remove {self.path} to run it again")
         if checkpoint and checkpoint["rows"] != hashlib.sha256(b"".join(lines)).hexdigest():
-            raise UsageError(f"{rows} has other rows than those before its checkpoint; remove {self.path} to run it again")
+            raise UsageError(
+                f"{rows} has other rows than those before its checkpoint; remove {self.path} to run it again"
+            )
         for path in (rows, self.path / "settings.json"):
             if path.exists():
                 self._undo.callback(_write, path, path.read_bytes())
@@ -147,9 +167,11 @@ class RunFolder:
                 np.savez_compressed(stream, **arrays)  # type: ignore[arg-type]
 
     def finish(self, result: dict, weights: dict | None = None) -> Record:
-        """Write the result with the digests of what it vouches for, the final `weights` among them; drop the checkpoint.
+        """Write the result with the digests of what it vouches for, the final `weights` among them; drop the
+        checkpoint.
 
-        The result says when the run began and ended, and in `uncommitted` why it is not one commit's work, where it is not.
+        The result says when the run began and ended, and in `uncommitted` why it is not one commit's work, where it is
+        not.
         """
         parts = self.record.settings["parts"]
         made = {"began": parts[0].get("time"), "ended": _now(), "uncommitted": why_not_one_commit(parts)}
@@ -163,7 +185,9 @@ class RunFolder:
         return self.record.load()
 
     def _stays(self) -> None:
-        """From here on there is something to go on from: nothing is taken back any more, and what a killed process left goes."""
+        """From here on there is something to go on from: nothing is taken back any more, and what a killed process left
+        goes.
+        """
         self._undo.pop_all()
         for part in self.path.glob(".*.part"):
             part.unlink(missing_ok=True)

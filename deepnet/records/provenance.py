@@ -8,16 +8,18 @@ import numpy as np
 import torch
 import torchvision
 
-from deepnet.machine import _processor, device, has_bfloat16
+from deepnet.machine import device, has_bfloat16, processor_name
 from deepnet.records import code
 from deepnet.records.reading import RESULTS_VERSION, ROUNDING_VERSION
 from experimentTable import UsageError
 
 
 def provenance(precision: str, on_processor: bool = False, packages: Sequence[str] = ()) -> dict:
-    """What makes a record at this moment: code, libraries, device, threads. Recorded and shown; it stops nobody from reading.
+    """What makes a record at this moment: code, libraries, device, threads. Recorded and shown; it stops nobody from
+    reading.
 
-    precision: the resolved one. on_processor: it is computed on the processor whatever the device is. packages: the distributions
+    precision: the resolved one. on_processor: it is computed on the processor whatever the device is. packages: the
+        distributions
     whose versions count beside those that every run needs. Raises UsageError for one that is not installed.
 
     Example::
@@ -36,7 +38,7 @@ def provenance(precision: str, on_processor: bool = False, packages: Sequence[st
         "precision": precision,
         "emulated": precision == "bf16" and not has_bfloat16(),
         "device": torch.cuda.get_device_name() if computes.type == "cuda" else computes.type,
-        "processor": _processor(),
+        "processor": processor_name(),
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
         "torch": torch.__version__,

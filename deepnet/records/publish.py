@@ -12,9 +12,10 @@ from experimentTable import UsageError
 def publish(record: Record) -> Path:
     """Copy a record without its weights to the evidence; returns the folder there.
 
-    With it go its openings of the test set, of a search's trial the search's database, and to `superseded/<profile>/<name>/` the
-    attempts at this run that were moved aside, and what the evidence had in its place. Raises UsageError for a record that is
-    unfinished, damaged, or not made by one commit from its beginning to its end.
+    With it go its openings of the test set, of a search's trial the search's database, and to
+    `superseded/<profile>/<name>/` the attempts at this run that were moved aside, and what the evidence had in its
+    place. Raises UsageError for a record that is unfinished, damaged, or not made by one commit from its beginning to
+    its end.
 
     Example::
 

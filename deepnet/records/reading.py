@@ -23,23 +23,29 @@ from experimentTable import Experiment, UsageError, choose
 ROOT = Path(__file__).resolve().parents[2]
 EVIDENCE = ROOT / "report" / "records"
 RESULTS_VERSION = 1  # raised by hand when the training loop's results change beyond rounding
-ROUNDING_VERSION = 1  # raised by hand when they change by rounding alone, as where sums come in another order; older records have none
+# raised by hand when they change by rounding alone, as where sums come in another order; older records have none
+ROUNDING_VERSION = 1
 WEIGHTS, CHECKPOINT, PREDICTIONS, POINTS = "weights.pt", "checkpoint.pt", "predictions.npy", "points.npz"
 
 
 def runs_dir() -> Path:
-    """The folder that runs are written to: `RUNS_DIR`, where `~` is a home folder. Raises UsageError for the home of nobody."""
+    """The folder that runs are written to: `RUNS_DIR`, where `~` is a home folder. Raises UsageError for the home of
+    nobody.
+    """
     try:
         return Path(os.environ.get("RUNS_DIR") or ROOT / "runs").expanduser()
     except RuntimeError:
-        raise UsageError(f"RUNS_DIR={os.environ['RUNS_DIR']} names the home of a user that there is not; write the path out") from None
+        raise UsageError(
+            f"RUNS_DIR={os.environ['RUNS_DIR']} names the home of a user that there is not; write the path out"
+        ) from None
 
 
 SWITCHES = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
 
 
 def switched_on(variable: str) -> bool:
-    """Whether a switch of the environment is on, as it is unless it is set. Raises UsageError for what is neither on nor off.
+    """Whether a switch of the environment is on, as it is unless it is set. Raises UsageError for what is neither on
+    nor off.
 
     Example::
 
@@ -54,9 +60,9 @@ def switched_on(variable: str) -> bool:
 class Record:
     """One run's folder.
 
-    What `find_record` gives is read when it is asked for. What a run returns is read already, as after `load`: it says the same from
-    then on, whatever becomes of its folder. A finished record's files are checked against the sha256 in its result when they are
-    read; UsageError where they differ.
+    What `find_record` gives is read when it is asked for. What a run returns is read already, as after `load`: it says
+    the same from then on, whatever becomes of its folder. A finished record's files are checked against the sha256 in
+    its result when they are read; UsageError where they differ.
     """
 
     def __init__(self, path: Path) -> None:
@@ -88,7 +94,9 @@ class Record:
 
     @cached_property
     def settings(self) -> dict:
-        """`experiment`, `identity` and `provenance`, as they were when the run began. UsageError where they are another run's."""
+        """`experiment`, `identity` and `provenance`, as they were when the run began. UsageError where they are another
+        run's.
+        """
         path = self.path / "settings.json"
         settings = parse_json(path, experiment=dict, identity=dict, provenance=dict)
         if "settings.json" in self.result.get("sha256", {}):  # the first results did not vouch for it
@@ -124,7 +132,9 @@ class Record:
         """
         if not isinstance(metric, str):
             raise UsageError(f"metric must be one name, as 'train_loss', got {metric!r:.60}")
-        named = {name: value for row in self.rows for name, value in row.items() if value is not None or name not in row}
+        named = {
+            name: value for row in self.rows for name, value in row.items() if value is not None or name not in row
+        }
         named = dict.fromkeys(name for row in self.rows for name in row) | named
         if isinstance(named.get(metric), list | str):
             raise UsageError(f"{metric} is no single number per row ({named[metric]!r:.40}); take it from record.rows")
@@ -160,11 +170,15 @@ class Record:
         """
         files = self._weights_files()
         if not self.result or not files:
-            raise UsageError(f"{self.name} (seed {self.seed}) has no weights in {self.path}; train it with keep_weights=True")
+            raise UsageError(
+                f"{self.name} (seed {self.seed}) has no weights in {self.path}; train it with keep_weights=True"
+            )
         for file in files:
             if digest(state := load_tensors(file)) == self.result["sha256"].get(WEIGHTS):
                 return state
-        raise UsageError(f"{files[0]} holds other weights than its result.json names; remove {self.path} to train again")
+        raise UsageError(
+            f"{files[0]} holds other weights than its result.json names; remove {self.path} to train again"
+        )
 
     @property
     def has_weights(self) -> bool:
@@ -172,7 +186,9 @@ class Record:
         return bool(self._weights_files())
 
     def _weights_files(self) -> list[Path]:
-        """Files that may hold this record's weights: its own folder's, unless that is another run's by now, then those moved aside."""
+        """Files that may hold this record's weights: its own folder's, unless that is another run's by now, then those
+        moved aside.
+        """
         wanted = self.result.get("sha256", {}).get(WEIGHTS)
         files = [folder / WEIGHTS for folder in [self.path, *sorted(self.path.parent.glob(f"{self.path.name}.*"))]]
         return [file for file in files if file.exists() and _named_weights(file.parent) == wanted]
@@ -186,7 +202,9 @@ class Record:
         return self._arrays[file]
 
     def read(self, file: str) -> bytes:
-        """A file's bytes, none where there is no file; of a run with a result, only what the result vouches for. Raises UsageError."""
+        """A file's bytes, none where there is no file; of a run with a result, only what the result vouches for. Raises
+        UsageError.
+        """
         path = self.path / file
         content = path.read_bytes() if path.is_file() else None
         found = None if content is None else hashlib.sha256(content).hexdigest()
@@ -224,7 +242,8 @@ def find_records(name: str, profile: str, evidence: bool = True, failed: bool = 
 
 
 def find_openings(profile: str, evidence: bool | None = None) -> list[dict]:
-    """Every opening of chapter 5's test set in this profile, oldest first; `evidence=True` reads the committed ones despite `EVIDENCE=0`.
+    """Every opening of chapter 5's test set in this profile, oldest first; `evidence=True` reads the committed ones
+    despite `EVIDENCE=0`.
 
     Raises UsageError for a damaged log.
     """
@@ -234,12 +253,16 @@ def find_openings(profile: str, evidence: bool | None = None) -> list[dict]:
         try:
             openings |= {json.dumps(opening): opening for opening in read_lines(log)}
         except UsageError:
-            raise UsageError(f"{log} has a damaged line; mend that line by hand and keep the others, they tell what was opened") from None
+            raise UsageError(
+                f"{log} has a damaged line; mend that line by hand and keep the others, they tell what was opened"
+            ) from None
     return sorted(openings.values(), key=lambda opening: opening["time"])
 
 
 def _complete(identity: dict) -> dict:
-    """An identity as JSON gives it back (tuples are lists there). A field that it lacks has its default, as what was made before it."""
+    """An identity as JSON gives it back (tuples are lists there). A field that it lacks has its default, as what was
+    made before it.
+    """
     kinds: list[type[Experiment]] = [Experiment, *Experiment.__subclasses__()]
     defaults = {field.name: field.default for kind in kinds for field in fields(kind) if field.default is not MISSING}
     return json.loads(json.dumps(defaults | identity))
@@ -256,4 +279,6 @@ def check_identity(record: Record, expected: dict) -> None:
         was, now = _complete(record.settings["identity"]), _complete(expected)
         keys = sorted(key for key in was.keys() | now.keys() if was.get(key) != now.get(key))
         difference = ", ".join(f"{key} {was.get(key)!r} there, {now.get(key)!r} here" for key in keys)
-        raise UsageError(f"{record.path} holds another run named {record.name}: {difference}; use another name, or move that folder away")
+        raise UsageError(
+            f"{record.path} holds another run named {record.name}: {difference}; use another name, or move that folder away"
+        )

@@ -1,4 +1,6 @@
-"""What `run` and `run_all` are asked for: rows at their profile and seed, their identity, and which of them have a record."""
+"""What `run` and `run_all` are asked for: rows at their profile and seed, their identity, and which of them have a
+record.
+"""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -16,11 +18,15 @@ def check_options(evidence: Any, wandb: Any, stop: Any) -> None:
     if not isinstance(wandb, bool) and not hasattr(wandb, "summary"):
         raise UsageError(f"wandb must be True, False or a W&B run, got {wandb!r:.60}")
     if not callable(stop):
-        raise UsageError(f"stop must be a function, which is asked after each epoch, as `lambda: False`, got {stop!r:.60}")
+        raise UsageError(
+            f"stop must be a function, which is asked after each epoch, as `lambda: False`, got {stop!r:.60}"
+        )
 
 
 def asked_for(rows: Sequence[Experiment], profile: str | None, seeds: Sequence[int] | None) -> Iterator[Experiment]:
-    """The rows with profile and seed: their own, else those asked for. Raises UsageError where both are there and differ."""
+    """The rows with profile and seed: their own, else those asked for. Raises UsageError where both are there and
+    differ.
+    """
     if not (seeds is None or isinstance(seeds, Iterable)):
         raise UsageError(f"seeds are a sequence of whole numbers, such as (0, 1), not {seeds!r}")
     chosen = None if seeds is None else list(seeds)
@@ -29,42 +35,52 @@ def asked_for(rows: Sequence[Experiment], profile: str | None, seeds: Sequence[i
     asked = current_profile(profile)
     for row in rows:
         if profile and row.profile not in ("", profile):
-            raise UsageError(f"{row.name} is a row of the profile {row.profile}, and profile={profile!r} is asked for; give one of them")
+            raise UsageError(
+                f"{row.name} is a row of the profile {row.profile}, and profile={profile!r} is asked for; give one of them"
+            )
         if chosen is not None and row.seed and chosen != [row.seed]:
-            raise UsageError(f"{row.name} is a row of seed {row.seed}, and seeds={tuple(chosen)} are asked for; give one of them")
+            raise UsageError(
+                f"{row.name} is a row of seed {row.seed}, and seeds={tuple(chosen)} are asked for; give one of them"
+            )
     for seed in [None] if chosen is None else chosen:
         for row in rows:
             yield replace(row, profile=row.profile or asked, seed=row.seed if seed is None else seed)
 
 
-def row_of(exp: Any) -> Experiment:
+def as_experiment(exp: Any) -> Experiment:
     """The experiment itself, or the table's row of that name. Raises UsageError for anything else."""
     if isinstance(exp, Experiment):
         return exp
     if not isinstance(exp, str):
-        raise UsageError(f"expected an experiment or its name, as 'MLP_4', several as 'MLP_4', 'MLP_13', got {exp!r:.60}")
+        raise UsageError(
+            f"expected an experiment or its name, as 'MLP_4', several as 'MLP_4', 'MLP_13', got {exp!r:.60}"
+        )
     return experiment(exp)
 
 
-def missing_parents(exp: Experiment) -> list[Experiment]:
-    """What has to be trained before this one, since its record in `RUNS_DIR` has no result: its parent, that one's parent, ..."""
+def untrained_parents(exp: Experiment) -> list[Experiment]:
+    """What has to be trained before this one, since its record in `RUNS_DIR` has no result: its parent, that one's
+    parent, ...
+    """
     if exp.start_from is None:
         return []
     parent = replace(experiment(exp.start_from, exp.profile, exp.seed), keep_weights=True)
-    return [] if ended(parent, evidence=False) else [parent, *missing_parents(parent)]
+    return [] if ended(parent, evidence=False) else [parent, *untrained_parents(parent)]
 
 
 def ended(exp: Experiment, evidence: bool) -> Record | None:
-    """The experiment's record, where it has a result. What is damaged or another's is none; `run` says what is wrong with it."""
+    """The experiment's record, where it has a result. What is damaged or another's is none; `run` says what is wrong
+    with it.
+    """
     try:
         found = find_record(exp.name, exp.profile, exp.seed, evidence and not exp.keep_weights)
-        if found and found.result and same_identity(found, data_identity(exp)) and not lacks_weights(exp, found):
+        if found and found.result and same_identity(found, data_identity(exp)) and not is_without_weights(exp, found):
             return found.load()
         return None
     except UsageError:
         return None
 
 
-def lacks_weights(exp: Experiment, found: Record) -> bool:
+def is_without_weights(exp: Experiment, found: Record) -> bool:
     """Whether weights are asked for and the finished record has none."""
     return exp.keep_weights and found.finished and not found.has_weights

@@ -1,4 +1,6 @@
-"""Many runs in one call: their order, one estimate, one bar, and an executor that runs independent ones side by side."""
+"""Many runs in one call: their order, one estimate, one bar, and an executor that runs independent ones side by
+side.
+"""
 
 import logging
 import os
@@ -29,24 +31,30 @@ from uuid import uuid4
 
 import torch
 
-from deepnet.progress import about, bar
+from deepnet.progress import bar, format_estimate
 from deepnet.records.files import lock
 from deepnet.records.reading import Record, find_records, runs_dir
 from deepnet.text import listed
-from experimentTable import PROFILES, Experiment, Held, UsageError, experiment, price
+from experimentTable import PROFILES, Experiment, RunLockedError, UsageError, estimated_seconds, experiment
 
 Call = Callable[..., Record]  # makes one run; takes `stop`, which is asked after each epoch, and `line`, a bar
 
 
-def generation(exp: Experiment) -> int:
+def count_ancestors(exp: Experiment) -> int:
     """0 for a run that starts afresh, one more than its parent's otherwise."""
-    return 0 if exp.start_from is None else 1 + generation(experiment(exp.start_from))
+    return 0 if exp.start_from is None else 1 + count_ancestors(experiment(exp.start_from))
 
 
 def _say_who_has_them(todo: Iterable[Experiment]) -> None:
-    """Of runs on the complete sets: which other profile of these has records to look at, in place of hours of training."""
+    """Of runs on the complete sets: which other profile of these has records to look at, in place of hours of
+    training.
+    """
     for profile, described in PROFILES.items():
-        others = [exp.name for exp in todo if PROFILES[exp.profile].data == described.data == "complete" and exp.profile != profile]
+        others = [
+            exp.name
+            for exp in todo
+            if PROFILES[exp.profile].data == described.data == "complete" and exp.profile != profile
+        ]
         with suppress(UsageError):  # of a damaged record, which is said where it is needed
             if names := [name for name in dict.fromkeys(others) if find_records(name, profile)]:
                 print(f"profile {profile} has records of {listed(names)}")
@@ -56,20 +64,25 @@ def _estimate(todo: Iterable[Experiment]) -> str:
     """How long these take, for each profile by itself, since each is estimated on a machine of its own."""
     prices: dict[str, float] = {}
     for exp in todo:
-        prices[exp.profile] = prices.get(exp.profile, 0.0) + price(exp)
-    return " and ".join(about(seconds, profile) for profile, seconds in prices.items())
+        prices[exp.profile] = prices.get(exp.profile, 0.0) + estimated_seconds(exp)
+    return " and ".join(format_estimate(seconds, profile) for profile, seconds in prices.items())
 
 
 def check_executor(executor: Executor) -> None:
-    """Raise UsageError for what is no executor, and for one whose workers would share random numbers, wait for ever or never begin.
+    """Raise UsageError for what is no executor, and for one whose workers would share random numbers, wait for ever or
+    never begin.
 
-    A fork has torch's threads no more but waits for them, and cannot use CUDA once its parent has. What is spawned imports the
-    script again, and so would begin all over where that calls `run_all` by itself.
+    A fork has torch's threads no more but waits for them, and cannot use CUDA once its parent has. What is spawned
+    imports the script again, and so would begin all over where that calls `run_all` by itself.
     """
     if not isinstance(executor, Executor):
-        raise UsageError(f"executor must be one of concurrent.futures, such as a ProcessPoolExecutor, got {executor!r:.60}")
+        raise UsageError(
+            f"executor must be one of concurrent.futures, such as a ProcessPoolExecutor, got {executor!r:.60}"
+        )
     if isinstance(executor, ThreadPoolExecutor):
-        raise UsageError("threads share torch's random numbers, so no run would be its seed's; give a ProcessPoolExecutor")
+        raise UsageError(
+            "threads share torch's random numbers, so no run would be its seed's; give a ProcessPoolExecutor"
+        )
     if not isinstance(executor, ProcessPoolExecutor):
         return
     private: Any = executor  # concurrent.futures has no public name for how its processes begin
@@ -78,15 +91,25 @@ def check_executor(executor: Executor) -> None:
             remedy = f'ProcessPoolExecutor({private._max_workers}, mp_context=get_context("spawn")), with get_context from multiprocessing'
             raise UsageError(f"forked processes wait for ever for torch's threads; give {remedy}")
         return
-    script = getattr(sys.modules["__main__"], "__file__", None)  # a notebook and `python -c` have none, and nothing is imported
-    if script and Path(script).is_file() and not re.search(r"^if\b.*__name__", Path(script).read_text(errors="replace"), re.MULTILINE):
+    # a notebook and `python -c` have none, and nothing is imported
+    script = getattr(sys.modules["__main__"], "__file__", None)
+    if (
+        script
+        and Path(script).is_file()
+        and not re.search(r"^if\b.*__name__", Path(script).read_text(errors="replace"), re.MULTILINE)
+    ):
         raise UsageError(f'each process imports {script} again; put what it does under `if __name__ == "__main__":`')
 
 
-def work_off(
-    todo: Mapping[Experiment, Call], recorded: int, executor: Executor | None, stop: Callable[[], bool], together: bool = True
+def run_queue(
+    todo: Mapping[Experiment, Call],
+    recorded: int,
+    executor: Executor | None,
+    stop: Callable[[], bool],
+    together: bool = True,
 ) -> tuple[dict[Experiment, Record], list[Experiment]]:
-    """Make the runs of `todo`, each by its call, beside so many `recorded` already; returns the records, and what others were at.
+    """Make the runs of `todo`, each by its call, beside so many `recorded` already; returns the records, and what
+    others were at.
 
     `together` lets the executor have all at once that can begin, else one after the other.
     """
@@ -98,7 +121,7 @@ def work_off(
     whole, line = bar(len(todo), "all runs", unit="run"), bar(1)
     refused: dict[str, list[str]] = {}
     one_by_one = ((exp, partial(call, line=line, stop=stop)) for exp, call in todo.items())
-    attempts = spread(executor, todo, stop, together) if executor else one_by_one
+    attempts = schedule(executor, todo, stop, together) if executor else one_by_one
     try:
         for exp, attempt in attempts:
             try:
@@ -109,7 +132,7 @@ def work_off(
                 names.append(exp.name)
                 if len(names) == 1:  # the others that it hinders are named together
                     print(error)
-                held += [exp] if isinstance(error, Held) else []
+                held += [exp] if isinstance(error, RunLockedError) else []
             if stop():
                 break
         if stop():
@@ -128,13 +151,14 @@ def work_off(
     return made, held
 
 
-def spread(
+def schedule(
     executor: Executor, todo: Mapping[Experiment, Call], stop: Callable[[], bool], together: bool = True
 ) -> Generator[tuple[Experiment, Callable[[], Record]]]:
-    """Each experiment and the call that gives its record, as they end; one begins when no parent of it is waiting or running.
+    """Each experiment and the call that gives its record, as they end; one begins when no parent of it is waiting or
+    running.
 
-    When the caller stops asking, or `stop` says so, what has not begun is cancelled and what has begun leaves off after its epoch.
-    Raises UsageError where the executor is lost.
+    When the caller stops asking, or `stop` says so, what has not begun is cancelled and what has begun leaves off after
+    its epoch. Raises UsageError where the executor is lost.
     """
     waiting = list(todo)
     running: dict[Future, Experiment] = {}
@@ -143,7 +167,8 @@ def spread(
             while (waiting or running) and not stop():
                 held_up = {(exp.name, exp.profile, exp.seed) for exp in (*waiting, *running.values())}
                 ready = [exp for exp in waiting if (exp.start_from, exp.profile, exp.seed) not in held_up]
-                beside = [exp for exp in ready if exp.kind != "timing"] if together else []  # what is timed runs alone, at the end
+                # what is timed runs alone, at the end
+                beside = [exp for exp in ready if exp.kind != "timing"] if together else []
                 for exp in beside or ready[: not running]:
                     waiting.remove(exp)
                     packed = pickle.dumps(_Packed(_at_worker, todo[exp], mark, os.environ.get("WANDB_MODE")))
@@ -154,16 +179,22 @@ def spread(
                         raise error
                     yield exp, partial(_record, exp, future)
         except BrokenExecutor:
-            raise UsageError("a worker process died (out of memory?) and its pool with it; the same call goes on from here") from None
+            raise UsageError(
+                "a worker process died (out of memory?) and its pool with it; the same call goes on from here"
+            ) from None
         except CancelledError:  # by nobody here
-            raise UsageError("the scheduler is gone; once there is one again, the same call goes on from here") from None
+            raise UsageError(
+                "the scheduler is gone; once there is one again, the same call goes on from here"
+            ) from None
         finally:
             for future in running:
                 future.cancel()
 
 
 class _Packed:
-    """A call that is made where it is unpickled: what cannot be imported there fails that call, while Dask would lose the worker."""
+    """A call that is made where it is unpickled: what cannot be imported there fails that call, while Dask would lose
+    the worker.
+    """
 
     def __init__(self, *call: Any) -> None:
         self.call = call
@@ -183,17 +214,21 @@ def _record(exp: Experiment, future: Future) -> Record:
         if type(error).__name__ != "KilledWorker":  # Dask's, which need not be installed
             raise
         # Dask blames what waited at that worker too; alone, it will not be in the way of the others.
-        raise Held(f"{exp.name} (seed {exp.seed}) could not run: its worker died, and each after it (out of memory?)") from None
+        raise RunLockedError(
+            f"{exp.name} (seed {exp.seed}) could not run: its worker died, and each after it (out of memory?)"
+        ) from None
 
 
 @contextmanager
 def _mark() -> Iterator[str]:
-    """A file in the records' folder that is there, and locked, while the caller is; those that killed callers left are removed."""
+    """A file in the records' folder that is there, and locked, while the caller is; those that killed callers left are
+    removed.
+    """
     folder = runs_dir().resolve()
     ours = f".caller-{socket.gethostname()}-"  # a lock may not be seen from another machine
     busy = "another call is using it"
     for left in folder.glob(f"{ours}*"):
-        with suppress(Held), lock(left, busy):
+        with suppress(RunLockedError), lock(left, busy):
             _remove_held(left)
     mark = folder / f"{ours}{uuid4().hex}"
     with lock(mark, busy):
@@ -218,14 +253,17 @@ _one_at_a_time = threading.Lock()  # a worker's threads share torch's random num
 
 
 def _at_worker(call: Call, mark: str, wandb_mode: str | None = None) -> Record:
-    """`call()` in a worker, into the caller's records, with the caller's `WANDB_MODE` and for as long as there is a caller.
+    """`call()` in a worker, into the caller's records, with the caller's `WANDB_MODE` and for as long as there is a
+    caller.
 
     Raises UsageError where the worker does not see the caller's mark there.
     """
     with _one_at_a_time:
         folder = str(Path(mark).parent)
         if _caller_is_gone(mark):
-            raise UsageError(f"the worker on {socket.gethostname()} cannot see {folder}; set RUNS_DIR to a folder that all share")
+            raise UsageError(
+                f"the worker on {socket.gethostname()} cannot see {folder}; set RUNS_DIR to a folder that all share"
+            )
         os.environ["RUNS_DIR"] = folder
         os.environ.pop("WANDB_MODE", None)
         os.environ |= {"WANDB_MODE": wandb_mode} if wandb_mode else {}
@@ -234,9 +272,11 @@ def _at_worker(call: Call, mark: str, wandb_mode: str | None = None) -> Record:
 
 @contextmanager
 def process_pool(workers: int) -> Iterator[Executor]:
-    """A pool of `workers` processes that share the cores: threads x workers <= cores. Raises UsageError for fewer than one.
+    """A pool of `workers` processes that share the cores: threads x workers <= cores. Raises UsageError for fewer than
+    one.
 
-    An exception in the context, an interrupt among them, ends the processes at once, and so does the end of the caller's own.
+    An exception in the context, an interrupt among them, ends the processes at once, and so does the end of the
+    caller's own.
     """
     if workers < 1:
         raise UsageError(f"workers must be at least 1, got {workers}")
@@ -257,12 +297,15 @@ def _begin_worker(threads: int, caller: Connection) -> None:
     with suppress(ImportError):
         from tqdm import tqdm
 
-        tqdm.set_lock(threading.RLock())  # its own is shared among processes, and said to be leaked when this one is killed
+        # its own is shared among processes, and said to be leaked when this one is killed
+        tqdm.set_lock(threading.RLock())
     threading.Thread(target=_end_with, args=(caller,), daemon=True).start()
 
 
 def _end_with(caller: Connection) -> None:
-    """End this process, as any moment of a run allows, once the caller's end of the pipe is closed, by it or by its death."""
+    """End this process, as any moment of a run allows, once the caller's end of the pipe is closed, by it or by its
+    death.
+    """
     caller.poll(None)
     os._exit(1)
 

@@ -1,8 +1,9 @@
-"""Committed records made again: a run is trained anew in a folder of its own, and its record compared with the evidence.
+"""Committed records made again: a run is trained anew in a folder of its own, and its record compared with the
+evidence.
 
-It is trained in the record's own precision. On the same processor, versions, device and threads the two must be equal to the
-bit. Elsewhere rounding differs and training amplifies it, so the accuracy is judged there: first beside the same seed's rows, then
-by what another run's accuracy is expected to be.
+It is trained in the record's own precision. On the same processor, versions, device and threads the two must be equal
+to the bit. Elsewhere rounding differs and training amplifies it, so the accuracy is judged there: first beside the same
+seed's rows, then by what another run's accuracy is expected to be.
 """
 
 import os
@@ -22,21 +23,22 @@ import torch
 from deepnet.analyses.kinds import ON_PROCESSOR, PACKAGES
 from deepnet.claims.intervals import Interval, wilson_interval
 from deepnet.data.sets import data_identity
-from deepnet.progress import about
+from deepnet.progress import format_estimate
 from deepnet.records import reading
 from deepnet.records.provenance import provenance
 from deepnet.records.reading import WEIGHTS, Record, check_identity, runs_dir
 from deepnet.text import duration
 from deepnet.training.precision import resolve_precision
 from deepnet.valid import whole
-from experimentTable import Experiment, UsageError, current_profile, experiment, price
+from experimentTable import Experiment, UsageError, current_profile, estimated_seconds, experiment
 
 # What must be the same for bits to be equal; the version of scikit-learn too, of a record that has it
 CONDITIONS = ("processor", "device", "threads", "precision", "torch", "numpy", "results_version", "rounding_version")
 LEVEL = 0.95
 FEW = 5  # seeds: of fewer than these the spread is pooled with that of other runs of the model and data set
 OWN = ("settings.json", "rows.jsonl")  # these have commit and times in them; rows are compared one by one
-NOT_COMPARED = {"train_seconds", "began", "ended", "uncommitted", "sha256"}  # times and code; digests are compared one by one
+# times and code; digests are compared one by one
+NOT_COMPARED = {"train_seconds", "began", "ended", "uncommitted", "sha256"}
 
 
 # ---------------------------------------------------------------- the difference
@@ -58,7 +60,9 @@ class Change:
         pairs = list(zip_longest(self.there, self.here))
         apart = [(a, b) for a, b in pairs if a != b]
         most = max((abs(a - b) for a, b in apart if a is not None and b is not None), default=None)
-        return f"{self.metric} in {len(apart)} of {len(pairs)} places" + (f", by at most {most:.4g}" if most is not None else "")
+        return f"{self.metric} in {len(apart)} of {len(pairs)} places" + (
+            f", by at most {most:.4g}" if most is not None else ""
+        )
 
 
 @dataclass(frozen=True)
@@ -70,7 +74,8 @@ class Difference:
     seed: int
     kind: str
     epochs: int | None  # how many were compared, their rows alone; None: the whole run
-    verdict: str  # "bit-equal"; "equal" where there are no weights to compare; what the accuracy is within; "not agreed"
+    # "bit-equal"; "equal" where there are no weights to compare; what the accuracy is within; "not agreed"
+    verdict: str
     agreed: bool
     conditions: dict[str, tuple[Any, Any]]  # those that are not the same, there and here; none: equality was demanded
     commits: tuple[str, str]  # there and here
@@ -89,10 +94,16 @@ class Difference:
         if not self.conditions:
             lines += ["equality was demanded: processor, device, threads, precision and versions are the same"]
         else:
-            lines += ["not the same: " + ", ".join(f"{key} {there} there, {here} here" for key, (there, here) in self.conditions.items())]
+            lines += [
+                "not the same: "
+                + ", ".join(f"{key} {there} there, {here} here" for key, (there, here) in self.conditions.items())
+            ]
         if self.accuracy and self.expected:
             low, high = self.expected
-            lines += ["accuracy {} there, {} here".format(*self.accuracy) + f"; expected from {low:.4g} to {high:.4g}, {self.ground}"]
+            lines += [
+                "accuracy {} there, {} here".format(*self.accuracy)
+                + f"; expected from {low:.4g} to {high:.4g}, {self.ground}"
+            ]
         lines += ["commit {} there, {} here".format(*self.commits), *self.notes]
         for row, changes in groupby(self.changes, lambda change: change.row):
             where = "result" if row is None else f"epoch {row}" if self.kind == "training" else f"row {row}"
@@ -100,17 +111,24 @@ class Difference:
         return "\n  ".join(lines)
 
 
-def compare(evidence: Record, again: Record, seeds: Sequence[Record] = (), others: Sequence[Sequence[Record]] = ()) -> Difference:
+def compare(
+    evidence: Record, again: Record, seeds: Sequence[Record] = (), others: Sequence[Sequence[Record]] = ()
+) -> Difference:
     """The difference of two records of one run, and the verdict on it.
 
-    Of a second run that was left off before its end the rows alone are compared. Where something other than the code differs (see
-    CONDITIONS), equality is not demanded. Then the accuracy of every row is compared with the same seed's, within the sampling error
-    of the evaluation images; where one lies beyond it, the last one with the `expectation` from `seeds`, the evidence's records of that
-    run, and from `others`, those of other runs. `ground` says which comparison decided.
+    Of a second run that was left off before its end the rows alone are compared. Where something other than the code
+    differs (see CONDITIONS), equality is not demanded. Then the accuracy of every row is compared with the same seed's,
+    within the sampling error of the evaluation images; where one lies beyond it, the last one with the `expectation`
+    from `seeds`, the evidence's records of that run, and from `others`, those of other runs. `ground` says which
+    comparison decided.
     """
     whole = bool(again.result)
     epoch = None if whole else len(again.rows) - 1
-    there, here, kind = evidence.settings["provenance"], again.settings["provenance"], evidence.settings["identity"]["kind"]
+    there, here, kind = (
+        evidence.settings["provenance"],
+        again.settings["provenance"],
+        evidence.settings["identity"]["kind"],
+    )
     conditions = differing(there, here, kind)
     changes = _row_changes(evidence.rows if whole else evidence.rows[: len(again.rows)], again.rows)
     changes += _result_changes(evidence.result, again.result) if whole else []
@@ -123,7 +141,10 @@ def compare(evidence: Record, again: Record, seeds: Sequence[Record] = (), other
         pairs = [(_accuracy(evidence, evidence, row), _accuracy(again, evidence, row)) for row in range(last)]
         images = _images(evidence)
         if all(_within(now, sampling_error(then, images)) for then, now in [*pairs, accuracy] if then is not None):
-            expected, ground = sampling_error(there_last, images), f"the sampling error of {images} images, in each row of the same seed"
+            expected, ground = (
+                sampling_error(there_last, images),
+                f"the sampling error of {images} images, in each row of the same seed",
+            )
         else:
             expected, ground = expectation(there_last, images, [_accuracy(record, evidence, epoch) for record in seeds], [
                 [_accuracy(record, record, epoch) for record in run] for run in others
@@ -148,7 +169,9 @@ def differing(there: dict, here: dict, kind: str) -> dict[str, tuple[Any, Any]]:
 
 
 def _commit(made: dict) -> str:
-    return f"{(made['commit'] or 'unknown')[:7]}{' with uncommitted changes' if made['commit'] and made['dirty'] else ''}"
+    return (
+        f"{(made['commit'] or 'unknown')[:7]}{' with uncommitted changes' if made['commit'] and made['dirty'] else ''}"
+    )
 
 
 def _row_changes(there: list[dict], here: list[dict]) -> list[Change]:
@@ -163,7 +186,9 @@ def _result_changes(there: dict, here: dict) -> list[Change]:
 
 
 def _changes(row: int | None, there: dict, here: dict) -> list[Change]:
-    metrics = [metric for metric in there | here if metric not in NOT_COMPARED and there.get(metric) != here.get(metric)]
+    metrics = [
+        metric for metric in there | here if metric not in NOT_COMPARED and there.get(metric) != here.get(metric)
+    ]
     return [Change(row, metric, there.get(metric), here.get(metric)) for metric in metrics]
 
 
@@ -193,22 +218,30 @@ def expectation(
 ) -> tuple[Interval, str]:  # fmt: skip
     """The interval for the accuracy of another run at LEVEL, and what it is.
 
-    It is Student's prediction interval for one more run, mean ± t s √(1 + 1/n), since on another machine the same seed's run is not
-    the same run. s is the seeds' standard deviation; of fewer than FEW it is pooled with that of `others`, each about its own mean.
-    Where no spread is known it is the sampling error of the `images` around the evidence's `own` accuracy.
+    It is Student's prediction interval for one more run, mean ± t s √(1 + 1/n), since on another machine the same
+    seed's run is not the same run. s is the seeds' standard deviation; of fewer than FEW it is pooled with that of
+    `others`, each about its own mean. Where no spread is known it is the sampling error of the `images` around the
+    evidence's `own` accuracy.
     """
     from scipy import stats
 
-    values, *pool = ([value for value in run if value is not None] for run in [seeds, *(others if len(seeds) < FEW else [])])
+    values, *pool = (
+        [value for value in run if value is not None] for run in [seeds, *(others if len(seeds) < FEW else [])]
+    )
     runs = [run for run in [values, *pool] if len(run) > 1]
     squares = sum(len(run) * pvariance(run) for run in runs)
     freedom = sum(len(run) - 1 for run in runs)
     if not (values and squares):
-        return sampling_error(own, images), f"the sampling error of {images} images ({LEVEL:.0%}; the seeds' spread is not known)"
+        return sampling_error(
+            own, images
+        ), f"the sampling error of {images} images ({LEVEL:.0%}; the seeds' spread is not known)"
     half = stats.t.ppf((1 + LEVEL) / 2, freedom) * sqrt(squares / freedom * (1 + 1 / len(values)))
     pooled = f", pooled with {len(runs) - (len(values) > 1)} other runs" if len(runs) > (len(values) > 1) else ""
     number = f"{len(values)} seed{'s' * (len(values) > 1)}"
-    return (max(mean(values) - half, 0.0), min(mean(values) + half, 1.0)), f"the seeds' spread ({LEVEL:.0%}, {number}{pooled})"
+    return (
+        max(mean(values) - half, 0.0),
+        min(mean(values) + half, 1.0),
+    ), f"the seeds' spread ({LEVEL:.0%}, {number}{pooled})"
 
 
 # ---------------------------------------------------------------- making it again
@@ -225,14 +258,20 @@ def verify(name: str, profile: str | None, seed: int, epochs: int | None, run: C
     exp = experiment(name, current_profile(profile), seed)
     epochs = None if epochs is None else whole("epochs", epochs, least=1)
     if exp.kind == "timing":
-        raise UsageError(f"{name} holds times, which differ from run to run and cannot be verified; `train {name} --fresh` takes them anew")
+        raise UsageError(
+            f"{name} holds times, which differ from run to run and cannot be verified; `train {name} --fresh` takes them anew"
+        )
     records = committed(name, exp.profile)
     if (evidence := records.get(seed)) is None:
-        raise UsageError(f"{name} (seed {seed}) has no committed record in {exp.profile}; train it and `python run.py publish {name}`")
+        raise UsageError(
+            f"{name} (seed {seed}) has no committed record in {exp.profile}; train it and `python run.py publish {name}`"
+        )
     check_identity(evidence, data_identity(exp))
     trained = len(evidence.rows) - 1
     if exp.kind == "training" and epochs is not None and epochs > trained:
-        raise UsageError(f"epochs={epochs} are more than the record of {name} (seed {seed}) has; give at most {trained}, or leave them out")
+        raise UsageError(
+            f"epochs={epochs} are more than the record of {name} (seed {seed}) has; give at most {trained}, or leave them out"
+        )
     if exp.kind != "training" or epochs == trained:
         epochs = None  # the whole of it
     seeds = [record for record in records.values() if record.finished]
@@ -252,7 +291,11 @@ def verify(name: str, profile: str | None, seed: int, epochs: int | None, run: C
         again = [run(parent, evidence=False, wandb=False) for parent in parents]
         made = folder / exp.profile / name / f"seed-{seed}"
         run(exp, evidence=False, wandb=False, stop=lambda: epochs is not None and len(Record(made).rows) > epochs)
-        notes = [f"its parent {other.name}, trained again too, has other weights than its record" for other in again if _strays(other)]
+        notes = [
+            f"its parent {other.name}, trained again too, has other weights than its record"
+            for other in again
+            if _strays(other)
+        ]
         others = _of_the_same_model(evidence) if elsewhere else []
         return replace(compare(evidence, Record(made), seeds, others), notes=tuple(notes))
 
@@ -267,8 +310,13 @@ def _of_the_same_model(evidence: Record) -> list[list[Record]]:
     def computed(record: Record) -> list:
         return [record.settings["identity"][key] for key in ("kind", "model", "dataset")]
 
-    folders = sorted(folder for folder in evidence.path.parents[1].iterdir() if folder.is_dir() and folder.name != evidence.name)
-    runs = [[record for record in committed(folder.name, evidence.profile).values() if record.finished] for folder in folders]
+    folders = sorted(
+        folder for folder in evidence.path.parents[1].iterdir() if folder.is_dir() and folder.name != evidence.name
+    )
+    runs = [
+        [record for record in committed(folder.name, evidence.profile).values() if record.finished]
+        for folder in folders
+    ]
     return [run for run in runs if run and computed(run[0]) == computed(evidence)]
 
 
@@ -277,16 +325,26 @@ def _takes(exp: Experiment, record: Record | None, epochs: int | None = None) ->
     rows = record.rows[: None if epochs is None else epochs + 1] if record else []
     if seconds := sum(row.get("train_seconds", 0) for row in rows):
         return f"its training took {duration(seconds)} there"
-    return about(price(exp), exp.profile)
+    return format_estimate(estimated_seconds(exp), exp.profile)
 
 
 def _lineage(exp: Experiment) -> tuple[list[Experiment], Record | None]:
-    """The runs to be trained before `exp`, the first one first, and the record in RUNS_DIR that the first of them starts from."""
+    """The runs to be trained before `exp`, the first one first, and the record in RUNS_DIR that the first of them
+    starts from.
+    """
     parents: list[Experiment] = []
     while exp.start_from is not None:
         exp = experiment(exp.start_from, exp.profile, exp.seed)
-        mine, known = Record(runs_dir() / exp.profile / exp.name / f"seed-{exp.seed}"), committed(exp.name, exp.profile).get(exp.seed)
-        if known and mine.has_weights and mine.finished and mine.result["sha256"][WEIGHTS] == known.result["sha256"][WEIGHTS]:
+        mine, known = (
+            Record(runs_dir() / exp.profile / exp.name / f"seed-{exp.seed}"),
+            committed(exp.name, exp.profile).get(exp.seed),
+        )
+        if (
+            known
+            and mine.has_weights
+            and mine.finished
+            and mine.result["sha256"][WEIGHTS] == known.result["sha256"][WEIGHTS]
+        ):
             mine.weights()  # refused here, under its own path, where the file holds others
             return parents, mine
         parents.insert(0, _in_precision_of(known, exp) if known else exp)

@@ -18,22 +18,33 @@ import torch
 from deepnet.account import complaint, wandb_mode
 from deepnet.data.sets import load_images
 from deepnet.data.sources import SETS
-from deepnet.progress import about, bar
+from deepnet.progress import bar, format_estimate
 from deepnet.records.files import WriteError, first_line
 from deepnet.records.reading import Record, runs_dir
-from deepnet.runs.asked import missing_parents
+from deepnet.runs.asked import untrained_parents
 from deepnet.search.sweep import Sweep, plain, read_sweep
-from deepnet.search.trials import Study, distribution, open_study, said_best, score, values_of
+from deepnet.search.trials import Study, describe_best, distribution, open_study, score, values_of
 from deepnet.search.vocabulary import KEYS
 from deepnet.seeds import mixed, preserved_random
 from deepnet.text import counted
 from deepnet.training.precision import resolve_precision
 from deepnet.valid import whole
-from experimentTable import EXPERIMENTS, PROJECT, Experiment, Held, UsageError, current_profile, experiment, identity, price
+from experimentTable import (
+    EXPERIMENTS,
+    PROJECT,
+    Experiment,
+    RunLockedError,
+    UsageError,
+    current_profile,
+    estimated_seconds,
+    experiment,
+    identity,
+)
 from myModel import MODELS
 
 START_UP = 4  # random trials first; GPSampler's default of 10 would leave a search of 12 with two Bayesian ones
-MEANT = {"precision": resolve_precision, "eps": lambda eps: 1e-8 if eps is None else eps}  # which is the default of all three
+# which is the default of all three
+MEANT = {"precision": resolve_precision, "eps": lambda eps: 1e-8 if eps is None else eps}
 PAUSE = 1  # seconds before other processes' trials are looked at again
 
 
@@ -45,7 +56,9 @@ def search(
     config: dict, count: int, base: str | Experiment, name: str, profile: str, seed: int | None, storage: str, *,
     run: Run, open_for_sweep: Opens,
 ) -> list[Record]:  # fmt: skip
-    """See `coreFunction.search`; `run` makes a trial's record, and `open_for_sweep` the W&B run that a sweep's agent wants begun."""
+    """See `coreFunction.search`; `run` makes a trial's record, and `open_for_sweep` the W&B run that a sweep's agent
+    wants begun.
+    """
     config, row = plain(config), _base(base, profile, seed)
     sweep = read_sweep(config, row, MEANT)
     _check_models(row, sweep)
@@ -62,7 +75,9 @@ def search(
                 if wandb_mode() == "online":
                     study.study.set_user_attr("sweep", begin_sweep(config, name))
             elif read_sweep(asked["config"]) != sweep or _row(asked, study) != row:
-                raise UsageError(f"the search {name!r} was begun with another configuration; give this one another name")
+                raise UsageError(
+                    f"the search {name!r} was begun with another configuration; give this one another name"
+                )
             study.study.set_user_attr("count", max(count, study.asked.get("count", 0)))
             if asked is None:  # the last one: from now on others can join
                 kept = {key: config[key] for key in KEYS if key in config}
@@ -74,7 +89,9 @@ def join(name: str, profile: str, seed: int, storage: str, *, run: Run, open_for
     """See `coreFunction.join`; the last two as in `search`."""
     with open_study(name, current_profile(profile), seed, storage) as study:
         asked = study.asked["asked"]
-        return _Search(study, _row(asked, study), read_sweep(asked["config"]), study.asked["count"], run, open_for_sweep).work()
+        return _Search(
+            study, _row(asked, study), read_sweep(asked["config"]), study.asked["count"], run, open_for_sweep
+        ).work()
 
 
 def _base(base: Any, profile: str, seed: int | None) -> Experiment:
@@ -82,7 +99,9 @@ def _base(base: Any, profile: str, seed: int | None) -> Experiment:
     if not isinstance(base, Experiment):
         return experiment(str(base), current_profile(profile), 0 if seed is None else seed)
     if profile and base.profile not in ("", profile):
-        raise UsageError(f"base is a row of profile {base.profile}, and profile={profile!r} is given too; give one of them")
+        raise UsageError(
+            f"base is a row of profile {base.profile}, and profile={profile!r} is given too; give one of them"
+        )
     if seed is not None and base.seed not in (0, seed):
         raise UsageError(f"base is a row of seed {base.seed}, and seed={seed!r} is given too; give one of them")
     return replace(base, profile=current_profile(profile or base.profile), seed=base.seed if seed is None else seed)
@@ -90,7 +109,9 @@ def _base(base: Any, profile: str, seed: int | None) -> Experiment:
 
 def _check_models(row: Experiment, sweep: Sweep) -> None:
     """Raise UsageError where a model that is searched cannot take the images of a data set beside it."""
-    varied = {key: sweep.parameters[key].choices for key in ("model", "dataset", "start_from") if key in sweep.parameters}
+    varied = {
+        key: sweep.parameters[key].choices for key in ("model", "dataset", "start_from") if key in sweep.parameters
+    }
     for values in product(*varied.values()) if varied else ():
         try:
             exp = replace(row, **dict(zip(varied, values, strict=True)))
@@ -132,7 +153,9 @@ class _Search:
     open_for_sweep: Opens
 
     def work(self) -> list[Record]:
-        """Run trials until there are enough, or one has reached the target; returns the finished ones' records, best first."""
+        """Run trials until there are enough, or one has reached the target; returns the finished ones' records, best
+        first.
+        """
         self.prepare()
         trial_bar, self.line = bar(self.count, f"{self.study.name}: trials", unit="trial"), bar(1)
         while True:
@@ -150,7 +173,7 @@ class _Search:
                     if wanting and not agent:
                         trial = self.study.take([self.study.add(self.next_point(trials), self.sweep)], held)
                 if trial:
-                    with suppress(Held):  # another process trains this very run, or what it starts from
+                    with suppress(RunLockedError):  # another process trains this very run, or what it starts from
                         self.attempt(trial)
                         continue
             if agent:
@@ -162,7 +185,7 @@ class _Search:
         scored = [trial for trial in trials if trial.value is not None]
         scored.sort(key=lambda trial: trial.value, reverse=self.sweep.maximize)
         records = [self.record(trial) for trial in scored]
-        best = said_best(self.study.asked["asked"]["config"], records) if records else "no trial has a score"
+        best = describe_best(self.study.asked["asked"]["config"], records) if records else "no trial has a score"
         print(f"{self.study.name}: {best}")
         return records
 
@@ -174,8 +197,10 @@ class _Search:
         todo = self.count - sum(trial.state.is_finished() for trial in self.trials())
         if todo <= 0:
             return
-        parents = missing_parents(self.row)
-        seconds = about(todo * price(self.row) + sum(map(price, parents)), self.row.profile)
+        parents = untrained_parents(self.row)
+        seconds = format_estimate(
+            todo * estimated_seconds(self.row) + sum(map(estimated_seconds, parents)), self.row.profile
+        )
         print(f"{counted(self.count, 'trial')}, {self.count - todo} of them ended already; to go: {seconds}")
         if "start_from" not in self.sweep.parameters:
             for parent in reversed(parents):
@@ -185,7 +210,9 @@ class _Search:
 
     def next_point(self, trials: list[Any]) -> dict:
         """The values of the trial after these."""
-        return self.sweep.grid_point(len(trials)) if self.sweep.method == "grid" else _draw(self.study, trials, self.sweep)
+        return (
+            self.sweep.grid_point(len(trials)) if self.sweep.method == "grid" else _draw(self.study, trials, self.sweep)
+        )
 
     def record(self, trial: Any, wandb: Any = True) -> Record:
         exp = replace(self.row, name=f"{self.study.name}_{trial.number + 1}", **values_of(trial))
@@ -194,7 +221,8 @@ class _Search:
     def attempt(self, trial: Any, begun: Any = None) -> None:
         """Run a trial that is ours, and write what came of it; `begun` is the W&B run that an agent wants used.
 
-        What is no fault of the trial's is raised: another process is at its run, the disk cannot be written, the agent was stopped.
+        What is no fault of the trial's is raised: another process is at its run, the disk cannot be written, the agent
+        was stopped.
         """
         value, reason = None, ""
         try:
@@ -205,7 +233,7 @@ class _Search:
                     begun.summary[self.sweep.metric] = value  # what the sweep goes by
             else:
                 reason = str(record.result["reason"])
-        except (Held, WriteError):
+        except (RunLockedError, WriteError):
             raise
         except Exception as error:
             if type(error) is Exception:  # with which W&B's agent stops a trial
@@ -246,7 +274,9 @@ def _draw(study: Study, trials: list, sweep: Sweep) -> dict:
     for _ in range(101):
         params = drawing.ask(distributions).params
         point = {
-            name: dice.choices(parameter.choices, parameter.probabilities)[0] if parameter.probabilities else parameter.value(params[name])
+            name: dice.choices(parameter.choices, parameter.probabilities)[0]
+            if parameter.probabilities
+            else parameter.value(params[name])
             for name, parameter in sweep.parameters.items()
         }
         if point not in drawn:
@@ -257,8 +287,9 @@ def _draw(study: Study, trials: list, sweep: Sweep) -> dict:
 
 # ---------------------------------------------------------------- at W&B
 
-# wandb's `sweep-scheduler` can let Optuna suggest a sweep's runs too. It is not used: it asks W&B's server for the sweep and for
-# every run, so it does nothing offline, its study must not outlive its process, and only one process may drive a sweep.
+# wandb's `sweep-scheduler` can let Optuna suggest a sweep's runs too. It is not used: it asks W&B's server for the
+# sweep and for every run, so it does nothing offline, its study must not outlive its process, and only one process may
+# drive a sweep.
 
 
 def begin_sweep(config: dict, name: str) -> str:
@@ -269,7 +300,9 @@ def begin_sweep(config: dict, name: str) -> str:
     try:
         return wandb.sweep({"name": name} | said, project=PROJECT)
     except Exception as error:  # of many kinds
-        raise UsageError(f"W&B makes no sweep ({complaint(error)}); with WANDB_MODE=offline the search needs none") from None
+        raise UsageError(
+            f"W&B makes no sweep ({complaint(error)}); with WANDB_MODE=offline the search needs none"
+        ) from None
 
 
 def with_agent(sweep: str, trial: Callable[[], None]) -> None:
@@ -291,14 +324,21 @@ def with_agent(sweep: str, trial: Callable[[], None]) -> None:
         except BaseException as error:  # the agent would print it, and count it as a trial
             outcome.append(error)
 
-    os.environ.setdefault("WANDB_DIR", str(runs_dir().resolve()))  # where the agent writes the values; else the current folder
+    # where the agent writes the values; else the current folder
+    os.environ.setdefault("WANDB_DIR", str(runs_dir().resolve()))
     try:
         wandb.agent(sweep, call, project=PROJECT, count=1)
-        error = outcome[0] if outcome else UsageError(f"W&B's sweep {sweep} gives no more trials; it has ended or was stopped")
+        error = (
+            outcome[0]
+            if outcome
+            else UsageError(f"W&B's sweep {sweep} gives no more trials; it has ended or was stopped")
+        )
     except Exception as refused:
         error = refused
     if isinstance(error, wandb.Error):
-        raise UsageError(f"W&B: {complaint(error)}; the same call goes on, with WANDB_MODE=offline without W&B") from None
+        raise UsageError(
+            f"W&B: {complaint(error)}; the same call goes on, with WANDB_MODE=offline without W&B"
+        ) from None
     if type(error) is Exception:  # with which the agent stops a trial
         raise UsageError("W&B's agent was stopped; the same call goes on from here") from None
     if error:

@@ -11,7 +11,7 @@ from typing import Any
 
 from deepnet.search.vocabulary import DEFAULTS, DISTRIBUTIONS, KEYS, METHODS, RANGE, WITHOUT_MEANING, hint
 from deepnet.valid import shown
-from experimentTable import EVAL_SPLIT, Experiment, UsageError, has_budget, identity, with_budget
+from experimentTable import EVAL_SPLIT, Experiment, UsageError, identity, is_supported, supporting_profiles
 
 # Section 5.5; its text lists batches from 32 on, its table has 16 too.
 REPORT_SWEEP = {
@@ -94,7 +94,11 @@ class Sweep:
     @property
     def size(self) -> float:
         """How many points a grid has; infinitely many are drawn otherwise."""
-        return math.prod(len(parameter.grid) for parameter in self.parameters.values()) if self.method == "grid" else math.inf
+        return (
+            math.prod(len(parameter.grid) for parameter in self.parameters.values())
+            if self.method == "grid"
+            else math.inf
+        )
 
     def grid_point(self, number: int) -> dict:
         """The grid's point of this number, the last parameter varying fastest."""
@@ -109,7 +113,9 @@ class Sweep:
         return self.target is not None and (value >= self.target if self.maximize else value <= self.target)
 
 
-def read_sweep(config: Any, row: Experiment | None = None, meant: Mapping[str, Callable[[Any], Any]] | None = None) -> Sweep:
+def read_sweep(
+    config: Any, row: Experiment | None = None, meant: Mapping[str, Callable[[Any], Any]] | None = None
+) -> Sweep:
     """What W&B's sweep configuration `config` means; with `row`, as a search that varies this experiment.
 
     `meant` has, for some parameters, a function from a value to what this machine makes of it, as of precision "auto".
@@ -125,7 +131,9 @@ def read_sweep(config: Any, row: Experiment | None = None, meant: Mapping[str, C
     faults: list[str] = []
     specs = config.get("parameters")
     if not isinstance(specs, dict) or not specs:
-        faults.append(f"'parameters' must be a dict of what to search, got {specs!r:.60}; choose from {', '.join(FIELDS)}")
+        faults.append(
+            f"'parameters' must be a dict of what to search, got {specs!r:.60}; choose from {', '.join(FIELDS)}"
+        )
         specs = {}
     known = [*KEYS, *WITHOUT_MEANING]
     for key in config:
@@ -133,9 +141,13 @@ def read_sweep(config: Any, row: Experiment | None = None, meant: Mapping[str, C
             faults.append(f"unknown key {key!r}{hint(key, known)}")
     method = config.get("method")
     if method not in METHODS:
-        faults.append(f"'method' must be {', '.join(METHODS[:-1])} or {METHODS[-1]}, got {method!r}{hint(method, METHODS)}")
+        faults.append(
+            f"'method' must be {', '.join(METHODS[:-1])} or {METHODS[-1]}, got {method!r}{hint(method, METHODS)}"
+        )
     if config.get("early_terminate"):
-        faults.append("'early_terminate' cannot be honoured, every trial trains to its end; leave it out, or search 'patience'")
+        faults.append(
+            "'early_terminate' cannot be honoured, every trial trains to its end; leave it out, or search 'patience'"
+        )
     if (cap := config.get("run_cap")) is not None and (type(cap) is not int or cap < 1):
         faults.append(f"'run_cap' must be a whole number of at least 1, got {cap!r}")
     name, maximize, target, notes = _metric(config.get("metric"), method, faults)
@@ -150,7 +162,9 @@ def read_sweep(config: Any, row: Experiment | None = None, meant: Mapping[str, C
     if row:
         faults += dict.fromkeys(_trial_faults(row, parameters, name)) or _twins(parameters, meant or {})
     if faults:
-        listed = "; ".join(faults) if len(faults) == 1 else " ".join(f"({i}) {fault};" for i, fault in enumerate(faults, 1))
+        listed = (
+            "; ".join(faults) if len(faults) == 1 else " ".join(f"({i}) {fault};" for i, fault in enumerate(faults, 1))
+        )
         raise UsageError(f"the sweep configuration cannot be searched: {listed.rstrip(';')}")
     return Sweep(str(method), name, maximize, target, cap, parameters, tuple(notes))
 
@@ -171,7 +185,11 @@ def _metric(metric: Any, method: Any, faults: list[str]) -> tuple[str, bool, flo
     if not isinstance(metric, dict):
         faults.append(f"'metric' must be a dict with name and goal, got {metric!r:.60}")
         return "", True, None, []
-    faults += [f"unknown key {key!r} in 'metric'{hint(key, keys)}" for key in metric if key not in (keys := ("name", "goal", "target"))]
+    faults += [
+        f"unknown key {key!r} in 'metric'{hint(key, keys)}"
+        for key in metric
+        if key not in (keys := ("name", "goal", "target"))
+    ]
     name, goal, target = metric.get("name"), metric.get("goal"), metric.get("target")
     if not isinstance(name, str):
         faults.append(f"'metric' must name what is sought by, got {name!r}")
@@ -191,7 +209,11 @@ def _is_number(value: Any) -> bool:
 def _word(value: Any) -> str:
     """The remedy for a number that is a word, as YAML reads 1e-4."""
     try:
-        return f", a word; YAML reads a number without a point so, write {float(value):.1e}" if isinstance(value, str) else ""
+        return (
+            f", a word; YAML reads a number without a point so, write {float(value):.1e}"
+            if isinstance(value, str)
+            else ""
+        )
     except ValueError:
         return ""
 
@@ -203,17 +225,27 @@ def _parameter(name: str, spec: Any, method: Any, faults: list[str]) -> Paramete
         faults.append(f"parameter {name!r} is {spec!r:.60}; write {remedy}")
         return None
     if "parameters" in spec:
-        faults.append(f"parameter {name!r} holds nested parameters, which a run does not have; put those that it has at the top")
+        faults.append(
+            f"parameter {name!r} holds nested parameters, which a run does not have; put those that it has at the top"
+        )
         return None
     whole = all(type(spec.get(key)) is int for key in RANGE)
-    usual = "categorical" if "values" in spec else "constant" if "value" in spec else "int_uniform" if whole else "uniform"  # as in W&B
+    usual = (
+        "categorical" if "values" in spec else "constant" if "value" in spec else "int_uniform" if whole else "uniform"
+    )  # as in W&B
     kind = spec.get("distribution", usual)
     if kind not in DISTRIBUTIONS:
-        faults.append(f"unknown distribution {kind!r} of {name!r}{hint(kind, [*DISTRIBUTIONS])}; choose from {', '.join(DISTRIBUTIONS)}")
+        faults.append(
+            f"unknown distribution {kind!r} of {name!r}{hint(kind, [*DISTRIBUTIONS])}; choose from {', '.join(DISTRIBUTIONS)}"
+        )
         return None
     keys, scale = DISTRIBUTIONS[kind]
     wrong = [
-        *(f"unknown key {key!r} in parameter {name!r} ({kind}){hint(key, keys)}" for key in spec if key not in (*keys, "distribution")),
+        *(
+            f"unknown key {key!r} in parameter {name!r} ({kind}){hint(key, keys)}"
+            for key in spec
+            if key not in (*keys, "distribution")
+        ),
         *(f"parameter {name!r} ({kind}) lacks {key!r}" for key in keys if key not in spec and key not in DEFAULTS),
     ]
     if not wrong:
@@ -226,18 +258,24 @@ def _parameter(name: str, spec: Any, method: Any, faults: list[str]) -> Paramete
         return None
     if scale == "listed":
         parameter = Parameter(
-            "listed", tuple(given.get("values", (given.get("value"),))), probabilities=tuple(given.get("probabilities", ()))
+            "listed",
+            tuple(given.get("values", (given.get("value"),))),
+            probabilities=tuple(given.get("probabilities", ())),
         )
     elif scale.endswith("normal"):
         parameter = Parameter(scale, q=given.get("q"), mu=given["mu"], sigma=given["sigma"])
     else:
         low, high = given["min"], given["max"]
         if scale.endswith("exponent"):
-            low, high = (math.exp(-high), math.exp(-low)) if scale.startswith("negative") else (math.exp(low), math.exp(high))
+            low, high = (
+                (math.exp(-high), math.exp(-low)) if scale.startswith("negative") else (math.exp(low), math.exp(high))
+            )
             scale = "log"
         parameter = Parameter(scale, low=low, high=high, q=given.get("q"))
     if method == "grid" and not parameter.grid:
-        faults.append(f"a grid needs 'values', 'value' or a range of whole numbers for {name!r}; list them, or use method bayes or random")
+        faults.append(
+            f"a grid needs 'values', 'value' or a range of whole numbers for {name!r}; list them, or use method bayes or random"
+        )
     return parameter
 
 
@@ -277,7 +315,11 @@ def _number_faults(name: str, kind: str, given: dict) -> Iterator[str]:
         yield f"parameter {name!r} is drawn on a logarithmic scale; its min must be above 0, got {given['min']}"
     if kind.endswith("log_uniform") and max(map(abs, (given["min"], given["max"]))) > 700:
         yield f"min and max of parameter {name!r} ({kind}) are exponents of e; for the values themselves use {kind}_values"
-    yield from (f"{key} of parameter {name!r} must be above 0, got {given[key]}" for key in ("q", "sigma") if given.get(key, 1) <= 0)
+    yield from (
+        f"{key} of parameter {name!r} must be above 0, got {given[key]}"
+        for key in ("q", "sigma")
+        if given.get(key, 1) <= 0
+    )
 
 
 # ---------------------------------------------------------------- what a trial could be
@@ -292,11 +334,13 @@ def _trial_faults(row: Experiment, parameters: Mapping[str, Parameter], metric: 
     if row.kind != "training":
         yield f"{row.name} is no training but a {row.kind}; a search needs a training to vary"
         return
-    if not has_budget(row):
-        yield f"{row.name} has no budget in the profile {row.profile}; search it with profile {with_budget(row)}"
+    if not is_supported(row):
+        yield f"{row.name} has no budget in the profile {row.profile}; search it with profile {supporting_profiles(row)}"
         return
     # Of each parameter a value that this experiment can have, so that one that it cannot have hides no other.
-    some = {name: next(([value] for value in one.ends if _runs(row, {name: value})), []) for name, one in parameters.items()}
+    some = {
+        name: next(([value] for value in one.ends if _runs(row, {name: value})), []) for name, one in parameters.items()
+    }
     first = {name: values[0] for name, values in some.items() if values}
     alone = [{}, *({name: value} for name, parameter in parameters.items() for value in parameter.ends)]
     faults = [fault for values in alone for fault in _point_faults(row, first | values, metric)]
@@ -324,7 +368,10 @@ def _runs(row: Experiment, point: dict) -> bool:
 def _outermost(values: tuple) -> list:
     """All values but the numbers between the least and the greatest."""
     numbers = [value for value in values if type(value) in (int, float)]
-    return [*(value for value in values if type(value) not in (int, float)), *({min(numbers), max(numbers)} if numbers else ())]
+    return [
+        *(value for value in values if type(value) not in (int, float)),
+        *({min(numbers), max(numbers)} if numbers else ()),
+    ]
 
 
 def _point_faults(row: Experiment, point: dict, metric: str) -> Iterator[str]:
@@ -338,7 +385,11 @@ def _point_faults(row: Experiment, point: dict, metric: str) -> Iterator[str]:
     for name, value in point.items():
         if fields[name] != value:
             yield f"{name!r} cannot be searched here, the profile {exp.profile} sets it to {fields[name]!r}; leave it out, or take another"
-    metrics = ["train_loss", "train_accuracy", *(f"validation_{part}" for part in ("loss", "accuracy", "macro_accuracy"))]
+    metrics = [
+        "train_loss",
+        "train_accuracy",
+        *(f"validation_{part}" for part in ("loss", "accuracy", "macro_accuracy")),
+    ]
     metrics = metrics if EVAL_SPLIT[exp.dataset] == "validation" else metrics[:2]
     if metric and metric not in metrics:
         reason = (

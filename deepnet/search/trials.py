@@ -20,14 +20,16 @@ from deepnet.records.files import atomic, first_line, lock, writing
 from deepnet.records.reading import Record, roots, runs_dir
 from deepnet.search.sweep import Parameter, Sweep, read_sweep
 from deepnet.text import counted
-from experimentTable import ROWS, Held, UsageError
+from experimentTable import ROWS, RunLockedError, UsageError
 
 EDGE = 0.05  # a share of a searched range, on its own scale
 PATIENCE = 10  # seconds until a lock that another process has is said to be waited for; a trial is drawn under it
 
 
 class Study:
-    """The database's study of one search: its trials, in the order in which they were begun, and what was asked of it."""
+    """The database's study of one search: its trials, in the order in which they were begun, and what was asked of
+    it.
+    """
 
     def __init__(self, study: Any, profile: str, name: str, seed: int) -> None:
         self.study, self.folder, self.name, self.seed = study, runs_dir() / profile, name, seed
@@ -52,7 +54,9 @@ class Study:
         drawn = {name: parameter.drawn(point[name]) for name, parameter in sweep.parameters.items()}
         distributions = {name: distribution(parameter) for name, parameter in sweep.parameters.items()}
         marks = {"values": point}
-        self.study.add_trial(create_trial(state=TrialState.RUNNING, params=drawn, distributions=distributions, user_attrs=marks))
+        self.study.add_trial(
+            create_trial(state=TrialState.RUNNING, params=drawn, distributions=distributions, user_attrs=marks)
+        )
         return self.trials()[-1]
 
     def take(self, trials: list, held: ExitStack) -> Any:
@@ -61,7 +65,7 @@ class Study:
         """
         for trial in trials:
             if not trial.state.is_finished():
-                with suppress(Held):
+                with suppress(RunLockedError):
                     held.enter_context(lock(self._lock_file(trial), "another process is at it"))
                     return trial
         return None
@@ -108,7 +112,9 @@ def _check_name(name: Any, seed: Any) -> None:
         raise UsageError(f"the search's name must be a word, got {name!r}")
     replace(ROWS[0], name=name, seed=seed)  # refuses what cannot name a folder, and what is no seed
     if taken := [row.name for row in ROWS if re.fullmatch(rf"{re.escape(name)}_\d+", row.name, re.IGNORECASE)]:
-        raise UsageError(f"trials of a search {name!r} would take the place of the table's {taken[0]}; give it another name")
+        raise UsageError(
+            f"trials of a search {name!r} would take the place of the table's {taken[0]}; give it another name"
+        )
 
 
 @contextmanager
@@ -128,14 +134,22 @@ def open_study(name: str, profile: str, seed: int, storage: str, goal: Any = Non
     folder, title = runs_dir() / profile, f"{name}-{profile}-seed{seed}"
     own = folder / f"{name}.sqlite"
     shown = _shown(storage) or str(own)
-    committed = None if storage else next((path for root in roots()[1:] if (path := root / profile / own.name).exists()), None)
+    committed = (
+        None if storage else next((path for root in roots()[1:] if (path := root / profile / own.name).exists()), None)
+    )
     with _answering(shown):
         # A path may hold "?", "#" and "%", which have a meaning in a URL; in SQLite's own they are quoted.
-        url = make_url(storage) if storage else URL.create("sqlite", database=own.resolve().as_uri(), query={"uri": "true"})
+        url = (
+            make_url(storage)
+            if storage
+            else URL.create("sqlite", database=own.resolve().as_uri(), query={"uri": "true"})
+        )
     absent = UsageError(f"no search {name!r} (profile {profile}, seed {seed}) in {shown}; begin it with search(...)")
     sqlite = url.get_backend_name() == "sqlite"
     if sqlite and (not url.database or ":memory:" in url.database or url.query.get("mode") == "memory"):
-        raise UsageError(f"{storage} is a database in memory, gone with its process; name a file, as sqlite:////folder/search.sqlite")
+        raise UsageError(
+            f"{storage} is a database in memory, gone with its process; name a file, as sqlite:////folder/search.sqlite"
+        )
     file = own if not storage else Path(str(url.database)) if sqlite else None
     if file and not goal and not committed and not file.exists():
         raise absent
@@ -146,7 +160,8 @@ def open_study(name: str, profile: str, seed: int, storage: str, goal: Any = Non
             if committed and not own.exists():
                 with atomic(own) as part:
                     shutil.copyfile(committed, part)
-            template = url.render_as_string(hide_password=False).replace("{", "{{").replace("}", "}}")  # Optuna fills it in
+            # Optuna fills it in
+            template = url.render_as_string(hide_password=False).replace("{", "{{").replace("}", "}}")
             options = {"pool_pre_ping": True}  # a server may have closed a connection during a trial
             database = optuna.storages.RDBStorage(template, options)
         with _answering(shown):
@@ -166,7 +181,11 @@ def open_study(name: str, profile: str, seed: int, storage: str, goal: Any = Non
 
 def _alone(folder: Path, name: str) -> AbstractContextManager:
     path = folder / f".{name}.lock"
-    return lock(path, f"another process of this search has held {path} for {PATIENCE} s (is it stopped?); waiting for it", PATIENCE)
+    return lock(
+        path,
+        f"another process of this search has held {path} for {PATIENCE} s (is it stopped?); waiting for it",
+        PATIENCE,
+    )
 
 
 def _mark(study: Any, mark: Path) -> None:
@@ -219,25 +238,28 @@ def score(record: Record, sweep: Sweep) -> float:
     return float(max(values) if sweep.maximize else min(values))
 
 
-def said_best(config: Mapping, records: Sequence[Record]) -> str:
+def describe_best(config: Mapping, records: Sequence[Record]) -> str:
     """Which of a search's trials is best, its values, and where each lies in its range.
 
-    An edge is the outermost 5 % of a range, on its own scale, or the least or the greatest of listed numbers. It is said where
-    another trial lies elsewhere: where all others have failed, nothing is known of the rest of the range.
+    An edge is the outermost 5 % of a range, on its own scale, or the least or the greatest of listed numbers. It is
+    said where another trial lies elsewhere: where all others have failed, nothing is known of the rest of the range.
     """
     sweep = read_sweep(config)
     scores = [score(record, sweep) for record in records]
     best = max(scores) if sweep.maximize else min(scores)
     first, *others = [record for record, own in zip(records, scores, strict=True) if own == best]
     equals = f" (as good: {', '.join(record.name for record in others)})" if others else ""
-    point = said_point(config, best, first.settings["experiment"], [record.settings["experiment"] for record in records])
+    point = describe_point(
+        config, best, first.settings["experiment"], [record.settings["experiment"] for record in records]
+    )
     return f"of {counted(len(records), 'trial')} {first.name} is best{equals}, {point}"
 
 
-def said_point(config: Mapping, best: float, values: Mapping, trials: Sequence[Mapping] | None = None) -> str:
+def describe_point(config: Mapping, best: float, values: Mapping, trials: Sequence[Mapping] | None = None) -> str:
     """A trial's score and values, as "validation accuracy 0.5, learning rate 0.002 (inside 1e-06 to 0.01)".
 
-    trials: the values of all trials that have a score, without which it is taken that there are some all over the range.
+    trials: the values of all trials that have a score, without which it is taken that there are some all over the
+        range.
     """
     sweep = read_sweep(config)
     others = {name: None if trials is None else [trial[name] for trial in trials] for name in sweep.parameters}

@@ -58,5 +58,7 @@ def hint(word: Any, choices: Sequence[str]) -> str:
     key = re.sub(r"\W", "_", str(word)).lower()
     folded = {choice.lower(): choice for choice in choices}
     near = MEANT.get(key, key)
-    found = folded.get(near.lower()) or next(iter(folded[name] for name in get_close_matches(near.lower(), folded, 1, 0.7)), None)
+    found = folded.get(near.lower()) or next(
+        iter(folded[name] for name in get_close_matches(near.lower(), folded, 1, 0.7)), None
+    )
     return f" (did you mean {found!r}?)" if found else ""

@@ -7,12 +7,13 @@ import torch
 from torch import Tensor
 
 
-class Graphed:
-    """`step(inputs, labels)` as one CUDA graph: launched at once, where a deep net's hundreds of kernels would wait for Python.
+class CUDAGraphStep:
+    """`step(inputs, labels)` as one CUDA graph: launched at once, where a deep net's hundreds of kernels would wait for
+    Python.
 
-    The first batches go through `step` itself, which allocates what it needs; then one is recorded, which runs nothing, and replayed
-    from there on. A batch of another shape, the last one of an epoch, goes through `step`. All that `step` reads and writes must
-    stay where it is, and it may ask nothing of the device.
+    The first batches go through `step` itself, which allocates what it needs; then one is recorded, which runs nothing,
+    and replayed from there on. A batch of another shape, the last one of an epoch, goes through `step`. All that `step`
+    reads and writes must stay where it is, and it may ask nothing of the device.
     """
 
     WARM_UP = 3
@@ -31,7 +32,8 @@ class Graphed:
                 self._step(self._inputs, self._labels)
         if self._graph is None or inputs.shape != self._inputs.shape:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore", UserWarning)  # torch's, that the optimizer could be in a graph and is not
+                # torch's, that the optimizer could be in a graph and is not
+                warnings.simplefilter("ignore", UserWarning)
                 return self._step(inputs, labels)
         self._inputs.copy_(inputs)
         self._labels.copy_(labels)

@@ -10,12 +10,17 @@ from deepnet.machine import device
 
 @torch.no_grad()
 def fast_layout(model: nn.Module, inputs: Tensor) -> torch.memory_format:
-    """Channels last where the model has convolutions and takes `inputs` that lie so, in evaluation and in training; else contiguous.
+    """Channels last where the model has convolutions and takes `inputs` that lie so, in evaluation and in training;
+    else contiguous.
 
-    A model that flattens its maps by `view` does not take them, which a copy is asked. On MPS the gradients of a channels-last batch
-    normalisation come out wrong (pytorch/pytorch#175189).
+    A model that flattens its maps by `view` does not take them, which a copy is asked. On MPS the gradients of a
+    channels-last batch normalisation come out wrong (pytorch/pytorch#175189).
     """
-    if device().type == "mps" or inputs.ndim != 4 or not any(isinstance(module, nn.Conv2d) for module in model.modules()):
+    if (
+        device().type == "mps"
+        or inputs.ndim != 4
+        or not any(isinstance(module, nn.Conv2d) for module in model.modules())
+    ):
         return torch.contiguous_format
     try:
         trial = copy.deepcopy(model).to(device()).to(memory_format=torch.channels_last)

@@ -24,12 +24,14 @@ def _keeps_memory() -> bool:
 
 @contextmanager
 def kept_memory(fast: bool = True) -> Iterator[None]:
-    """While it is open, glibc keeps what is freed for the next tensors: all that lies between others, and 1 GiB at its heap's end.
+    """While it is open, glibc keeps what is freed for the next tensors: all that lies between others, and 1 GiB at its
+    heap's end.
 
-    By itself it maps a block of more than 32 MiB anew each time, and the system clears each page that it hands out. What is kept grows,
-    as blocks come to lie where none of the holes before them was large enough, so `give_back` is called now and then, and at the end.
-    Afterwards the thresholds are those that glibc comes to by itself once such blocks were freed. THP_MEM_ALLOC_ENABLE=0, which
-    keeps torch from huge pages, leaves memory to the system, and so does `fast=False`.
+    By itself it maps a block of more than 32 MiB anew each time, and the system clears each page that it hands out.
+    What is kept grows, as blocks come to lie where none of the holes before them was large enough, so `release_memory`
+    is called now and then, and at the end. Afterwards the thresholds are those that glibc comes to by itself once such
+    blocks were freed. THP_MEM_ALLOC_ENABLE=0, which keeps torch from huge pages, leaves memory to the system, and so
+    does `fast=False`.
     """
     if not (fast and _keeps_memory()):
         yield
@@ -42,10 +44,10 @@ def kept_memory(fast: bool = True) -> Iterator[None]:
     finally:
         for option, number in ((M_MMAP_MAX, 65536), (M_MMAP_THRESHOLD, 2**25), (M_TRIM_THRESHOLD, 2**26)):
             _C_LIBRARY.mallopt(option, number)
-        give_back()
+        release_memory()
 
 
-def give_back() -> None:
+def release_memory() -> None:
     """Return to the system the memory that is freed and kept."""
     if _keeps_memory():
         assert _C_LIBRARY is not None
@@ -56,7 +58,7 @@ def free_bytes() -> float:
     """The device's memory that is free, with what was kept of it; infinity where the system does not say."""
     if device().type == "cuda":
         return torch.cuda.mem_get_info()[0]
-    give_back()
+    release_memory()
     lines = Path("/proc/meminfo").read_text().splitlines() if Path("/proc/meminfo").exists() else []
     whole = next((1024.0 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")), math.inf)
     return min(whole, _container_bytes())
@@ -65,7 +67,8 @@ def free_bytes() -> float:
 CGROUPS = Path("/sys/fs/cgroup")
 
 
-# A hierarchy's folder -> its files for limit and use, and the line of memory.stat for cached file pages: cgroup v2, and v1's memory
+# A hierarchy's folder -> its files for limit and use, and the line of memory.stat for cached file pages: cgroup v2, and
+# v1's memory
 CGROUP_FILES = {
     "": ("memory.max", "memory.current", "inactive_file"),
     "memory": ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),

@@ -11,14 +11,16 @@ from myModel import CNN, MLP, MODELS, initialise, replace_head
 
 
 def built(exp: Experiment, weights_of: Callable[[Experiment], dict]) -> nn.Module:
-    """The experiment's model; `weights_of` gives the state dict of the experiment that it starts from, if it starts from one.
+    """The experiment's model; `weights_of` gives the state dict of the experiment that it starts from, if it starts
+    from one.
 
     Its last layer is new where the parent's has other classes or another dropout.
     """
     seed_everything(exp.seed, 0)
     if exp.start_from is None:
         model = MODELS[choose("model", exp.model, MODELS)](image_size=identity(exp)["image_size"])
-        # The report's own networks are drawn with a head for ten classes; any other gets a new one, as ResNet-18 does there.
+        # The report's own networks are drawn with a head for ten classes; any other gets a new one, as ResNet-18 does
+        # there.
         drawn_with_it = isinstance(model, MLP | CNN) and CLASSES[exp.dataset] == 10 and not exp.dropout
         model = model if drawn_with_it else _headed(model, exp)
         initialise(model, exp.initialisation)

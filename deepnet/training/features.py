@@ -16,11 +16,19 @@ from experimentTable import UsageError
 
 @torch.no_grad()
 def forward_all(
-    model: nn.Module, data: Any, precision: str = "fp32", most_bytes: float = math.inf, *, batch_size: int = 500, fast: bool = True
+    model: nn.Module,
+    data: Any,
+    precision: str = "fp32",
+    most_bytes: float = math.inf,
+    *,
+    batch_size: int = 500,
+    fast: bool = True,
 ) -> tuple[Tensor, Tensor] | None:
-    """The outputs (N, ...) of `model`, left in eval mode, for all of `data`, laid out as they are, and the targets (N,).
+    """The outputs (N, ...) of `model`, left in eval mode, for all of `data`, laid out as they are, and the targets
+    (N,).
 
-    `data` is read once, in batches of `batch_size`, or a loader's own. None where the outputs take more than `most_bytes`.
+    `data` is read once, in batches of `batch_size`, or a loader's own. None where the outputs take more than
+    `most_bytes`.
     """
     model.eval()
     source, where = as_source(data), device_of(model)
@@ -34,7 +42,9 @@ def forward_all(
                 return None
             channels_last = chunk.ndim == 4 and chunk.is_contiguous(memory_format=torch.channels_last)
             layout = torch.channels_last if channels_last else torch.contiguous_format
-            outputs = torch.empty((len(source), *chunk.shape[1:]), dtype=chunk.dtype, device=chunk.device, memory_format=layout)
+            outputs = torch.empty(
+                (len(source), *chunk.shape[1:]), dtype=chunk.dtype, device=chunk.device, memory_format=layout
+            )
         if outputs is None:
             pieces.append(chunk)
         else:
@@ -53,9 +63,9 @@ def extract_features(
 ) -> Tensor:
     """What the Linear layer that runs last gets to see, flat: (N, features) in float32. Leaves the model in eval mode.
 
-    For ResNet-18 these are the 512 average-pooled features that the report's baseline is fitted on. `data` is a data set of (tensor,
-    label) pairs, read in batches of `batch_size` (default 128), or a loader; labels play no part. `precision` is by
-    default the model's own. Raises UsageError for a model that has no Linear layer, or calls none.
+    For ResNet-18 these are the 512 average-pooled features that the report's baseline is fitted on. `data` is a data
+    set of (tensor, label) pairs, read in batches of `batch_size` (default 128), or a loader; labels play no part.
+    `precision` is by default the model's own. Raises UsageError for a model that has no Linear layer, or calls none.
 
     >>> extract_features(torchvision.models.resnet18(), test_set).shape
     torch.Size([10000, 512])
@@ -69,7 +79,9 @@ def extract_features(
         source.labels = AnyLabel()
     source = as_the_model_takes(model, source)
     if not (layers := [m for m in model.modules() if isinstance(m, nn.Linear)]):
-        raise UsageError(f"{type(model).__name__} has no Linear layer to take the features before; use forward_all(model, data)")
+        raise UsageError(
+            f"{type(model).__name__} has no Linear layer to take the features before; use forward_all(model, data)"
+        )
     features: list[Tensor] = []
     latest: list[Tensor] = []
 
@@ -78,7 +90,9 @@ def extract_features(
 
     def keep(*_: Any) -> None:
         if not latest:
-            raise UsageError(f"no Linear layer of {type(model).__name__} is called as a module; use forward_all(model, data)")
+            raise UsageError(
+                f"no Linear layer of {type(model).__name__} is called as a module; use forward_all(model, data)"
+            )
         features.append(latest.pop().flatten(1).float())
 
     hooks = [layer.register_forward_pre_hook(look, with_kwargs=True) for layer in layers]

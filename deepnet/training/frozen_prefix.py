@@ -16,7 +16,8 @@ from deepnet.training.ready import device_of
 from experimentTable import UsageError
 from myModel import set_train_mode
 
-MOST_BYTES = 6 * 2**30  # a larger cache, or one of more than half of the free memory, is not made; the whole model runs instead
+# a larger cache, or one of more than half of the free memory, is not made; the whole model runs instead
+MAX_CACHE_BYTES = 6 * 2**30
 
 
 # ---------------------------------------------------------------- the frozen prefix
@@ -34,7 +35,8 @@ DRAW_IN_TRAINING = (
 def chain_of(model: nn.Module) -> list[nn.Module] | None:
     """The modules that the model's forward is known to run one after the other; None where it may do anything else.
 
-    Known are nn.Sequential's own forward, and that of torchvision's ResNet, which flattens its maps before the last layer.
+    Known are nn.Sequential's own forward, and that of torchvision's ResNet, which flattens its maps before the last
+    layer.
     """
     forward = getattr(type(model), "forward", None)  # a scripted module's class has none
     if "forward" in vars(model) or _hooked(model) or any(True for _ in model.parameters(recurse=False)):
@@ -43,22 +45,37 @@ def chain_of(model: nn.Module) -> list[nn.Module] | None:
         return list(model)
     resnet = torchvision.models.ResNet
     if isinstance(model, resnet) and forward is resnet.forward and type(model)._forward_impl is resnet._forward_impl:
-        stages = [model.conv1, model.bn1, model.relu, model.maxpool, model.layer1, model.layer2, model.layer3, model.layer4, model.avgpool]
+        stages = [
+            model.conv1,
+            model.bn1,
+            model.relu,
+            model.maxpool,
+            model.layer1,
+            model.layer2,
+            model.layer3,
+            model.layer4,
+            model.avgpool,
+        ]
         return [*stages, nn.Sequential(nn.Flatten(1), model.fc)]
     return None
 
 
 def split(model: nn.Module) -> tuple[nn.Sequential, nn.Sequential] | None:
-    """Part a model into its frozen first modules and the rest, so that rest(prefix(x)) is model(x) in training and in evaluation.
+    """Part a model into its frozen first modules and the rest, so that rest(prefix(x)) is model(x) in training and in
+    evaluation.
 
-    None where the forward is not known to be a chain of modules, where nothing at the front is frozen, and where a frozen module
-    is not known to give the same output for an image each time.
+    None where the forward is not known to be a chain of modules, where nothing at the front is frozen, and where a
+    frozen module is not known to give the same output for an image each time.
     """
     if (chain := chain_of(model)) is None:
         return None
     set_train_mode(model)
     frozen = 0
-    while frozen < len(chain) and not any(p.requires_grad for p in chain[frozen].parameters()) and _constant(chain[frozen]):
+    while (
+        frozen < len(chain)
+        and not any(p.requires_grad for p in chain[frozen].parameters())
+        and _constant(chain[frozen])
+    ):
         frozen += 1
     if frozen == len(chain) or not any(True for module in chain[:frozen] for _ in module.parameters()):
         return None
@@ -66,17 +83,23 @@ def split(model: nn.Module) -> tuple[nn.Sequential, nn.Sequential] | None:
 
 
 def _hooked(module: nn.Module) -> bool:
-    return any(vars(module).get(hooks) for hooks in ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"))
+    return any(
+        vars(module).get(hooks)
+        for hooks in ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    )
 
 
 def _constant(module: nn.Module) -> bool:
-    """Whether the module is known to do the same for an image each time, in the mode it is in, whatever else is in its batch."""
+    """Whether the module is known to do the same for an image each time, in the mode it is in, whatever else is in its
+    batch.
+    """
     for part in module.modules():
         if not (type(part).__module__ + ".").startswith(KNOWN) or _hooked(part) or "forward" in vars(part):
             return False
         if part.training and isinstance(part, DRAW_IN_TRAINING):
             return False
-        if isinstance(part, nn.modules.batchnorm._BatchNorm) and part.running_mean is None:  # it has the batch's statistics always
+        # it has the batch's statistics always
+        if isinstance(part, nn.modules.batchnorm._BatchNorm) and part.running_mean is None:
             return False
         if isinstance(part, nn.FractionalMaxPool2d | nn.FractionalMaxPool3d):
             return False
@@ -84,9 +107,11 @@ def _constant(module: nn.Module) -> bool:
 
 
 def split_as_asked(model: nn.Module, sample: Tensor) -> tuple[nn.Sequential, nn.Sequential]:
-    """As `split`, for a caller who vouches that the model runs its children in turn and that what is frozen never changes.
+    """As `split`, for a caller who vouches that the model runs its children in turn and that what is frozen never
+    changes.
 
-    Raises UsageError where nothing at the front is frozen, and where the children in turn do not give the model's output for `sample`.
+    Raises UsageError where nothing at the front is frozen, and where the children in turn do not give the model's
+    output for `sample`.
     """
     children = [child for _, child in model.named_children()]
     frozen = 0
@@ -104,27 +129,33 @@ def split_as_asked(model: nn.Module, sample: Tensor) -> tuple[nn.Sequential, nn.
     except Exception:  # whatever a reader's own model raises
         same = False
     if not same:
-        raise UsageError("cache_frozen needs a model that runs its children in turn, the first of them frozen; leave it out")
+        raise UsageError(
+            "cache_frozen needs a model that runs its children in turn, the first of them frozen; leave it out"
+        )
     return parts
 
 
 def cached(prefix: nn.Module, data: Any, precision: str, batch_size: int) -> MemorySet | None:
     """`data` as the rest of the model sees it, read once; None where that does not fit in memory.
 
-    It fits where it takes at most `MOST_BYTES` and half of the memory that is free now, so a resumed run may do without; where it does
-    not, a line says so. Outputs for the report's own sets are shared by all runs of one prefix in this process, as long as there is room.
+    It fits where it takes at most `MAX_CACHE_BYTES` and half of the memory that is free now, so a resumed run may do
+    without; where it does not, a line says so. Outputs for the report's own sets are shared by all runs of one prefix
+    in this process, as long as there is room.
     """
     key = _key(prefix, data, precision)
     found = _shared.pop(key, None) if key else None
     if found is None:
-        while len(_shared) > 1 and free_bytes() / 2 < MOST_BYTES:  # the last may be this run's other set
+        while len(_shared) > 1 and free_bytes() / 2 < MAX_CACHE_BYTES:  # the last may be this run's other set
             del _shared[next(iter(_shared))]
-        if (found := forward_all(prefix, data, precision, min(MOST_BYTES, free_bytes() / 2), batch_size=batch_size)) is None:
+        if (
+            found := forward_all(prefix, data, precision, min(MAX_CACHE_BYTES, free_bytes() / 2), batch_size=batch_size)
+        ) is None:
             print("what the frozen layers give does not fit in memory; they are computed anew in each epoch")
             return None
     if key:  # the latest used stands last
         _shared[key] = found
-        while len(_shared) > 2 and sum(tensor.nbytes for tensor, _ in _shared.values()) > MOST_BYTES:  # a run's own two sets stay
+        # a run's own two sets stay
+        while len(_shared) > 2 and sum(tensor.nbytes for tensor, _ in _shared.values()) > MAX_CACHE_BYTES:
             del _shared[next(iter(_shared))]
     return MemorySet(*found, data.classes)
 
@@ -135,9 +166,11 @@ _shared: dict[tuple, tuple[Tensor, Tensor]] = {}
 def without_frozen_prefix(
     model: nn.Module, train: Any, evaluation: Any, precision: str, batch_size: int, asked: bool = False
 ) -> tuple[nn.Module, Any, Any]:
-    """The part of the model that learns, and both sets as that part sees them; all as they are where nothing can be cut off.
+    """The part of the model that learns, and both sets as that part sees them; all as they are where nothing can be cut
+    off.
 
-    A data set that is read item by item, as random transforms need it, is cached only where the caller has `asked` for that.
+    A data set that is read item by item, as random transforms need it, is cached only where the caller has `asked` for
+    that.
     """
     if asked:
         parts: Any = split_as_asked(model, cast(train.first(4).to(device_of(model)), precision))
@@ -160,8 +193,10 @@ def _key(prefix: nn.Module, data: Any, precision: str) -> tuple | None:
     return *made_of, fingerprint, data.size, data.memory_format, digest({"images": data.images})
 
 
-def _frozen_digests(model: nn.Module) -> set[tuple[str, str]]:
-    """Name and sha256 of each parameter and buffer that training must not move; leaves the model in training mode as the loop has it."""
+def frozen_digests(model: nn.Module) -> set[tuple[str, str]]:
+    """Name and sha256 of each parameter and buffer that training must not move; leaves the model in training mode as
+    the loop has it.
+    """
     set_train_mode(model)
     learned = {name for name, p in model.named_parameters(remove_duplicate=False) if p.requires_grad}
     modules = model.named_modules(remove_duplicate=False)

@@ -7,27 +7,27 @@ import torch
 from torch import Tensor, nn
 
 from deepnet.machine import device, has_float64
-from deepnet.speed.optimizer_steps import as_it_lies
+from deepnet.speed.optimizer_steps import contiguous_view
 from deepnet.training.precision import arithmetic, cast
 from myModel import weight_layers
 
-PIECE = 2**16  # numbers whose squares are summed in one go
+NORM_BLOCK = 2**16  # numbers whose squares are summed in one go
 
 
 def l2_norms(tensors: list[Tensor]) -> Tensor:
     """The L2 norm of each tensor, (len(tensors),) in float64, where the device has it.
 
-    On a CPU torch copies what it sums in float64, so there squares are summed in float32, at most `PIECE` numbers at a time (off by
-    3e-6 mostly, where a whole tensor of 8 million is by 3e-4), and in float64 where they may leave float32's range, as the gradients of a
-    deep plain net's first layers do: at a norm of 1e-14 the squares that vanish add up to 4e-6 of it at most. On a device without
-    float64 each tensor is divided by its largest number first.
+    On a CPU torch copies what it sums in float64, so there squares are summed in float32, at most `NORM_BLOCK` numbers
+    at a time (off by 3e-6 mostly, where a whole tensor of 8 million is by 3e-4), and in float64 where they may leave
+    float32's range, as the gradients of a deep plain net's first layers do: at a norm of 1e-14 the squares that vanish
+    add up to 4e-6 of it at most. On a device without float64 each tensor is divided by its largest number first.
     """
     if not has_float64():
         largest = torch.stack(torch._foreach_norm(tensors, math.inf)).clamp(min=torch.finfo(torch.float32).tiny)
         return largest * torch.stack(torch._foreach_norm(torch._foreach_div(tensors, largest.unbind()), 2))
     if device().type != "cpu":
         return torch.stack(torch._foreach_norm(tensors, 2, torch.float64))
-    split = [as_it_lies(t).flatten().split(PIECE) if t.numel() > PIECE else (t,) for t in tensors]
+    split = [contiguous_view(t).flatten().split(NORM_BLOCK) if t.numel() > NORM_BLOCK else (t,) for t in tensors]
     pieces = [piece for parts in split for piece in parts]
     norms = torch.stack(torch._foreach_norm(pieces, 2)).double()
     outside = (~((norms > 1e-14) & (norms < 1e18))).nonzero().flatten()
@@ -64,7 +64,8 @@ class GradientNorms:
         self._log_rms += (norms[self._weights] / self._roots).clamp(min=1e-30).log10()
 
     def row(self, steps: int) -> dict:
-        """The report's own sum over tensors and steps; the global L2 norm, and log10 of each weight layer's RMS, as means per step.
+        """The report's own sum over tensors and steps; the global L2 norm, and log10 of each weight layer's RMS, as
+        means per step.
 
         A weight layer that does not learn has None, so that the lists of a row line up with the model's weight layers.
         """
@@ -91,17 +92,21 @@ def macro_accuracy(predictions: np.ndarray) -> float:
 
 @torch.no_grad()
 def probe(model: nn.Module, inputs: Tensor, precision: str = "fp32", fast: bool = False) -> dict:
-    """What depth does to a signal: each weight layer's outputs, before any ReLU, for `inputs` (B, ...), in training's precision.
+    """What depth does to a signal: each weight layer's outputs, before any ReLU, for `inputs` (B, ...), in training's
+    precision.
 
-    probe_variance: variance across samples, mean over units; probe_dead: the share of units (features of a Linear, channels of a
-    convolution) that are at most 0 for every sample, at every position; probe_distinct: how many of the B outputs differ. NaN stands
-    for a layer that does not run, or is not called as a module, as in nn.MultiheadAttention. Leaves the model in eval mode.
+    probe_variance: variance across samples, mean over units; probe_dead: the share of units (features of a Linear,
+        channels of a
+    convolution) that are at most 0 for every sample, at every position; probe_distinct: how many of the B outputs
+    differ. NaN stands for a layer that does not run, or is not called as a module, as in nn.MultiheadAttention. Leaves
+    the model in eval mode.
     """
     seen: dict[int, tuple[float, float, float]] = {}
 
     def look(number: int, layer: nn.Module, output: Tensor) -> None:
         output = output.float() if precision == "bf16" else output  # exact; bf16 cannot hold a variance
-        units = output.flatten(0, -2) if isinstance(layer, nn.Linear) else output.transpose(0, 1).flatten(1).T  # (B * positions, units)
+        # (B * positions, units)
+        units = output.flatten(0, -2) if isinstance(layer, nn.Linear) else output.transpose(0, 1).flatten(1).T
         samples = output.flatten(1)
         dead = (units.amax(0) <= 0).float().mean()
         seen[number] = (float(samples.var(0).mean()), float(dead), count_distinct(samples))
@@ -116,7 +121,9 @@ def probe(model: nn.Module, inputs: Tensor, precision: str = "fp32", fast: bool 
         for hook in hooks:
             hook.remove()
     found = [seen.get(n, (math.nan,) * 3) for n in range(len(layers))]
-    return {f"probe_{what}": [numbers[i] for numbers in found] for i, what in enumerate(("variance", "dead", "distinct"))}
+    return {
+        f"probe_{what}": [numbers[i] for numbers in found] for i, what in enumerate(("variance", "dead", "distinct"))
+    }
 
 
 def count_distinct(rows: Tensor) -> int:
@@ -125,5 +132,7 @@ def count_distinct(rows: Tensor) -> int:
     So no row leaves the device. Two rows that differ have the same sum with a chance below 2**-32.
     """
     bits = rows.contiguous().view(torch.int32)
-    weights = torch.randint(-(2**63), 2**63 - 1, bits.shape[1:], generator=torch.Generator().manual_seed(0)).to(bits.device)
+    weights = torch.randint(-(2**63), 2**63 - 1, bits.shape[1:], generator=torch.Generator().manual_seed(0)).to(
+        bits.device
+    )
     return len(torch.cat([(few * weights).sum(1) for few in bits.split(32)]).unique())

@@ -21,7 +21,8 @@ OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
 def make_optimizer(exp: Experiment, model: nn.Module, graph: bool = False, fast: bool = True) -> torch.optim.Optimizer:
     """The experiment's optimizer over what the model lets learn.
 
-    `fast`: in the fastest form that torch has of it, else as torch makes it by itself; `graph`: on a GPU one for a CUDA graph.
+    `fast`: in the fastest form that torch has of it, else as torch makes it by itself; `graph`: on a GPU one for a CUDA
+    graph.
     """
     extra: dict = {} if exp.eps is None else {"eps": exp.eps}
     if graph and device().type == "cuda" and exp.optimizer != "SGD":  # which counts no steps
@@ -33,9 +34,11 @@ def make_optimizer(exp: Experiment, model: nn.Module, graph: bool = False, fast:
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, state: dict) -> None:
-    """Load a checkpoint's `state`, which is changed, made on whichever device: where the steps are counted is a matter of this one.
+    """Load a checkpoint's `state`, which is changed, made on whichever device: where the steps are counted is a matter
+    of this one.
 
-    So is the layout in memory, which fused steps take to be the weights'. Raises ValueError where it is of other weights.
+    So is the layout in memory, which fused steps take to be the weights'. Raises ValueError where it is of other
+    weights.
     """
     for saved, own in zip(state["param_groups"], optimizer.param_groups, strict=True):
         if "capturable" in own:

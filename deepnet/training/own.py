@@ -33,22 +33,33 @@ def checked_sets(
     classes: Sequence[Any] | None,
     convert: bool,
 ) -> tuple[Any, Any, dict]:
-    """Both sets with their labels as targets, and what of them and of the recipe stands in the identity; all checks of `pipeline`."""
+    """Both sets with their labels as targets, and what of them and of the recipe stands in the identity; all checks of
+    `pipeline`.
+    """
     with trial_of(model) as trial:
         materialise(trial, train)
         if convert:
             set_precision(trial, recipe.precision)
         train, evaluation = (as_the_model_takes(trial, source) for source in (train, evaluation))
         with torch.no_grad():
-            outputs = min(count_outputs(trial, cast(source.first(2).to(device()), recipe.precision)) for source in (train, evaluation))
+            outputs = min(
+                count_outputs(trial, cast(source.first(2).to(device()), recipe.precision))
+                for source in (train, evaluation)
+            )
         if not any(p.requires_grad for p in model.parameters()):
-            raise UsageError("nothing in the model can be trained; name some of its children in trainable, or unfreeze some")
+            raise UsageError(
+                "nothing in the model can be trained; name some of its children in trainable, or unfreeze some"
+            )
         (train, evaluation), labels = labelled((train, evaluation), outputs, classes)
         if recipe.cache_frozen:
             split_as_asked(trial, cast(train.first(4).to(device()), recipe.precision))
         rehearse(trial, train, evaluation, exp, recipe, exp.record_gradients)
     settings: dict = {"architecture": str(model), "images": [len(train), len(evaluation)], "classes": len(labels.names)}
-    settings |= {"data": [fingerprint(train), fingerprint(evaluation)], "fast": recipe.fast, "eval_batch_size": recipe.eval_batch_size}
+    settings |= {
+        "data": [fingerprint(train), fingerprint(evaluation)],
+        "fast": recipe.fast,
+        "eval_batch_size": recipe.eval_batch_size,
+    }
     if labels.numbers is not None or classes is not None:
         settings["labels"] = list(labels.names)
     if recipe.loss is not cross_entropy:
@@ -62,7 +73,11 @@ def checked_sets(
         settings |= {"optimizer": type(made).__name__, "groups": groups, "lr": groups[0]["lr"]}
     if recipe.schedule:
         schedule = recipe.schedule(made)
-        settings["schedule"] = {"type": type(schedule).__name__, "per_step": recipe.schedule_per_step, **plain(schedule.state_dict())}
+        settings["schedule"] = {
+            "type": type(schedule).__name__,
+            "per_step": recipe.schedule_per_step,
+            **plain(schedule.state_dict()),
+        }
     if frozen := [key for key, parameter in model.named_parameters() if not parameter.requires_grad]:
         settings["frozen"] = frozen
     return train, evaluation, settings
@@ -77,7 +92,8 @@ def own_optimizer(make: Callable[[list[nn.Parameter]], Optimizer], model: nn.Mod
 
 
 def described(thing: Any, depth: int = 3) -> Any:
-    """What tells one loss from another, as JSON holds it: a function's code and what it has captured, an object's settings and tensors.
+    """What tells one loss from another, as JSON holds it: a function's code and what it has captured, an object's
+    settings and tensors.
 
     What a function reads from elsewhere, such as a global variable, is not seen.
 
@@ -89,7 +105,11 @@ def described(thing: Any, depth: int = 3) -> Any:
     if isinstance(thing, Tensor):
         return digest({"": thing})[:16]
     if isinstance(thing, partial):
-        return {"partial": described(thing.func, depth), "args": described(thing.args), "keywords": described(thing.keywords)}
+        return {
+            "partial": described(thing.func, depth),
+            "args": described(thing.args),
+            "keywords": described(thing.keywords),
+        }
     if isinstance(thing, CodeType):
         constants = [described(constant) for constant in thing.co_consts]
         return hashlib.sha256(repr((thing.co_code, thing.co_names, constants)).encode()).hexdigest()[:16]
@@ -102,13 +122,23 @@ def described(thing: Any, depth: int = 3) -> Any:
     if isinstance(thing, MethodType):
         return {"method": thing.__name__, "of": described(thing.__self__, depth)}
     if isinstance(thing, FunctionType):
-        cells = [described(cell.cell_contents, depth - 1) for cell in thing.__closure__ or () if depth and cell != CellType()]
-        return {"function": thing.__qualname__, "code": described(thing.__code__), "holds": [described(thing.__defaults__), cells]}
+        cells = [
+            described(cell.cell_contents, depth - 1) for cell in thing.__closure__ or () if depth and cell != CellType()
+        ]
+        return {
+            "function": thing.__qualname__,
+            "code": described(thing.__code__),
+            "holds": [described(thing.__defaults__), cells],
+        }
     if not depth or not hasattr(thing, "__dict__") or isinstance(thing, type):
         return getattr(thing, "__qualname__", type(thing).__qualname__)
-    state = {f"tensor {key}": value for key, value in thing.state_dict().items()} if isinstance(thing, nn.Module) else {}
+    state = (
+        {f"tensor {key}": value for key, value in thing.state_dict().items()} if isinstance(thing, nn.Module) else {}
+    )
     settings = {key: value for key, value in sorted(vars(thing).items()) if not key.startswith("_")}
-    return {"type": type(thing).__qualname__} | {key: described(value, depth - 1) for key, value in (settings | state).items()}
+    return {"type": type(thing).__qualname__} | {
+        key: described(value, depth - 1) for key, value in (settings | state).items()
+    }
 
 
 def plain(values: dict) -> dict:

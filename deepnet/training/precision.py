@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from deepnet.machine import device, has_bfloat16
-from deepnet.speed.products import LARGEST_BY_TAPS, SmallMaps, conv2d_by_taps, emulated_bf16, native_bf16
+from deepnet.speed.products import LARGEST_SHIFT_AND_ADD, SmallMaps, conv2d_shift_and_add, emulated_bf16, native_bf16
 from experimentTable import UsageError
 
 
@@ -20,7 +20,8 @@ def resolve_precision(precision: str) -> str:
 def arithmetic(precision: str, convolves: bool = True, fast: bool = True) -> Any:
     """The context that a forward pass runs in at this resolved precision: how its products are computed.
 
-    convolves: whether the model has convolutions. Where it has none, a deep MLP is spared the mode that looks out for them.
+    convolves: whether the model has convolutions. Where it has none, a deep MLP is spared the mode that looks out for
+        them.
     fast: without it, products are torch's own on a CPU too.
     """
     if not fast:
@@ -28,7 +29,7 @@ def arithmetic(precision: str, convolves: bool = True, fast: bool = True) -> Any
     if device().type != "cpu":
         return torch.autocast(device().type, torch.bfloat16, enabled=precision == "bf16")
     if precision != "bf16":
-        return SmallMaps(LARGEST_BY_TAPS, conv2d_by_taps) if convolves else nullcontext()
+        return SmallMaps(LARGEST_SHIFT_AND_ADD, conv2d_shift_and_add) if convolves else nullcontext()
     return native_bf16() if has_bfloat16() else emulated_bf16()
 
 

@@ -1,4 +1,6 @@
-"""A reader's data as a model takes it: number types, labels and batches, checked before anything is computed with them."""
+"""A reader's data as a model takes it: number types, labels and batches, checked before anything is computed with
+them.
+"""
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -9,7 +11,16 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.utils.data import DataLoader
 
-from deepnet.data.datasets import Batch, MemorySet, ReaderSet, as_source, is_source, known_labels, listed_batches, with_labels
+from deepnet.data.datasets import (
+    Batch,
+    MemorySet,
+    ReaderSet,
+    as_source,
+    is_source,
+    known_labels,
+    listed_batches,
+    with_labels,
+)
 from deepnet.data.items import found_in
 from deepnet.data.labels import LabelMap, label_map
 from deepnet.machine import device
@@ -29,16 +40,22 @@ def device_of(model: nn.Module) -> torch.device:
 
 
 def own_precision(model: nn.Module) -> str:
-    """ "fp32" or "fp64", as the floating-point weights that learn are, else all. Raises UsageError for others, such as bfloat16 weights."""
+    """ "fp32" or "fp64", as the floating-point weights that learn are, else all. Raises UsageError for others, such as
+    bfloat16 weights.
+    """
     weights = [p for p in model.parameters() if p.is_floating_point()]
     kinds = [p.dtype for p in sorted(weights, key=lambda p: not p.requires_grad)] or [torch.float32]
     if kinds[0] not in (torch.float32, torch.float64):
-        raise UsageError(f"the model's weights are {kinds[0]}; make them float32 by model.float(), and ask for precision='bf16'")
+        raise UsageError(
+            f"the model's weights are {kinds[0]}; make them float32 by model.float(), and ask for precision='bf16'"
+        )
     return "fp64" if kinds[0] == torch.float64 else "fp32"
 
 
 def usable_precision(model: nn.Module, precision: str | None) -> str:
-    """The precision that is asked for, else the model's own. Raises UsageError for an unknown one, and where the weights are of another."""
+    """The precision that is asked for, else the model's own. Raises UsageError for an unknown one, and where the
+    weights are of another.
+    """
     if not isinstance(model, nn.Module):
         raise UsageError(f"model must be a torch.nn.Module, got {model!r:.60}")
     own = own_precision(model)
@@ -46,7 +63,9 @@ def usable_precision(model: nn.Module, precision: str | None) -> str:
         return own
     asked = resolve_precision(choose("precision", precision, ("auto", "fp32", "bf16", "fp64")))
     if "fp64" in (asked, own) and asked != own:
-        raise UsageError(f"precision {precision!r} does not suit the model, whose weights are {own}; convert it, or leave precision out")
+        raise UsageError(
+            f"precision {precision!r} does not suit the model, whose weights are {own}; convert it, or leave precision out"
+        )
     return asked
 
 
@@ -57,7 +76,9 @@ def size_of_batches(name: str, data: Any, given: Any, otherwise: int) -> int:
     """
     if isinstance(data, DataLoader):
         if given is not None:
-            raise UsageError(f"{name} has no effect on a DataLoader, which makes its own batches; set it there, or leave it out")
+            raise UsageError(
+                f"{name} has no effect on a DataLoader, which makes its own batches; set it there, or leave it out"
+            )
         return data.batch_size or otherwise
     return otherwise if given is None else whole(name, given, 1)
 
@@ -73,7 +94,9 @@ def materialise(model: nn.Module, source: Any) -> None:
 
 
 def scores(model: nn.Module, inputs: Tensor, outputs: Any, training: bool = False) -> Tensor:
-    """The outputs, which are scores (N, classes). Raises UsageError, saying what the model gives, where they are not."""
+    """The outputs, which are scores (N, classes). Raises UsageError, saying what the model gives, where they are
+    not.
+    """
     if not isinstance(outputs, Tensor):
         also = " in training (auxiliary heads? build it without, as aux_logits=False)" if training else ""
         found = f"a {type(outputs).__name__}{also} for {len(inputs)} images"
@@ -85,7 +108,9 @@ def scores(model: nn.Module, inputs: Tensor, outputs: Any, training: bool = Fals
 
 
 def count_outputs(model: nn.Module, inputs: Tensor, training: bool = False) -> int:
-    """How many scores the model gives per image. Raises UsageError, saying what it gives, where it gives no (N, classes) scores."""
+    """How many scores the model gives per image. Raises UsageError, saying what it gives, where it gives no (N,
+    classes) scores.
+    """
     try:
         outputs = (set_train_mode(model) if training else model.eval())(inputs)
     except Exception as error:  # whatever a reader's own model raises
@@ -99,7 +124,9 @@ def count_outputs(model: nn.Module, inputs: Tensor, training: bool = False) -> i
 
 
 def as_the_model_takes(model: nn.Module, source: Any) -> Any:
-    """The source, its whole-number inputs as floats where `model` takes them so alone; else as they are, as token ids."""
+    """The source, its whole-number inputs as floats where `model` takes them so alone; else as they are, as token
+    ids.
+    """
     inputs = source.first(2).to(device_of(model))
     if isinstance(source, MemorySet | ReaderSet) and not (inputs.is_floating_point() or inputs.is_complex()):
         with torch.no_grad(), preserved_random():
@@ -113,12 +140,15 @@ def as_the_model_takes(model: nn.Module, source: Any) -> Any:
 def labelled(sources: Sequence[Any], outputs: int, classes: Any) -> tuple[list[Any], LabelMap]:
     """The sources with their labels as targets, and what the labels mean; the first is what the others go by.
 
-    A set is read whole for its labels only where the first of them are no whole numbers below `outputs`. Raises UsageError.
+    A set is read whole for its labels only where the first of them are no whole numbers below `outputs`. Raises
+    UsageError.
     """
     own_names = _names(getattr(sources[0], "dataset", None))
     others = _names(getattr(sources[-1], "dataset", None))
     if classes is None and own_names and others and list(own_names) != list(others):
-        raise UsageError("the classes of the two data sets differ, so their labels may too; say by classes=(...) what the outputs are")
+        raise UsageError(
+            "the classes of the two data sets differ, so their labels may too; say by classes=(...) what the outputs are"
+        )
     found = known_labels(sources, read=False)
     if not all(isinstance(label, int) and 0 <= label < outputs for labels in found for label in labels):
         found = known_labels(sources, read=True)
@@ -134,8 +164,11 @@ def _names(data: Any) -> Any:
     return None if inner is None else _names(inner)
 
 
-def batches_of(model: nn.Module, data: Any, precision: str, classes: Any, batch_size: Any, shuffle: bool) -> Iterable[Batch]:
-    """The batches of a data set, a loader or a Source as the model takes them; what is an iterable of batches stays as it is.
+def batches_of(
+    model: nn.Module, data: Any, precision: str, classes: Any, batch_size: Any, shuffle: bool
+) -> Iterable[Batch]:
+    """The batches of a data set, a loader or a Source as the model takes them; what is an iterable of batches stays as
+    it is.
 
     Raises UsageError, saying what was found, for what is no data, and for labels that the model has no output for.
     """
@@ -152,7 +185,9 @@ def batches_of(model: nn.Module, data: Any, precision: str, classes: Any, batch_
         (source, *_), labels = labelled(known, outputs, classes)
         if classes is None and labels.numbers is not None:
             label = next(iter(labels.numbers))
-            raise UsageError(f"labels such as {label!r} are no output numbers; pass classes=(...) in the order of the outputs")
+            raise UsageError(
+                f"labels such as {label!r} are no output numbers; pass classes=(...) in the order of the outputs"
+            )
     if not shuffle:
         return source.in_order(size)
     return source.shuffled(size, torch.Generator().manual_seed(int(torch.randint(2**62, ()))))
@@ -160,8 +195,12 @@ def batches_of(model: nn.Module, data: Any, precision: str, classes: Any, batch_
 
 def _pairs(batches: Iterable[Any]) -> Iterator[Batch]:
     for batch in batches:
-        if not (isinstance(batch, tuple | list) and len(batch) == 2 and all(isinstance(part, Tensor) for part in batch)):
+        if not (
+            isinstance(batch, tuple | list) and len(batch) == 2 and all(isinstance(part, Tensor) for part in batch)
+        ):
             raise UsageError(f"a batch must be a pair of tensors (inputs, labels), found {found_in(batch)}")
         if batch[1].ndim != 1 or batch[1].is_floating_point() or batch[1].is_complex():
-            raise UsageError(f"a batch's labels must be whole numbers (B,), found {batch[1].dtype} of shape {tuple(batch[1].shape)}")
+            raise UsageError(
+                f"a batch's labels must be whole numbers (B,), found {batch[1].dtype} of shape {tuple(batch[1].shape)}"
+            )
         yield batch[0], batch[1].long()

@@ -1,4 +1,6 @@
-"""How a model is trained, and the rehearsal that says beforehand whether it can be: on a copy, before any file is touched."""
+"""How a model is trained, and the rehearsal that says beforehand whether it can be: on a copy, before any file is
+touched.
+"""
 
 import copy
 import math
@@ -30,7 +32,9 @@ EVAL_BATCH_SIZE = 500  # of the report's runs; fixed, so that a cache made again
 
 @dataclass(frozen=True)
 class Recipe:
-    """What a training does beside its data. `fast` turns on all that only makes it faster, and changes rounding alone."""
+    """What a training does beside its data. `fast` turns on all that only makes it faster, and changes rounding
+    alone.
+    """
 
     optimizer: Callable[[nn.Module], Optimizer]
     precision: str
@@ -44,7 +48,9 @@ class Recipe:
 
 
 def set_precision(model: nn.Module, precision: str) -> None:
-    """Make the model's weights float32 or float64 as the precision asks, in place; numbers of other types, as complex ones, stay."""
+    """Make the model's weights float32 or float64 as the precision asks, in place; numbers of other types, as complex
+    ones, stay.
+    """
     wanted = torch.float64 if precision == "fp64" else torch.float32
     kinds = [p.dtype for p in model.parameters() if p.is_floating_point()]
     if kinds and kinds[0] != wanted:
@@ -63,7 +69,8 @@ def advance(schedule: Any, loss: float) -> None:
 def trial_of(model: nn.Module) -> Iterator[nn.Module]:
     """A copy of the model on the device, to try things on; the model itself where it cannot be copied.
 
-    The model is as it was afterwards: a copy may share closures with it, as where a child's `forward` was replaced by a function.
+    The model is as it was afterwards: a copy may share closures with it, as where a child's `forward` was replaced by a
+    function.
     """
     tensors = [tensor for tensor in (*model.parameters(), *model.buffers()) if not is_lazy(tensor)]
     before = [(tensor, tensor.detach().clone(), tensor.grad) for tensor in tensors]
@@ -87,7 +94,11 @@ def trial_of(model: nn.Module) -> Iterator[nn.Module]:
 
 
 def _same(tensor: Tensor, values: Tensor) -> bool:
-    return tensor.dtype == values.dtype and tensor.shape == values.shape and bool(((tensor == values) | (tensor != tensor)).all())
+    return (
+        tensor.dtype == values.dtype
+        and tensor.shape == values.shape
+        and bool(((tensor == values) | (tensor != tensor)).all())
+    )
 
 
 def sizes_of_batches(source: Any, batch_size: int, training: bool) -> list[int]:
@@ -102,8 +113,11 @@ def sizes_of_batches(source: Any, batch_size: int, training: bool) -> list[int]:
     return sorted({first, last} - {0}, reverse=True)
 
 
-def rehearse(model: nn.Module, train: Any, eval_set: Any, exp: Experiment, recipe: Recipe, record_gradients: bool) -> None:
-    """Train `model`, a copy, on batches of the sizes that will come, and evaluate it likewise; step the schedule to its end.
+def rehearse(
+    model: nn.Module, train: Any, eval_set: Any, exp: Experiment, recipe: Recipe, record_gradients: bool
+) -> None:
+    """Train `model`, a copy, on batches of the sizes that will come, and evaluate it likewise; step the schedule to its
+    end.
 
     Raises UsageError for whatever would end a training.
     """
@@ -115,19 +129,28 @@ def rehearse(model: nn.Module, train: Any, eval_set: Any, exp: Experiment, recip
         torch.load(file, weights_only=True)
     except Exception as error:  # torch raises many kinds
         remedy = "make it numbers, words or tensors"
-        raise UsageError(f"the model's extra state cannot be kept in a checkpoint ({first_line(error)}); {remedy}") from None
+        raise UsageError(
+            f"the model's extra state cannot be kept in a checkpoint ({first_line(error)}); {remedy}"
+        ) from None
     with preserved_random():
         sizes = sizes_of_batches(train, exp.batch_size, training=True)
         with torch.no_grad():
-            outputs = [count_outputs(model, cast(_repeated(inputs, size).to(device()), recipe.precision), training=True) for size in sizes]
+            outputs = [
+                count_outputs(model, cast(_repeated(inputs, size).to(device()), recipe.precision), training=True)
+                for size in sizes
+            ]
         batches = [(_repeated(inputs, size), torch.arange(size) % outputs[0]) for size in sizes]
         sizes = sizes_of_batches(eval_set, recipe.eval_batch_size, training=False)
         evaluated = [(_repeated(seen, size), torch.arange(size) % outputs[0]) for size in sizes]
         try:
             optimizer = recipe.optimizer(model)
             schedule = recipe.schedule(optimizer) if recipe.schedule else None
-            if recipe.schedule and not all(hasattr(schedule, method) for method in ("step", "state_dict", "load_state_dict")):
-                raise UsageError(f"schedule must give a scheduler of torch.optim.lr_scheduler, it gave {schedule!r:.60}")
+            if recipe.schedule and not all(
+                hasattr(schedule, method) for method in ("step", "state_dict", "load_state_dict")
+            ):
+                raise UsageError(
+                    f"schedule must give a scheduler of torch.optim.lr_scheduler, it gave {schedule!r:.60}"
+                )
             gradients = GradientNorms(model) if record_gradients else None
             train_epoch(model, batches, optimizer, recipe.precision, gradients, loss=recipe.loss, fast=recipe.fast)
             model.load_state_dict(copy.deepcopy(model.state_dict()))  # as best weights are restored, and a checkpoint
@@ -140,7 +163,9 @@ def rehearse(model: nn.Module, train: Any, eval_set: Any, exp: Experiment, recip
         except UsageError:
             raise
         except Exception as error:  # whatever a model, a loss, an optimizer or a schedule of a reader's own raises
-            raise UsageError(f"a training step on a copy of the model failed: {type(error).__name__}: {first_line(error)}") from None
+            raise UsageError(
+                f"a training step on a copy of the model failed: {type(error).__name__}: {first_line(error)}"
+            ) from None
 
 
 def check_mean(loss: Loss, model: nn.Module, batch: tuple[Tensor, Tensor], precision: str) -> None:
@@ -148,7 +173,10 @@ def check_mean(loss: Loss, model: nn.Module, batch: tuple[Tensor, Tensor], preci
     with torch.no_grad():
         inputs, targets = (part.to(device()) for part in batch)
         outputs = model.eval()(cast(inputs, precision))
-        once, twice = float(loss(outputs, targets)), float(loss(torch.cat([outputs, outputs]), torch.cat([targets, targets])))
+        once, twice = (
+            float(loss(outputs, targets)),
+            float(loss(torch.cat([outputs, outputs]), torch.cat([targets, targets]))),
+        )
     if once and abs(twice - 2 * once) < 1e-3 * abs(once):
         raise UsageError("loss adds the images up; it must give their mean, as reduction='mean' does")
 

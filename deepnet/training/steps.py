@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from deepnet.data.datasets import is_source
-from deepnet.speed.cuda_graph import Graphed
-from deepnet.speed.memory import give_back
-from deepnet.speed.optimizer_steps import AsTheyLie, drop_subnormals
+from deepnet.speed.cuda_graph import CUDAGraphStep
+from deepnet.speed.memory import release_memory
+from deepnet.speed.optimizer_steps import ContiguousViews, drop_subnormals
 from deepnet.training.metrics import GradientNorms, accuracy, macro_accuracy
 from deepnet.training.precision import arithmetic, cast
 from deepnet.training.ready import batches_of, device_of, scores, usable_precision
@@ -31,7 +31,8 @@ def train_epoch(
     """Train for one epoch; returns the epoch's running means.
 
     Args:
-        data: a data set of (tensor, label) pairs, which is shuffled by torch's global generator; a loader; or (inputs, labels) batches.
+        data: a data set of (tensor, label) pairs, which is shuffled by torch's global generator; a loader; or (inputs,
+            labels) batches.
         precision: "fp32", "fp64" or "bf16", as the model's weights and the hardware have it.
         gradients: the norms to add up, made for this model.
         graph: on a GPU the steps go as a CUDA graph, which the model must allow.
@@ -42,12 +43,13 @@ def train_epoch(
         after_step: called after each optimizer step, as a schedule per step wants it.
 
     Returns:
-        train_loss, train_accuracy, learning_rate (at the epoch's end), steps, train_seconds (with the making of the batches and the
-        gradient norms, without evaluation), and the gradient norms where asked for. Nothing is read from the device before the end.
+        train_loss, train_accuracy, learning_rate (at the epoch's end), steps, train_seconds (with the making of the
+        batches and the gradient norms, without evaluation), and the gradient norms where asked for. Nothing is read
+        from the device before the end.
 
     Raises:
-        UsageError: where `data` has no batches, gives what are no (tensor, label) pairs or labels that mean no output, and where the
-            optimizer holds nothing of the model that learns.
+        UsageError: where `data` has no batches, gives what are no (tensor, label) pairs or labels that mean no output,
+            and where the optimizer holds nothing of the model that learns.
 
     Example:
         >>> optimizer = torch.optim.Adam(model.parameters())
@@ -80,16 +82,16 @@ def train_epoch(
         value.backward()
         if gradients:
             gradients.add()
-        with AsTheyLie() if convolves and fast else nullcontext():
+        with ContiguousViews() if convolves and fast else nullcontext():
             optimizer.step()
         loss_sum.add_(value.detach() * len(labels))
         correct.add_((outputs.detach().argmax(1) == labels).sum())
 
-    take = Graphed(step) if graph and where.type == "cuda" else step
+    take = CUDAGraphStep(step) if graph and where.type == "cuda" else step
     for inputs, labels in batches:
         if tidy and steps % 100 == 0:
             drop_subnormals(optimizer)  # a moment sinks for some 800 steps before it is subnormal
-            give_back()  # CNN_res_56 at 128 pixels keeps 1 GB more by then
+            release_memory()  # CNN_res_56 at 128 pixels keeps 1 GB more by then
         take(inputs.to(where), labels.to(where))
         images, steps = images + len(labels), steps + 1
         if after_step:
@@ -97,7 +99,11 @@ def train_epoch(
     if not steps:
         raise UsageError("the data gave no batch to train on; give at least one image")
     row = {"train_loss": float(loss_sum) / images, "train_accuracy": float(correct) / images}
-    row |= {"learning_rate": optimizer.param_groups[0]["lr"], "steps": steps, "train_seconds": time.perf_counter() - start}
+    row |= {
+        "learning_rate": optimizer.param_groups[0]["lr"],
+        "steps": steps,
+        "train_seconds": time.perf_counter() - start,
+    }
     return row | (gradients.row(steps) if gradients else {})
 
 
@@ -120,11 +126,15 @@ def check_targets(outputs: Tensor, labels: Tensor) -> None:
 def check_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
     """Raise UsageError for what is no optimizer, or holds what is not the model's, or nothing of it that learns."""
     if not isinstance(optimizer, torch.optim.Optimizer):
-        raise UsageError(f"optimizer must be a torch.optim.Optimizer over the model's parameters, got {optimizer!r:.60}")
+        raise UsageError(
+            f"optimizer must be a torch.optim.Optimizer over the model's parameters, got {optimizer!r:.60}"
+        )
     learns = {id(parameter): parameter.requires_grad for parameter in model.parameters()}
     held = [id(parameter) for group in optimizer.param_groups for parameter in group["params"]]
     if any(parameter not in learns for parameter in held):
-        raise UsageError("the optimizer holds parameters that are not the model's; make it from the model that is trained")
+        raise UsageError(
+            "the optimizer holds parameters that are not the model's; make it from the model that is trained"
+        )
     if not any(learns[parameter] for parameter in held):
         raise UsageError("the optimizer holds no parameter of the model that learns")
 
@@ -140,12 +150,13 @@ def evaluate(
     fast: bool = False,
     classes: Sequence[Any] | None = None,
 ) -> tuple[dict, np.ndarray]:
-    """Loss, accuracy (share of images) and macro accuracy (mean over classes), and (2, N): targets and predicted classes.
+    """Loss, accuracy (share of images) and macro accuracy (mean over classes), and (2, N): targets and predicted
+    classes.
 
-    `data` is a data set of (tensor, label) pairs, read in batches of `batch_size` (default 128), or a loader. Labels are
-    whole numbers, those of the model's outputs, or `classes` says which output each one is, as `record.settings["classes"]` does of a
-    run of `pipeline`. `precision` is by default the model's own. Leaves the model in eval mode.
-    Raises UsageError for labels that mean no output, and for what is no such data set.
+    `data` is a data set of (tensor, label) pairs, read in batches of `batch_size` (default 128), or a loader. Labels
+    are whole numbers, those of the model's outputs, or `classes` says which output each one is, as
+    `record.settings["classes"]` does of a run of `pipeline`. `precision` is by default the model's own. Leaves the
+    model in eval mode. Raises UsageError for labels that mean no output, and for what is no such data set.
 
     >>> measured, predictions = evaluate(model, test_set)
     >>> measured["accuracy"]
@@ -163,9 +174,15 @@ def evaluate(
         if own:
             check_targets(outputs, labels)
         exact = outputs.float() if precision == "bf16" else outputs
-        value = cross_entropy(exact, labels, reduction="sum") if loss is cross_entropy else loss(exact, labels) * len(labels)
+        value = (
+            cross_entropy(exact, labels, reduction="sum")
+            if loss is cross_entropy
+            else loss(exact, labels) * len(labels)
+        )
         if value.ndim:
-            raise UsageError(f"loss gives {value.numel()} numbers for a batch; it must give their mean, as reduction='mean' does")
+            raise UsageError(
+                f"loss gives {value.numel()} numbers for a batch; it must give their mean, as reduction='mean' does"
+            )
         losses.append(value)
         predicted.append(outputs.argmax(1))
         targets.append(labels)
@@ -174,4 +191,8 @@ def evaluate(
     predictions = torch.stack([torch.cat(targets), torch.cat(predicted)]).cpu().numpy()
     mean = float(torch.stack(losses).sum()) / predictions.shape[1]
     kind = np.min_scalar_type(outputs.shape[1] - 1)
-    return {"accuracy": accuracy(predictions), "macro_accuracy": macro_accuracy(predictions), "loss": mean}, predictions.astype(kind)
+    return {
+        "accuracy": accuracy(predictions),
+        "macro_accuracy": macro_accuracy(predictions),
+        "loss": mean,
+    }, predictions.astype(kind)

@@ -72,7 +72,9 @@ def world(**runs):
 def analysis(name, **results):
     """An analysis with these results, a list being one value a seed."""
     seeds = max(len(v) if isinstance(v, list) else 1 for v in results.values())
-    return [FakeRecord(name, s, {k: v[s] if isinstance(v, list) else v for k, v in results.items()}) for s in range(seeds)]
+    return [
+        FakeRecord(name, s, {k: v[s] if isinstance(v, list) else v for k, v in results.items()}) for s in range(seeds)
+    ]
 
 
 def baseline(accuracy, seeds=3, chosen="svm"):

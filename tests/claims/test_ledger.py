@@ -68,7 +68,15 @@ def test_ledger():
     assert rows[0] == ["id", "sentence", "the report", "ours", "interval", "seeds", "verdict"]
     at = next(i for i, row in enumerate(rows) if row[0] == "4a")
     assert rows[at] == ["4a", f"**{RULES['4a'].sentence}**", "", "", "", "", "**holds**"]
-    assert rows[at + 1] == ["", "train loss, CNN_10 less CNN_13, above 0", "", "0.1", "[0.1, 0.1] (95%)", "0-2", "holds"]
+    assert rows[at + 1] == [
+        "",
+        "train loss, CNN_10 less CNN_13, above 0",
+        "",
+        "0.1",
+        "[0.1, 0.1] (95%)",
+        "0-2",
+        "holds",
+    ]
     assert rows[at + 3][0] == "4b"
     fails = next(i for i, row in enumerate(rows) if row[0] == "3a")
     assert [row[-1] for row in rows[fails : fails + 5]] == ["**fails**", "holds", "holds", "fails", "holds"]
@@ -82,7 +90,11 @@ def test_the_short_ledger_has_a_line_a_claim_with_the_number_that_decides():
     assert rows[0] == ["id", "sentence", "verdict", "the number that decides"]
     lines = {row[0]: row[1:] for row in rows[2:]}
     assert list(lines) == list(RULES)
-    assert lines["4a"] == [RULES["4a"].sentence, "holds", "train loss, CNN_10 less CNN_13, above 0: 0.1 [0.1, 0.1] (95%)"]
+    assert lines["4a"] == [
+        RULES["4a"].sentence,
+        "holds",
+        "train loss, CNN_10 less CNN_13, above 0: 0.1 [0.1, 0.1] (95%)",
+    ]
     assert lines["3a"][1:] == ["fails", "train loss, MLP_23 less MLP_13, above 0: -0.1 [-0.1, -0.1] (95%)"]
     assert lines["5c"][1] == "undecided" and lines["5c"][2].startswith("last train loss of fine_tune_2, at most 0.1: ")
     assert lines["4b"][1:] == ["no evidence (no record of CNN_30)", "–"]

@@ -239,7 +239,9 @@ def test_rule(claim, verdict, runs):
     assert found.verdict == verdict, str(found)
 
 
-@pytest.mark.parametrize(("test", "verdict"), [((0.37, 0.38, 0.37), H), ((0.5, 0.5, 0.5), F), ((0.3, 0.37, 0.44), U), ((), "no evidence")])
+@pytest.mark.parametrize(
+    ("test", "verdict"), [((0.37, 0.38, 0.37), H), ((0.5, 0.5, 0.5), F), ((0.3, 0.37, 0.44), U), ((), "no evidence")]
+)
 def test_rule_5a(test, verdict):
     openings = opened("baseline", *(0.1 for _ in test), classifier="logistic_regression")  # not the chosen one
     openings += opened("baseline", *test, classifier="svm")

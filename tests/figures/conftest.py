@@ -3,7 +3,7 @@
 import pytest
 from made_up_runs import write_experiment
 
-from experimentTable import EXPERIMENTS, experiment, has_budget
+from experimentTable import EXPERIMENTS, experiment, is_supported
 
 
 @pytest.fixture(scope="module")
@@ -13,7 +13,7 @@ def made(tmp_path_factory):
     for name, exp in EXPERIMENTS.items():
         for seed in (0, 1) if exp.chapter == 3 and exp.kind == "training" else (0,):
             write_experiment(root, name, "cpu", seed)
-        if has_budget(experiment(name, "sample")):
+        if is_supported(experiment(name, "sample")):
             write_experiment(root, name, "sample", epochs=4 if name == "MLP_res_96" else 10)
     return root
 

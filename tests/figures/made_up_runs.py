@@ -18,7 +18,15 @@ def write_record(root, name, rows, result=None, profile="cpu", seed=0, dirty=Fal
     """A finished record as a run leaves it."""
     folder = root / profile / name / f"seed-{seed}"
     folder.mkdir(parents=True)
-    table = {"name": name, "profile": profile, "seed": seed, "dataset": "mnist", "lr": 1e-4, "batch_size": 128, **experiment}
+    table = {
+        "name": name,
+        "profile": profile,
+        "seed": seed,
+        "dataset": "mnist",
+        "lr": 1e-4,
+        "batch_size": 128,
+        **experiment,
+    }
     settings = {
         "experiment": table,
         "identity": identity or {},
@@ -76,7 +84,14 @@ def training_rows(exp, seed, epochs, noise):
 def write_experiment(root, name, profile="cpu", seed=0, epochs=EPOCHS, noise=0.1):
     """A made-up record of any row of the table."""
     exp, rng = EXPERIMENTS[name], np.random.default_rng(seed)
-    place = {"profile": profile, "seed": seed, "kind": exp.kind, "dataset": exp.dataset, "lr": exp.lr, "batch_size": exp.batch_size}
+    place = {
+        "profile": profile,
+        "seed": seed,
+        "kind": exp.kind,
+        "dataset": exp.dataset,
+        "lr": exp.lr,
+        "batch_size": exp.batch_size,
+    }
     if exp.kind == "training":
         ends = 8 if name in ("early_stopping", "sgd", "sweep_6") else epochs
         rows, split = training_rows(exp, seed, min(ends, epochs), noise)
@@ -95,14 +110,23 @@ def write_experiment(root, name, profile="cpu", seed=0, epochs=EPOCHS, noise=0.1
         return predicted(write_record(root, name, [], result, **place), 0.37, 100)
     if exp.kind == "distribution":
         mnist = [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
-        return write_record(root, name, [], {"counts": {"mnist": mnist, "cifar10": [5000] * 10, "cifar100": [500] * 100}}, **place)
+        return write_record(
+            root, name, [], {"counts": {"mnist": mnist, "cifar10": [5000] * 10, "cifar100": [500] * 100}}, **place
+        )
     if exp.kind == "tsne":
         classes, count = (100 if name.endswith("100") else 10), 1000
-        folder = write_record(root, name, [], {"knn_skill": 0.9 + 0.02 * seed, "classes": classes, "images": count}, **place)
+        folder = write_record(
+            root, name, [], {"knn_skill": 0.9 + 0.02 * seed, "classes": classes, "images": count}, **place
+        )
         label = np.arange(count) % classes
         centres = rng.normal(size=(classes, 2)) * 40
-        points = {"xy": (centres[label] + rng.normal(size=(count, 2)) * 6).astype(np.float16), "label": label.astype(np.uint8)}
-        np.savez_compressed(folder / "points.npz", **points, **({"coarse": (label // 5).astype(np.uint8)} if classes == 100 else {}))
+        points = {
+            "xy": (centres[label] + rng.normal(size=(count, 2)) * 6).astype(np.float16),
+            "label": label.astype(np.uint8),
+        }
+        np.savez_compressed(
+            folder / "points.npz", **points, **({"coarse": (label // 5).astype(np.uint8)} if classes == 100 else {})
+        )
         return vouched(folder)
     pairs = [("MLP_4", "MLP_res_5"), ("MLP_13", "MLP_res_15"), ("MLP_33", "MLP_res_35")] if name == "timing_3" else [
         ("CNN_13", "CNN_res_16"), ("CNN_30", "CNN_res_35")
@@ -119,7 +143,9 @@ def predicted(folder, accuracy, classes, images=1000):
     """The folder, with predictions of that accuracy."""
     labels = np.arange(images) % classes
     right = np.arange(images) < round(accuracy * images)
-    np.save(folder / "predictions.npy", np.stack([labels, np.where(right, labels, (labels + 1) % classes)]).astype(np.uint8))
+    np.save(
+        folder / "predictions.npy", np.stack([labels, np.where(right, labels, (labels + 1) % classes)]).astype(np.uint8)
+    )
     return vouched(folder)
 
 
@@ -140,7 +166,10 @@ def footer_of(figure):
 def flat(root, name, **columns):
     """A training in cpu that stands still: each metric's value, give or take a thousandth."""
     noise = np.random.default_rng(0).uniform(-1e-3, 1e-3, EPOCHS + 1)
-    rows = [{"epoch": k, "steps": 10} | {metric: value + noise[k] for metric, value in columns.items()} for k in range(EPOCHS + 1)]
+    rows = [
+        {"epoch": k, "steps": 10} | {metric: value + noise[k] for metric, value in columns.items()}
+        for k in range(EPOCHS + 1)
+    ]
     write_record(root, name, rows, {"split": "test", "epoch": EPOCHS})
 
 

@@ -18,11 +18,16 @@ from experimentTable import EXPERIMENTS
 
 def record(folder, name="net", seed=0, epochs=4, profile="own", scale=1.0, dirty=False, identity=None, **columns):
     """A training whose validation accuracy and train loss are `scale` times what they are by default."""
-    rows = [{"epoch": k, "validation_accuracy": 0.1 * k * scale, "steps": 10, "probe_variance": [1.0]} for k in range(epochs + 1)]
+    rows = [
+        {"epoch": k, "validation_accuracy": 0.1 * k * scale, "steps": 10, "probe_variance": [1.0]}
+        for k in range(epochs + 1)
+    ]
     for row in rows[1:]:
         row |= {"train_loss": 2.0 * scale / row["epoch"], **columns}
     result = {"split": "validation", "epoch": epochs}
-    made = write_record(folder, name, rows, result, profile=profile, seed=seed, dataset="", dirty=dirty, identity=identity)
+    made = write_record(
+        folder, name, rows, result, profile=profile, seed=seed, dataset="", dirty=dirty, identity=identity
+    )
     return Record(made)
 
 
@@ -45,7 +50,12 @@ def test_curves_draw_a_readers_own_runs(runs_dir):
 
 
 def test_missing_values_are_gaps(runs_dir):
-    rows = [{"epoch": 0}, {"epoch": 1, "train_loss": 2.0}, {"epoch": 2, "train_loss": None}, {"epoch": 3, "train_loss": 1.0}]
+    rows = [
+        {"epoch": 0},
+        {"epoch": 1, "train_loss": 2.0},
+        {"epoch": 2, "train_loss": None},
+        {"epoch": 3, "train_loss": 1.0},
+    ]
     write_record(runs_dir, "gap", rows, profile="own")
     (line,) = curves(find_record("gap", "own"), "train_loss").get_axes()[0].get_lines()
     assert list(np.isnan(line.get_ydata())) == [False, True, False]
@@ -61,13 +71,19 @@ def test_metrics_that_make_no_panel_are_refused_with_those_that_there_are(metric
 
 def test_a_metric_that_any_record_lacks_is_refused(runs_dir):
     both = [record(runs_dir, "one", test_loss=1.0), record(runs_dir, "other")]
-    refused(lambda: curves(both, "test_loss"), "unknown metric of other 'test_loss'", "epoch, steps, train_loss or validation_accuracy")
+    refused(
+        lambda: curves(both, "test_loss"),
+        "unknown metric of other 'test_loss'",
+        "epoch, steps, train_loss or validation_accuracy",
+    )
     refused(lambda: curves(both, ["train_loss", ("steps", "train_losss")]), "'train_losss'", "train_loss")
     refused(lambda: curves(both, "probe_variance"), "'probe_variance'")  # a value per layer is no curve
     assert set(named(curves(both[0], "test_loss").get_axes()[0])) == {"one"}
 
 
-@pytest.mark.parametrize("records", [[], {}, (), "MLP_4", None, [None], ["MLP_4"], EXPERIMENTS["MLP_4"], [[]], {"x": 3}, {"x": "y"}])
+@pytest.mark.parametrize(
+    "records", [[], {}, (), "MLP_4", None, [None], ["MLP_4"], EXPERIMENTS["MLP_4"], [[]], {"x": 3}, {"x": "y"}]
+)
 def test_anything_but_records_is_refused(records):
     refused(lambda: curves(records, "train_loss"), 'run("MLP_4")')
 
@@ -87,7 +103,10 @@ def test_what_was_not_trained_has_no_curve(runs_dir):
 def test_rows_of_steps_and_rows_of_epochs_do_not_share_an_axis(runs_dir):
     sample, own, cpu = (record(runs_dir, f"in_{profile}", profile=profile) for profile in ("sample", "own", "cpu"))
     refused(
-        lambda: curves([sample, own], "train_loss"), "in_sample (sample) count optimizer steps", "in_own (own) epoch", "draw them apart"
+        lambda: curves([sample, own], "train_loss"),
+        "in_sample (sample) count optimizer steps",
+        "in_own (own) epoch",
+        "draw them apart",
     )
     assert set(named(curves([own, cpu], "train_loss").get_axes()[0])) == {"in_own", "in_cpu"}
     assert curves(sample, "train_loss").get_axes()[0].get_xlabel() == "optimizer steps"
@@ -103,7 +122,8 @@ def test_runs_of_one_name_are_told_apart_by_what_they_differ_in(tmp_path):
     }  # fmt: skip
     profiles = [record(tmp_path, profile=profile, scale=scale) for profile, scale in (("cpu", 1.0), ("paper", 2.0))]
     assert set(named(curves(profiles, "train_loss").get_axes()[0])) == {"net (profile cpu)", "net (profile paper)"}
-    again = [record(tmp_path / f"again {scale}", scale=scale) for scale in (1.0, 2.0, 3.0)]  # other weights, and nothing says so
+    # other weights, and nothing says so
+    again = [record(tmp_path / f"again {scale}", scale=scale) for scale in (1.0, 2.0, 3.0)]
     assert set(named(curves(again, "train_loss").get_axes()[0])) == {"net", "net (2)", "net (3)"}
 
 

@@ -46,7 +46,11 @@ def test_no_figure_is_left_in_pyplot(records):
 def test_all_report_figures_are_there():
     numbers = {2: 5, 3: 6, 4: 4, 5: 8}
     assert {f"{chapter}.{k}" for chapter, count in numbers.items() for k in range(1, count + 1)} <= set(FIGURES)
-    assert {run for entry in FIGURES.values() for run in (*entry.runs, *entry.also)} <= {*EXPERIMENTS, "search_*", "openings"}
+    assert {run for entry in FIGURES.values() for run in (*entry.runs, *entry.also)} <= {
+        *EXPERIMENTS,
+        "search_*",
+        "openings",
+    }
 
 
 def test_lines_are_the_seeds_mean_and_the_band_their_range(records):
@@ -71,7 +75,9 @@ def test_names_stand_at_the_ends_where_lines_end_together_and_in_a_legend_where_
     assert apart.get_legend().get_bbox_to_anchor()._bbox.x0 > 1  # beside the panel
 
 
-@pytest.mark.parametrize(("values", "gap"), [([0.5, 0.5, 0.5], 0.1), ([0.0, 0.01, 0.99, 1.0], 0.1), ([0.2, 0.9, 0.4], 0.05), ([], 0.1)])
+@pytest.mark.parametrize(
+    ("values", "gap"), [([0.5, 0.5, 0.5], 0.1), ([0.0, 0.01, 0.99, 1.0], 0.1), ([0.2, 0.9, 0.4], 0.05), ([], 0.1)]
+)
 def test_spread_moves_values_apart_keeps_order_and_stays_inside(values, gap):
     moved = spread(values, gap)
     assert np.argsort(moved, stable=True).tolist() == np.argsort(values, stable=True).tolist()
@@ -135,7 +141,11 @@ def test_the_test_sets_accuracy_is_shown_once_it_was_opened(records, made):
     weights.write_bytes(b"weights")
     vouched(weights.parent)
     opening = {"time": "2025-01-01", "run": "dropout", "seed": 0, "weights": sha256(weights)}
-    first, again, other = opening | {"accuracy": 0.503}, opening | {"accuracy": 0.6}, opening | {"accuracy": 0.7, "weights": "another's"}
+    first, again, other = (
+        opening | {"accuracy": 0.503},
+        opening | {"accuracy": 0.6},
+        opening | {"accuracy": 0.7, "weights": "another's"},
+    )
     log.write_text("".join(json.dumps(line) + "\n" for line in (other, first, again)))
     try:
         assert set(named(draw("5.8", "cpu").get_axes()[1])["test set"].get_ydata()) == {0.503}
@@ -242,14 +252,18 @@ def test_class_counts_are_the_bars(records):
     assert "data MNIST, CIFAR-10, CIFAR-100" in footer_of(axes[0].figure)
 
 
-@pytest.mark.parametrize(("number", "choice"), [*((number, "cpu or paper") for number in ("3.7", "3.7b", "4.5", "4.5b")), ("4.6", "cpu$")])
+@pytest.mark.parametrize(
+    ("number", "choice"), [*((number, "cpu or paper") for number in ("3.7", "3.7b", "4.5", "4.5b")), ("4.6", "cpu$")]
+)
 def test_controls_are_refused_in_the_sample(number, choice, records):
     with pytest.raises(UsageError, match=f"figure {number} shows controls .* choose profile {choice}"):
         draw(number, "sample")
 
 
 def test_both_precisions_are_a_question_of_the_profile_cpu(records):
-    with pytest.raises(UsageError, match=r"figure 4.6 shows controls .* profile 'paper' has no budget; choose profile cpu$"):
+    with pytest.raises(
+        UsageError, match=r"figure 4.6 shows controls .* profile 'paper' has no budget; choose profile cpu$"
+    ):
         draw("4.6", "paper")
 
 
@@ -285,12 +299,26 @@ def test_save_all_goes_on_where_records_are_missing(runs_dir, tmp_path, monkeypa
 
 def dark(style: str) -> AbstractContextManager:
     """A reader's style, with everything in it that made figures unreadable or impossible."""
-    unlike = {"axes.grid": True, "font.family": "serif", "font.size": 20, "axes.prop_cycle": cycler(color=["white"]), "savefig.dpi": 40}
-    unlike |= {"text.usetex": True, "savefig.bbox": "tight", "legend.fancybox": False, "lines.linewidth": 9, "svg.fonttype": "none"}
+    unlike = {
+        "axes.grid": True,
+        "font.family": "serif",
+        "font.size": 20,
+        "axes.prop_cycle": cycler(color=["white"]),
+        "savefig.dpi": 40,
+    }
+    unlike |= {
+        "text.usetex": True,
+        "savefig.bbox": "tight",
+        "legend.fancybox": False,
+        "lines.linewidth": 9,
+        "svg.fonttype": "none",
+    }
     return matplotlib.style.context([style, unlike])
 
 
-@pytest.mark.parametrize(("number", "style"), [("3.1", "dark_background"), ("5.4", "ggplot"), ("5.6", "dark_background")])
+@pytest.mark.parametrize(
+    ("number", "style"), [("3.1", "dark_background"), ("5.4", "ggplot"), ("5.6", "dark_background")]
+)
 def test_a_readers_style_changes_no_byte_of_a_figure_and_stays_as_it_was(number, style, records, tmp_path, monkeypatch):
     monkeypatch.setattr(figures, "FOLDER", tmp_path)
     plain = [path.read_bytes() for path in save(number, "cpu")]
@@ -344,13 +372,19 @@ def test_float64_stands_beside_float32_of_the_same_seed(runs_dir):
     before, after = figure.get_axes()[1], figure.get_axes()[3]
     record = find_records("MLP_33", "cpu")[1]
     assert record.seed == 1 and "seed 1" in footer_of(figure)
-    assert [list(named(ax)["MLP_33"].get_ydata()) for ax in (before, after)] == [record.rows[row]["probe_distinct"] for row in (0, -1)]
+    assert [list(named(ax)["MLP_33"].get_ydata()) for ax in (before, after)] == [
+        record.rows[row]["probe_distinct"] for row in (0, -1)
+    ]
     assert named(before)["MLP_33_fp64"].get_linestyle() != named(before)["MLP_33"].get_linestyle() == "-"
 
 
 def test_a_line_is_thinner_than_the_one_below_it(records):
     for number in ("5.4", "3.4"):
-        widths = [line.get_linewidth() for line in draw(number, "cpu").get_axes()[0].get_lines() if not line.get_label().startswith("_")]
+        widths = [
+            line.get_linewidth()
+            for line in draw(number, "cpu").get_axes()[0].get_lines()
+            if not line.get_label().startswith("_")
+        ]
         assert widths == sorted(widths, reverse=True) and widths[0] > widths[-1]
 
 

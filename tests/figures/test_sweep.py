@@ -19,7 +19,11 @@ def test_the_sweeps_table_has_the_reports_numbers_and_ours_of_the_restored_and_o
         record = find_record(f"sweep_{k}", "cpu")
         own, best, last = record.column("train_loss"), record.result["epoch"], record.result["last_epoch"]
         exp = EXPERIMENTS[f"sweep_{k}"]
-        scores = [f"{accuracy:.4f}", f"{record.result['accuracy']:.4f}", f"{record.column('validation_accuracy')[last]:.4f}"]
+        scores = [
+            f"{accuracy:.4f}",
+            f"{record.result['accuracy']:.4f}",
+            f"{record.column('validation_accuracy')[last]:.4f}",
+        ]
         numbers = [*scores, f"{loss:.3f}", f"{own[best]:.3f}", f"{own[last]:.3f}", f"{last}"]
         assert cells[10 * k : 10 * k + 10] == [f"{k}", f"{exp.batch_size}", f"{exp.lr:.7f}", *numbers]
         restored.append(f"{own[best]:.3f}" != f"{own[last]:.3f}")
@@ -31,7 +35,18 @@ def test_the_sweeps_table_has_a_dash_for_a_run_without_record_and_then_marks_non
     for k in range(1, 12):
         (runs_dir / "cpu" / f"sweep_{k}").symlink_to(made / "cpu" / f"sweep_{k}")
     (ax,) = draw("5.6", "cpu").get_axes()
-    assert texts(ax)[-10:] == ["12", "128", "0.0000024", f"{SWEEP[12][0]:.4f}", "–", "–", f"{SWEEP[12][1]:.3f}", "–", "–", "–"]
+    assert texts(ax)[-10:] == [
+        "12",
+        "128",
+        "0.0000024",
+        f"{SWEEP[12][0]:.4f}",
+        "–",
+        "–",
+        f"{SWEEP[12][1]:.3f}",
+        "–",
+        "–",
+        "–",
+    ]
     strong = [text.get_text() for text in ax.texts[10:] if text.get_fontweight() == "bold"]
     assert strong == ["0.4956", "0.5070", "0.4959"]
 
@@ -56,7 +71,8 @@ def test_trials_of_a_search_are_points_of_the_searched_space(records, made):
     assert drawn() == []
     trial = {"dataset": "cifar100", "batch_size": 32}
     write_record(made, "search_1", [], {"accuracy": 0.4}, **trial, lr=2e-3)
-    write_record(made, "search_1", [], {"accuracy": 0.3}, **trial, lr=1e-5, seed=1)  # another search, which drew another point
+    # another search, which drew another point
+    write_record(made, "search_1", [], {"accuracy": 0.3}, **trial, lr=1e-5, seed=1)
     try:
         points = [(point.get_xdata()[0], point.get_ydata()[0], point.get_marker()) for point in drawn()]
         assert points == [(2e-3, 0.4, "P"), (1e-5, 0.3, "P")]
@@ -66,9 +82,15 @@ def test_trials_of_a_search_are_points_of_the_searched_space(records, made):
 
 def test_the_searched_space_grows_with_the_points_and_shows_no_other_search(records, made):
     usual = draw("5.9", "cpu").get_axes()[0].get_xlim()
-    others = [write_record(made, name, [], {"accuracy": 0.4}, dataset="cifar100", lr=1.0) for name in ("search_wide_1", "search_1_2")]
+    others = [
+        write_record(made, name, [], {"accuracy": 0.4}, dataset="cifar100", lr=1.0)
+        for name in ("search_wide_1", "search_1_2")
+    ]
     assert draw("5.9", "cpu").get_axes()[0].get_xlim() == usual
-    wide = [write_record(made, f"search_{k}", [], {"accuracy": 0.4}, dataset="cifar100", lr=lr) for k, lr in ((1, 1e-8), (2, 0.5))]
+    wide = [
+        write_record(made, f"search_{k}", [], {"accuracy": 0.4}, dataset="cifar100", lr=lr)
+        for k, lr in ((1, 1e-8), (2, 0.5))
+    ]
     try:
         low, high = draw("5.9", "cpu").get_axes()[0].get_xlim()
         assert (low < 1e-8, 0.5 < high < 1) == (True, True)

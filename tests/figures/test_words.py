@@ -21,7 +21,13 @@ def test_the_final_loss_and_accuracy_of_trainings_are_said(records):
     assert f"MLP_13 train loss {np.mean(losses):.3g} ({min(losses):.3g} to {max(losses):.3g}), test accuracy " in said
     score = find_record("early_stopping", "cpu").result["accuracy"]
     assert said.endswith(f", validation accuracy {score:.3g}, stopped early after epoch 8.")
-    trained = [run for name, exp in EXPERIMENTS.items() if exp.kind == "training" for run in find_records(name, "cpu") if exp.chapter == 5]
+    trained = [
+        run
+        for name, exp in EXPERIMENTS.items()
+        if exp.kind == "training"
+        for run in find_records(name, "cpu")
+        if exp.chapter == 5
+    ]
     restored = next(run for run in trained if run.result["epoch"] < run.result["last_epoch"])
     loss = restored.column("train_loss")[restored.result["epoch"]]  # of the epoch whose accuracy is said
     assert f"{restored.name} train loss {loss:.3g}, " in seen(restored.name, profile="cpu")
@@ -36,7 +42,11 @@ def test_the_analyses_findings_are_said(records):
     assert seen("baseline", profile="cpu").endswith(
         "of the svm 0.37 and of the logistic regression 0.35; held-out train images chose the svm."
     )
-    ratios = [row["residual_seconds"] / row["plain_seconds"] for row in find_record("timing_4", "cpu").rows if row["plain"] == "CNN_30"]
+    ratios = [
+        row["residual_seconds"] / row["plain_seconds"]
+        for row in find_record("timing_4", "cpu").rows
+        if row["plain"] == "CNN_30"
+    ]
     said = seen("timing_4", profile="cpu")
     assert "over 10 blocks of 20 steps, a residual step takes the plain one's time times " in said
     assert f"{np.mean(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f}) for CNN_30 / CNN_res_35." in said
@@ -50,7 +60,9 @@ def test_the_first_layers_gradient_and_the_global_norm_are_said_at_both_ends(rec
     assert f"CNN_30 first layer's RMS 10^{rms[0][0]:.3g} at first and 10^{rms[1][0]:.3g} at the end, " in said
     assert f"global norm {norm[0]:.3g} and {norm[1]:.3g}; fine_tune_1 has no gradients recorded." in said
     several = [record.rows[-1]["gradient_norm"] for record in find_records("MLP_13", "cpu")]
-    assert f" and {np.mean(several):.3g} ({min(several):.3g} to {max(several):.3g})." in seen_gradients("MLP_13", profile="cpu")
+    assert f" and {np.mean(several):.3g} ({min(several):.3g} to {max(several):.3g})." in seen_gradients(
+        "MLP_13", profile="cpu"
+    )
     assert "the first row and" in seen_gradients("MLP_13", profile="sample")
 
 
@@ -68,7 +80,10 @@ def test_a_searchs_best_trial_is_said_beside_the_reports(runs_dir, lr, batch_siz
     trial(runs_dir, 2, 0.41, lr, batch_size)
     said = seen_search(REPORT_SWEEP, profile="cpu")
     assert f"of 2 trials search_2 is best, validation accuracy 0.41, learning rate {rate}, batch size {batch}; " in said
-    assert "the report's best had validation accuracy 0.507, learning rate 0.00931 (at the upper edge of 1e-06 to 0.01)" in said
+    assert (
+        "the report's best had validation accuracy 0.507, learning rate 0.00931 (at the upper edge of 1e-06 to 0.01)"
+        in said
+    )
 
 
 def test_trials_that_are_as_good_are_named(runs_dir):
@@ -83,8 +98,12 @@ def test_a_search_s_trials_are_its_own_and_its_seed_s(runs_dir):
     trial(runs_dir, 1, 0.4, 1e-3, 32, seed=1)
     for name in ("search_wide", "search_1", "search_1b"):
         trial(runs_dir, 2, 0.5, 1e-3, 32, name=name)
-    assert "seeds 0-1: of 2 trials search_1 is best, validation accuracy 0.4," in seen_search(REPORT_SWEEP, profile="cpu")
-    assert "seed 0: of 1 trial search_1 is best, validation accuracy 0.3," in seen_search(REPORT_SWEEP, profile="cpu", seed=0)
+    assert "seeds 0-1: of 2 trials search_1 is best, validation accuracy 0.4," in seen_search(
+        REPORT_SWEEP, profile="cpu"
+    )
+    assert "seed 0: of 1 trial search_1 is best, validation accuracy 0.3," in seen_search(
+        REPORT_SWEEP, profile="cpu", seed=0
+    )
     assert "of 1 trial search_wide_2 is best, " in seen_search(REPORT_SWEEP, "search_wide", "cpu")
 
 
@@ -96,9 +115,14 @@ def test_a_search_is_said_whatever_it_searches_and_by_whatever_metric(runs_dir):
         "parameters": {"lr": {"values": [1e-3, 1e-2]}},
     }
     said = seen_search(other, profile="cpu")
-    assert "search_1 is best, validation accuracy 0.3, learning rate 0.001 (searched: 0.001 to 0.01); the report's best" in said
+    assert (
+        "search_1 is best, validation accuracy 0.3, learning rate 0.001 (searched: 0.001 to 0.01); the report's best"
+        in said
+    )
     trial(runs_dir, 2, 0.4, 1e-2, 32)
-    assert "learning rate 0.001 (at the lower edge of 0.001 to 0.01); the report's best" in seen_search(other, profile="cpu")
+    assert "learning rate 0.001 (at the lower edge of 0.001 to 0.01); the report's best" in seen_search(
+        other, profile="cpu"
+    )
     other["metric"]["name"] = "validation_loss"
     assert "no finished trial of search" in seen_search(other, profile="cpu")
 
@@ -108,7 +132,10 @@ def test_openings_of_the_test_set_are_counted(runs_dir):
     log.parent.mkdir(parents=True)
     line = {"time": "2025-01-01", "run": "dropout", "seed": 0, "classifier": "resnet18", "accuracy": 0.5034}
     log.write_text(json.dumps(line) + "\n")
-    assert openings("cpu") == "The test set has been opened 1 time in cpu: test accuracy dropout (resnet18, seed 0) 0.5034."
+    assert (
+        openings("cpu")
+        == "The test set has been opened 1 time in cpu: test accuracy dropout (resnet18, seed 0) 0.5034."
+    )
     log.write_text(json.dumps(line) + "\n" + json.dumps(line | {"seed": 1}) + "\n")
     assert "opened 2 times in cpu" in openings("cpu")
 
