@@ -36,7 +36,7 @@ test: $(INSTALLED)
 	$(RUN) pytest -n 2 --dist loadfile
 
 faults: $(INSTALLED)
-	KILLS=200 $(RUN) pytest tests/test_faults.py -k killed_anywhere
+	KILLS=200 $(RUN) pytest tests/runs/test_faults.py -k killed_anywhere
 
 benchmark: $(INSTALLED)
 	.venv/bin/python benchmarks/benchmark.py

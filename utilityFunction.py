@@ -1,4 +1,7 @@
-"""What stands around training: seeds, device, precision, threads, provenance, progress bars."""
+"""What a notebook calls around training: seeds and device, Weights & Biases, figures and verdicts.
+
+W&B mirrors the records: a run's rows while it trains, its result when it ends, any record afterwards, and the figures.
+"""
 
 import importlib
 import os
@@ -6,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from io import BytesIO
 from secrets import token_hex
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -14,33 +17,23 @@ from torch import nn
 
 from deepnet.account import complaint, say_once, wandb_mode, wandb_state
 from deepnet.data.sets import CLASS_NAMES, ImageSet, is_available_locally, known_fingerprint, load_images
+from deepnet.machine import device
 from deepnet.progress import bar
 from deepnet.records.reading import PREDICTIONS, WEIGHTS, Record, runs_dir
+from deepnet.seeds import seed_everything
 from deepnet.text import counted
 from experimentTable import CLASSES, PROJECT, Experiment, UsageError
 from myModel import MODELS, count_modules, count_parameters, replace_head
 
-# ---------------------------------------------------------------- figures and verdicts
-_FIGURES = dict.fromkeys(("curves", "draw", "save", "show"), "deepnet.figures.registry")
+if TYPE_CHECKING:
+    from deepnet.claims.ledger import check, ledger
+    from deepnet.figures.registry import curves, draw, save, show
 
+__all__ = [
+    "check", "curves", "device", "draw", "ledger", "mirror", "save", "seed_everything", "show", "sync",
+]  # fmt: skip
 
-_ELSEWHERE = _FIGURES | dict.fromkeys(("check", "ledger"), "deepnet.claims.ledger")
-
-
-def __getattr__(name: str) -> Any:
-    """`from utilityFunction import draw`, `curves`, `show`, `save`, `check` or `ledger`: what a notebook calls after
-    training.
-
-    They stand on this module and on matplotlib, so they are imported when they are asked for.
-    """
-    if name in _ELSEWHERE:
-        return getattr(importlib.import_module(_ELSEWHERE[name]), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted([*globals(), *_ELSEWHERE])
-
+# ---------------------------------------------------------------- Weights & Biases
 
 MISTAKES = 32  # images in the table of misclassified ones
 
@@ -317,3 +310,20 @@ def _log_figures(profile: str) -> int:
     except Exception as error:
         say_once(f"{complaint(error)}; the records are whole.")
         return 0
+
+
+# ---------------------------------------------------------------- figures and verdicts
+
+_FIGURES = dict.fromkeys(("curves", "draw", "save", "show"), "deepnet.figures.registry")
+_ELSEWHERE = _FIGURES | dict.fromkeys(("check", "ledger"), "deepnet.claims.ledger")
+
+
+def __getattr__(name: str) -> Any:
+    """Import `draw`, `curves`, `show`, `save`, `check` or `ledger` when it is asked for, since they need matplotlib."""
+    if name in _ELSEWHERE:
+        return getattr(importlib.import_module(_ELSEWHERE[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_ELSEWHERE])

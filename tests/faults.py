@@ -87,7 +87,7 @@ CHECKED = ("between checkpoint and next epoch", "deepnet.records.folder:RunFolde
 WRITTEN = ("between write and rename", "pathlib:Path.replace", "before")
 TRAINING: list[Place] = [
     BATCH,
-    ("in the evaluation", "trainFunction:accuracy", "before"),
+    ("in the evaluation", "deepnet.training.steps:accuracy", "before"),
     ("amid the writing of a row", "deepnet.records.folder:append_line", "amid"),
     UNCHECKED,
     CHECKED,
@@ -103,7 +103,7 @@ UNFREEZING: list[Place] = [
     BATCH,
     ("with the final weights written", "deepnet.records.folder:RunFolder.save_weights", "after"),
     UNCHECKED,
-    ("before a frozen prefix is computed", "featureFunction:cached", "before"),
+    ("before a frozen prefix is computed", "deepnet.training.frozen_prefix:cached", "before"),
     WRITTEN,
     ("with the result written", "deepnet.records.folder:RunFolder.finish", "after"),
 ]

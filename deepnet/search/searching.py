@@ -1,7 +1,7 @@
 """The report's Bayesian search: one W&B sweep configuration; W&B's agent draws from it, or without an account Optuna.
 
 Every trial is an ordinary run, named `<name>_<number>`: recorded, resumable, early-stopped, cached. Optuna's database
-says which trials there are (`trialFunction.py`).
+says which trials there are (`trials.py`).
 """
 
 import os

@@ -12,10 +12,9 @@ import torch
 from helpers import digits, mlp
 
 from benchmarks.benchmark import plain_process
-from deepnet import machine
 from deepnet.speed import memory
 from deepnet.speed.memory import free_bytes, kept_memory
-from deepnet.training import steps
+from deepnet.training import metrics, steps
 from deepnet.training.steps import train_epoch
 
 keeping = pytest.mark.skipif(
@@ -38,7 +37,7 @@ def test_a_container_s_limit_counts(monkeypatch, tmp_path, limit, free, group):
     (tmp_path / "memory.current").write_text("400\n")
     (tmp_path / "memory.stat").write_text("anon 300\ninactive_file 50\n")
     monkeypatch.setattr(memory, "CGROUPS", tmp_path)
-    monkeypatch.setattr(machine, "device", lambda: torch.device("cpu"))
+    monkeypatch.setattr(memory, "device", lambda: torch.device("cpu"))
     assert free_bytes() == free if free else free_bytes() > 1e6
 
 
@@ -54,7 +53,7 @@ def test_a_container_s_limit_of_the_first_kind_counts(monkeypatch, tmp_path, lim
     (tmp_path / "memory" / "memory.usage_in_bytes").write_text("400\n")
     (tmp_path / "memory" / "memory.stat").write_text("total_cache 60\ninactive_file 1\ntotal_inactive_file 50\n")
     monkeypatch.setattr(memory, "CGROUPS", tmp_path)
-    monkeypatch.setattr(machine, "device", lambda: torch.device("cpu"))
+    monkeypatch.setattr(memory, "device", lambda: torch.device("cpu"))
     assert free_bytes() == free if free else free_bytes() > 1e6
 
 
@@ -114,7 +113,7 @@ def test_memory_that_is_kept_counts_as_free_and_goes_back_in_the_end(monkeypatch
 
 
 def test_kept_memory_is_given_back_every_hundred_steps(monkeypatch):
-    monkeypatch.setattr(steps, "device", lambda: torch.device("cpu"))
+    monkeypatch.setattr(metrics, "device", lambda: torch.device("cpu"))
     given = []
     monkeypatch.setattr(steps, "release_memory", lambda: given.append(True))
     model, (inputs, labels) = mlp(), digits().tensors

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from setuptools import find_packages
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 PROJECT: dict = tomllib.loads((ROOT / "pyproject.toml").read_text())
 MODULES: list[str] = PROJECT["tool"]["setuptools"]["py-modules"]
 PACKAGE = [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in sorted((ROOT / "deepnet").rglob("*.py"))]
@@ -21,7 +21,7 @@ OPTIONAL = ("wandb", "optuna", "sklearn", "scipy", "matplotlib", "tqdm", "pyarro
 NOTEBOOK = """
 import importlib, json, sys
 files = {name: importlib.import_module(name).__file__ for name in sys.argv[1:]}
-from dataFunction import load_images
+from deepnet.data.sets import load_images
 print(json.dumps({"files": files, "images": len(load_images("mnist", "train", "sample"))}))
 """
 

@@ -11,9 +11,9 @@ from helpers import refused
 from test_search import LOG, SMALL, config
 
 from coreFunction import join, search
-from deepnet import machine
 from deepnet.search import searching, trials
 from deepnet.search.sweep import REPORT_SWEEP, Parameter, read_sweep
+from deepnet.training import precision
 from experimentTable import EXPERIMENTS, experiment
 
 IN_MEMORY = (
@@ -198,7 +198,7 @@ def test_what_a_configuration_cannot_say_is_refused(bad, what, remedy, runs_dir,
 
 @pytest.mark.parametrize(("has_it", "same"), [(False, ["fp32", "auto"]), (True, ["auto", "bf16"])])
 def test_precisions_that_are_one_on_this_machine_are_refused(has_it, same, runs_dir, tiny, monkeypatch):
-    monkeypatch.setattr(machine, "has_bfloat16", lambda: has_it)
+    monkeypatch.setattr(precision, "has_bfloat16", lambda: has_it)
     said = f"precision {same[0]!r} and {same[1]!r} are the same here"
     refused(lambda: search(varied(precision={"values": same}), 2, base="MLP_4"), said, "leave one of them out")
     assert not runs_dir.exists()

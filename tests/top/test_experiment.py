@@ -418,10 +418,10 @@ sys.exit(pytest.main(["-q", "-p", "no:cacheprovider", *sys.argv[1:]]))
 
 def test_a_row_a_model_and_a_figure_more_are_four_lines_and_change_no_test():
     checks = [
-        "tests/test_models.py",
+        "tests/top/test_models.py",
         "tests/figures/test_partial.py",
-        "tests/test_committed.py",
-        "tests/test_experiment.py",
+        "tests/project/test_committed.py",
+        "tests/top/test_experiment.py",
     ]
     chosen = "registry or counts or MLP_43 or 3.2b or (table and prices) or partial_evidence or children_that"
     ended = python(ONE_MORE, *checks, "-k", chosen)

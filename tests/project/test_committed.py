@@ -1,7 +1,7 @@
 """What is committed and made from the evidence still matches it: the notebook's outputs, the tables of README and
 findings.
 
-`REMAKE=1 python -m pytest tests/test_committed.py` makes them anew. The notebook is replayed as in a clone with no data
+`REMAKE=1 python -m pytest tests/project/test_committed.py` makes them anew. The notebook is replayed as in a clone with no data
 and no network.
 """
 
@@ -28,7 +28,7 @@ from deepnet.figures.registry import draw
 from deepnet.figures.words import prices, results, sources
 from experimentTable import EXPERIMENTS
 
-REMAKE = "REMAKE=1 python -m pytest tests/test_committed.py"
+REMAKE = "REMAKE=1 python -m pytest tests/project/test_committed.py"
 NOTEBOOK, README, FIGURE = ROOT / "main.ipynb", ROOT / "README.md", ROOT / "report" / "figures" / "README.png"
 FINDINGS = ROOT / "report" / "findings.md"
 PROFILE = "paper"  # the best that has evidence: whose outputs the notebook carries

@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 from coreFunction import pipeline
 from deepnet.data.datasets import as_source
 from deepnet.data.sets import load_images
-from deepnet.training import features, frozen_prefix
+from deepnet.training import frozen_prefix
 from deepnet.training.features import extract_features, forward_all
 from deepnet.training.frozen_prefix import cached, split
 from myModel import MODELS, replace_head, set_train_mode, train_only
@@ -257,7 +257,7 @@ def test_a_run_s_two_sets_stay_however_large(monkeypatch):
     """The train set's cache is not given up for the validation set's, or each run would make both again."""
     monkeypatch.setattr(frozen_prefix, "MAX_CACHE_BYTES", 60 * 784 * 4)  # both together are more
     data, runs = load_images("mnist", "train", "sample", 28), []
-    monkeypatch.setattr(features, "forward_all", lambda *a, **named: runs.append(a) or forward_all(*a, **named))
+    monkeypatch.setattr(frozen_prefix, "forward_all", lambda *a, **named: runs.append(a) or forward_all(*a, **named))
     for _ in range(3):
         for part in (range(50), range(50, 70)):
             cached(nn.Flatten(), data.subset(part), "fp32", 500)
@@ -397,7 +397,7 @@ def test_two_parts_of_one_set_share_no_cache():
 
 def test_the_same_prefix_on_the_same_set_runs_once(monkeypatch):
     runs = []
-    monkeypatch.setattr(features, "forward_all", lambda *a, **named: runs.append(a) or forward_all(*a, **named))
+    monkeypatch.setattr(frozen_prefix, "forward_all", lambda *a, **named: runs.append(a) or forward_all(*a, **named))
     data, torch_seed = load_images("mnist", "train", "sample", 28).subset(range(50)), 3
     for weights in (torch_seed, torch_seed, torch_seed + 1):
         torch.manual_seed(weights)

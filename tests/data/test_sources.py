@@ -108,7 +108,7 @@ def test_a_name_server_that_never_answers_is_not_waited_for(monkeypatch):
 def test_a_process_that_has_imported_nothing_yet_asks_the_hub(tmp_path):
     """Its modules come when they are asked for, so only a process of its own shows what was imported for it."""
     done = python(
-        "import sourceFunction; from pathlib import Path; sources.answers = lambda url: print(url)\n"
+        "from deepnet.data import sources; from pathlib import Path; sources.answers = lambda url: print(url)\n"
         "try: sources.fetch('mnist', Path('none'), None)\n"
         "except sources.UsageError as error: print(error)"
     )

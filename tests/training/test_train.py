@@ -117,7 +117,7 @@ def test_the_smallest_gradients_summed_in_float32_lose_nothing_to_its_range(flus
 
 
 def test_a_graph_is_recorded_after_the_warm_up_and_replayed_on_each_full_batch(monkeypatch):
-    """With a graph of paper, so that its order is tested without a GPU too; tests/test_cuda.py has real ones."""
+    """With a graph of paper, so that its order is tested without a GPU too; tests/speed/test_cuda.py has real ones."""
     recording, taken = [], []
 
     class PaperGraph:

@@ -118,8 +118,9 @@ def test_dropout_s_test_needs_none_but_its_own_weights(ready, runs_dir, capsys):
 
 OPENING = """
 import sys
+import coreFunction
 from deepnet.analyses import final_test
-from recordFunction import find_record
+from deepnet.records.reading import find_record
 final_test.load_test_set = lambda *_: (print("open", flush=True), sys.stdin.read())
 coreFunction.final_test(find_record("dropout", "sample"))
 """

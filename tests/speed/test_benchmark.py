@@ -158,7 +158,7 @@ def test_a_step_s_time_is_shared_out():
 
 @pytest.fixture
 def with_bfloat16(monkeypatch):
-    monkeypatch.setattr("machine.has_bfloat16", lambda: True)
+    monkeypatch.setattr("deepnet.training.precision.has_bfloat16", lambda: True)
 
 
 SPEEDS = {"plain": [10.0, 40.0, 20.0], "fp32": [50.0, 60.0, 70.0]}

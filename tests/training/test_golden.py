@@ -1,14 +1,13 @@
 """The golden trajectory: a few fp32 steps whose numbers are kept in golden.json, so that the results never change
 unnoticed.
 
-`REMAKE=1 python -m pytest tests/test_golden.py` makes golden.json anew, once RESULTS_VERSION is raised.
+`REMAKE=1 python -m pytest tests/training/test_golden.py` makes golden.json anew, once RESULTS_VERSION is raised.
 """
 
 import json
 import math
 import os
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from helpers import tiny_sample
@@ -23,9 +22,9 @@ pytestmark = pytest.mark.skipif(
     device().type != "cpu", reason="golden.json was made on a CPU; DEVICE=cpu compares with it"
 )
 
-FILE = Path(__file__).with_name("golden.json")
+FILE = ROOT / "tests" / "golden.json"
 TOLERANCE = 1e-4  # relative
-REMAKE = "REMAKE=1 python -m pytest tests/test_golden.py"
+REMAKE = "REMAKE=1 python -m pytest tests/training/test_golden.py"
 RUNS = {  # what is trained, and its budget: (steps, rows)
     "MLP_4": (EXPERIMENTS["MLP_4"], (4, 2)),
     "CNN_10": (EXPERIMENTS["CNN_10"], (4, 2)),
@@ -80,7 +79,7 @@ def complaint(kept: dict, now: dict[str, list[dict]], version: int) -> str:
         return ""
     return "\n".join([
         *found,
-        "The training loop's results have changed. If that was not meant, mend it. If it was, raise RESULTS_VERSION in recordFunction.py",
+        "The training loop's results have changed. If that was not meant, mend it. If it was, raise RESULTS_VERSION in deepnet/records/reading.py",
         f"(it is {version}), so that no run begun before is gone on with and records made before can be told; then run `{REMAKE}`.",
     ])  # fmt: skip
 
@@ -102,5 +101,5 @@ def test_a_slightly_different_step_is_seen_and_what_to_do_is_said():
     wrong = complaint(kept, now, 7)
     assert "MLP_4, epoch 2: test_loss is" in wrong
     assert "epoch 0" not in wrong  # the first weights are the same
-    assert "raise RESULTS_VERSION in recordFunction.py\n(it is 7)" in wrong
+    assert "raise RESULTS_VERSION in deepnet/records/reading.py\n(it is 7)" in wrong
     assert complaint(kept, now, 8) == f"golden.json holds the numbers of RESULTS_VERSION 7, this is 8: run `{REMAKE}`"

@@ -8,11 +8,9 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-import utilityFunction
-from deepnet import machine
 from deepnet.speed import products
 from deepnet.speed.products import SmallMaps, conv2d_im2col, conv2d_shift_and_add, emulated_bf16, native_bf16
-from deepnet.training import steps
+from deepnet.training import precision, steps
 from deepnet.training.steps import train_epoch
 from myModel import MODELS
 
@@ -170,7 +168,7 @@ def test_a_kernel_that_does_not_fit_is_refused_as_torch_does():
 def test_training_resnet18_in_bf16_goes_by_patches_from_layer2_on(monkeypatch):
     by_patches = Counted(conv2d_im2col)
     monkeypatch.setattr(products, "conv2d_im2col", by_patches)
-    monkeypatch.setattr(machine, "has_bfloat16", lambda: True)
+    monkeypatch.setattr(precision, "has_bfloat16", lambda: True)
     model = MODELS["resnet18"]()
     train_epoch(
         model,
@@ -206,7 +204,7 @@ def test_a_large_kernel_on_a_small_map_is_left_to_torch_neither_forward_nor_back
 
 def test_an_epoch_of_resnet18_is_the_same_by_taps(monkeypatch):
     by_taps = Counted(conv2d_shift_and_add)
-    monkeypatch.setattr(utilityFunction, "conv2d_shift_and_add", by_taps)
+    monkeypatch.setattr(precision, "conv2d_shift_and_add", by_taps)
     images, labels = torch.randn(12, 3, 64, 64, dtype=torch.float64), torch.arange(12) % 10
     batches = [(images[:8], labels[:8]), (images[8:], labels[8:])]
 

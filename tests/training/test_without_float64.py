@@ -10,14 +10,15 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-import coreFunction
 from coreFunction import build, run
 from deepnet import machine
 from deepnet.data.sets import load_images
 from deepnet.machine import device
 from deepnet.seeds import seed_everything
+from deepnet.speed import layout
 from deepnet.speed.layout import fast_layout
-from deepnet.training import steps
+from deepnet.training import metrics
+from deepnet.training import precision as precisions
 from deepnet.training.metrics import GradientNorms, l2_norms, probe
 from deepnet.training.optimizers import make_optimizer
 from deepnet.training.steps import evaluate, train_epoch
@@ -37,7 +38,7 @@ class NoFloat64(TorchDispatchMode):
 
 @pytest.fixture
 def without_float64(monkeypatch):
-    monkeypatch.setattr(steps, "has_float64", lambda: False)
+    monkeypatch.setattr(metrics, "has_float64", lambda: False)
 
 
 def trained(name: str) -> dict:
@@ -56,7 +57,7 @@ def trained(name: str) -> dict:
 @pytest.mark.parametrize("name", ["MLP_33", "CNN_10", "CNN_res_16", "fine_tune_2", "sgd", "rmsprop"])
 def test_training_evaluation_and_probe_do_without(name, monkeypatch):
     expected = trained(name)
-    monkeypatch.setattr(steps, "has_float64", lambda: False)
+    monkeypatch.setattr(metrics, "has_float64", lambda: False)
     with NoFloat64():
         row = trained(name)
     for found in (row, expected):  # a layer that does not learn has no gradient
@@ -81,7 +82,7 @@ def test_an_epoch_s_norms_are_those_of_float64_at_any_scale(scale, monkeypatch):
     for parameter in model.parameters():
         parameter.grad = torch.randn_like(parameter) * scale
     for has_float64 in (True, False):
-        monkeypatch.setattr(steps, "has_float64", lambda has=has_float64: has)
+        monkeypatch.setattr(metrics, "has_float64", lambda has=has_float64: has)
         norms = GradientNorms(model)
         norms.add()
         row = norms.row(1)
@@ -106,16 +107,17 @@ def test_norms_reach_over_all_of_float32(without_float64):
 
 @pytest.mark.parametrize("precision", ["fp64", "bf16"])
 def test_an_experiment_in_another_precision_is_refused_on_mps(precision, monkeypatch):
+    monkeypatch.setattr(precisions, "device", lambda: torch.device("mps"))
     monkeypatch.setattr(machine, "device", lambda: torch.device("mps"))
-    monkeypatch.setattr(machine, "has_bfloat16", machine.has_bfloat16.__wrapped__)  # it remembers this machine's
-    assert precision.resolve_precision("auto") == "fp32"
+    monkeypatch.setattr(precisions, "has_bfloat16", machine.has_bfloat16.__wrapped__)  # it remembers this machine's
+    assert precisions.resolve_precision("auto") == "fp32"
     with pytest.raises(UsageError, match=f"on mps experiments train in fp32, not in {precision}; set DEVICE=cpu"):
-        precision.resolve_precision(precision)
+        precisions.resolve_precision(precision)
 
 
 def test_models_lie_contiguous_on_mps(monkeypatch):
-    data = load_images("cifar10", "train", "sample", 32)
+    data = load_images("cifar10", "train", "sample", 32).first(2)
     model = build(experiment("CNN_10", "sample"))
     assert fast_layout(model, data) == torch.channels_last
-    monkeypatch.setattr(coreFunction, "device", lambda: torch.device("mps"))
+    monkeypatch.setattr(layout, "device", lambda: torch.device("mps"))
     assert fast_layout(model, data) == torch.contiguous_format
