@@ -1,4 +1,4 @@
-"""What is committed and made from the evidence still matches it: the notebook's outputs, the tables of README and findings.
+"""What is committed and made from the evidence still matches it: the notebook's outputs, the tables of the guides and findings.
 
 `REMAKE=1 python -m pytest tests/test_committed.py` makes them anew. The notebook is replayed as in a clone with no data and no network.
 """
@@ -27,7 +27,8 @@ from deepnet.figures.words import prices, results, sources
 from experimentTable import EXPERIMENTS
 
 REMAKE = "REMAKE=1 python -m pytest tests/test_committed.py"
-NOTEBOOK, README, FIGURE = ROOT / "main.ipynb", ROOT / "README.md", ROOT / "report" / "figures" / "README.png"
+NOTEBOOK, FIGURE = ROOT / "main.ipynb", ROOT / "report" / "figures" / "README.png"
+RESULTS, PROFILES, SPEED = (ROOT / "docs" / f"{page}.md" for page in ("results", "profiles", "speed"))
 FINDINGS = ROOT / "report" / "findings.md"
 PROFILE = "paper"  # the best that has evidence: whose outputs the notebook carries
 
@@ -37,13 +38,13 @@ def benchmark(machine: str) -> str:
 
 
 BLOCKS: dict[str, tuple[Path, Callable[[], str]]] = {  # what stands between the marks of that name, and where
-    "ledger": (README, lambda: ledger_short(ledger(PROFILE))),
-    "benchmark": (README, lambda: benchmark("intel-r-xeon-r-processor-family-6-model-207-2-cores")),
-    "benchmark-gpu": (README, lambda: benchmark("nvidia-h200-16-cores")),
+    "ledger": (RESULTS, lambda: ledger_short(ledger(PROFILE))),
+    "benchmark": (SPEED, lambda: benchmark("intel-r-xeon-r-processor-family-6-model-207-2-cores")),
+    "benchmark-gpu": (SPEED, lambda: benchmark("nvidia-h200-16-cores")),
     **{f"parts-{p}": (FINDINGS, lambda p=p: ledger_markdown(ledger(p))) for p in ("paper", "cpu")},
     **{f"results-{p}": (FINDINGS, lambda p=p: results(p)) for p in ("paper", "cpu")},
     **{f"sources-{p}": (FINDINGS, lambda p=p: sources(p)) for p in ("paper", "cpu")},
-    "prices": (README, lambda: prices(EXPERIMENTS if os.environ.get("REMAKE") else re.findall(r"\w+", README.read_text()))),
+    "prices": (PROFILES, lambda: prices(EXPERIMENTS if os.environ.get("REMAKE") else re.findall(r"\w+", PROFILES.read_text()))),
 }
 MOST_BYTES = 3_000_000
 TILE, GREY_LEVELS = 16, 6  # by how much the means of a tile may differ: another machine places a curve a hair's breadth aside
