@@ -1,12 +1,14 @@
-# `make` lists the targets. The same steps as plain pip and jupyter lines stand in README.md.
+# `make` lists the targets. The same steps as plain pip and jupyter lines stand in docs/troubleshooting.md.
 
 PROFILE ?= sample
 # The first of these that is Python 3.11 to 3.13 makes .venv; `make PYTHON=/path/to/python3.12 ...` names another.
 PYTHON ?= python3.11 python3.12 python3.13 python3 python
 INSTALLED := .venv/.installed
 RUN := .venv/bin/python -m
+# What users import, and the two that utilityFunction lends its figures and verdicts from
+DOCUMENTED := coreFunction utilityFunction myModel modelBlock experimentTable deepnet.figures.registry deepnet.claims.ledger
 
-.PHONY: help notebook test faults benchmark check clean
+.PHONY: help notebook test faults benchmark docs check clean
 .DEFAULT_GOAL := help
 
 help:
@@ -15,6 +17,7 @@ help:
 	  'make test                       run all tests' \
 	  'make faults                     200 kills and what came of them, into tests/faults-summary.md' \
 	  'make benchmark                  this package against the plain recipe, into benchmarks/results' \
+	  'make docs                       pages of the public functions, from their docstrings, into docs/api' \
 	  'make check                      ruff (lint, format) and mypy' \
 	  'make clean                      remove .venv and caches; runs/ and report/ stay' \
 	  '' \
@@ -40,6 +43,10 @@ faults: $(INSTALLED)
 
 benchmark: $(INSTALLED)
 	.venv/bin/python benchmarks/benchmark.py
+
+docs: $(INSTALLED)
+	$(RUN) pdoc --output-directory docs/api $(DOCUMENTED)
+	@echo 'Made docs/api/index.html'
 
 check: $(INSTALLED)
 	$(RUN) ruff check

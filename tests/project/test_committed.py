@@ -1,8 +1,8 @@
-"""What is committed and made from the evidence still matches it: the notebook's outputs, the tables of README and
+"""What is committed and made from the evidence still matches it: the notebook's outputs, the tables of the guides and
 findings.
 
-`REMAKE=1 python -m pytest tests/project/test_committed.py` makes them anew. The notebook is replayed as in a clone with no data
-and no network.
+`REMAKE=1 python -m pytest tests/project/test_committed.py` makes them anew. The notebook is replayed as in a clone with
+no data and no network.
 """
 
 import base64
@@ -29,7 +29,8 @@ from deepnet.figures.words import prices, results, sources
 from experimentTable import EXPERIMENTS
 
 REMAKE = "REMAKE=1 python -m pytest tests/project/test_committed.py"
-NOTEBOOK, README, FIGURE = ROOT / "main.ipynb", ROOT / "README.md", ROOT / "report" / "figures" / "README.png"
+NOTEBOOK, FIGURE = ROOT / "main.ipynb", ROOT / "report" / "figures" / "README.png"
+RESULTS, PROFILES, SPEED = (ROOT / "docs" / f"{page}.md" for page in ("results", "profiles", "speed"))
 FINDINGS = ROOT / "report" / "findings.md"
 PROFILE = "paper"  # the best that has evidence: whose outputs the notebook carries
 
@@ -39,18 +40,18 @@ def benchmark(machine: str) -> str:
 
 
 BLOCKS: dict[str, tuple[Path, Callable[[], str]]] = {  # what stands between the marks of that name, and where
-    "ledger": (README, lambda: ledger_short(ledger(PROFILE))),
-    "benchmark": (README, lambda: benchmark("intel-r-xeon-r-processor-family-6-model-207-2-cores")),
-    "benchmark-gpu": (README, lambda: benchmark("nvidia-h200-16-cores")),
+    "ledger": (RESULTS, lambda: ledger_short(ledger(PROFILE))),
+    "benchmark": (SPEED, lambda: benchmark("intel-r-xeon-r-processor-family-6-model-207-2-cores")),
+    "benchmark-gpu": (SPEED, lambda: benchmark("nvidia-h200-16-cores")),
     **{f"parts-{p}": (FINDINGS, lambda p=p: ledger_markdown(ledger(p))) for p in ("paper", "cpu")},
     **{f"results-{p}": (FINDINGS, lambda p=p: results(p)) for p in ("paper", "cpu")},
     **{f"sources-{p}": (FINDINGS, lambda p=p: sources(p)) for p in ("paper", "cpu")},
     "prices": (
-        README,
-        lambda: prices(EXPERIMENTS if os.environ.get("REMAKE") else re.findall(r"\w+", README.read_text())),
+        PROFILES,
+        lambda: prices(EXPERIMENTS if os.environ.get("REMAKE") else re.findall(r"\w+", PROFILES.read_text())),
     ),
 }
-MAX_CACHE_BYTES = 3_000_000
+MOST_BYTES = 3_000_000
 # by how much the means of a tile may differ: another machine places a curve a hair's breadth aside
 TILE, GREY_LEVELS = 16, 6
 
@@ -191,4 +192,4 @@ def test_the_committed_notebook_has_no_error_and_is_small():
         for output in cell.outputs
         if output.output_type == "error" or output.get("name") == "stderr"
     ] == []
-    assert NOTEBOOK.stat().st_size < MAX_CACHE_BYTES
+    assert NOTEBOOK.stat().st_size < MOST_BYTES

@@ -1,9 +1,10 @@
-"""The sentences of README and notebook with numbers in them say what the records, the benchmarks' results and the table
-say.
+"""The sentences of README, guides and notebook with numbers in them say what the records, the benchmarks' results and
+the table say.
 """
 
 import json
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
@@ -15,15 +16,19 @@ from helpers import ROOT
 from deepnet.claims.ledger import check, ledger
 from deepnet.data.sets import FINGERPRINTS, VALIDATION
 from deepnet.figures.registry import found
-from deepnet.records.reading import find_records
+from deepnet.records.reading import find_openings, find_records
 from deepnet.text import duration
 from experimentTable import BOTH_PRECISIONS, BUDGETS, ROWS, Experiment, estimated_seconds, experiment, is_supported
 from myModel import MODELS, count_modules, model_table
 
 NOTEBOOK, README = ROOT / "main.ipynb", ROOT / "README.md"
+RESULTS, PROFILES, SPEED, MACHINES, DIFFERENCES = (
+    ROOT / "docs" / f"{page}.md" for page in ("results", "profiles", "speed", "many-machines", "differences")
+)
+IN_WORDS = ["no", "one", "two", "three", "four", "five", "six", "seven", "eight"]
 SESSION = "131b5b2"  # the commit that most records of `paper` were made at, side by side on one GPU
 # a row of a reader's own is in no sentence
-TABLE = [row for row in ROWS if row.name in re.findall(r"\w+", README.read_text())]
+TABLE = [row for row in ROWS if row.name in re.findall(r"\w+", PROFILES.read_text())]
 
 
 def measured(machine: str) -> dict[str, dict]:
@@ -62,43 +67,106 @@ def bf16_sentence() -> str:
     shown = [model for model, verdict in equal.items() if verdict == "holds"]
     assert len(shown) == 1 and set(equal.values()) == {"holds", "undecided"}
     return (
-        f"In {len(points)} pairs of trainings from the same weights (question q7) test accuracy in bf16 differed from fp32's by "
-        f"{min(points):+.1f} to {max(points):+.1f} points, by {np.mean(points):.2f} on average; that the difference is within a point "
-        f"is shown for {shown[0]} alone, for the others neither shown nor excluded."
+        f"In {len(points)} pairs of trainings from the same weights (question q7), test accuracy in bf16 differed from fp32's by "
+        f"{min(points):+.1f} to {max(points):+.1f} points, by {np.mean(points):.2f} on average. That the difference is within a point "
+        f"is shown for {shown[0]} alone; for the others it is neither shown nor excluded."
     )
+
+
+ABLATIONS = [row for row in TABLE if row.family.startswith("control")]
 
 
 def rows_sentences() -> Iterator[str]:
     """What the table holds."""
-    ours = [row for row in TABLE if row.family.startswith("control")]
-    trainings = [row for row in TABLE if row.kind == "training" and row not in ours]
+    trainings = [row for row in TABLE if row.kind == "training" and row not in ABLATIONS]
     yield f"The report's {len(trainings)} trainings, its classical baseline and its analyses are there"
-    yield f"and {len(ours)} controls of our own."
-    yield f"The profile `sample` runs everything but the {len(ours)} controls"
-    yield f"MLP_res_55 has {count_modules(MODELS['MLP_res_55']())} modules, not 55."
+    yield f"and {len(ABLATIONS)} ablations of our own."
 
 
-def cost_sentences() -> Iterator[str]:
-    """What the estimates of the single runs add up to."""
+def hours(profile: str, chosen: Callable[[Experiment], bool] = lambda row: True) -> float:
+    """What the estimates of the chosen runs add up to."""
+    rows = [exp for row in TABLE if chosen(row) and is_supported(exp := experiment(row.name, profile))]
+    return sum(map(estimated_seconds, rows)) / 3600
 
-    def hours(profile: str, chosen: Callable[[Experiment], bool] = lambda row: True) -> float:
-        rows = [exp for row in TABLE if chosen(row) and is_supported(exp := experiment(row.name, profile))]
-        return sum(map(estimated_seconds, rows)) / 3600
 
+def profiles_sentences() -> Iterator[str]:
+    """What a profile runs, and at what cost."""
     two, three, four, five = (
         hours("cpu", lambda row, chapter=chapter: row.chapter == chapter) for chapter in (2, 3, 4, 5)
     )
-    controls = hours("cpu", lambda row: row.chapter == 4 and row.family.startswith("control"))
-    yield f"stop it and go on when you like | {hours('cpu'):.0f} h on two cores |"
+    ablations = hours("cpu", lambda row: row.chapter == 4 and row in ABLATIONS)
+    yield f"The profile `sample` runs everything but the {len(ABLATIONS)} ablations"
+    yield f"about {hours('cpu'):.0f} h on two Zen 1 cores |"
     yield (
-        f"about {hours('cpu'):.0f} h on the same two cores: chapter 2 {60 * two:.0f} min, 3 {three:.0f} h, 4 {four:.0f} h "
-        f"({controls:.0f} h of it controls), 5 {five:.0f} h;"
+        f"The {hours('cpu'):.0f} hours of `cpu` are {60 * two:.0f} min for chapter 2, {three:.0f} h for chapter 3, "
+        f"{four:.0f} h for chapter 4 ({ablations:.0f} h of it for the ablations) and {five:.0f} h for chapter 5."
     )
-    yield f"MLP_res_96 alone takes {duration(estimated_seconds(experiment('MLP_res_96', 'cpu')))}"
     assert round(hours("paper")) == 1  # "about an hour"
+    yield from split_sentence("CIFAR-100's train set is split into {:,} and {:,} images")
+
+
+def machines_sentences() -> Iterator[str]:
+    """What the table's runs take on several machines."""
+    yield f"stopped and continued as you like | {hours('cpu'):.0f} h on two cores |"
+    yield f"MLP_res_96 alone takes {duration(estimated_seconds(experiment('MLP_res_96', 'cpu')))}"
     made = [record for profile in ("paper", "cpu") for runs in found("*", profile).values() for record in runs]
     there = [record.profile for record in made if record.settings["provenance"]["commit"].startswith(SESSION)]
     yield f"{there.count('paper')} records of `paper` and {there.count('cpu')} of `cpu` come from one session of 18 minutes"
+
+
+def accuracies(name: str, *profiles: str) -> list[float]:
+    """The final accuracies of a run's seeds, those of one profile after those of the other."""
+    return [record.result["accuracy"] for profile in profiles for record in find_records(name, profile)]
+
+
+def count_of_verdicts() -> str:
+    """How many claims and questions have which verdict."""
+    verdicts = ledger("paper")
+    questions = sum(verdict.id.startswith("q") for verdict in verdicts)
+    of = Counter(verdict.verdict for verdict in verdicts)
+    return (
+        f"The report's {len(verdicts) - questions} claims and {questions} questions of our own are judged by rules that were "
+        f"committed before the first record that they read: {of['holds']} hold, {of['fails']} fail, {of['undecided']} are undecided, "
+        f"and {of['no evidence']} have no evidence in this profile."
+    )
+
+
+def depth_sentences() -> Iterator[str]:
+    """The README's first finding, plain depth, and its second, residual connections."""
+    (nothing,) = {f"{accuracy:.2f}" for accuracy in accuracies("MLP_33", "paper")}
+    yield f"it learns nothing (test accuracy {nothing} in all {IN_WORDS[len(accuracies('MLP_33', 'paper'))]} seeds)"
+    eps, he = (accuracies(name, "paper", "cpu") for name in ("MLP_33_eps", "MLP_33_he"))
+    yield f"({span(eps, '.3f')} in {IN_WORDS[len(eps)]} trainings over two profiles)"
+    yield f"({span(he, '.3f')} in {IN_WORDS[len(he)]})"
+    four, thirteen, deep = (np.mean(accuracies(name, "paper")) for name in ("MLP_4", "MLP_13", "MLP_23"))
+    above = {
+        p: [a > b for a, b in zip(accuracies("MLP_23", p), accuracies("MLP_13", p), strict=True)]
+        for p in ("paper", "cpu")
+    }
+    paper, cpu = (f"{IN_WORDS[sum(which)]} of {IN_WORDS[len(which)]}" for which in above.values())
+    yield (
+        f"MLP_4 is best (mean {four:.3f}), but MLP_23 ends above MLP_13 in {paper} seeds (means {deep:.3f} and {thirteen:.3f}), "
+        f"and in {cpu} in the smaller profile `cpu`."
+    )
+    residual = {depth: accuracies(f"MLP_res_{depth}", "paper") for depth in (5, 15, 35, 55, 96)}
+    assert [len(seeds) for seeds in residual.values()] == [5, 5, 5, 1, 1]  # "five seeds up to 35 layers, one beyond"
+    low, high = (f(accuracy for seeds in residual.values() for accuracy in seeds) for f in (min, max))
+    yield f"Residual MLPs with 5 to 96 layers end between {low:.3f} and {high:.3f}"
+    yield f"their steps take {span((part.effect for part in check('3f', 'paper').parts), '.2f')} times as long as the plain ones"
+    for profile, sentence in (("paper", "alike at 128 pixels"), ("cpu", "but not at 32")):
+        convolutional = [accuracies(f"CNN_res_{depth}", profile) for depth in (16, 35, 56)]
+        yield f"{sentence} ({joined(f'{accuracy:.3f}' for (accuracy,) in convolutional)}, one seed)"
+
+
+def tuning_sentences() -> Iterator[str]:
+    """The README's third finding, fine-tuning."""
+    of = {row.name: accuracies(row.name, "paper")[0] for row in TABLE if row.chapter == 5}
+    yield f"(validation accuracy {of['fine_tune_1']:.3f} and {of['baseline']:.3f}, one seed)"
+    best = max(accuracy for name, accuracy in of.items() if name != "train_resnet")
+    tested = next(opening["accuracy"] for opening in find_openings("paper") if opening["run"] == "dropout")
+    yield f"raises it to {best:.3f} at best, and to {of['dropout']:.3f} with dropout (test accuracy {tested:.3f})"
+    lower = [100 * (of[name] - of[f"{name}_2"]) for name in ("adam", "adamw", "rmsprop")]
+    yield f"Adam, AdamW and RMSprop end {span(lower)} points lower at 1e-5 than at 5e-4"
 
 
 def speed_sentences() -> Iterator[str]:
@@ -111,13 +179,14 @@ def speed_sentences() -> Iterator[str]:
     most = {name: f"{1 / row['time_shares']['products']:.1f}" for name, row in intel.items()}
     frozen, mlps, cnns = list(intel)[-3:], list(intel)[:3], list(intel)[3:7]
     yield (
-        f"Were all but the products free, MLP_4 could be another {most['MLP_4']} times as fast, MLP_33 {most['MLP_33']}, CNN_10 "
+        f"If everything but the products were free, MLP_4 could be another {most['MLP_4']} times as fast, MLP_33 {most['MLP_33']}, CNN_10 "
         f"{most['CNN_10']}, the three rows behind a frozen prefix {joined(most[name] for name in frozen)}."
     )
     ratio = {name: f"{row['ratio']:.2g}" if row["ratio"] > 10 else f"{row['ratio']:.1f}" for name, row in zen.items()}
     yield (
-        f"{joined(ratio[name] for name in mlps)} times the plain recipe in the MLPs, {span(zen[name]['ratio'] for name in cnns)} in the "
-        f"CNNs, {ratio['resnet18']} in ResNet-18, {joined(ratio[name] for name in frozen)} behind the frozen prefixes."
+        f"{joined(ratio[name] for name in mlps)} times as fast as the plain recipe in the MLPs, "
+        f"{span(zen[name]['ratio'] for name in cnns)} in the CNNs, {ratio['resnet18']} in ResNet-18, "
+        f"{joined(ratio[name] for name in frozen)} behind the frozen prefixes."
     )
     ratio = {name: f"{row['ratio']:.2g}" if row["ratio"] > 10 else f"{row['ratio']:.1f}" for name, row in small.items()}
     bf16 = [small[name]["ratio"] for name in cnns if small[name]["precision"] == "bf16"]
@@ -128,8 +197,8 @@ def no_evidence_sentence() -> str:
     """Which claims and questions `paper` has no record for: that they have one in `cpu`."""
     lacking = [verdict.id for verdict in ledger("paper") if verdict.verdict == "no evidence"]
     assert all(check(claim, "cpu").verdict != "no evidence" for claim in lacking)
-    first, *controls, last = lacking
-    return f"the CNNs' step times ({first}) and controls ({', '.join(controls)}) and bf16 ({last}) are judged in `cpu`"
+    first, *ablations, last = lacking
+    return f"the CNNs' step times ({first}) and ablations ({', '.join(ablations)}) and bf16 ({last}) have no record; they are judged in `cpu`"
 
 
 def wider_sentence() -> str:
@@ -150,12 +219,16 @@ def split_sentence(form: str) -> list[str]:
 # with numbers that records, benchmarks or the table give
 SENTENCES: dict[str, tuple[Path, Callable[[], Iterable[str]]]] = {
     "the table": (README, rows_sentences),
-    "the cost": (README, cost_sentences),
-    "bf16": (README, lambda: [bf16_sentence()]),
-    "speed": (README, speed_sentences),
-    "no evidence": (README, lambda: [no_evidence_sentence()]),
-    "the split": (README, lambda: split_sentence("CIFAR-100's train set is split into {:,} and {:,} images")),
-    "the split, again": (NOTEBOOK, lambda: split_sentence("The train set is split {:,} / {:,}")),
+    "the verdicts": (README, lambda: [count_of_verdicts()]),
+    "depth": (README, depth_sentences),
+    "fine-tuning": (README, tuning_sentences),
+    "the profiles": (PROFILES, profiles_sentences),
+    "many machines": (MACHINES, machines_sentences),
+    "bf16": (SPEED, lambda: [bf16_sentence()]),
+    "speed": (SPEED, speed_sentences),
+    "no evidence": (RESULTS, lambda: [no_evidence_sentence()]),
+    "modules": (DIFFERENCES, lambda: [f"MLP_res_55 has {count_modules(MODELS['MLP_res_55']())} modules, not 55."]),
+    "the split": (NOTEBOOK, lambda: split_sentence("The train set is split {:,} / {:,}")),
     "wider": (NOTEBOOK, lambda: [wider_sentence()]),
     "the sample's steps": (NOTEBOOK, lambda: [f"In the sample's {BUDGETS['mlp'][0]} steps MLP_23 need not learn"]),
 }

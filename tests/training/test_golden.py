@@ -10,7 +10,7 @@ import os
 from dataclasses import replace
 
 import pytest
-from helpers import tiny_sample
+from helpers import ROOT, tiny_sample
 
 import deepnet.records.folder
 from coreFunction import run
