@@ -15,6 +15,10 @@ from dataclasses import asdict
 from functools import partial
 from typing import Any, NoReturn
 
+from deepnet.records import reading
+from deepnet.records.publish import publish as publish_record
+from deepnet.records.reading import find_record, roots
+from deepnet.search.sweep import REPORT_SWEEP
 from deepnet.text import duration
 from experimentTable import (
     NAME,
@@ -64,8 +68,6 @@ def chosen_names(arguments: argparse.Namespace, recorded: bool = False) -> list[
 
     `recorded`: what is not in the table will do too where it has a record, as a search's trial or a variant has.
     """
-    from deepnet.records.reading import roots
-
     profile = current_profile(arguments.profile)
     for name in arguments.names:
         if not (recorded and re.fullmatch(NAME, name) and any((root / profile / name).is_dir() for root in roots())):
@@ -85,8 +87,6 @@ def list_runs(arguments: argparse.Namespace) -> bool:
     """Every experiment: what it is, its state with seed 0 and its price; what is damaged says so in its row, and why
     beside the list.
     """
-    from deepnet.records.reading import find_record, roots
-
     profile = current_profile(arguments.profile)
     roots()  # refused once, where no folder is named, and not in each row
     table = []
@@ -159,7 +159,6 @@ def search(arguments: argparse.Namespace) -> bool:
     )
     from coreFunction import join
     from coreFunction import search as begin_search
-    from deepnet.search.sweep import REPORT_SWEEP
 
     where: dict[str, Any] = {"profile": profile, "seed": seed, "storage": arguments.storage}
     begin = partial(begin_search, REPORT_SWEEP, count)
@@ -171,8 +170,6 @@ def search(arguments: argparse.Namespace) -> bool:
 
 def show(arguments: argparse.Namespace) -> bool:
     """One run's settings and rows."""
-    from deepnet.records.reading import find_record
-
     profile, found = current_profile(arguments.profile), True
     for name in chosen_names(arguments, recorded=True):
         for seed in parse_seeds(arguments.seeds):
@@ -219,9 +216,6 @@ def _print_record(record: Any) -> None:
 
 def publish(arguments: argparse.Namespace) -> bool:
     """Copy the records that have ended, failed ones too, weights left out, to report/records."""
-    from deepnet.records import reading
-    from deepnet.records.publish import publish as publish_record
-
     profile = current_profile(arguments.profile)
     names = chosen_names(arguments, recorded=True)
     found = {name: reading.find_records(name, profile, evidence=False, failed=True) for name in names}

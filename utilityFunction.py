@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from deepnet.account import complaint, say_once, wandb_mode, wandb_state
+from deepnet.claims.ledger import check, ledger
 from deepnet.data.sets import CLASS_NAMES, ImageSet, is_available_locally, known_fingerprint, load_images
 from deepnet.machine import device
 from deepnet.progress import bar
@@ -26,7 +27,6 @@ from experimentTable import CLASSES, PROJECT, Experiment, UsageError
 from myModel import MODELS, count_modules, count_parameters, replace_head
 
 if TYPE_CHECKING:
-    from deepnet.claims.ledger import check, ledger
     from deepnet.figures.registry import curves, draw, save, show
 
 __all__ = [
@@ -312,18 +312,17 @@ def _log_figures(profile: str) -> int:
         return 0
 
 
-# ---------------------------------------------------------------- figures and verdicts
+# ---------------------------------------------------------------- figures
 
-_FIGURES = dict.fromkeys(("curves", "draw", "save", "show"), "deepnet.figures.registry")
-_ELSEWHERE = _FIGURES | dict.fromkeys(("check", "ledger"), "deepnet.claims.ledger")
+_FIGURES = ("curves", "draw", "save", "show")
 
 
 def __getattr__(name: str) -> Any:
-    """Import `draw`, `curves`, `show`, `save`, `check` or `ledger` when it is asked for, since they need matplotlib."""
-    if name in _ELSEWHERE:
-        return getattr(importlib.import_module(_ELSEWHERE[name]), name)
+    """Import `draw`, `curves`, `show` or `save` when it is asked for, since they need matplotlib."""
+    if name in _FIGURES:
+        return getattr(importlib.import_module("deepnet.figures.registry"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_ELSEWHERE])
+    return sorted([*globals(), *_FIGURES])

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -36,3 +37,13 @@ def written(root, *, finished=True, seed=0, accuracy=0.5, status="finished", wei
                 WEIGHTS,
             )
         return Record(folder.path)
+
+
+class Hostile:
+    """Whoever unpickles it writes a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)

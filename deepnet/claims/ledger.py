@@ -15,6 +15,7 @@ from functools import partial
 from deepnet.claims import rules_depth, rules_tuning
 from deepnet.claims.evidence import Evidence, Rule, Source
 from deepnet.claims.intervals import Part, combine, few_seeds
+from deepnet.records.reading import find_openings, find_records
 from deepnet.text import counted, listed, markdown, ranges
 from experimentTable import PROFILES, choose, current_profile
 
@@ -88,8 +89,6 @@ def check(
     if not PROFILES[profile].judged:
         return verdict("not judged", note="the sample judges nothing")
     if records is None:
-        from deepnet.records.reading import find_openings, find_records
-
         records = partial(find_records, profile=profile)
         openings = find_openings(profile) if openings is None else openings
     evidence = Evidence(profile, records, openings or ())

@@ -3,7 +3,6 @@
 import json
 import math
 import pickle
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +10,7 @@ import torch
 from helpers import refused, same
 from hypothesis import given
 from hypothesis import strategies as st
-from small_records import EXPERIMENT, PROVENANCE, WEIGHTS, written
+from small_records import EXPERIMENT, PROVENANCE, WEIGHTS, Hostile, written
 
 from deepnet.records import reading
 from deepnet.records.files import append_line, atomic, digest, load_tensors, rounded
@@ -266,16 +265,6 @@ def test_a_digest_tells_names_and_numbers_apart(name, numbers):
         != digest({"w": torch.zeros(3, 2)})
         != digest({"w": torch.zeros(2, 3).double()})
     )
-
-
-class Hostile:
-    """Whoever unpickles it writes a file."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self):
-        return Path.touch, (self.path,)
 
 
 BAD_FILES = {

@@ -25,7 +25,7 @@ import pytest
 import torch
 from faults import ANYWHERE, PLACES, Reference, Tally, die_at, finish, kill, leap, log_of, series, start, tally_rows
 from helpers import ROOT, needs_fork
-from test_records import Hostile
+from small_records import Hostile
 
 import coreFunction
 from deepnet.records.provenance import provenance
