@@ -1,11 +1,10 @@
-"""Running experiments: `pipeline` for any model, `run` and `run_all` for the table's rows."""
+"""Training and evaluation: the one training loop, `pipeline` for any model and data, `run` for the table's rows."""
 
 import copy
 import tempfile
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Executor
-from contextlib import contextmanager
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -50,7 +49,7 @@ from deepnet.training.features import extract_features
 from deepnet.training.frozen_prefix import frozen_digests, without_frozen_prefix
 from deepnet.training.metrics import GradientNorms, probe
 from deepnet.training.optimizers import make_optimizer, restore_optimizer
-from deepnet.training.own import check_schedule, checked_sets, own_optimizer
+from deepnet.training.own import check_schedule, checked_sets, own_optimizer, restored_afterwards
 from deepnet.training.precision import cast, resolve_precision
 from deepnet.training.ready import BATCH_SIZE, count_outputs, materialise, own_precision, size_of_batches
 from deepnet.training.recipe import Recipe, advance, fast_by_default, rehearse, set_precision, trial_of
@@ -71,36 +70,166 @@ from myModel import train_only, weight_layers
 from utilityFunction import Mirror, closing, mirror, open_for_sweep
 
 __all__ = [
-    "build", "evaluate", "extract_features", "final_test", "join", "pipeline", "run", "run_all", "search", "train_epoch", "verify",
+    "build", "evaluate", "extract_features", "final_test", "join", "pipeline", "run", "run_all", "search",
+    "train_epoch", "verify",
 ]  # fmt: skip
 
+# ---------------------------------------------------------------- the training loop
+
+
+@closing()
+def fit(
+    model: nn.Module, train_set: Source, eval_set: Source, exp: Experiment, recipe: Recipe, folder: RunFolder,
+    checkpoint: dict | None, *, split: str, steps_per_epoch: int | None = None, keep_weights: bool = False,
+    wandb: Any = True, line: Any = None, stop: Callable[[], bool] = lambda: False,
+) -> Record:  # fmt: skip
+    """Train what is not frozen in `model`, in place. Every run goes through this loop.
+
+    Epoch 0 evaluates the untrained model. Every epoch seeds itself from (seed, epoch), so that a run that is resumed
+    from a checkpoint gives the same numbers as one that was never interrupted.
+
+    Args:
+        exp: its epochs, batch size, patience and seed, and whether gradients are recorded.
+        recipe: optimizer, loss, schedule and precision, and whether to use what only makes training faster.
+        folder: where rows, checkpoints and the result go. This process holds its lock.
+        checkpoint: what an interrupted run has left in the folder, or None.
+        split: what the evaluation set is called in the rows, "test" or "validation".
+        steps_per_epoch: how many steps an epoch has; None for one pass over the training set.
+        keep_weights: keep the final weights beside the record.
+        wandb: whether W&B sees the run, or a W&B run to write it to.
+        line: the progress bar to show it on; None for a new one.
+        stop: asked after each epoch whether to leave off there.
+
+    Returns:
+        The run's record, which is unfinished where `stop` said to leave off.
+    """
+    precision, fast = recipe.precision, recipe.fast
+    model.to(device())
+    if fast:
+        layout = fast_layout(model, train_set.first(2))
+        model.to(memory_format=layout)
+        train_set, eval_set = (s.to(device(), layout) if hasattr(s, "to") else s for s in (train_set, eval_set))
+    data = [whole_digest(source) for source in (train_set, eval_set)]
+    if checkpoint:
+        before = zip(checkpoint.get("data", []), data, strict=False)
+        if any(None not in pair and pair[0] != pair[1] for pair in before):
+            remedy = "give the same, use another name, or leave out resume"
+            raise UsageError(f"{exp.name} was begun with other data; {remedy}")
+        with folder.restoring():
+            model.load_state_dict(checkpoint["model"])
+            frozen = set(map(tuple, checkpoint["frozen"]))  # a change made before the interruption is noticed too
+    else:
+        frozen = frozen_digests(model)
+    seed_everything(exp.seed, 0)  # a reader's data set may draw random numbers
+    probed = train_set.first(min(256, recipe.eval_batch_size)).to(device()) if exp.record_gradients else None
+    trained = model
+    if fast or recipe.cache_frozen:
+        trained, train_set, eval_set = without_frozen_prefix(
+            model, train_set, eval_set, precision, recipe.eval_batch_size, recipe.cache_frozen
+        )
+    optimizer = recipe.optimizer(trained)
+    schedule = recipe.schedule(optimizer) if recipe.schedule else None
+    after_step = schedule.step if schedule is not None and recipe.schedule_per_step else None
+    gradients = GradientNorms(model) if exp.record_gradients else None
+    stopping, best, first = EarlyStopping(exp.patience, exp.min_delta), None, 0
+    if checkpoint:
+        with folder.restoring():
+            restore_optimizer(optimizer, checkpoint["optimizer"])
+            if schedule is not None:
+                schedule.load_state_dict(checkpoint["schedule"])
+            stopping, best, first = EarlyStopping(**checkpoint["stopping"]), checkpoint["best"], checkpoint["epoch"] + 1
+    mirrored = Mirror(Record(folder.path), None if wandb is True else wandb, model) if wandb else None
+    line = bar(exp.epochs) if line is None else line
+    line.reset(total=exp.epochs)
+    line.set_description_str(exp.name)
+    line.update(max(first - 1, 0))
+    failure, saved, seconds_between = None, time.monotonic(), checkpoint_seconds()
+
+    def save(epoch: int) -> None:
+        state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "best": best, "epoch": epoch}
+        state |= {"frozen": sorted(frozen), "data": data, "stopping": asdict(stopping)}
+        folder.checkpoint(state | ({} if schedule is None else {"schedule": schedule.state_dict()}))
+
+    def measure() -> tuple[dict, Any]:
+        return evaluate(trained, eval_set, precision, batch_size=recipe.eval_batch_size, loss=recipe.loss, fast=fast)
+
+    for epoch in range(first, exp.epochs + 1):
+        row: dict = {"epoch": epoch}
+        generator = seed_everything(exp.seed, epoch)
+        if epoch:
+            batches = train_set.shuffled(exp.batch_size, generator, steps_per_epoch)
+            row |= train_epoch(
+                trained, batches, optimizer, precision, gradients, recipe.graph,
+                loss=recipe.loss, fast=fast, after_step=after_step,
+            )  # fmt: skip
+        measured, predictions = measure()
+        if epoch and schedule is not None and not recipe.schedule_per_step:
+            advance(schedule, measured["loss"])
+        row |= {f"{split}_{metric}": value for metric, value in measured.items()}
+        row |= {} if probed is None else probe(model, probed, precision, fast)
+        row = folder.append(row)
+        if mirrored:
+            mirrored.log(row)
+        line.update(min(epoch, 1))
+        line.set_postfix_str(f"train loss {row.get('train_loss')}, {split} accuracy {row[f'{split}_accuracy']}")
+        not_finite = [part for part in ("train", split) if epoch and row[f"{part}_loss"] is None]
+        if not_finite:  # a row holds None for NaN and infinity
+            failure = (
+                f"the {not_finite[0]} loss is not finite in epoch {epoch}; try a lower learning rate than {exp.lr}"
+            )
+            break
+        if epoch and stopping.update(epoch, measured["accuracy"]) and exp.patience:
+            best = copy.deepcopy(model.state_dict())  # with its metadata, which modules with versions need
+        if epoch == exp.epochs or stopping.over:
+            break
+        if (stopped := stop()) or time.monotonic() - saved >= seconds_between:
+            save(epoch)
+            saved = time.monotonic()
+            if stopped:
+                record = Record(folder.path)
+                if mirrored:
+                    mirrored.finish(record)
+                return record
+
+    moved = frozen ^ frozen_digests(model)  # looked at before the best weights are restored, which would hide it
+    if best is not None:  # then measure and predictions are those of the restored weights, not of the last epoch
+        model.load_state_dict(best)
+        measured, predictions = measure()
+        moved |= frozen ^ frozen_digests(model)
+    if names := sorted({name for name, _ in moved}):
+        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+        failure = failure or f"frozen weights or statistics moved in training: {names[0]}{more}"
+    weights = model.state_dict()
+    if keep_weights and failure is None:
+        folder.save_weights(weights)
+    folder.save_array("predictions.npy", predictions=predictions)
+    result = {
+        "status": "failed" if failure else "finished", "reason": failure, "split": split,
+        "classes": len(eval_set.classes),
+        "epoch": stopping.best_epoch if best is not None else epoch, "last_epoch": epoch, "budget": exp.epochs,
+        "best_epoch": stopping.best_epoch, "best_accuracy": stopping.best, "stopped_early": stopping.over, **measured,
+        "train_seconds": sum(row.get("train_seconds", 0.0) for row in Record(folder.path).rows),
+    }  # fmt: skip
+    record = folder.finish(result, weights)
+    if mirrored:
+        mirrored.finish(record)
+    if failure:
+        print(f"{exp.name} (seed {exp.seed}) failed: {failure}")
+    return record
+
+
 # ---------------------------------------------------------------- a reader's own model and data
-
-
-@contextmanager
-def _learning(model: nn.Module, children: Collection[str] | None) -> Iterator[None]:
-    """Let these children alone learn meanwhile; afterwards, refusal or not, what could learn before can again."""
-    learned = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
-    try:
-        train_only(model, children)
-        yield
-    finally:
-        for parameter, could_learn in learned:
-            parameter.requires_grad = could_learn
-
-
-# model -> the run that trained it last in this process, and the digest of its weights then
-_left: WeakKeyDictionary[nn.Module, tuple[str, str]] = WeakKeyDictionary()
 
 
 def pipeline(
     model: nn.Module, train_set: Any, eval_set: Any, *, name: str, lr: float | None = None,
     optimizer: str | Callable[[list[nn.Parameter]], Optimizer] = "Adam", eps: float | None = None, epochs: int = 20,
-    batch_size: int | None = None, eval_batch_size: int | None = None, trainable: Collection[str] | None = None, loss: Loss = cross_entropy,
-    schedule: Callable[[Optimizer], Any] | None = None, schedule_per_step: bool = False, patience: int | None = None,
-    min_delta: float = 0.0, classes: Sequence[Any] | None = None, workers: int = 0, precision: str | None = None, seed: int = 0,
-    fast: bool = False, cache_frozen: bool = False, record_gradients: bool = False, keep_weights: bool = False, resume: bool = False,
-    record: bool = True, wandb: bool | None = None,
+    batch_size: int | None = None, eval_batch_size: int | None = None, trainable: Collection[str] | None = None,
+    loss: Loss = cross_entropy, schedule: Callable[[Optimizer], Any] | None = None, schedule_per_step: bool = False,
+    patience: int | None = None, min_delta: float = 0.0, classes: Sequence[Any] | None = None, workers: int = 0,
+    precision: str | None = None, seed: int = 0, fast: bool = False, cache_frozen: bool = False,
+    record_gradients: bool = False, keep_weights: bool = False, resume: bool = False, record: bool = True,
+    wandb: bool | None = None,
 ) -> Record:  # fmt: skip
     """Train any model on any map-style data set of (tensor, label) pairs, or on a loader of one, and record the run.
 
@@ -169,83 +298,74 @@ def pipeline(
     if not isinstance(model, nn.Module):
         raise UsageError(f"model must be a torch.nn.Module, got {model!r:.60}")
     convert, precision = precision is not None, resolve_precision(precision or own_precision(model))
-    if not isinstance(optimizer, str) and not callable(optimizer):
-        raise UsageError(
-            f"optimizer must be a name, or a callable from parameters to an optimizer, got {optimizer!r:.60}"
-        )
-    if not isinstance(optimizer, str) and (lr is not None or eps is not None):
+    named = isinstance(optimizer, str)
+    if not named and not callable(optimizer):
+        what = "a name, or a callable from parameters to an optimizer"
+        raise UsageError(f"optimizer must be {what}, got {optimizer!r:.60}")
+    if not named and (lr is not None or eps is not None):
         raise UsageError("lr and eps belong to an optimizer that is named; set them where yours is made")
     if isinstance(trainable, Collection) and not isinstance(trainable, str):
         trainable = tuple(trainable)
-    batch_size = size_of_batches("batch_size", train_set, batch_size, BATCH_SIZE)
     exp = Experiment(
         name, model=type(model).__name__, dataset="own", profile="own", lr=1e-3 if lr is None else lr,
-        optimizer=optimizer if isinstance(optimizer, str) else "Adam", eps=eps, epochs=epochs, batch_size=batch_size, trainable=trainable,  # type: ignore[arg-type]
-        patience=patience, min_delta=min_delta, record_gradients=record_gradients, precision=precision, seed=seed,
+        optimizer=optimizer if named else "Adam", eps=eps, epochs=epochs,  # type: ignore[arg-type]
+        batch_size=size_of_batches("batch_size", train_set, batch_size, BATCH_SIZE),
+        trainable=trainable, patience=patience, min_delta=min_delta,  # type: ignore[arg-type]
+        record_gradients=record_gradients, precision=precision, seed=seed,
     )  # fmt: skip
     recipe = Recipe(
         partial(make_optimizer, exp, fast=fast) if isinstance(optimizer, str) else partial(own_optimizer, optimizer),
-        precision, loss, schedule,
-        schedule_per_step, size_of_batches("eval_batch_size", eval_set, eval_batch_size, exp.batch_size), fast,
-        cache_frozen=cache_frozen,
+        precision, loss, schedule, schedule_per_step,
+        eval_batch_size=size_of_batches("eval_batch_size", eval_set, eval_batch_size, exp.batch_size),
+        fast=fast, cache_frozen=cache_frozen,
     )  # fmt: skip
-    switches = {
-        "fast": fast,
-        "cache_frozen": cache_frozen,
-        "keep_weights": keep_weights,
-        "resume": resume,
-        "record": record,
-    }
-    for switch, value in (switches | {"schedule_per_step": schedule_per_step}).items():
+    switches = {"fast": fast, "cache_frozen": cache_frozen, "keep_weights": keep_weights, "resume": resume}
+    for switch, value in (switches | {"record": record, "schedule_per_step": schedule_per_step}).items():
         truth(switch, value)
     check_schedule(schedule, schedule_per_step)
     check_loss(loss)
     train, evaluation = (as_source(data, whole("workers", workers, 0)) for data in (train_set, eval_set))
     mirrored = wandb_wanted(wandb) and record
-    modes = [(module, module.training) for module in model.modules()]
-    try:
-        with _learning(model, exp.trainable):
-            train, evaluation, settings = checked_sets(model, train, evaluation, exp, recipe, classes, convert)
-            materialise(model, train)
-            run_of = asdict(exp) | settings
-            identity = {key: value for key, value in run_of.items() if key not in NOT_COMPUTED}
-            begun = digest(model.state_dict())
-            if _left.get(model, ("", ""))[1] == begun:
-                print(
-                    f"{name}: begins with the weights that {_left[model][0]} left in this model; make it anew to train it from scratch"
-                )
-            scratch = None if record else tempfile.TemporaryDirectory()
-            root = Path(scratch.name) if scratch else runs_dir()
-            with kept_memory(fast), RunFolder(exp, root) as folder:
-                try:
-                    checkpoint = folder.start(
-                        identity, provenance(precision), fresh=not resume or folder.ended, initial_weights=begun,
-                        classes=list(evaluation.classes), layers=[layer for layer, _ in weight_layers(model)],
-                    )  # fmt: skip
-                    if convert:
-                        set_precision(model, precision)
-                    made = fit(
-                        model, train, evaluation, exp, recipe, folder, checkpoint, split_name="validation", keep_weights=keep_weights,
-                        use_wandb=mirrored,
-                    )  # fmt: skip
-                finally:
-                    _left[model] = name, digest(model.state_dict())
-                    modes = [(module, False) for module in model.modules()]  # it has been trained, to the end or not
-    finally:
-        for module, mode in modes:
-            module.training = mode
+    with restored_afterwards(model, exp.trainable) as training_begins:
+        train, evaluation, settings = checked_sets(model, train, evaluation, exp, recipe, classes, convert)
+        materialise(model, train)
+        identity = {key: value for key, value in (asdict(exp) | settings).items() if key not in NOT_COMPUTED}
+        begun = digest(model.state_dict())
+        if (left := _left.get(model)) and left[1] == begun:
+            remedy = "make it anew to train it from scratch"
+            print(f"{name}: begins with the weights that {left[0]} left in this model; {remedy}")
+        scratch = None if record else tempfile.TemporaryDirectory()
+        with kept_memory(fast), RunFolder(exp, Path(scratch.name) if scratch else runs_dir()) as folder:
+            try:
+                checkpoint = folder.start(
+                    identity, provenance(precision), fresh=not resume or folder.ended, initial_weights=begun,
+                    classes=list(evaluation.classes), layers=[layer for layer, _ in weight_layers(model)],
+                )  # fmt: skip
+                if convert:
+                    set_precision(model, precision)
+                made = fit(
+                    model, train, evaluation, exp, recipe, folder, checkpoint, split="validation",
+                    keep_weights=keep_weights, wandb=mirrored,
+                )  # fmt: skip
+            finally:
+                _left[model] = name, digest(model.state_dict())
+                training_begins()
     made.scratch = scratch  # the folder lives as long as the record that reads it
     return made
+
+
+# The run that trained a model last in this process, and the digest of the weights that it left there.
+_left: WeakKeyDictionary[nn.Module, tuple[str, str]] = WeakKeyDictionary()
 
 
 # ---------------------------------------------------------------- the table's rows
 
 
 def build(exp: Experiment) -> nn.Module:
-    """The experiment's model with the weights it starts from: its own seed's, or its parent's with a new last layer
-    where that differs.
+    """The experiment's model with the weights that it starts from.
 
-    A parent whose weights are not here is trained first.
+    These are drawn from its seed, or are its parent's, with a new last layer where classes or dropout differ. A parent
+    whose weights are not in `RUNS_DIR` is trained first.
     """
     return built(exp, _parent_weights)
 
@@ -256,31 +376,26 @@ def _parent_weights(parent: Experiment) -> dict:
         _say_trained_first(parent)
         found = run(replace(parent, keep_weights=True), evidence=False)
     if found.result and not found.finished:
-        raise UsageError(
-            f"{parent.name} (seed {parent.seed}) failed ({found.result['reason']}); what starts from it cannot run"
-        )
+        failed = f"{parent.name} (seed {parent.seed}) failed ({found.result['reason']})"
+        raise UsageError(f"{failed}; what starts from it cannot run")
     return found.weights()
 
 
 def _say_trained_first(parent: Experiment) -> None:
-    # what has a result is not trained again; `run` says what is wrong with it
-    if not RunFolder(parent, runs_dir()).ended:
-        print(
-            f"{parent.name} (seed {parent.seed}) has no weights here; it is trained first, {format_estimate(estimated_seconds(parent), parent.profile)}"
-        )
+    if not RunFolder(parent, runs_dir()).ended:  # `run` says what is wrong with one that has ended without weights
+        estimate = format_estimate(estimated_seconds(parent), parent.profile)
+        print(f"{parent.name} (seed {parent.seed}) has no weights here; it is trained first, {estimate}")
 
 
 def _train(
-    exp: Experiment, identity: dict, line: Any, stop: Callable[[], bool], use_wandb: Any
-) -> Callable[[RunFolder], Record]:
-    """Prepare a training of the table's, and return the function that trains it to its record in a folder, or goes on
-    there.
-    """
-    split_name = EVAL_SPLIT[exp.dataset]
+    exp: Experiment, identity: dict, line: Any, stop: Callable[[], bool], wandb: Any
+) -> Callable[[RunFolder], Record]:  # fmt: skip
+    """Prepare a training, and return the function that trains or resumes it in a folder and gives its record."""
+    split = EVAL_SPLIT[exp.dataset]
     precision, fast = resolve_precision(exp.precision), fast_by_default()
-    exp = replace(exp, epochs=identity["epochs"])  # what its profile grants
-    train, held = (
-        load_images(exp.dataset, part, exp.profile, identity["image_size"]) for part in ("train", split_name)
+    exp = replace(exp, epochs=identity["epochs"])  # as many as its profile has for it
+    train_set, eval_set = (
+        load_images(exp.dataset, part, exp.profile, identity["image_size"]) for part in ("train", split)
     )
     model = build(exp)
     train_only(model, exp.trainable)
@@ -288,21 +403,22 @@ def _train(
     recipe = Recipe(partial(make_optimizer, exp, graph=True, fast=fast), precision, fast=fast, graph=True)
     with trial_of(model) as trial:
         with torch.no_grad():
-            count_outputs(trial, cast(train.first(2).to(device()), precision))
-        rehearse(trial, train, held, exp, recipe, record_gradients=False)
+            count_outputs(trial, cast(train_set.first(2).to(device()), precision))
+        rehearse(trial, train_set, eval_set, exp, recipe, record_gradients=False)
 
     @kept_memory(fast)
     def write(folder: RunFolder) -> Record:
         checkpoint = folder.start(identity, provenance(precision))
         return fit(
-            model, train, held, exp, recipe, folder, checkpoint, split_name=split_name, steps=identity["steps_per_epoch"],
-            keep_weights=keeps_weights(exp), use_wandb=use_wandb, line=line, stop=stop,
+            model, train_set, eval_set, exp, recipe, folder, checkpoint, split=split,
+            steps_per_epoch=identity["steps_per_epoch"], keep_weights=keeps_weights(exp), wandb=wandb, line=line,
+            stop=stop,
         )  # fmt: skip
 
     return write
 
 
-def _analyse(exp: Experiment, identity: dict, line: Any, use_wandb: Any) -> Callable[[RunFolder], Record]:
+def _analyse(exp: Experiment, identity: dict, line: Any, wandb: Any) -> Callable[[RunFolder], Record]:
     """Prepare an analysis, and return the function that writes its record to a folder."""
     analyse = prepared_analysis(exp, identity, build)
 
@@ -312,7 +428,7 @@ def _analyse(exp: Experiment, identity: dict, line: Any, use_wandb: Any) -> Call
         shown.set_description_str(exp.name)
         shown.set_postfix_str("")  # a training before it has left its loss there
         record = analyse(folder)
-        if use_wandb:
+        if wandb:
             mirror(record)
         shown.update(1)
         return record
@@ -321,46 +437,46 @@ def _analyse(exp: Experiment, identity: dict, line: Any, use_wandb: Any) -> Call
 
 
 def run(
-    exp: Experiment | str,
-    evidence: bool = True,
-    *,
-    wandb: Any = True,
-    line: Any = None,
+    exp: Experiment | str, evidence: bool = True, *, wandb: Any = True, line: Any = None,
     stop: Callable[[], bool] = lambda: False,
-) -> Record:
-    """One experiment: its finished record is loaded, its interrupted run resumed, else it is trained.
+) -> Record:  # fmt: skip
+    """Run one experiment: load its finished record, resume its interrupted run, or train it.
 
-    The record that is returned stays what it is, whatever is trained or moved afterwards. `evidence=False` leaves the
-    committed records aside. `wandb` says whether W&B sees the run, or is a W&B run to write it to. `stop` is asked
-    after each epoch whether to leave off there. Raises UsageError for an unknown name, profile or option, for data that
-    are missing, where another run has that name, and while another process trains this one.
+    The record that is returned stays what it is, whatever is trained or moved afterwards.
 
-    Example::
+    Args:
+        exp: a row of the table, its name, or a variant of one.
+        evidence: also look among the committed records.
+        wandb: whether W&B sees the run, or a W&B run to write it to.
+        line: the progress bar to show it on; None for a new one.
+        stop: asked after each epoch whether to leave off there.
 
-        run("MLP_4").result["accuracy"]
+    Raises:
+        UsageError: for an unknown name, profile or option, for data that are missing, where another run has that name,
+            and while another process trains this one.
+
+    Example:
+        >>> run("MLP_4").result["accuracy"]
     """
     check_options(evidence, wandb, stop)
     exp = as_experiment(exp)
     exp = replace(exp, profile=current_profile(exp.profile))
     identity = data_identity(exp)
-    # the committed records have no weights
-    found = find_record(exp.name, exp.profile, exp.seed, evidence and not exp.keep_weights)
+    found = find_record(exp.name, exp.profile, exp.seed, evidence and not exp.keep_weights)  # evidence has no weights
     if found and found.result:  # spares data, model and lock
         check_identity(found, identity)
         if is_without_weights(exp, found):
-            raise UsageError(
-                f"the weights of {exp.name} (seed {exp.seed}) were not kept; move {found.path} away, and it is trained again"
-            )
+            remedy = f"move {found.path} away, and it is trained again"
+            raise UsageError(f"the weights of {exp.name} (seed {exp.seed}) were not kept; {remedy}")
         return found.load()
     if not is_supported(exp):
-        raise UsageError(
-            f"{exp.name} has no budget in the profile {exp.profile}; run it with profile {supporting_profiles(exp)}"
-        )
+        remedy = f"run it with profile {supporting_profiles(exp)}"
+        raise UsageError(f"{exp.name} has no budget in the profile {exp.profile}; {remedy}")
     write = _train(exp, identity, line, stop, wandb) if exp.kind == "training" else _analyse(exp, identity, line, wandb)
-    with RunFolder(replace(exp, epochs=identity["epochs"]), runs_dir()) as folder:  # as many as its profile grants
+    with RunFolder(replace(exp, epochs=identity["epochs"]), runs_dir()) as folder:
         if not folder.ended:
             return write(folder).load()
-        check_identity(folder.record, identity)  # by another process, since it was looked for
+        check_identity(folder.record, identity)  # another process has finished it in the meantime
         return folder.record.load()
 
 
@@ -368,20 +484,31 @@ def run_all(
     *names: Experiment | str, profile: str | None = None, seeds: Sequence[int] | None = None, evidence: bool = True,
     executor: Executor | None = None, wandb: bool = True, stop: Callable[[], bool] = lambda: False,
 ) -> list[Record]:  # fmt: skip
-    """`run` for many, parents before children, with one estimate and one bar; returns the finished records, in the
-    order asked for.
+    """Run several experiments, parents before children, with one estimate and one progress bar.
 
-    profile, seeds: those of the rows that have none of their own; by default the current profile and seed 0. What
-    cannot run is said in one line, and the others go on. An `executor` of processes (any of concurrent.futures) runs
-    independent ones side by side. An interrupt leaves off at once; the same call goes on from there. What another
-    process is training is tried once more at the end. What it still trains then is said, and is not among the records
-    returned; the same call returns it once it has ended. Raises UsageError for an unknown name or profile, for a row
-    whose own profile or seed is not the one asked for, and for an executor whose processes could not work.
+    What cannot run is said in one line, and the others go on. What another process is training is tried once more at
+    the end; if it is still being trained then, that is said and the record is left out. After an interrupt the same
+    call goes on from there.
 
-    Example::
+    Args:
+        names: rows of the table, their names, or variants of rows.
+        profile: of the rows that have none of their own; by default the current one.
+        seeds: of the rows that have none of their own; by default seed 0.
+        evidence: also look among the committed records.
+        executor: any executor of processes of concurrent.futures, to run independent experiments side by side.
+        wandb: whether W&B sees the runs.
+        stop: asked after each epoch whether to leave off there.
 
-        run_all("MLP_4", replace(EXPERIMENTS["MLP_4"], seed=2), executor=ProcessPoolExecutor(2,
-        mp_context=get_context("spawn")))
+    Returns:
+        The finished records, in the order asked for.
+
+    Raises:
+        UsageError: for an unknown name or profile, for a row whose own profile or seed is not the one asked for, and
+            for an executor whose processes could not work.
+
+    Example:
+        >>> run_all("MLP_4", "MLP_13", seeds=(0, 1))
+        >>> run_all("MLP_4", "MLP_13", executor=ProcessPoolExecutor(2, mp_context=get_context("spawn")))
     """
     check_options(evidence, wandb, stop)
     if executor is not None:
@@ -416,146 +543,6 @@ def run_all(
     return [records[exp] for exp in wanted if exp in records and records[exp].finished]
 
 
-@closing()
-def fit(
-    model: nn.Module, train: Source, eval_set: Source, exp: Experiment, recipe: Recipe, folder: RunFolder, checkpoint: dict | None, *,
-    split_name: str, steps: int | None = None, keep_weights: bool = False, use_wandb: Any = True, line: Any = None,
-    stop: Callable[[], bool] = lambda: False,
-) -> Record:  # fmt: skip
-    """Train what may learn of `model`, in place, as `exp` and `recipe` say, on from `checkpoint`.
-
-    `stop` is asked after each epoch whether to leave off there.
-    """
-    precision, fast = recipe.precision, recipe.fast
-    model.to(device())
-    if fast:
-        layout = fast_layout(model, train.first(2))
-        model.to(memory_format=layout)
-        train, eval_set = (
-            source.to(device(), layout) if hasattr(source, "to") else source for source in (train, eval_set)
-        )
-    data = [whole_digest(source) for source in (train, eval_set)]
-    if checkpoint:
-        if any(None not in pair and pair[0] != pair[1] for pair in zip(checkpoint.get("data", []), data, strict=False)):
-            raise UsageError(
-                f"{exp.name} was begun with other data; give the same, use another name, or leave out resume"
-            )
-        with folder.restoring():
-            model.load_state_dict(checkpoint["model"])
-            frozen = set(map(tuple, checkpoint["frozen"]))  # what moved before it must not go unseen
-    else:
-        frozen = frozen_digests(model)
-    seed_everything(exp.seed, 0)  # a reader's data set may be random
-    probed = train.first(min(256, recipe.eval_batch_size)).to(device()) if exp.record_gradients else None
-    trained = model
-    if fast or recipe.cache_frozen:
-        trained, train, eval_set = without_frozen_prefix(
-            model, train, eval_set, precision, recipe.eval_batch_size, recipe.cache_frozen
-        )
-    optimizer = recipe.optimizer(trained)
-    schedule = recipe.schedule(optimizer) if recipe.schedule else None
-    gradients = GradientNorms(model) if exp.record_gradients else None
-    stopping, best, first = EarlyStopping(exp.patience, exp.min_delta), None, 0
-    if checkpoint:
-        with folder.restoring():
-            restore_optimizer(optimizer, checkpoint["optimizer"])
-            if schedule is not None:
-                schedule.load_state_dict(checkpoint["schedule"])
-            stopping, best, first = EarlyStopping(**checkpoint["stopping"]), checkpoint["best"], checkpoint["epoch"] + 1
-    mirrored = Mirror(Record(folder.path), None if use_wandb is True else use_wandb, model) if use_wandb else None
-    line = bar(exp.epochs) if line is None else line
-    line.reset(total=exp.epochs)
-    line.set_description_str(exp.name)
-    line.update(max(first - 1, 0))
-    reason, saved, seconds_between = None, time.monotonic(), checkpoint_seconds()
-    after_step = schedule.step if schedule is not None and recipe.schedule_per_step else None
-
-    def save(epoch: int) -> None:
-        state = {
-            "model": model.state_dict(),
-            "optimizer": optimizer.state_dict(),
-            "best": best,
-            "epoch": epoch,
-            "frozen": sorted(frozen),
-        }
-        state |= {"data": data} | ({"schedule": schedule.state_dict()} if schedule is not None else {})
-        folder.checkpoint(state | {"stopping": asdict(stopping)})
-
-    def measure() -> tuple[dict, Any]:
-        return evaluate(trained, eval_set, precision, batch_size=recipe.eval_batch_size, loss=recipe.loss, fast=fast)
-
-    for epoch in range(first, exp.epochs + 1):
-        row: dict = {"epoch": epoch}
-        generator = seed_everything(exp.seed, epoch)
-        if epoch:
-            batches = train.shuffled(exp.batch_size, generator, steps)
-            row |= train_epoch(
-                trained,
-                batches,
-                optimizer,
-                precision,
-                gradients,
-                recipe.graph,
-                loss=recipe.loss,
-                fast=fast,
-                after_step=after_step,
-            )
-        measured, predictions = measure()
-        if epoch and schedule is not None and not recipe.schedule_per_step:
-            advance(schedule, measured["loss"])
-        row |= {f"{split_name}_{metric}": value for metric, value in measured.items()}
-        row |= {} if probed is None else probe(model, probed, precision, fast)
-        row = folder.append(row)
-        if mirrored:
-            mirrored.log(row)
-        line.update(min(epoch, 1))
-        line.set_postfix_str(
-            f"train loss {row.get('train_loss')}, {split_name} accuracy {row[f'{split_name}_accuracy']}"
-        )
-        # NaN and infinity are None there
-        if epoch and (broken := [part for part in ("train", split_name) if row[f"{part}_loss"] is None]):
-            reason = f"the {broken[0]} loss is not finite in epoch {epoch}; try a lower learning rate than {exp.lr}"
-            break
-        if epoch and stopping.update(epoch, measured["accuracy"]) and exp.patience:
-            best = copy.deepcopy(model.state_dict())  # with its metadata, which versioned modules need
-        if epoch == exp.epochs or stopping.over:
-            break
-        if (stopped := stop()) or time.monotonic() - saved >= seconds_between:
-            save(epoch)
-            saved = time.monotonic()
-            if stopped:
-                record = Record(folder.path)
-                if mirrored:
-                    mirrored.finish(record)
-                return record
-
-    # before the best weights are restored, which would hide what moved after them
-    moved = frozen ^ frozen_digests(model)
-    if best is not None:  # the restored weights' own measure and predictions, not the last epoch's
-        model.load_state_dict(best)
-        measured, predictions = measure()
-        moved |= frozen ^ frozen_digests(model)
-    if names := sorted({name for name, _ in moved}):
-        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-        reason = reason or f"frozen weights or statistics moved in training: {names[0]}{more}"
-    weights = model.state_dict()
-    if keep_weights and reason is None:
-        folder.save_weights(weights)
-    folder.save_array("predictions.npy", predictions=predictions)
-    result = {
-        "status": "failed" if reason else "finished", "reason": reason, "split": split_name, "classes": len(eval_set.classes),
-        "epoch": stopping.best_epoch if best is not None else epoch, "last_epoch": epoch, "budget": exp.epochs,
-        "best_epoch": stopping.best_epoch, "best_accuracy": stopping.best, "stopped_early": stopping.over, **measured,
-        "train_seconds": sum(row.get("train_seconds", 0.0) for row in Record(folder.path).rows),
-    }  # fmt: skip
-    record = folder.finish(result, weights)
-    if mirrored:
-        mirrored.finish(record)
-    if reason:
-        print(f"{exp.name} (seed {exp.seed}) failed: {reason}")
-    return record
-
-
 # ---------------------------------------------------------------- the final test, the search, verification
 
 
@@ -572,8 +559,8 @@ def final_test(record: Record, why_again: str = "") -> dict[str, dict]:
 
 
 def search(
-    config: dict, count: int, *, base: str | Experiment = "sweep_1", name: str = "search", profile: str = "", seed: int | None = None,
-    storage: str = "",
+    config: dict, count: int, *, base: str | Experiment = "sweep_1", name: str = "search", profile: str = "",
+    seed: int | None = None, storage: str = "",
 ) -> list[Record]:  # fmt: skip
     """Run `count` trials of the experiment `base` with values drawn from `config`; returns the finished ones' records,
     best first.

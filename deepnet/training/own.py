@@ -2,8 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from functools import partial
 from types import CellType, CodeType, FunctionType, MethodType
 from typing import Any
@@ -22,6 +22,7 @@ from deepnet.training.ready import as_the_model_takes, count_outputs, labelled, 
 from deepnet.training.recipe import Recipe, rehearse, set_precision, trial_of
 from deepnet.training.steps import check_optimizer
 from experimentTable import Experiment, UsageError
+from myModel import train_only
 
 
 def checked_sets(
@@ -81,6 +82,26 @@ def checked_sets(
     if frozen := [key for key, parameter in model.named_parameters() if not parameter.requires_grad]:
         settings["frozen"] = frozen
     return train, evaluation, settings
+
+
+@contextmanager
+def restored_afterwards(model: nn.Module, children: Collection[str] | None) -> Iterator[Callable[[], None]]:
+    """Unfreeze these children alone for a while (None: change nothing), and restore afterwards what was frozen before.
+
+    Every module is put back into training or evaluation mode as it was, or left in evaluation mode once the function
+    that the context gives has been called.
+    """
+    learned = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    modes = [(module, module.training) for module in model.modules()]
+    trained: list[bool] = []
+    try:
+        train_only(model, children)
+        yield lambda: trained.append(True)
+    finally:
+        for parameter, could_learn in learned:
+            parameter.requires_grad = could_learn
+        for module, mode in modes:
+            module.training = mode and not trained
 
 
 def own_optimizer(make: Callable[[list[nn.Parameter]], Optimizer], model: nn.Module) -> Optimizer:

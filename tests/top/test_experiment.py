@@ -112,7 +112,7 @@ def what_is_run(monkeypatch, tiny, tmp_path) -> Iterator[Any]:
     """
     log: list = []
 
-    def fit(model, train, held, exp, recipe, folder, checkpoint, *, line, stop, use_wandb, **options):
+    def fit(model, train, held, exp, recipe, folder, checkpoint, *, line, stop, wandb, **options):
         data = [(digest(source.batch(torch.arange(4))[0]), source.classes) for source in (train, held)]
         options["precision"] = recipe.precision
         raise Seen((described(model), data, options, {name: getattr(exp, name) for name in READ - {"name"}}))
