@@ -547,13 +547,18 @@ def run_all(
 
 
 def final_test(record: Record, why_again: str = "") -> dict[str, dict]:
-    """The only door to chapter 5's test set: opens it once for this run and seed, logs the opening, returns
-    {classifier: its line}.
+    """Open chapter 5's test set for this run and seed, log the opening, and return {classifier: its line of the log}.
 
-    Asked again it returns what was logged, here or in the committed evidence; `why_again` opens it once more, and
-    stands in the log. Raises UsageError for a row without `final_test` (in the table `dropout` and `baseline` have it)
-    or one that has not finished, while another chapter 5 run or search trial of that profile and seed is unfinished,
-    where the weights are not here, where others were tested before, and while another process is at it.
+    Nothing else opens that test set, and it is opened once. Asked again, this returns what was logged, here or in the
+    committed evidence; `why_again` opens it once more, and stands in the log.
+
+    Raises:
+        UsageError: for a row without `final_test` (in the table `dropout` and `baseline` have it) or one that has not
+            finished, while another chapter 5 run or search trial of that profile and seed is unfinished, where the
+            weights are not here, where other weights were tested before, and while another process is at it.
+
+    Example:
+        >>> final_test(run(experiment("dropout", "cpu")))["resnet18"]["accuracy"]  # doctest: +SKIP
     """
     return run_final_test(record, build, why_again)
 
@@ -562,34 +567,37 @@ def search(
     config: dict, count: int, *, base: str | Experiment = "sweep_1", name: str = "search", profile: str = "",
     seed: int | None = None, storage: str = "",
 ) -> list[Record]:  # fmt: skip
-    """Run `count` trials of the experiment `base` with values drawn from `config`; returns the finished ones' records,
-    best first.
+    """Search hyperparameters: run `count` trials of the experiment `base` with values drawn from `config`.
 
-    `config` is what W&B calls a sweep configuration. Method `bayes` is a Gaussian process, `random` draws at random,
-    `grid` takes every combination: Optuna's, seeded, or with a W&B account those of a W&B sweep, whose agent gives each
-    trial its values and its W&B run (never tried against W&B's servers). What has no meaning here (program, command,
-    description, ...) is named and passed over. `base` is a row of the table or its name; a row's own profile and seed
-    hold unless others are given.
+    A trial is an ordinary run, named NAME_1, NAME_2, ... The trials are kept in a database: SQLite in the records'
+    folder, or the server at the URL `storage`. The same call resumes a search that was cut off; a larger `count` adds
+    trials; other processes may `join` it meanwhile. A trial that fails is recorded as failed, and the others go on.
 
-    The trials are in a database: SQLite in the records folder, or the server at the URL `storage`. Called again, a
-    finished search trains nothing, a larger `count` adds trials, and a search that was cut off goes on, the unfinished
-    trial first; so does one whose database and records are committed. Other processes may `join` it meanwhile. A trial
-    that fails is recorded as failed, and the others go on.
+    Args:
+        config: what W&B calls a sweep configuration. Method "bayes" is a Gaussian process, "random" draws at random,
+            "grid" takes every combination. Offline they are Optuna's, seeded; with a W&B account they are those of a
+            W&B sweep, whose agent gives each trial its values (never tried against W&B's servers). What has no meaning
+            here (program, command, description, ...) is named and passed over.
+        base: the row that is varied, or its name. A row's own profile and seed hold unless others are given.
 
-    Raises UsageError, before anything is written, for what no trial could be drawn from or run with, all of it in one
-    message; for another configuration than the search was begun with; and where W&B makes no sweep or gives no trial.
+    Returns:
+        The finished trials' records, best first.
 
-    >>> search(REPORT_SWEEP, 12, profile="sample")  # doctest: +SKIP
-    [<Record search_9 (sample, seed 0): ...>, ...]
+    Raises:
+        UsageError: before anything is written, for all that no trial could be drawn from or run with, in one message;
+            for another configuration than the search was begun with; and where W&B makes no sweep or gives no trial.
+
+    Example:
+        >>> search(REPORT_SWEEP, 12, profile="sample")  # doctest: +SKIP
+        [<Record search_9 (sample, seed 0): ...>, ...]
     """
     return searching.search(config, count, base, name, profile, seed, storage, run=run, open_for_sweep=open_for_sweep)
 
 
 def join(name: str = "search", *, profile: str = "", seed: int = 0, storage: str = "") -> list[Record]:
-    """Work on a search that another process has begun, until it has its trials; returns the finished ones' records,
-    best first.
+    """Work on a search that another process has begun, until it has all its trials; see `search`.
 
-    Raises UsageError where no search of that name has been begun.
+    Returns the finished trials' records, best first. Raises UsageError where no search of that name has been begun.
 
     >>> join("search", profile="sample")  # doctest: +SKIP
     [<Record search_9 (sample, seed 0): ...>, ...]
@@ -598,12 +606,16 @@ def join(name: str = "search", *, profile: str = "", seed: int = 0, storage: str
 
 
 def verify(name: str, profile: str | None = None, seed: int = 0, epochs: int | None = None) -> Difference:
-    """Train a committed run again, its first `epochs` alone where that is given, and compare; says first how long it
-    takes.
+    """Train a committed run again, in the precision of its record, and compare the two.
 
-    It is trained in the record's precision, in a temporary folder: the records in RUNS_DIR are left alone, but for
-    weights of a parent that are the evidence's. W&B is off. Raises UsageError for a run without a committed record, for
-    one that is no longer in the table as it was, for more epochs than its record has, and for step times, which no two
-    runs have in common.
+    It is trained in a temporary folder, without W&B. With `epochs` only the first epochs are trained and compared. How
+    long it takes is said first.
+
+    Raises:
+        UsageError: for a run without a committed record, for one that is no longer in the table as it was, for more
+            epochs than its record has, and for step times, which no two runs have in common.
+
+    Example:
+        >>> print(verify("MLP_4", "cpu", epochs=2))  # doctest: +SKIP
     """
     return verification.verify(name, profile, seed, epochs, run)

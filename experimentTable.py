@@ -11,7 +11,9 @@ from functools import partial
 from typing import Any
 
 from deepnet import valid
-from deepnet.valid import ANALYSES, EVAL_SPLIT, NAME, OWN, RunLockedError, UsageError, choose  # noqa: F401 - some are for others to import here
+
+# Some of these are for others to import from here.
+from deepnet.valid import ANALYSES, EVAL_SPLIT, NAME, OWN, RunLockedError, UsageError, choose  # noqa: F401
 
 PROJECT = "cnn-and-deep-network"  # the W&B project and the cache folder
 OPTIMIZERS = ("Adam", "AdamW", "RMSprop", "SGD")
@@ -50,7 +52,8 @@ class Profile:
         """One line for a reader: which data, how large, for how long."""
         data = "the embedded sample" if self.data == "sample" else "the complete sets"
         length = "a row is an epoch" if self.row_unit == "epoch" else "a row is a set number of steps"
-        return f"profile {self.name}: {data}, {self.image_size[4]} pixels in chapter 4, {self.image_size[5]} in chapter 5; {length}"
+        sizes = f"{self.image_size[4]} pixels in chapter 4, {self.image_size[5]} in chapter 5"
+        return f"profile {self.name}: {data}, {sizes}; {length}"
 
 
 # What a run of each family gets in the sample (steps, rows: a row, a checkpoint and the patience count `steps / rows`
@@ -180,9 +183,8 @@ class Experiment:
         if self.eps is not None and self.optimizer == "SGD":
             raise UsageError("SGD has no eps; leave it out or choose another optimizer")
         if self.min_delta and self.patience is None:
-            raise UsageError(
-                f"min_delta={self.min_delta!r} has no effect without patience; give patience too, or leave min_delta out"
-            )
+            remedy = "give patience too, or leave min_delta out"
+            raise UsageError(f"min_delta={self.min_delta!r} has no effect without patience; {remedy}")
         if (self.dataset == OWN) != (self.profile == OWN):
             raise UsageError("the data set 'own' is that of coreFunction.pipeline; give your model and data to it")
         if EXPERIMENTS and self.dataset != OWN:  # the table's own rows are settled once all of them are there
@@ -203,7 +205,8 @@ _resnet = partial(Experiment, chapter=5, model="resnet18", dataset="cifar100", l
 _tune = partial(_resnet, family="fine_tune", trainable=("layer4", "fc"))
 # From early_stopping on: afresh from train_resnet's weights, layer3, layer4 and the last layer train.
 _stop = partial(
-    _resnet, family="optimizer", start_from="train_resnet", trainable=("layer3", "layer4", "fc"), patience=5, min_delta=0.01
+    _resnet, family="optimizer", start_from="train_resnet", trainable=("layer3", "layer4", "fc"),
+    patience=5, min_delta=0.01,
 )  # fmt: skip
 _slow = partial(_stop, family="optimizer_slow", lr=1e-5, epochs=50)
 
@@ -238,7 +241,10 @@ ROWS = [
     # Chapter 5: ResNet-18 from CIFAR-10 to CIFAR-100
     _resnet("train_resnet", family="resnet", dataset="cifar10"),
     _resnet("baseline", "baseline", family="baseline", start_from="train_resnet", final_test=True),
-    *(_resnet(n, family="head", start_from="train_resnet", trainable=("fc",)) for n in ("fine_tune_1", "fine_tune_1_lr")),
+    *(
+        _resnet(name, family="head", start_from="train_resnet", trainable=("fc",))
+        for name in ("fine_tune_1", "fine_tune_1_lr")
+    ),
     _tune("fine_tune_2", start_from="fine_tune_1"),
     _tune("fine_tune_2_lr", start_from="fine_tune_1_lr", lr=1e-5),
     _tune("fine_tune_3_lr", start_from="fine_tune_2_lr", lr=1e-5, trainable=("layer3", "layer4", "fc")),
@@ -263,8 +269,9 @@ for row in ROWS:
 
 
 def experiment(name: str, profile: str = "", seed: int = 0) -> Experiment:
-    """The row `name` at `profile` and `seed`. Raises UsageError for an unknown name or profile, and for what is no
-    seed.
+    """The row `name` at `profile` and `seed`.
+
+    Raises UsageError for an unknown name or profile, and for what is no seed.
 
     >>> experiment("MLP_4", "cpu", seed=1)
     """
@@ -277,8 +284,9 @@ def current_profile(profile: str | None = None) -> str:
 
 
 def estimated_seconds(exp: Experiment) -> float:
-    """Seconds that the run takes, an estimate for its family: on two cores, in `paper` on one H200; 0 where there is
-    none.
+    """Seconds that the run takes, estimated for its family: on two cores, in `paper` on one H200.
+
+    0 where there is no estimate.
     """
     return PROFILES[exp.profile].seconds.get(exp.family, 0.0)
 
@@ -296,8 +304,9 @@ def supporting_profiles(*exps: Experiment) -> str:
 
 
 def keeps_weights(exp: Experiment) -> bool:
-    """Whether the final weights are kept: they were asked for, the final test needs them, or another row starts from
-    them.
+    """Whether the final weights are kept.
+
+    They are where they were asked for, where the final test needs them, and where another row starts from them.
     """
     return exp.keep_weights or exp.final_test or any(row.start_from == exp.name for row in EXPERIMENTS.values())
 
@@ -325,8 +334,8 @@ def identity(exp: Experiment) -> dict:
     usual = {row.epochs for row in EXPERIMENTS.values() if row.family == exp.family}
     if fields["epochs"] != exp.epochs and usual and exp.epochs not in usual:  # which the profile's number stands for
         raise UsageError(
-            f"epochs={exp.epochs} of {exp.name} has no effect in the profile {profile.name}, where its family has {fields['epochs']} rows; "
-            f"leave it at {min(usual)}, or give family=''"
+            f"epochs={exp.epochs} of {exp.name} has no effect in the profile {profile.name}, where its family has "
+            f"{fields['epochs']} rows; leave it at {min(usual)}, or give family=''"
         )
     if exp.kind == "tsne":
         fields["images"] = profile.tsne_images

@@ -1,6 +1,4 @@
-"""The command line: list the experiments, train them, search, show a record, publish and verify the evidence, write all
-to W&B.
-"""
+"""The command line: list experiments, train, search, show, publish and verify them, and write them to W&B."""
 
 import argparse
 import json
@@ -37,8 +35,9 @@ MOST_SEEDS = 1_000  # in one call
 
 
 def parse_seeds(text: str) -> list[int]:
-    """`"0-4"`, `"0,2"` or `"1"` as a list, each once. Raises UsageError for what is no number, and for more than
-    MOST_SEEDS.
+    """`"0-4"`, `"0,2"` or `"1"` as a list without repetitions.
+
+    Raises UsageError for what is no number, and for more than MOST_SEEDS.
     """
     seeds: dict[int, None] = {}
     for part in text.split(","):
@@ -84,8 +83,9 @@ def chosen_names(arguments: argparse.Namespace, recorded: bool = False) -> list[
 
 
 def list_runs(arguments: argparse.Namespace) -> bool:
-    """Every experiment: what it is, its state with seed 0 and its price; what is damaged says so in its row, and why
-    beside the list.
+    """Print every experiment: what it is, its state with seed 0 and its estimated time.
+
+    A damaged record says so in its row, and the reason on standard error.
     """
     profile = current_profile(arguments.profile)
     roots()  # refused once, where no folder is named, and not in each row
@@ -109,7 +109,10 @@ def list_runs(arguments: argparse.Namespace) -> bool:
         return True
     where = PROFILES[profile].priced_on
     print(f"profile {profile}, seed 0{where and f', cost on {where}'}")
-    line = "{name:16} {chapter:>3} {model:10} {dataset:8} {lr:>9} {optimizer:9} {epochs:>6} {batch_size:>5} {cost:>12}  {state}".format_map
+    columns = (
+        "{name:16} {chapter:>3} {model:10} {dataset:8} {lr:>9} {optimizer:9} {epochs:>6} {batch_size:>5} {cost:>12}"
+    )
+    line = f"{columns}  {{state}}".format_map
     print(line({key: key for key in (*table[0], "cost")} | {"batch_size": "batch", "chapter": "ch."}))
     for entry in table:
         cost = duration(entry["seconds"]) if entry["seconds"] else "not measured"
@@ -176,10 +179,8 @@ def show(arguments: argparse.Namespace) -> bool:
             record = find_record(name, profile, seed)
             if record is None:
                 found = False
-                print(
-                    f"{name} (seed {seed}) has no record in {profile}; `python run.py train {name} --profile {profile}`",
-                    file=sys.stderr,
-                )
+                remedy = f"`python run.py train {name} --profile {profile}`"
+                print(f"{name} (seed {seed}) has no record in {profile}; {remedy}", file=sys.stderr)
             elif arguments.json:
                 print(
                     json.dumps(

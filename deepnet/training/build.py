@@ -11,10 +11,10 @@ from myModel import CNN, MLP, MODELS, initialise, replace_head
 
 
 def built(exp: Experiment, weights_of: Callable[[Experiment], dict]) -> nn.Module:
-    """The experiment's model; `weights_of` gives the state dict of the experiment that it starts from, if it starts
-    from one.
+    """The experiment's model, with the weights that it starts from.
 
-    Its last layer is new where the parent's has other classes or another dropout.
+    `weights_of` gives the state dict of the experiment that it starts from, if it starts from one. Its last layer is
+    new where the parent's has other classes or another dropout.
     """
     seed_everything(exp.seed, 0)
     if exp.start_from is None:

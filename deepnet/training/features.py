@@ -24,11 +24,10 @@ def forward_all(
     batch_size: int = 500,
     fast: bool = True,
 ) -> tuple[Tensor, Tensor] | None:
-    """The outputs (N, ...) of `model`, left in eval mode, for all of `data`, laid out as they are, and the targets
-    (N,).
+    """The outputs (N, ...) of `model` for all of `data`, in its memory format, and the targets (N,).
 
-    `data` is read once, in batches of `batch_size`, or a loader's own. None where the outputs take more than
-    `most_bytes`.
+    `data` is read once, in batches of `batch_size`, or in a loader's own. The model is left in evaluation mode. None
+    where the outputs take more than `most_bytes`.
     """
     model.eval()
     source, where = as_source(data), device_of(model)

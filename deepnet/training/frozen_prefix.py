@@ -61,8 +61,7 @@ def chain_of(model: nn.Module) -> list[nn.Module] | None:
 
 
 def split(model: nn.Module) -> tuple[nn.Sequential, nn.Sequential] | None:
-    """Part a model into its frozen first modules and the rest, so that rest(prefix(x)) is model(x) in training and in
-    evaluation.
+    """Part a model into its frozen first modules and the rest: rest(prefix(x)) is model(x) in either mode.
 
     None where the forward is not known to be a chain of modules, where nothing at the front is frozen, and where a
     frozen module is not known to give the same output for an image each time.
@@ -90,9 +89,7 @@ def _hooked(module: nn.Module) -> bool:
 
 
 def _constant(module: nn.Module) -> bool:
-    """Whether the module is known to do the same for an image each time, in the mode it is in, whatever else is in its
-    batch.
-    """
+    """Whether the module, in the mode it is in, is known to give an image the same output in any batch."""
     for part in module.modules():
         if not (type(part).__module__ + ".").startswith(KNOWN) or _hooked(part) or "forward" in vars(part):
             return False
@@ -107,8 +104,7 @@ def _constant(module: nn.Module) -> bool:
 
 
 def split_as_asked(model: nn.Module, sample: Tensor) -> tuple[nn.Sequential, nn.Sequential]:
-    """As `split`, for a caller who vouches that the model runs its children in turn and that what is frozen never
-    changes.
+    """Like `split`, for a caller who asserts that the children run in turn and the frozen ones never change.
 
     Raises UsageError where nothing at the front is frozen, and where the children in turn do not give the model's
     output for `sample`.
@@ -166,11 +162,10 @@ _shared: dict[tuple, tuple[Tensor, Tensor]] = {}
 def without_frozen_prefix(
     model: nn.Module, train: Any, evaluation: Any, precision: str, batch_size: int, asked: bool = False
 ) -> tuple[nn.Module, Any, Any]:
-    """The part of the model that learns, and both sets as that part sees them; all as they are where nothing can be cut
-    off.
+    """The part of the model that learns, and both sets as that part sees them.
 
-    A data set that is read item by item, as random transforms need it, is cached only where the caller has `asked` for
-    that.
+    All three are returned as they are where nothing can be cut off. A data set that is read item by item, as random
+    transforms need it, is cached only where the caller has `asked` for that.
     """
     if asked:
         parts: Any = split_as_asked(model, cast(train.first(4).to(device_of(model)), precision))
@@ -194,8 +189,9 @@ def _key(prefix: nn.Module, data: Any, precision: str) -> tuple | None:
 
 
 def frozen_digests(model: nn.Module) -> set[tuple[str, str]]:
-    """Name and sha256 of each parameter and buffer that training must not move; leaves the model in training mode as
-    the loop has it.
+    """Name and sha256 of each parameter and buffer that training must not change.
+
+    Leaves the model in training mode, as `set_train_mode` does it.
     """
     set_train_mode(model)
     learned = {name for name, p in model.named_parameters(remove_duplicate=False) if p.requires_grad}

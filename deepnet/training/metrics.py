@@ -64,10 +64,10 @@ class GradientNorms:
         self._log_rms += (norms[self._weights] / self._roots).clamp(min=1e-30).log10()
 
     def row(self, steps: int) -> dict:
-        """The report's own sum over tensors and steps; the global L2 norm, and log10 of each weight layer's RMS, as
-        means per step.
+        """Means per step of the global L2 norm and of log10 of each weight layer's RMS; the report's own sum.
 
-        A weight layer that does not learn has None, so that the lists of a row line up with the model's weight layers.
+        That sum goes over tensors and steps. A weight layer that does not learn has None, so that the lists of a row
+        line up with the model's weight layers.
         """
         measured = iter((self._log_rms / steps).tolist())
         return {
@@ -92,14 +92,12 @@ def macro_accuracy(predictions: np.ndarray) -> float:
 
 @torch.no_grad()
 def probe(model: nn.Module, inputs: Tensor, precision: str = "fp32", fast: bool = False) -> dict:
-    """What depth does to a signal: each weight layer's outputs, before any ReLU, for `inputs` (B, ...), in training's
-    precision.
+    """Each weight layer's outputs for `inputs` (B, ...), before any ReLU: what depth does to a signal.
 
-    probe_variance: variance across samples, mean over units; probe_dead: the share of units (features of a Linear,
-        channels of a
-    convolution) that are at most 0 for every sample, at every position; probe_distinct: how many of the B outputs
-    differ. NaN stands for a layer that does not run, or is not called as a module, as in nn.MultiheadAttention. Leaves
-    the model in eval mode.
+    It is computed in training's precision and leaves the model in evaluation mode. probe_variance: variance across
+    samples, mean over units; probe_dead: the share of units (features of a Linear, channels of a convolution) that are
+    at most 0 for every sample, at every position; probe_distinct: how many of the B outputs differ. NaN stands for a
+    layer that does not run, or is not called as a module, as in nn.MultiheadAttention.
     """
     seen: dict[int, tuple[float, float, float]] = {}
 

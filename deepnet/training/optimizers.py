@@ -34,11 +34,9 @@ def make_optimizer(exp: Experiment, model: nn.Module, graph: bool = False, fast:
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, state: dict) -> None:
-    """Load a checkpoint's `state`, which is changed, made on whichever device: where the steps are counted is a matter
-    of this one.
+    """Load a checkpoint's `state`, which is changed, whichever device it was made on.
 
-    So is the layout in memory, which fused steps take to be the weights'. Raises ValueError where it is of other
-    weights.
+    Where the steps are counted depends on the device of this process.
     """
     for saved, own in zip(state["param_groups"], optimizer.param_groups, strict=True):
         if "capturable" in own:

@@ -34,8 +34,9 @@ def checked_sets(
     classes: Sequence[Any] | None,
     convert: bool,
 ) -> tuple[Any, Any, dict]:
-    """Both sets with their labels as targets, and what of them and of the recipe stands in the identity; all checks of
-    `pipeline`.
+    """Check all that `pipeline` is given, on a copy of the model, before any file is touched.
+
+    Returns both sets with their labels as targets, and what the identity says of them and of the recipe.
     """
     with trial_of(model) as trial:
         materialise(trial, train)
@@ -113,10 +114,10 @@ def own_optimizer(make: Callable[[list[nn.Parameter]], Optimizer], model: nn.Mod
 
 
 def described(thing: Any, depth: int = 3) -> Any:
-    """What tells one loss from another, as JSON holds it: a function's code and what it has captured, an object's
-    settings and tensors.
+    """What tells one loss from another, as JSON holds it.
 
-    What a function reads from elsewhere, such as a global variable, is not seen.
+    Of a function that is its code and what it has captured, of an object its settings and tensors. What a function
+    reads from elsewhere, such as a global variable, is not seen.
 
     >>> described(nn.CrossEntropyLoss(label_smoothing=0.1))["label_smoothing"]
     0.1

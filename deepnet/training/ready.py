@@ -1,6 +1,4 @@
-"""A reader's data as a model takes it: number types, labels and batches, checked before anything is computed with
-them.
-"""
+"""Number types, labels and batches of a reader's data, checked before anything is computed with them."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -40,8 +38,9 @@ def device_of(model: nn.Module) -> torch.device:
 
 
 def own_precision(model: nn.Module) -> str:
-    """ "fp32" or "fp64", as the floating-point weights that learn are, else all. Raises UsageError for others, such as
-    bfloat16 weights.
+    """The precision of the floating-point weights that learn, "fp32" or "fp64"; where none learns, of all weights.
+
+    Raises UsageError for other types, such as bfloat16.
     """
     weights = [p for p in model.parameters() if p.is_floating_point()]
     kinds = [p.dtype for p in sorted(weights, key=lambda p: not p.requires_grad)] or [torch.float32]
@@ -53,8 +52,9 @@ def own_precision(model: nn.Module) -> str:
 
 
 def usable_precision(model: nn.Module, precision: str | None) -> str:
-    """The precision that is asked for, else the model's own. Raises UsageError for an unknown one, and where the
-    weights are of another.
+    """The precision that is asked for, else the model's own.
+
+    Raises UsageError for an unknown one, and where the model's weights are of another type.
     """
     if not isinstance(model, nn.Module):
         raise UsageError(f"model must be a torch.nn.Module, got {model!r:.60}")
@@ -63,9 +63,8 @@ def usable_precision(model: nn.Module, precision: str | None) -> str:
         return own
     asked = resolve_precision(choose("precision", precision, ("auto", "fp32", "bf16", "fp64")))
     if "fp64" in (asked, own) and asked != own:
-        raise UsageError(
-            f"precision {precision!r} does not suit the model, whose weights are {own}; convert it, or leave precision out"
-        )
+        remedy = "convert it, or leave precision out"
+        raise UsageError(f"precision {precision!r} does not suit the model, whose weights are {own}; {remedy}")
     return asked
 
 
@@ -94,9 +93,7 @@ def materialise(model: nn.Module, source: Any) -> None:
 
 
 def scores(model: nn.Module, inputs: Tensor, outputs: Any, training: bool = False) -> Tensor:
-    """The outputs, which are scores (N, classes). Raises UsageError, saying what the model gives, where they are
-    not.
-    """
+    """The outputs, if they are scores (N, classes). Raises UsageError, naming what the model gives, if not."""
     if not isinstance(outputs, Tensor):
         also = " in training (auxiliary heads? build it without, as aux_logits=False)" if training else ""
         found = f"a {type(outputs).__name__}{also} for {len(inputs)} images"
@@ -108,15 +105,17 @@ def scores(model: nn.Module, inputs: Tensor, outputs: Any, training: bool = Fals
 
 
 def count_outputs(model: nn.Module, inputs: Tensor, training: bool = False) -> int:
-    """How many scores the model gives per image. Raises UsageError, saying what it gives, where it gives no (N,
-    classes) scores.
+    """How many scores the model gives per image.
+
+    Raises UsageError, naming what the model gives, where that is no (N, classes) scores.
     """
     try:
         outputs = (set_train_mode(model) if training else model.eval())(inputs)
     except Exception as error:  # whatever a reader's own model raises
         if training and len(inputs) == 1:
+            remedy = "give more, a larger batch_size, or drop_last"
             raise UsageError(
-                f"the model cannot train on a batch of one image ({first_line(error)}); give more, a larger batch_size, or drop_last"
+                f"the model cannot train on a batch of one image ({first_line(error)}); {remedy}"
             ) from None
         what = f"a batch of shape {tuple(inputs.shape)} and type {inputs.dtype}{' in training' if training else ''}"
         raise UsageError(f"the model cannot take {what} from the data set: {first_line(error)}") from None
@@ -124,8 +123,9 @@ def count_outputs(model: nn.Module, inputs: Tensor, training: bool = False) -> i
 
 
 def as_the_model_takes(model: nn.Module, source: Any) -> Any:
-    """The source, its whole-number inputs as floats where `model` takes them so alone; else as they are, as token
-    ids.
+    """The source, with whole-number inputs as floats where `model` takes them only so.
+
+    Otherwise they stay whole numbers, as token ids must.
     """
     inputs = source.first(2).to(device_of(model))
     if isinstance(source, MemorySet | ReaderSet) and not (inputs.is_floating_point() or inputs.is_complex()):
@@ -147,7 +147,8 @@ def labelled(sources: Sequence[Any], outputs: int, classes: Any) -> tuple[list[A
     others = _names(getattr(sources[-1], "dataset", None))
     if classes is None and own_names and others and list(own_names) != list(others):
         raise UsageError(
-            "the classes of the two data sets differ, so their labels may too; say by classes=(...) what the outputs are"
+            "the classes of the two data sets differ, so their labels may too; "
+            "say by classes=(...) what the outputs are"
         )
     found = known_labels(sources, read=False)
     if not all(isinstance(label, int) and 0 <= label < outputs for labels in found for label in labels):
@@ -167,10 +168,10 @@ def _names(data: Any) -> Any:
 def batches_of(
     model: nn.Module, data: Any, precision: str, classes: Any, batch_size: Any, shuffle: bool
 ) -> Iterable[Batch]:
-    """The batches of a data set, a loader or a Source as the model takes them; what is an iterable of batches stays as
-    it is.
+    """The batches of a data set, a loader or a Source as the model takes them.
 
-    Raises UsageError, saying what was found, for what is no data, and for labels that the model has no output for.
+    An iterable of batches stays as it is. Raises UsageError, naming what was found, for what is no data, and for labels
+    that the model has no output for.
     """
     size = size_of_batches("batch_size", data, batch_size, BATCH_SIZE)
     if listed_batches(data):

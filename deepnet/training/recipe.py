@@ -1,6 +1,4 @@
-"""How a model is trained, and the rehearsal that says beforehand whether it can be: on a copy, before any file is
-touched.
-"""
+"""How a model is trained, and a rehearsal of it on a copy, which finds out beforehand whether it can be."""
 
 import copy
 import math
@@ -32,7 +30,7 @@ EVAL_BATCH_SIZE = 500  # of the report's runs; fixed, so that a cache made again
 
 @dataclass(frozen=True)
 class Recipe:
-    """What a training does beside its data. `fast` turns on all that only makes it faster, and changes rounding
+    """What a training needs beside its data. `fast` turns on all that only makes it faster, and changes rounding
     alone.
     """
 
@@ -48,8 +46,9 @@ class Recipe:
 
 
 def set_precision(model: nn.Module, precision: str) -> None:
-    """Make the model's weights float32 or float64 as the precision asks, in place; numbers of other types, as complex
-    ones, stay.
+    """Convert the model's weights to float32 or float64, as the precision says, in place.
+
+    Tensors of other types, such as complex ones, stay as they are.
     """
     wanted = torch.float64 if precision == "fp64" else torch.float32
     kinds = [p.dtype for p in model.parameters() if p.is_floating_point()]
@@ -116,8 +115,7 @@ def sizes_of_batches(source: Any, batch_size: int, training: bool) -> list[int]:
 def rehearse(
     model: nn.Module, train: Any, eval_set: Any, exp: Experiment, recipe: Recipe, record_gradients: bool
 ) -> None:
-    """Train `model`, a copy, on batches of the sizes that will come, and evaluate it likewise; step the schedule to its
-    end.
+    """Train `model`, a copy, on batches of the sizes that will come, evaluate it, and step the schedule to its end.
 
     Raises UsageError for whatever would end a training.
     """

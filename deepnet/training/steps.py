@@ -24,9 +24,10 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 def train_epoch(
-    model: nn.Module, data: Any, optimizer: torch.optim.Optimizer, precision: str = "fp32", gradients: GradientNorms | None = None,
-    graph: bool = False, *, batch_size: int | None = None, loss: Loss = cross_entropy, fast: bool = False,
-    classes: Sequence[Any] | None = None, after_step: Callable[[], object] | None = None,
+    model: nn.Module, data: Any, optimizer: torch.optim.Optimizer, precision: str = "fp32",
+    gradients: GradientNorms | None = None, graph: bool = False, *, batch_size: int | None = None,
+    loss: Loss = cross_entropy, fast: bool = False, classes: Sequence[Any] | None = None,
+    after_step: Callable[[], object] | None = None,
 ) -> dict:  # fmt: skip
     """Train for one epoch; returns the epoch's running means.
 
@@ -150,16 +151,29 @@ def evaluate(
     fast: bool = False,
     classes: Sequence[Any] | None = None,
 ) -> tuple[dict, np.ndarray]:
-    """Loss, accuracy (share of images) and macro accuracy (mean over classes), and (2, N): targets and predicted
-    classes.
+    """Measure loss, accuracy (share of images) and macro accuracy (mean over classes).
 
-    `data` is a data set of (tensor, label) pairs, read in batches of `batch_size` (default 128), or a loader. Labels
-    are whole numbers, those of the model's outputs, or `classes` says which output each one is, as
-    `record.settings["classes"]` does of a run of `pipeline`. `precision` is by default the model's own. Leaves the
-    model in eval mode. Raises UsageError for labels that mean no output, and for what is no such data set.
+    Leaves the model in evaluation mode.
 
-    >>> measured, predictions = evaluate(model, test_set)
-    >>> measured["accuracy"]
+    Args:
+        data: a data set of (tensor, label) pairs, a loader, or (inputs, labels) batches. Labels are the numbers of the
+            model's outputs.
+        precision: "fp32", "fp64" or "bf16"; by default the model's own.
+        batch_size: items per batch where `data` is a data set (default 128).
+        loss: from outputs (B, classes) and targets (B,) to the mean over the batch.
+        fast: use what only makes it faster; it changes rounding alone.
+        classes: the labels in the order of the model's outputs, where they are no such numbers, as
+            `record.settings["classes"]` lists them for a run of `pipeline`.
+
+    Returns:
+        {"accuracy", "macro_accuracy", "loss"}, and an array (2, N) of targets and predicted classes.
+
+    Raises:
+        UsageError: for labels that mean no output, and for what is no such data set.
+
+    Example:
+        >>> measured, predictions = evaluate(model, test_set)
+        >>> measured["accuracy"]
     """
     own = not is_source(data)
     precision = usable_precision(model, precision) if own or precision is None else precision

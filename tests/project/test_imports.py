@@ -10,9 +10,10 @@ from helpers import ROOT
 
 # From the ground up. A room imports its own modules and those of the lines above it.
 ORDER = [
-    "deepnet.valid", "deepnet.text", "experimentTable", "modelBlock", "myModel", "deepnet.machine", "deepnet.seeds", "deepnet.progress",
-    "deepnet.records", "deepnet.account", "deepnet.claims", "deepnet.speed", "deepnet.data", "deepnet.training", "deepnet.analyses",
-    "deepnet.runs", "deepnet.search", "deepnet.figures", "utilityFunction", "coreFunction", "run",
+    "deepnet.valid", "deepnet.text", "experimentTable", "modelBlock", "myModel", "deepnet.machine",
+    "deepnet.seeds", "deepnet.progress", "deepnet.records", "deepnet.account", "deepnet.claims",
+    "deepnet.speed", "deepnet.data", "deepnet.training", "deepnet.analyses", "deepnet.runs", "deepnet.search",
+    "deepnet.figures", "utilityFunction", "coreFunction", "run",
 ]  # fmt: skip
 FILES = {
     path.relative_to(ROOT).with_suffix("").as_posix().replace("/", "."): path for path in ROOT.glob("deepnet/**/*.py")
@@ -22,8 +23,8 @@ FILES = {name.removesuffix(".__init__"): path for name, path in FILES.items()} |
 }
 # What takes long to import, or need not be installed.
 HEAVY = {
-    "IPython", "PIL", "dask", "filelock", "huggingface_hub", "matplotlib", "optuna", "pandas", "pyarrow", "scipy", "sklearn", "sqlalchemy", "threadpoolctl",
-    "torch", "torchvision", "tqdm", "wandb",
+    "IPython", "PIL", "dask", "filelock", "huggingface_hub", "matplotlib", "optuna", "pandas", "pyarrow",
+    "scipy", "sklearn", "sqlalchemy", "threadpoolctl", "torch", "torchvision", "tqdm", "wandb",
 }  # fmt: skip
 
 
@@ -108,6 +109,6 @@ def test_reading_needs_no_torch():
         "deepnet.figures.words",
         "run",
     ]
-    code = f"import sys; sys.modules['torch'] = None; import importlib; [importlib.import_module(name) for name in {reading}]"
+    code = f"import importlib, sys; sys.modules['torch'] = None; [importlib.import_module(name) for name in {reading}]"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -42,7 +42,8 @@ from myModel import MODELS
 # ---------------------------------------------------------------- every field against every kind of row
 
 KINDS_OF_ROW = {
-    "MLP": "MLP_4", "CNN": "CNN_10", "ResNet-18": "train_resnet", "start from a parent": "early_stopping", "dropout": "dropout",
+    "MLP": "MLP_4", "CNN": "CNN_10", "ResNet-18": "train_resnet", "start from a parent": "early_stopping",
+    "dropout": "dropout",
     "baseline": "baseline", "distribution": "distribution", "t-SNE": "tsne_mnist", "timing": "timing_3",
 }  # fmt: skip
 VALUES: dict[str, tuple] = {  # field -> what it is changed to, sound or not
@@ -409,9 +410,10 @@ import myModel
 from deepnet.figures import registry
 from experimentTable import EXPERIMENTS, ROWS, Experiment
 myModel.MODELS["MLP_43"] = myModel._mlp([784, 1024, 256, *[64] * 40, 10])
-ROWS.append(Experiment("MLP_43", chapter=3, family="mlp", model="MLP_43", lr=1e-4, record_gradients=True, precision="fp32"))
+row = Experiment("MLP_43", chapter=3, family="mlp", model="MLP_43", lr=1e-4, record_gradients=True, precision="fp32")
+ROWS.append(row)
 EXPERIMENTS["MLP_43"] = ROWS[-1]
-registry.FIGURES["3.2b"] = registry._curves(registry.LOSS_TEST, "Train loss and test accuracy of MLP_33 and MLP_43", "MLP_33", "MLP_43")
+registry.FIGURES["3.2b"] = registry._curves(registry.LOSS_TEST, "MLP_33 and MLP_43", "MLP_33", "MLP_43")
 sys.exit(pytest.main(["-q", "-p", "no:cacheprovider", *sys.argv[1:]]))
 """
 

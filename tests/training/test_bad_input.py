@@ -201,11 +201,12 @@ class Pair(nn.Module):
         return x, x
 
 
+CANNOT_TAKE = "cannot take a batch of shape (2, 1, 8, 8)"
 BAD_MODELS = [
-    ("too few outputs", lambda: mlp(outputs=9), "the model gives 9 outputs but the labels are of 10 classes", "last layer"),
-    ("another size", lambda: nn.Sequential(nn.Flatten(), nn.Linear(65, 10)), "cannot take a batch of shape (2, 1, 8, 8)", "64"),
-    ("other channels", lambda: nn.Sequential(nn.Conv2d(3, 10, 8), nn.Flatten()), "cannot take a batch of shape (2, 1, 8, 8)", "channels"),
-    ("other dimensions", lambda: nn.Sequential(nn.BatchNorm1d(1), *mlp()), "cannot take a batch of shape (2, 1, 8, 8)", "2D or 3D"),
+    ("too few outputs", lambda: mlp(outputs=9), "gives 9 outputs but the labels are of 10 classes", "last layer"),
+    ("another size", lambda: nn.Sequential(nn.Flatten(), nn.Linear(65, 10)), CANNOT_TAKE, "64"),
+    ("other channels", lambda: nn.Sequential(nn.Conv2d(3, 10, 8), nn.Flatten()), CANNOT_TAKE, "channels"),
+    ("other dimensions", lambda: nn.Sequential(nn.BatchNorm1d(1), *mlp()), CANNOT_TAKE, "2D or 3D"),
     ("two outputs", Pair, "the model gives a tuple for 2 images", "scores (N, classes)"),
     ("nothing to learn", lambda: nn.Flatten(), "nothing", "train"),
 ]  # fmt: skip

@@ -74,13 +74,14 @@ def differences(kept: dict[str, list[dict]], now: dict[str, list[dict]]) -> list
 def complaint(kept: dict, now: dict[str, list[dict]], version: int) -> str:
     """What is wrong, and what to do; empty where nothing is."""
     if kept["results_version"] != version:
-        return f"golden.json holds the numbers of RESULTS_VERSION {kept['results_version']}, this is {version}: run `{REMAKE}`"
+        kept_version = kept["results_version"]
+        return f"golden.json holds the numbers of RESULTS_VERSION {kept_version}, this is {version}: run `{REMAKE}`"
     if not (found := differences(kept["rows"], now)):
         return ""
     return "\n".join([
         *found,
-        "The training loop's results have changed. If that was not meant, mend it. If it was, raise RESULTS_VERSION in deepnet/records/reading.py",
-        f"(it is {version}), so that no run begun before is gone on with and records made before can be told; then run `{REMAKE}`.",
+        "The training loop's results have changed. If that was not meant, mend it. If it was, raise RESULTS_VERSION in",
+        f"deepnet/records/reading.py (it is {version}), so that records made before can be told; then run `{REMAKE}`.",
     ])  # fmt: skip
 
 
@@ -101,5 +102,5 @@ def test_a_slightly_different_step_is_seen_and_what_to_do_is_said():
     wrong = complaint(kept, now, 7)
     assert "MLP_4, epoch 2: test_loss is" in wrong
     assert "epoch 0" not in wrong  # the first weights are the same
-    assert "raise RESULTS_VERSION in deepnet/records/reading.py\n(it is 7)" in wrong
+    assert "raise RESULTS_VERSION in\ndeepnet/records/reading.py (it is 7)" in wrong
     assert complaint(kept, now, 8) == f"golden.json holds the numbers of RESULTS_VERSION 7, this is 8: run `{REMAKE}`"

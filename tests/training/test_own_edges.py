@@ -378,7 +378,8 @@ def test_one_loss_is_told_from_another_whatever_it_is_made_of():
     cross_entropy = nn.functional.cross_entropy
     ones, twos = torch.ones(10), 2 * torch.ones(10)
     losses = [
-        made(ones), made(twos), made(ones, 2), partial(cross_entropy, label_smoothing=0.1), partial(cross_entropy, label_smoothing=0.2),
+        made(ones), made(twos), made(ones, 2),
+        partial(cross_entropy, label_smoothing=0.1), partial(cross_entropy, label_smoothing=0.2),
         nn.CrossEntropyLoss(), nn.CrossEntropyLoss(label_smoothing=0.1), nn.CrossEntropyLoss(weight=twos),
     ]  # fmt: skip
     told = [str(described(loss)) for loss in losses]
