@@ -110,7 +110,8 @@ def test_publish_copies_what_is_finished(made, monkeypatch, tmp_path, runs_dir, 
     status, _, err = call("publish", "MLP_4")
     assert status == 1
     assert "made from uncommitted code" in err
-    edit(record, "settings.json", "provenance", dirty=False, uncommitted=None, commit="c" * 40)
+    edit(record, "settings.json", "provenance", dirty=False, commit="c" * 40)
+    edit(record, "result.json", uncommitted=None)
     assert call("publish", "MLP_4")[0] == 0
     assert (tmp_path / "evidence" / "sample" / "MLP_4" / "seed-0" / "result.json").exists()
     assert publish(find_record("MLP_4", "sample")).is_relative_to(tmp_path / "evidence")  # again, over itself
@@ -148,7 +149,8 @@ def test_what_is_not_in_the_table_is_published_and_shown_too(made, monkeypatch, 
     lend(made, runs_dir, "MLP_4")
     trial = (runs_dir / "sample" / "MLP_4").rename(runs_dir / "sample" / "search_1") / "seed-0"
     edit(trial, "settings.json", "experiment", name="search_1")
-    edit(trial, "settings.json", "provenance", dirty=False, uncommitted=None, commit="c" * 40)
+    edit(trial, "settings.json", "provenance", dirty=False, commit="c" * 40)
+    edit(trial, "result.json", uncommitted=None)
     (runs_dir / "sample" / "search.sqlite").write_bytes(b"of the search")
     status, _, err = call("publish", "search_1")
     assert (status, err) == (0, "")
