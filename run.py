@@ -17,7 +17,7 @@ from deepnet.records import reading
 from deepnet.records.publish import publish as publish_record
 from deepnet.records.reading import find_record, roots
 from deepnet.search.sweep import REPORT_SWEEP
-from deepnet.text import duration
+from deepnet.text import counted, duration
 from experimentTable import (
     NAME,
     PROFILES,
@@ -149,6 +149,41 @@ def train(arguments: argparse.Namespace) -> bool:
     return len(records) == len(names) * len(seeds)
 
 
+def evidence(arguments: argparse.Namespace) -> bool:
+    """Print the runs that each claim waits for to be judged on several seeds; with --minutes, train them in that order.
+
+    What has ended is published at once, failed or not.
+    """
+    profile = current_profile(arguments.profile)
+    from deepnet.runs.evidence import missing_evidence
+
+    queue = missing_evidence(profile, arguments.count)
+    if arguments.json:
+        rows = [{"claim": m.claim, "name": m.exp.name, "seed": m.exp.seed, "seconds": m.seconds} for m in queue]
+        print(json.dumps(rows, indent=1))
+    else:
+        missing = f"{counted(len(queue), 'run')} missing for {counted(arguments.count, 'seed')} of each claim"
+        print(f"profile {profile}: {missing}, {duration(sum(m.seconds for m in queue))}")
+        for m in queue:
+            again = "  (again, for its weights)" if m.published else ""
+            print(f"{m.claim:4} {m.exp.name:16} seed {m.exp.seed}  {duration(m.seconds):>12}{again}")
+    if arguments.minutes is None:
+        return True
+    from coreFunction import run
+
+    end = time.monotonic() + 60 * arguments.minutes
+    for m in queue:
+        if time.monotonic() > end:
+            break
+        try:
+            record = run(m.exp, stop=lambda: time.monotonic() > end)
+            if record.result and not m.published:
+                print(publish_record(record))
+        except UsageError as error:  # a parent that failed, or a run that another process is at; the others go on
+            print(f"run.py: {error}", file=sys.stderr)
+    return not missing_evidence(profile, arguments.count)
+
+
 def search(arguments: argparse.Namespace) -> bool:
     """The report's search, or with --join work on one that another process has begun; its finished trials, best first.
 
@@ -272,6 +307,7 @@ def sync(arguments: argparse.Namespace) -> bool:
 COMMANDS = {
     "list": (list_runs, "every experiment with its state and price"),
     "train": (train, "train experiments, or go on with interrupted ones"),
+    "evidence": (evidence, "the runs that the claims wait for, in the order to train them; with --minutes, train them"),
     "search": (search, "the report's hyperparameter search, by one process or several"),
     "show": (show, "a run's settings, rows and result"),
     "publish": (publish, "copy finished records to report/records, as evidence"),
@@ -310,7 +346,7 @@ def parser() -> _Parser:
         command = commands.add_parser(name, help=text, description=text)
         command.set_defaults(function=function)
         command.add_argument("--profile", default="", help=f"{', '.join(PROFILES)} (default: $PROFILE, else sample)")
-        if name not in ("list", "search"):
+        if name not in ("list", "search", "evidence"):
             command.add_argument("names", nargs="*", metavar="NAME", help="an experiment's name, as `list` shows it")
             command.add_argument("--chapter", type=int, help="all experiments of this chapter")
         if name in ("train", "show", "verify"):
@@ -320,10 +356,13 @@ def parser() -> _Parser:
             command.add_argument(
                 "--weights", action="store_true", help="the weights too, as artifacts, where a record has them"
             )
-        if name in ("list", "show", "verify"):
+        if name in ("list", "show", "verify", "evidence"):
             command.add_argument("--json", action="store_true", help="for programs")
-        if name == "train":
+        if name in ("train", "evidence"):
             command.add_argument("--minutes", type=minutes, help="leave off cleanly between epochs after this time")
+        if name == "evidence":
+            command.add_argument("--count", type=int, default=3, help="seeds that each claim is to rest on (default 3)")
+        if name == "train":
             command.add_argument("--fresh", action="store_true", help="leave the committed records aside")
             several = command.add_mutually_exclusive_group()
             several.add_argument("--workers", type=int, help="so many processes side by side, which share the cores")
@@ -359,6 +398,8 @@ def main() -> int:
         return 0 if arguments.function(arguments) else 1
     except UsageError as error:
         print(f"run.py: {error}", file=sys.stderr)
+    except BrokenPipeError:  # whoever reads the output, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt as interrupt:
         goes_on = "begins again" if arguments.function in (verify, sync) else "goes on from here"
         if not interrupt.args:  # else `run_all` has said it

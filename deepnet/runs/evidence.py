@@ -1,0 +1,88 @@
+"""The queue of evidence: which runs are missing for every claim to be judged on several seeds, and in which order."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from statistics import median
+
+from deepnet.claims.evidence import Evidence
+from deepnet.claims.ledger import RULES
+from deepnet.records.reading import find_record, find_records
+from deepnet.runs.asked import untrained_parents
+from deepnet.valid import whole
+from experimentTable import EXPERIMENTS, Experiment, current_profile, estimated_seconds, experiment, is_supported
+
+SEEDLESS = ("distribution",)  # kinds that give the same numbers with every seed
+
+
+@dataclass(frozen=True)
+class Missing:
+    """A run that a claim waits for."""
+
+    exp: Experiment
+    claim: str  # the first claim in the queue that needs it
+    seconds: float  # what it is estimated to take, without the runs that it starts from
+    published: bool  # whether it has a record already, and is trained again for its weights alone
+
+
+def runs_of(claim: str, profile: str) -> list[str]:
+    """The rows of the table that the rule of `claim` reads.
+
+    >>> runs_of("3b", "cpu")
+    ['MLP_4', 'MLP_23', 'MLP_13']
+    """
+    names: list[str] = []
+
+    def noted(name: str) -> list:
+        names.append(name)
+        return []
+
+    list(RULES[claim].parts(Evidence(profile, noted, ())))
+    return [name for name in dict.fromkeys(names) if name in EXPERIMENTS]
+
+
+def seconds_of(exp: Experiment) -> float:
+    """How long the run is expected to take, in seconds: as long as its other seeds took, else what the table estimates.
+
+    Records say how long training took; evaluation, and what is computed once before it, are added by rule of thumb.
+    """
+    took = [sum(row.get("train_seconds", 0.0) for row in record.rows) for record in find_records(exp.name, exp.profile)]
+    took = [seconds for seconds in took if seconds]
+    return 1.2 * median(took) + 60 if took else estimated_seconds(exp)
+
+
+def missing_evidence(profile: str | None = None, seeds: int = 3) -> list[Missing]:
+    """The runs that are missing for each claim to be judged on seeds 0 to `seeds` - 1, in the order to train them.
+
+    The claim that is decided in the least time comes first, so that the most claims per minute are decided; a run that
+    serves several claims is listed once. What a run starts from stands before it, also where it has a record and only
+    its weights are missing. Nothing here looks at an outcome. Raises UsageError for an unknown profile, and for what is
+    no number of seeds.
+
+    >>> [(run.exp.name, run.exp.seed) for run in missing_evidence("cpu")][:2]  # doctest: +SKIP
+    [('MLP_4', 2), ('MLP_13', 2)]
+    """
+    profile, seeds = current_profile(profile), whole("seeds", seeds, least=1)
+    waiting = {claim: list(_missing_runs(claim, profile, seeds)) for claim in RULES}
+    prices = {exp: seconds_of(exp) for runs in waiting.values() for exp in runs}
+    queue: dict[Experiment, Missing] = {}
+
+    def remaining(claim: str) -> float:
+        return sum(prices[exp] for exp in waiting[claim] if exp not in queue)
+
+    while any(remaining(claim) for claim in waiting):
+        claim = min((claim for claim in waiting if remaining(claim)), key=remaining)
+        for exp in waiting.pop(claim):
+            recorded = find_record(exp.name, profile, exp.seed) is not None
+            queue.setdefault(exp, Missing(exp, claim, prices[exp], recorded))
+    return list(queue.values())
+
+
+def _missing_runs(claim: str, profile: str, seeds: int) -> Iterator[Experiment]:
+    """What the claim lacks, each run after those that it starts from."""
+    for seed in range(seeds):
+        for name in runs_of(claim, profile):
+            exp = experiment(name, profile, seed)
+            found = find_record(name, profile, seed)
+            if is_supported(exp) and not (exp.kind in SEEDLESS and seed) and not (found and found.result):
+                yield from reversed(untrained_parents(exp))
+                yield exp
