@@ -42,8 +42,8 @@ TRAININGS = [
 ]
 ANALYSES = ["distribution", "tsne_mnist", "tsne_cifar100", "timing_3", "baseline"]
 needs_fork = pytest.mark.skipif(
-    "fork" not in multiprocessing.get_all_start_methods() or torch.cuda.is_available(),
-    reason="CUDA cannot be used after a fork",
+    "fork" not in multiprocessing.get_all_start_methods() or torch.cuda.is_available() or torch.get_num_threads() > 1,
+    reason="neither CUDA nor torch's threads can be used after a fork",
 )
 
 
