@@ -6,7 +6,7 @@ Architectures are the literals at the top, `MODELS` builds them by name.
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import partial
-from itertools import takewhile, zip_longest
+from itertools import takewhile
 
 import torch
 import torchvision
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from experimentTable import BUILDERS, UsageError, choose
-from modelBlock import MaxPoolReLU, chain, plain_block, residual_block
+from modelBlock import chain, plain_block, residual_block
 
 Layout = Sequence[Sequence[int] | int]
 WeightLayer = nn.Linear | nn.Conv2d
@@ -97,14 +97,14 @@ class CNN(nn.Sequential):
         block = partial(residual_block, projection=partial(nn.Conv2d, kernel_size=1)) if residual else plain_block
         features: list[nn.Module] = []
         channels, side = None, image_size
-        for item, following in zip_longest(layout, layout[1:]):
+        for item in layout:
             if isinstance(item, int):
                 side = max(SMALLEST_POOL, item * image_size // LAYOUT_SIZE)
-                features.append(nn.AdaptiveMaxPool2d(side) if channels is None else MaxPoolReLU(side))
+                features.append(nn.AdaptiveMaxPool2d(side))
             else:
                 if channels not in (None, item[0]):
                     raise UsageError(f"block {list(item)} must start with the {channels} channels that come before it")
-                features.append(block(item, conv, relu=not isinstance(following, int)))
+                features.append(block(item, conv))
                 channels = item[-1]
         if channels is None:
             raise UsageError(f"layout {list(layout)} has no block of convolutions; add one, such as [3, 8, 16]")

@@ -33,8 +33,7 @@ from deepnet.training.optimizers import make_optimizer
 from deepnet.training.recipe import EVAL_BATCH_SIZE
 from deepnet.training.steps import train_epoch
 from experimentTable import Experiment
-from modelBlock import MaxPoolReLU, ResidualBlock
-from myModel import CNN, MLP, train_only
+from myModel import train_only
 
 WORKERS = min(8, os.cpu_count() or 1)
 
@@ -62,7 +61,7 @@ class Plain:
 
     def __init__(self, exp: Experiment, data: ImageSet, workers: int = WORKERS) -> None:
         self.exp, self.source, self.workers = exp, PlainSet(data), workers
-        self.model = as_written(_initial_model(exp)).to(device())
+        self.model = _initial_model(exp).to(device())
         train_only(self.model, exp.trainable)
         self.optimizer = getattr(torch.optim, exp.optimizer)(self.model.parameters(), lr=exp.lr)
         self.ahead = 2 * workers  # batches that workers have ready before they are asked for
@@ -97,21 +96,6 @@ class Plain:
         return {"train_loss": loss_sum / images} | (
             {"gradient_norm_sum": norm_sum} if self.exp.record_gradients else {}
         )
-
-
-def as_written(model: nn.Module) -> nn.Module:
-    """The model with each ReLU of `modelBlock` where the report has it and in memory of its own, as one writes it;
-    changed in place.
-    """
-    for name, module in list(model.named_modules()):
-        if isinstance(module, nn.ReLU) and isinstance(model, MLP | CNN):
-            module.inplace = False
-        elif isinstance(module, MaxPoolReLU):
-            model.set_submodule(name, nn.Sequential(nn.ReLU(), nn.AdaptiveMaxPool2d(module.output_size)))
-        elif isinstance(module, ResidualBlock) and module.relu:
-            module.relu = False
-            model.set_submodule(name, nn.Sequential(module, nn.ReLU()))
-    return model
 
 
 # ---------------------------------------------------------------- ours

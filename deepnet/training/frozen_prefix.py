@@ -10,6 +10,7 @@ from deepnet.data.datasets import MemorySet, ReaderSet
 from deepnet.records.files import digest
 from deepnet.seeds import preserved_random
 from deepnet.speed.memory import free_bytes
+from deepnet.speed.relus import is_altered
 from deepnet.training.features import forward_all
 from deepnet.training.precision import arithmetic, cast
 from deepnet.training.ready import device_of
@@ -39,7 +40,7 @@ def chain_of(model: nn.Module) -> list[nn.Module] | None:
     layer.
     """
     forward = getattr(type(model), "forward", None)  # a scripted module's class has none
-    if "forward" in vars(model) or _hooked(model) or any(True for _ in model.parameters(recurse=False)):
+    if is_altered(model) or any(True for _ in model.parameters(recurse=False)):
         return None
     if isinstance(model, nn.Sequential) and forward is nn.Sequential.forward:
         return list(model)
@@ -81,17 +82,10 @@ def split(model: nn.Module) -> tuple[nn.Sequential, nn.Sequential] | None:
     return nn.Sequential(*chain[:frozen]), nn.Sequential(*chain[frozen:])
 
 
-def _hooked(module: nn.Module) -> bool:
-    return any(
-        vars(module).get(hooks)
-        for hooks in ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-    )
-
-
 def _constant(module: nn.Module) -> bool:
     """Whether the module, in the mode it is in, is known to give an image the same output in any batch."""
     for part in module.modules():
-        if not (type(part).__module__ + ".").startswith(KNOWN) or _hooked(part) or "forward" in vars(part):
+        if not (type(part).__module__ + ".").startswith(KNOWN) or is_altered(part):
             return False
         if part.training and isinstance(part, DRAW_IN_TRAINING):
             return False

@@ -14,6 +14,7 @@ from deepnet.data.datasets import is_source
 from deepnet.speed.cuda_graph import CUDAGraphStep
 from deepnet.speed.memory import release_memory
 from deepnet.speed.optimizer_steps import ContiguousViews, drop_subnormals
+from deepnet.speed.relus import with_cheap_relus
 from deepnet.training.metrics import GradientNorms, accuracy, macro_accuracy
 from deepnet.training.precision import arithmetic, cast
 from deepnet.training.ready import batches_of, device_of, scores, usable_precision
@@ -71,11 +72,12 @@ def train_epoch(
     images = steps = 0
     convolves = any(p.ndim == 4 for p in model.parameters())  # a mode costs half a millisecond per step in a deep MLP
     tidy = fast and where.type == "cpu"
+    computed = with_cheap_relus(model) if fast else model
     start = time.perf_counter()
 
     def step(inputs: Tensor, labels: Tensor) -> None:
         with arithmetic(precision, convolves, fast):
-            outputs = model(cast(inputs, precision))
+            outputs = computed(cast(inputs, precision))
             if own:
                 check_targets(scores(model, inputs, outputs, training=True), labels)
             value = loss(outputs, labels)
@@ -180,11 +182,12 @@ def evaluate(
     check_loss(loss)
     batches, where = batches_of(model, data, precision, classes, batch_size, shuffle=False), device_of(model)
     model.eval()
+    computed = with_cheap_relus(model) if fast else model
     losses, predicted, targets = [], [], []
     for inputs, labels in batches:
         inputs, labels = inputs.to(where), labels.to(where)
         with arithmetic(precision, fast=fast):
-            outputs = scores(model, inputs, model(cast(inputs, precision)))
+            outputs = scores(model, inputs, computed(cast(inputs, precision)))
         if own:
             check_targets(outputs, labels)
         exact = outputs.float() if precision == "bf16" else outputs

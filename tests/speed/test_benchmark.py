@@ -3,7 +3,6 @@
 import json
 import time
 from dataclasses import replace
-from functools import partial
 
 import pytest
 import torch
@@ -25,7 +24,6 @@ from benchmarks.recipes import Ours, Plain
 from deepnet.data.datasets import epoch_batches
 from deepnet.data.sets import load_images
 from experimentTable import Experiment, experiment, identity
-from modelBlock import MaxPoolReLU
 from myModel import model_table
 
 TOLERANCE = 1e-9  # relative, in float64, where no processor's order of a sum decides what is equal
@@ -62,14 +60,6 @@ def test_plain_and_ours_give_the_same_losses_from_the_same_weights(name, profile
         losses.append(rows[0]["train_loss"])
     assert len(losses) == 4
     assert max(losses) - min(losses) > 1e-3 * max(losses)  # they do move
-
-
-def test_plain_has_its_relus_as_one_writes_them():
-    plain, ours = (recipe(*prepared("CNN_10", "paper")).model for recipe in (partial(Plain, workers=0), Ours))
-    assert [type(m).__name__ for m in plain.features][:2] == ["Sequential", "Sequential"]
-    assert [type(m) for m in plain.features[1]] == [torch.nn.ReLU, torch.nn.AdaptiveMaxPool2d]
-    assert not any(getattr(m, "inplace", False) or isinstance(m, MaxPoolReLU) for m in plain.modules())
-    assert isinstance(ours.features[1], MaxPoolReLU)
 
 
 def test_plain_and_ours_get_the_same_batches_with_workers_too():
