@@ -45,11 +45,13 @@ def has_float64() -> bool:
 
 @functools.cache
 def has_bfloat16() -> bool:
-    """Whether this machine multiplies bfloat16 in hardware (elsewhere it is emulated, and slower than fp32)."""
+    """Whether the device multiplies bfloat16 in hardware; elsewhere torch emulates it, which is slower than fp32."""
     if device().type == "cuda":
         return torch.cuda.get_device_capability()[0] >= 8
+    if device().type == "xpu":
+        return torch.xpu.is_bf16_supported()
     if device().type == "cpu":
-        # oneDNN, which does the products, runs bf16 natively from avx512_core_bf16 on.
+        # oneDNN, which computes the products, needs one of these.
         flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
         return "avx512_bf16" in flags or "amx_bf16" in flags
     return False

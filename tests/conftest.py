@@ -38,6 +38,12 @@ def runs_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return path
 
 
+@pytest.fixture
+def with_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
+    """bf16 is not refused on any processor; one without it emulates it."""
+    monkeypatch.setattr("deepnet.training.precision.has_bfloat16", lambda: True)
+
+
 # ---------------------------------------------------------------- runs of the table's rows
 
 

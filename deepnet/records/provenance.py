@@ -8,7 +8,7 @@ import numpy as np
 import torch
 import torchvision
 
-from deepnet.machine import device, has_bfloat16, processor_name
+from deepnet.machine import device, processor_name
 from deepnet.records import code
 from deepnet.records.reading import RESULTS_VERSION, ROUNDING_VERSION
 from experimentTable import UsageError
@@ -36,7 +36,6 @@ def provenance(precision: str, on_processor: bool = False, packages: Sequence[st
         "results_version": RESULTS_VERSION,
         "rounding_version": ROUNDING_VERSION,
         "precision": precision,
-        "emulated": precision == "bf16" and not has_bfloat16(),
         "device": torch.cuda.get_device_name() if computes.type == "cuda" else computes.type,
         "processor": processor_name(),
         "threads": torch.get_num_threads(),

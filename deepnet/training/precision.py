@@ -1,12 +1,11 @@
 """The number types that a run computes in."""
 
-from contextlib import nullcontext
-from typing import Any
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
 from deepnet.machine import device, has_bfloat16
-from deepnet.speed.products import LARGEST_SHIFT_AND_ADD, SmallMaps, conv2d_shift_and_add, emulated_bf16, native_bf16
+from deepnet.speed.convolutions import LARGEST_SHIFT_AND_ADD, SmallMaps, bf16_autocast, conv2d_shift_and_add
 from experimentTable import UsageError
 
 
@@ -14,29 +13,29 @@ def resolve_precision(precision: str) -> str:
     """ "fp32", "fp64" or "bf16": what "auto" means here. Raises UsageError where the device lacks what is asked."""
     if device().type == "mps" and precision in ("fp64", "bf16"):
         raise UsageError(f"on mps experiments train in fp32, not in {precision}; set DEVICE=cpu for this one")
+    if precision == "bf16" and not has_bfloat16():
+        where = "processor" if device().type == "cpu" else "device"
+        raise UsageError(f"this {where} has no bf16; choose precision 'fp32', or 'auto', which is fp32 here")
     return ("bf16" if has_bfloat16() else "fp32") if precision == "auto" else precision
 
 
-def arithmetic(precision: str, convolves: bool = True, fast: bool = True) -> Any:
+def arithmetic(precision: str, convolves: bool = True, fast: bool = True) -> AbstractContextManager:
     """The context that a forward pass runs in at this resolved precision: how its products are computed.
 
-    convolves: whether the model has convolutions. Where it has none, a deep MLP is spared the mode that looks out for
-        them.
+    convolves: whether the model has convolutions. Without any, a deep MLP is spared the mode that looks out for them.
     fast: without it, products are torch's own on a CPU too.
     """
-    if not fast:
+    if not fast or device().type != "cpu":
         return torch.autocast(device().type, torch.bfloat16) if precision == "bf16" else nullcontext()
-    if device().type != "cpu":
-        return torch.autocast(device().type, torch.bfloat16, enabled=precision == "bf16")
-    if precision != "bf16":
-        return SmallMaps(LARGEST_SHIFT_AND_ADD, conv2d_shift_and_add) if convolves else nullcontext()
-    return native_bf16() if has_bfloat16() else emulated_bf16()
+    if precision == "bf16":
+        return bf16_autocast()
+    return SmallMaps(LARGEST_SHIFT_AND_ADD, conv2d_shift_and_add) if convolves else nullcontext()
 
 
 def cast(inputs: torch.Tensor, precision: str) -> torch.Tensor:
-    """A batch of floating-point numbers in the type its model has; others, such as token ids, stay what they are.
+    """A batch of floating-point numbers in the type that the model's weights have; others, such as token ids, stay.
 
-    Autocast sees to bf16, in which a frozen prefix's outputs come already.
+    For bf16 that is float32, which autocast rounds; the cached outputs of a frozen prefix are bfloat16 already.
     """
     if not inputs.is_floating_point():
         return inputs

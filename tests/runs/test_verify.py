@@ -284,7 +284,7 @@ def test_other_runs_of_the_model_are_those_whose_spread_is_pooled(evidence):
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp32"])
-def test_a_run_is_made_again_in_its_record_s_precision(evidence, precision):
+def test_a_run_is_made_again_in_its_record_s_precision(evidence, precision, with_bf16):
     """Whatever "auto" means here: the row says "auto", the record what was computed."""
     assert EXPERIMENTS["CNN_10"].precision == "auto"
     edit(evidence / "CNN_10" / "seed-0", "settings.json", "provenance", precision=precision)

@@ -146,11 +146,6 @@ def test_a_step_s_time_is_shared_out():
 # ---------------------------------------------------------------- what is kept and shown
 
 
-@pytest.fixture
-def with_bfloat16(monkeypatch):
-    monkeypatch.setattr("deepnet.training.precision.has_bfloat16", lambda: True)
-
-
 SPEEDS = {"plain": [10.0, 40.0, 20.0], "fp32": [50.0, 60.0, 70.0]}
 PEAKS = {"fp32": 1e6, "bf16": 4e6}
 SPENT = {"products": 0.7, "optimizer": 0.05, "copies": 0.15, "gradient norms": 0.05, "rest": 0.05}
@@ -186,7 +181,7 @@ def test_a_row_holds_medians_the_ratio_and_its_range():
 @pytest.mark.parametrize(
     ("experiment_name", "precision", "default"), [("CNN_10", "bf16", 80.0), ("CNN_30", "fp32", 60.0)]
 )
-def test_default_is_the_precision_that_the_experiment_uses(with_bfloat16, experiment_name, precision, default):
+def test_default_is_the_precision_that_the_experiment_uses(with_bf16, experiment_name, precision, default):
     entry = row(
         experiment_name,
         experiment(experiment_name, "paper"),

@@ -191,7 +191,7 @@ def test_a_cached_prefix_with_batch_normalisation_gives_the_same_weights(monkeyp
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("trainable", CUTS)
-def test_resnet_trains_the_same_behind_its_cache(monkeypatch, trainable, precision):
+def test_resnet_trains_the_same_behind_its_cache(monkeypatch, trainable, precision, with_bf16):
     """Two steps on 32 sample images: where the chunk is the batch, to the bit."""
     data = load_images("cifar10", "train", "sample", 32).subset(range(32))
     options = {

@@ -42,7 +42,7 @@ def test_a_checkpoint_of_a_gpu_is_gone_on_with_on_a_cpu(name):
 
 @pytest.mark.parametrize(("precision", "side"), [("fp32", 4), ("fp32", 2), ("bf16", 4), ("bf16", 2)])
 @pytest.mark.parametrize("name", sorted(OPTIMIZERS))
-def test_a_fused_step_on_channels_last_weights_is_the_plain_one(name, precision, side):
+def test_a_fused_step_on_channels_last_weights_is_the_plain_one(name, precision, side, with_bf16):
     """torch's fused kernels on a CPU go through memory as it lies: a gradient laid out otherwise than its weight would
     be misread.
     """

@@ -11,7 +11,7 @@ from torch.utils.data import TensorDataset
 
 from coreFunction import pipeline
 from deepnet.records.reading import find_record
-from deepnet.speed.products import native_bf16
+from deepnet.speed.convolutions import bf16_autocast
 from myModel import replace_head, resnet18
 
 
@@ -375,7 +375,7 @@ def test_a_gradient_of_a_gradient_in_bf16_is_torch_s(side):
     torch.manual_seed(0)
     layer, x = nn.Conv2d(16, 16, 3, padding=1), torch.randn(4, 16, side, side)
     found = []
-    for context in (native_bf16(), torch.autocast("cpu", torch.bfloat16)):
+    for context in (bf16_autocast(), torch.autocast("cpu", torch.bfloat16)):
         inputs = x.clone().requires_grad_()
         layer.zero_grad()
         with context:

@@ -11,7 +11,7 @@ from torch import nn
 from coreFunction import pipeline, run, run_all
 from deepnet.data.sets import load_images
 from deepnet.records.reading import find_record
-from deepnet.speed.products import LARGEST_SHIFT_AND_ADD, SmallMaps, conv2d_shift_and_add
+from deepnet.speed.convolutions import LARGEST_SHIFT_AND_ADD, SmallMaps, conv2d_shift_and_add
 from deepnet.training.features import extract_features
 from deepnet.training.frozen_prefix import MemorySet, split
 from experimentTable import EXPERIMENTS

@@ -1,85 +1,31 @@
-"""bf16 on a processor that has none: products of rounded operands, against torch's own autocast."""
+"""The precision of a run: bf16 beside fp32, and what a device without bf16 does."""
 
-from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
 import torch
-from helpers import untimed
-from torch import nn
-from torch.nn.functional import cross_entropy, linear
+from helpers import mlp, untimed
 
-from coreFunction import run
-from deepnet.machine import has_bfloat16
-from deepnet.speed.products import emulated_bf16
+from coreFunction import evaluate, run
 from deepnet.training.metrics import probe
-from experimentTable import BOTH_PRECISIONS, EXPERIMENTS, experiment
+from deepnet.training.precision import resolve_precision
+from experimentTable import BOTH_PRECISIONS, EXPERIMENTS, UsageError, experiment
 from myModel import MODELS
 
-ROUNDING = 2**-8  # the most by which a number moves when it is rounded to bf16, as a share of it
+
+@pytest.fixture
+def without_bf16(monkeypatch):
+    monkeypatch.setattr("deepnet.training.precision.has_bfloat16", lambda: False)
 
 
-def outputs_and_gradients(model, images, labels, context):
-    model.zero_grad()
-    with context:
-        outputs = model(images)
-        loss = cross_entropy(outputs, labels)
-    loss.backward()
-    return outputs, [p.grad.clone() for p in model.parameters()]
-
-
-@pytest.mark.parametrize(
-    "model",
-    [
-        nn.Sequential(
-            nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 8, 3, stride=2), nn.Flatten(1), nn.Linear(392, 10)
-        ),
-        nn.Sequential(
-            nn.Conv2d(3, 8, 3, bias=False),
-            nn.BatchNorm2d(8),
-            nn.ReLU(),
-            nn.AdaptiveAvgPool2d(1),
-            nn.Flatten(1),
-            nn.Linear(8, 10),
-        ),
-    ],
-    ids=["convolutions", "batch normalisation"],
-)
-def test_emulated_bf16_is_torch_s_autocast(model):
-    """Outputs are equal, up to the order of fp32 sums. A convolution's gradients are not: without the hardware, torch
-    rounds their sum after each image. So they may be two roundings apart, ours no further than torch's from the
-    gradient in fp32.
-    """
-    torch.manual_seed(0)
-    images, labels = torch.randn(16, 3, 16, 16), torch.arange(16) % 10
-    ours, theirs, exact = (
-        outputs_and_gradients(model, images, labels, context)
-        for context in (emulated_bf16(), torch.autocast("cpu", torch.bfloat16), nullcontext())
-    )
-    assert (ours[0] - theirs[0]).norm() <= ROUNDING * theirs[0].norm() and ours[0].dtype == torch.bfloat16
-    for mine, its, true in zip(ours[1], theirs[1], exact[1], strict=True):
-        assert (mine - its).norm() <= 2 * ROUNDING * its.norm()
-        assert 0 < (mine - true).norm() <= 1.1 * (its - true).norm()
-
-
-def test_operands_are_rounded_and_the_sum_is_not():
-    """Each of a row's 4096 products is 1 + 2**-7 in bf16; summed in bf16 they would end at 256, where 1 is no longer
-    seen.
-    """
-    layer = nn.Linear(4096, 1, bias=False)
-    nn.init.constant_(layer.weight, 1 + 2**-9)  # rounds to 1
-    with emulated_bf16():
-        assert layer(torch.full((1, 4096), 1 + 2**-7)).item() == 4096 + 32
-
-
-def test_arguments_given_by_name_are_rounded_too():
-    torch.manual_seed(0)
-    x, weight, bias = torch.randn(4, 8), torch.randn(3, 8), 100 + torch.rand(3)
-    with torch.autocast("cpu", torch.bfloat16):
-        expected = linear(x, weight, bias)
-    with emulated_bf16():
-        for given in (linear(x, weight, bias=bias), linear(input=x, weight=weight, bias=bias)):
-            assert given.equal(expected)
+def test_bf16_is_refused_where_there_is_none(without_bf16, runs_dir, tiny):
+    assert resolve_precision("auto") == "fp32"
+    refused = pytest.raises(UsageError, match=r"has no bf16; choose precision 'fp32', or 'auto', which is fp32 here$")
+    with refused:
+        run(replace(EXPERIMENTS["CNN_10_bf16"], family="cnn", profile="sample", epochs=20))
+    with refused:
+        evaluate(mlp(), [], "bf16")
+    assert not runs_dir.exists()
 
 
 def test_a_probe_sees_what_training_computes():
@@ -99,7 +45,7 @@ def test_the_two_sides_of_a_comparison_differ_in_precision_alone(model):
     assert fp32.lr == experiment("CNN_10").lr
 
 
-def test_both_sides_begin_with_the_same_weights_and_the_record_says_what_computed_them(tiny, monkeypatch):
+def test_both_sides_begin_with_the_same_weights_and_say_their_precision(tiny, with_bf16):
     sides = [
         replace(EXPERIMENTS[f"CNN_10_{precision}"], family="cnn", profile="sample", epochs=20)
         for precision in ("fp32", "bf16")
@@ -108,5 +54,3 @@ def test_both_sides_begin_with_the_same_weights_and_the_record_says_what_compute
     assert abs(fp32.rows[0]["test_loss"] - bf16.rows[0]["test_loss"]) < 1e-2
     assert untimed(fp32.rows[1:]) != untimed(bf16.rows[1:])
     assert (fp32.settings["provenance"]["precision"], bf16.settings["provenance"]["precision"]) == ("fp32", "bf16")
-    assert bf16.settings["provenance"]["emulated"] is not has_bfloat16()
-    assert fp32.settings["provenance"]["emulated"] is False

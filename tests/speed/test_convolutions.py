@@ -1,4 +1,4 @@
-"""Convolutions on small maps, by the taps of their kernels and by patches, against torch's own."""
+"""Convolutions on small maps, by shift-and-add and by im2col, against torch's own."""
 
 from contextlib import nullcontext
 from itertools import product
@@ -8,8 +8,8 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from deepnet.speed import products
-from deepnet.speed.products import SmallMaps, conv2d_im2col, conv2d_shift_and_add, emulated_bf16, native_bf16
+from deepnet.speed import convolutions
+from deepnet.speed.convolutions import SmallMaps, bf16_autocast, conv2d_im2col, conv2d_shift_and_add
 from deepnet.training import precision, steps
 from deepnet.training.steps import train_epoch
 from myModel import MODELS
@@ -44,18 +44,14 @@ LAYERS = [(k, s, p) for k, s, p in product(KERNELS, STRIDES, PADDINGS) if p[0] <
 
 
 @pytest.mark.parametrize(("kernel", "stride", "padding"), LAYERS)
-def test_outputs_and_gradients_equal_torch_s(kernel, stride, padding, monkeypatch):
-    """In float64, where another order of the sums is seen at 1e-16 or so; by patches as for small kernels, and as for
-    large ones.
+def test_outputs_and_gradients_equal_torch(kernel, stride, padding, monkeypatch):
+    """In float64, where another order of the sums shows at 1e-16 or so; by im2col as for small kernels and for large
+    ones.
     """
     tried = 0
-    by_patches = products.Im2colConvolution.apply
-    for largest, convolve, largest_kernel in (
-        (2, conv2d_shift_and_add, None),
-        (8, by_patches, 2**20),
-        (8, by_patches, 0),
-    ):
-        monkeypatch.setattr(products, "LARGEST_KERNEL", largest_kernel)
+    im2col = convolutions.Im2colConvolution.apply
+    for largest, convolve, large_kernel in ((2, conv2d_shift_and_add, None), (8, im2col, 2**20), (8, im2col, 0)):
+        monkeypatch.setattr(convolutions, "LARGE_KERNEL", large_kernel)
         counted = Counted(convolve)
         for height, width, bias in product((1, 2, 3, 4, 6), (1, 2, 4, 5), (True, False)):
             conv = nn.Conv2d(3, 5, kernel, stride, padding, bias=bias).double()
@@ -74,13 +70,13 @@ def test_outputs_and_gradients_equal_torch_s(kernel, stride, padding, monkeypatc
     assert tried
 
 
-@pytest.mark.parametrize("largest_kernel", [0, 2**20])
+@pytest.mark.parametrize("large_kernel", [0, 2**20])
 @pytest.mark.parametrize(
     ("stride", "side"), [((1, 1), 2), ((1, 1), 4), ((2, 2), 4), ((2, 2), 8), ((1, 1), 8), ((2, 2), 16)]
 )
-def test_patches_round_to_bf16_no_more_than_torch_does(stride, side, largest_kernel, monkeypatch):
-    """Beside the exact convolution of the rounded operands: what comes out is rounded once, whatever was summed."""
-    monkeypatch.setattr(products, "LARGEST_KERNEL", largest_kernel)
+def test_im2col_rounds_no_more_than_torch(stride, side, large_kernel, monkeypatch):
+    """Compared with the exact convolution of the rounded operands: outputs are rounded once, sums are not."""
+    monkeypatch.setattr(convolutions, "LARGE_KERNEL", large_kernel)
     torch.manual_seed(0)
     conv, x = nn.Conv2d(64, 128, 3, stride, 1), torch.randn(8, 64, side, side).to(memory_format=torch.channels_last)
     x = x.bfloat16().float().requires_grad_()
@@ -88,7 +84,7 @@ def test_patches_round_to_bf16_no_more_than_torch_does(stride, side, largest_ker
         for p in conv.parameters():
             p.copy_(p.bfloat16())
     exact = with_gradients(conv, x)
-    with native_bf16():
+    with bf16_autocast():
         ours = with_gradients(conv, x)
     with torch.autocast("cpu", torch.bfloat16):
         theirs = with_gradients(conv, x)
@@ -97,30 +93,27 @@ def test_patches_round_to_bf16_no_more_than_torch_does(stride, side, largest_ker
         assert 0 < (mine - true).norm() <= 1.1 * max((its - true).norm(), 2**-9 * true.norm())
 
 
-def test_what_is_frozen_costs_no_gradient_by_patches(monkeypatch):
+def test_no_gradient_is_computed_for_what_is_frozen(monkeypatch):
     made = []
-    for name in ("_input_gradient", "_patches"):
-        whole = getattr(products, name)
-        monkeypatch.setattr(products, name, lambda *a, name=name, whole=whole: made.append(name) or whole(*a))
+    for name in ("_input_gradient", "_im2col"):
+        whole = getattr(convolutions, name)
+        monkeypatch.setattr(convolutions, name, lambda *a, name=name, whole=whole: made.append(name) or whole(*a))
     conv, x = nn.Conv2d(4, 8, 3, padding=1), torch.randn(2, 4, 4, 4)
-    with native_bf16():
+    with bf16_autocast():
         conv(x).float().sum().backward()
-    assert conv.weight.grad.shape == conv.weight.shape and x.grad is None and made == ["_patches"]
+    assert conv.weight.grad.shape == conv.weight.shape and x.grad is None and made == ["_im2col"]
     conv.requires_grad_(False)
-    with native_bf16():
+    with bf16_autocast():
         conv(x.requires_grad_()).float().sum().backward()
-    assert x.grad.shape == x.shape and made == ["_patches", "_input_gradient"]
+    assert x.grad.shape == x.shape and made == ["_im2col", "_input_gradient"]
 
 
-@pytest.mark.parametrize("context", [native_bf16, emulated_bf16])
-def test_where_a_model_switches_autocast_off_it_stays_off(context):
+def test_a_model_may_switch_autocast_off():
     conv, x = nn.Conv2d(4, 8, 3, padding=1), torch.randn(2, 4, 2, 2)
-    with context():
+    with bf16_autocast():
         with torch.autocast("cpu", enabled=False):
-            assert (
-                torch.equal(conv(x), torch.conv2d(x, conv.weight, conv.bias, padding=1))
-                and conv(x).dtype == torch.float32
-            )
+            assert conv(x).equal(torch.conv2d(x, conv.weight, conv.bias, padding=1))
+            assert conv(x).dtype == torch.float32
         assert conv(x).dtype == torch.bfloat16 and conv.double()(x.double()).dtype == torch.float64
 
 
@@ -135,8 +128,10 @@ def test_where_a_model_switches_autocast_off_it_stays_off(context):
     (nn.Conv2d(4, 4, 8, stride=8), (2, 4, 16, 16)),
     (lambda x: torch.conv2d(x, torch.ones(4, 4, 3, 3), None, 1, (1, 1), (1, 1)), (2, 4, 2, 2)),
     (lambda x: torch.conv2d(x, torch.ones(4, 4, 3, 3), None, (1,), (1,), (1, 1)), (2, 4, 2, 2)),
-], ids=["larger map", "groups", "dilation", "same", "reflected", "no batch", "1-D", "many taps", "numbers", "one number"])  # fmt: skip
-def test_all_others_are_left_to_torch(conv, shape):
+], ids=[
+    "larger map", "groups", "dilation", "same", "reflected", "no batch", "1-D", "large kernel", "numbers", "one number",
+])  # fmt: skip
+def test_other_convolutions_are_left_to_torch(conv, shape):
     x, counted = torch.randn(shape), Counted(conv2d_shift_and_add)
     with SmallMaps(2, counted):
         outputs = conv(x)
@@ -145,7 +140,7 @@ def test_all_others_are_left_to_torch(conv, shape):
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_a_model_that_checkpoints_its_activations_trains(precision):
+def test_a_model_with_activation_checkpointing_trains(precision, with_bf16):
     class Saving(nn.Sequential):
         def forward(self, x):
             return checkpoint(super().forward, x, use_reentrant=False)
@@ -153,11 +148,11 @@ def test_a_model_that_checkpoints_its_activations_trains(precision):
     model = nn.Sequential(Saving(nn.Conv2d(4, 4, 3, padding=1), nn.ReLU()), nn.Flatten(), nn.Linear(16, 3))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     before = model[0][0].weight.detach().clone()
-    train_epoch(model, [(torch.randn(6, 4, 2, 2), torch.arange(6) % 3)], optimizer, precision)
+    train_epoch(model, [(torch.randn(6, 4, 2, 2), torch.arange(6) % 3)], optimizer, precision, fast=True)
     assert not torch.equal(model[0][0].weight, before)
 
 
-def test_a_kernel_that_does_not_fit_is_refused_as_torch_does():
+def test_a_kernel_larger_than_the_map_raises_torch_s_error():
     with (
         SmallMaps(2, conv2d_shift_and_add),
         pytest.raises(RuntimeError, match="Kernel size can't be greater than actual input size"),
@@ -165,10 +160,9 @@ def test_a_kernel_that_does_not_fit_is_refused_as_torch_does():
         nn.Conv2d(3, 3, 3)(torch.randn(1, 3, 2, 2))
 
 
-def test_training_resnet18_in_bf16_goes_by_patches_from_layer2_on(monkeypatch):
-    by_patches = Counted(conv2d_im2col)
-    monkeypatch.setattr(products, "conv2d_im2col", by_patches)
-    monkeypatch.setattr(precision, "has_bfloat16", lambda: True)
+def test_resnet18_in_bf16_uses_im2col_from_layer2_on(monkeypatch, with_bf16):
+    im2col = Counted(conv2d_im2col)
+    monkeypatch.setattr(convolutions, "conv2d_im2col", im2col)
     model = MODELS["resnet18"]()
     train_epoch(
         model,
@@ -177,34 +171,32 @@ def test_training_resnet18_in_bf16_goes_by_patches_from_layer2_on(monkeypatch):
         "bf16",
         fast=True,
     )
-    assert by_patches.shapes[-5:] == [(2, 256, 4, 4), (2, 512, 2, 2), (2, 256, 4, 4), (2, 512, 2, 2), (2, 512, 2, 2)]
-    assert len(by_patches.shapes) == 15
+    assert im2col.shapes[-5:] == [(2, 256, 4, 4), (2, 512, 2, 2), (2, 256, 4, 4), (2, 512, 2, 2), (2, 512, 2, 2)]
+    assert len(im2col.shapes) == 15
 
 
-@pytest.mark.parametrize(("images", "side", "shape", "by_patches"), [
+@pytest.mark.parametrize(("images", "side", "shape", "pays"), [
     (1, 8, (128, 64, 3, 3), True), (1, 8, (64, 64, 3, 3), False), (1, 8, (256, 32, 3, 3), False),
-    (1, 8, (128, 64, 1, 1), False), (1, 8, (128, 64, 5, 5), False), (1, 4, (8, 4, 5, 5), True), (1, 4, (8, 4, 1, 1), True),
-    (2**14, 4, (2, 64, 3, 3), False),
+    (1, 8, (128, 64, 1, 1), False), (1, 8, (128, 64, 5, 5), False), (1, 4, (8, 4, 5, 5), True),
+    (1, 4, (8, 4, 1, 1), True), (2**14, 4, (2, 64, 3, 3), False),
 ])  # fmt: skip
-def test_on_larger_maps_patches_are_for_many_channels_and_never_without_bound(images, side, shape, by_patches):
+def test_on_larger_maps_im2col_is_for_many_channels_and_its_memory_is_bounded(images, side, shape, pays):
     x = torch.empty(1, shape[1], side, side).expand(images, -1, -1, -1)
-    assert products._pays(x, torch.empty(shape), (1, 1), [k // 2 for k in shape[2:]]) == by_patches
+    assert convolutions._im2col_pays(x, torch.empty(shape), (1, 1), [k // 2 for k in shape[2:]]) == pays
 
 
-@pytest.mark.parametrize(("channels", "side", "torch_s"), [(300, 4, 0), (16, 4, 2), (300, 5, 2)])
-def test_a_large_kernel_on_a_small_map_is_left_to_torch_neither_forward_nor_backward(channels, side, torch_s):
+@pytest.mark.parametrize(("channels", "side", "calls"), [(300, 4, 0), (16, 4, 2), (300, 5, 2)])
+def test_a_large_kernel_on_a_small_map_is_never_left_to_torch(channels, side, calls):
     conv, x = nn.Conv2d(channels, 400, 3, padding=1), torch.randn(1, channels, side, side, requires_grad=True)
-    with torch.profiler.profile() as profiled, native_bf16():
+    with torch.profiler.profile() as profiled, bf16_autocast():
         conv(x).float().sum().backward()
-    assert (
-        len([event for event in profiled.events() if event.name in ("aten::convolution", "aten::convolution_backward")])
-        == torch_s
-    )
+    torch_own = ("aten::convolution", "aten::convolution_backward")
+    assert len([event for event in profiled.events() if event.name in torch_own]) == calls
 
 
-def test_an_epoch_of_resnet18_is_the_same_by_taps(monkeypatch):
-    by_taps = Counted(conv2d_shift_and_add)
-    monkeypatch.setattr(precision, "conv2d_shift_and_add", by_taps)
+def test_an_epoch_of_resnet18_is_the_same_by_shift_and_add(monkeypatch):
+    shift_and_add = Counted(conv2d_shift_and_add)
+    monkeypatch.setattr(precision, "conv2d_shift_and_add", shift_and_add)
     images, labels = torch.randn(12, 3, 64, 64, dtype=torch.float64), torch.arange(12) % 10
     batches = [(images[:8], labels[:8]), (images[8:], labels[8:])]
 
@@ -216,10 +208,10 @@ def test_an_epoch_of_resnet18_is_the_same_by_taps(monkeypatch):
 
     row, model = trained()
     layer4 = [(8, 256, 4, 4), (8, 512, 2, 2), (8, 256, 4, 4), (8, 512, 2, 2), (8, 512, 2, 2)]  # of the first batch
-    assert by_taps.shapes[:5] == layer4
-    assert len(by_taps.shapes) == 10
+    assert shift_and_add.shapes[:5] == layer4
+    assert len(shift_and_add.shapes) == 10
     monkeypatch.setattr(steps, "arithmetic", lambda *_, **__: nullcontext())
     expected, plain = trained()
-    assert len(by_taps.shapes) == 10
+    assert len(shift_and_add.shapes) == 10
     assert row["train_loss"] == pytest.approx(expected["train_loss"], rel=1e-9)
     torch.testing.assert_close(model.state_dict(), plain.state_dict(), rtol=1e-7, atol=1e-9)
