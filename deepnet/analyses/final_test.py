@@ -8,7 +8,7 @@ import numpy as np
 from torch import nn
 
 from deepnet.analyses.baseline import linear
-from deepnet.analyses.kinds import AS_TRAINED
+from deepnet.analyses.kinds import as_trained
 from deepnet.data.sets import data_identity, load_test_set
 from deepnet.machine import device
 from deepnet.records.files import append_line, lock, rounded
@@ -95,9 +95,9 @@ def _predictions(record: Record, build: Callable[[Experiment], nn.Module]) -> di
     if exp.kind == "training":
         model = build(replace(exp, start_from=None)).to(device())  # its weights are all its own by now
         model.load_state_dict(weights)
-        return {exp.model: evaluate(model, test, precision, **AS_TRAINED)[1]}
+        return {exp.model: evaluate(model, test, precision, **as_trained())[1]}
     features, labels = (
-        extract_features(build(exp).to(device()), test, precision, **AS_TRAINED).cpu().numpy(),
+        extract_features(build(exp).to(device()), test, precision, **as_trained()).cpu().numpy(),
         test.labels.cpu().numpy(),
     )
     states: dict[str, dict] = {}

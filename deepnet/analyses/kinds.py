@@ -18,7 +18,7 @@ from deepnet.training.features import extract_features
 from deepnet.training.metrics import accuracy, macro_accuracy
 from deepnet.training.optimizers import make_optimizer
 from deepnet.training.precision import resolve_precision
-from deepnet.training.recipe import EVAL_BATCH_SIZE
+from deepnet.training.recipe import EVAL_BATCH_SIZE, fast_by_default
 from deepnet.training.steps import train_epoch
 from experimentTable import Experiment
 from myModel import MODELS
@@ -30,9 +30,6 @@ TIMED_PAIRS = {  # data set -> plain beside residual
 
 
 EMBEDDED_DIMENSIONS, NEIGHBOURS = 50, 5
-
-
-AS_TRAINED: dict = {"batch_size": EVAL_BATCH_SIZE, "fast": True}  # so that the numbers are a training's own to the bit
 
 
 # kinds that are computed there in fp32, whatever device and precision are asked for
@@ -122,11 +119,11 @@ def _timing(exp: Experiment, identity: dict, build: Any) -> Any:
 
         def seconds(model: torch.nn.Module, optimizer: torch.optim.Optimizer, steps: int) -> float:
             work = [batch for batch, _ in zip(cycle(batches), range(steps), strict=False)]
-            return train_epoch(model, work, optimizer, fast=True)["train_seconds"] / steps
+            return train_epoch(model, work, optimizer, fast=fast_by_default())["train_seconds"] / steps
 
         for plain, residual in TIMED_PAIRS[exp.dataset]:
             models = [MODELS[name](image_size=identity["image_size"]).to(device()) for name in (plain, residual)]
-            pair = [(model, make_optimizer(exp, model)) for model in models]
+            pair = [(model, make_optimizer(exp, model, fast=fast_by_default())) for model in models]
             for model, optimizer in pair:
                 seconds(model, optimizer, 2)  # warm-up
             for block in range(identity["blocks"]):
@@ -139,6 +136,13 @@ def _timing(exp: Experiment, identity: dict, build: Any) -> Any:
 
 
 # ---------------------------------------------------------------- the classical baseline, and the test set
+
+
+def as_trained() -> dict:
+    """The options that make `evaluate` and `extract_features` give the same numbers as within a training, to the bit."""
+    return {"batch_size": EVAL_BATCH_SIZE, "fast": fast_by_default()}
+
+
 def _baseline(exp: Experiment, identity: dict, build: Any) -> Any:
     """SVM and logistic regression on the source model's features of CIFAR-100; both choices are made on a tenth of the
     train part.
@@ -152,7 +156,7 @@ def _baseline(exp: Experiment, identity: dict, build: Any) -> Any:
     def fit(folder: RunFolder) -> Record:
         precision = resolve_precision(exp.precision)
         features, labels = (
-            extract_features(model, train, precision, **AS_TRAINED).cpu().numpy(),
+            extract_features(model, train, precision, **as_trained()).cpu().numpy(),
             train.labels.cpu().numpy(),
         )
         # The same tenth for all seeds, drawn at random so that it is nearly stratified.
@@ -162,7 +166,7 @@ def _baseline(exp: Experiment, identity: dict, build: Any) -> Any:
         for row in rows:
             folder.append(row)
         features, labels = (
-            extract_features(model, held, precision, **AS_TRAINED).cpu().numpy(),
+            extract_features(model, held, precision, **as_trained()).cpu().numpy(),
             held.labels.cpu().numpy(),
         )
         chosen_row = max(rows, key=lambda row: row["held_out_accuracy"])
