@@ -8,7 +8,6 @@ from torch import Tensor, nn
 
 from deepnet.data.datasets import ReaderSet, as_source, listed_batches
 from deepnet.data.labels import AnyLabel
-from deepnet.speed.memory import kept_memory
 from deepnet.training.precision import arithmetic, cast
 from deepnet.training.ready import BATCH_SIZE, as_the_model_takes, device_of, size_of_batches, usable_precision
 from experimentTable import UsageError
@@ -56,7 +55,6 @@ def forward_all(
     return (outputs, torch.cat(targets).to(outputs.device)) if outputs.nbytes <= most_bytes else None
 
 
-@kept_memory()
 def extract_features(
     model: nn.Module, data: Any, precision: str | None = None, *, batch_size: int | None = None, fast: bool = False
 ) -> Tensor:
