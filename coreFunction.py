@@ -125,7 +125,7 @@ def fit(
     trained = model
     if fast or recipe.cache_frozen:
         trained, train_set, eval_set = without_frozen_prefix(
-            model, train_set, eval_set, precision, recipe.eval_batch_size, recipe.cache_frozen
+            model, train_set, eval_set, precision, recipe.eval_batch_size, recipe.cache_frozen, fast
         )
     optimizer = recipe.optimizer(trained)
     schedule = recipe.schedule(optimizer) if recipe.schedule else None
@@ -400,7 +400,7 @@ def _train(
     model = build(exp)
     train_only(model, exp.trainable)
     set_precision(model, precision)
-    recipe = Recipe(partial(make_optimizer, exp, graph=True, fast=fast), precision, fast=fast, graph=True)
+    recipe = Recipe(partial(make_optimizer, exp, graph=fast, fast=fast), precision, fast=fast, graph=fast)
     with trial_of(model) as trial:
         with torch.no_grad():
             count_outputs(trial, cast(train_set.first(2).to(device()), precision))

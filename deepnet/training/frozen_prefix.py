@@ -125,21 +125,21 @@ def split_as_asked(model: nn.Module, sample: Tensor) -> tuple[nn.Sequential, nn.
     return parts
 
 
-def cached(prefix: nn.Module, data: Any, precision: str, batch_size: int) -> MemorySet | None:
+def cached(prefix: nn.Module, data: Any, precision: str, batch_size: int, fast: bool = True) -> MemorySet | None:
     """`data` as the rest of the model sees it, read once; None where that does not fit in memory.
 
     It fits where it takes at most `MAX_CACHE_BYTES` and half of the memory that is free now, so a resumed run may do
     without; where it does not, a line says so. Outputs for the report's own sets are shared by all runs of one prefix
     in this process, as long as there is room.
     """
-    key = _key(prefix, data, precision)
+    key = _key(prefix, data, precision, fast)
     found = _shared.pop(key, None) if key else None
     if found is None:
         while len(_shared) > 1 and free_bytes() / 2 < MAX_CACHE_BYTES:  # the last may be this run's other set
             del _shared[next(iter(_shared))]
-        if (
-            found := forward_all(prefix, data, precision, min(MAX_CACHE_BYTES, free_bytes() / 2), batch_size=batch_size)
-        ) is None:
+        most = min(MAX_CACHE_BYTES, free_bytes() / 2)
+        found = forward_all(prefix, data, precision, most, batch_size=batch_size, fast=fast)
+        if found is None:
             print("what the frozen layers give does not fit in memory; they are computed anew in each epoch")
             return None
     if key:  # the latest used stands last
@@ -154,8 +154,9 @@ _shared: dict[tuple, tuple[Tensor, Tensor]] = {}
 
 
 def without_frozen_prefix(
-    model: nn.Module, train: Any, evaluation: Any, precision: str, batch_size: int, asked: bool = False
-) -> tuple[nn.Module, Any, Any]:
+    model: nn.Module, train: Any, evaluation: Any, precision: str, batch_size: int, asked: bool = False,
+    fast: bool = True,
+) -> tuple[nn.Module, Any, Any]:  # fmt: skip
     """The part of the model that learns, and both sets as that part sees them.
 
     All three are returned as they are where nothing can be cut off. A data set that is read item by item, as random
@@ -165,20 +166,20 @@ def without_frozen_prefix(
         parts: Any = split_as_asked(model, cast(train.first(4).to(device_of(model)), precision))
     else:
         parts = None if isinstance(train, ReaderSet) or isinstance(evaluation, ReaderSet) else split(model)
-    if not parts or (seen := cached(parts[0], train, precision, batch_size)) is None:
+    if not parts or (seen := cached(parts[0], train, precision, batch_size, fast)) is None:
         return model, train, evaluation
-    seen_too = cached(parts[0], evaluation, precision, batch_size)
+    seen_too = cached(parts[0], evaluation, precision, batch_size, fast)
     return (parts[1], seen, seen_too) if seen_too else (model, train, evaluation)
 
 
-def _key(prefix: nn.Module, data: Any, precision: str) -> tuple | None:
+def _key(prefix: nn.Module, data: Any, precision: str, fast: bool) -> tuple | None:
     fingerprint = getattr(data, "fingerprint", None)
     if not isinstance(fingerprint, str):  # one of the report's own sets has one
         return None
     prefix.eval()
-    with torch.no_grad(), arithmetic(precision):  # an edited `forward` has the same weights and name
+    with torch.no_grad(), arithmetic(precision, fast=fast):  # an edited `forward` has the same weights and name
         few = prefix(cast(data.first(4), precision))
-    made_of = digest(prefix.state_dict() | {"": few.float()}), str(prefix), precision
+    made_of = digest(prefix.state_dict() | {"": few.float()}), str(prefix), precision, fast
     return *made_of, fingerprint, data.size, data.memory_format, digest({"images": data.images})
 
 

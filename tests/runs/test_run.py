@@ -352,20 +352,3 @@ def test_the_numbers_of_two_profiles_do_not_meet(name):
         coreFunction.data_identity(experiment(name, "sample"))["data"]
         != coreFunction.data_identity(experiment(name, "cpu"))["data"]
     )
-
-
-# ---------------------------------------------------------------- speed
-
-
-@pytest.mark.parametrize("name", ["MLP_4", "MLP_res_5", "CNN_10", "CNN_res_16", "fine_tune_2"])
-def test_one_switch_turns_off_all_that_only_makes_it_faster(made, tiny, runs_dir, monkeypatch, name):
-    """And rows then differ by rounding alone, in fp32, whose rounding is small on every processor."""
-    lend(made, runs_dir, *([] if EXPERIMENTS[name].start_from is None else ["train_resnet", "fine_tune_1"]))
-    runs = []
-    for fast in ("0", "1"):
-        monkeypatch.setenv("FAST", fast)
-        runs.append(run(replace(EXPERIMENTS[name], name=f"{name}_{fast}", precision="fp32"), wandb=False))
-    for one, other in zip(*(record.rows for record in runs), strict=True):
-        assert one.keys() == other.keys()
-        for key in ("train_loss", "test_loss", "validation_loss", "gradient_norm"):
-            assert one.get(key, 0) == pytest.approx(other.get(key, 0), rel=2e-3)
