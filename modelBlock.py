@@ -1,7 +1,7 @@
 """The pieces that models are built from: chains of layers, plain and residual blocks.
 
-A `layer` (and a `projection`) is any callable (width in, width out) -> module, such as `nn.Linear` or
-`partial(nn.Conv2d, kernel_size=3, padding=1)`. Widths are features or channels, the input's first.
+A `layer` or `projection` is any callable (width in, width out) -> module, such as `nn.Linear` or
+`partial(nn.Conv2d, kernel_size=3, padding=1)`. Widths are numbers of features or channels, the input's first.
 """
 
 from collections.abc import Callable, Sequence

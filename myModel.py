@@ -1,6 +1,6 @@
-"""The report's models, MLP, CNN and ResNet-18, and what is done to any model: a new head, freezing, counting.
+"""The report's models (MLP, CNN and ResNet-18), and what is done to any model: a new head, freezing, counting.
 
-Architectures are the literals at the top, `MODELS` builds them by name.
+The architectures are the literals at the top. `MODELS` builds them by name.
 """
 
 from collections import OrderedDict
@@ -22,7 +22,7 @@ Pooling = nn.MaxPool2d | nn.AvgPool2d | nn.AdaptiveMaxPool2d | nn.AdaptiveAvgPoo
 
 # ---------------------------------------------------------------- the architectures
 
-# Widths from the input's to the output's
+# The widths from the input's to the output's
 MLP_4 = [784, 1024, 256, 64, 10]
 MLP_13 = [784, 1024, 256, *[64] * 10, 10]
 MLP_23 = [784, 1024, 256, *[64] * 20, 10]
@@ -30,7 +30,7 @@ MLP_33 = [784, 1024, 256, *[64] * 30, 10]
 MLP_55 = [784, *[1024] * 15, *[256] * 20, *[64] * 15, 10]
 MLP_96 = [784, *[2048] * 30, 1024, *[256] * 20, *[128] * 10, *[64] * 30, 10]
 
-# A list is a block of 3x3 convolutions, from its input's channels on; an int n a pooling to n x n (of 128 x 128)
+# A list is a block of 3x3 convolutions, its input's channels first; an int n is a pooling to n x n (of 128 x 128)
 CNN_10: Layout = [[3, 8, 16], 32, [16, 32, 64], 4, [64, 64]]
 CNN_13: Layout = [[3, 8, 16], 64, [16, 32, 64], 16, [64, 64, 128, 256], 4]
 CNN_30: Layout = [
@@ -50,13 +50,13 @@ CNN_56: Layout = [
     [128, 256], [256, 256, 256],
 ]  # fmt: skip
 
-# The MLP on top of a CNN, from its 4 x 4 x channels on
+# The widths of the MLP on top of a CNN, whose input is 4 x 4 x channels
 HEAD_10 = [1024, 256, 64, 10]
 HEAD_13 = [4096, 1024, 128, 10]
 HEAD_30 = [4096, 2048, 256, 10]
 
 LAYOUT_SIZE = 128  # pixels that a layout's poolings are written for
-SMALLEST_POOL = 4  # they scale with the image, down to this
+SMALLEST_POOL = 4  # poolings scale with the image, down to this
 
 
 # ---------------------------------------------------------------- the models
@@ -65,8 +65,11 @@ SMALLEST_POOL = 4  # they scale with the image, down to this
 class MLP(nn.Sequential):
     """Linear layers with ReLU between them: (N, ...), flattened to (N, widths[0]), -> (N, widths[-1]).
 
-    `blocks` end in a ReLU, `last` does not. Plain: one block of all Linear layers but the last one. Residual:
-    the layers are paired from the input, each pair a residual block; the one or two left over are `last`.
+    `blocks` end in a ReLU, `last` does not. Plain: one block holds all Linear layers but the last. Residual: each two
+    layers, counted from the input, are a residual block; the one or two left over are `last`.
+
+    >>> MLP([784, 64, 10])(torch.zeros(2, 1, 28, 28)).shape
+    torch.Size([2, 10])
     """
 
     def __init__(self, widths: Sequence[int], residual: bool = False) -> None:
@@ -84,10 +87,13 @@ class MLP(nn.Sequential):
 class CNN(nn.Sequential):
     """Blocks of 3x3 convolutions and adaptive max poolings, then a plain MLP: (N, C, H, W) -> (N, head[-1]).
 
-    `layout`: a list of channels is a block, an int n a pooling to n x n of a 128-pixel image. With `image_size`
-    poolings scale, never below 4 x 4, so that the head fits at every size; one that changes nothing stays, as a
-    module. `residual` gives each block a shortcut, a 1x1 convolution where channels differ.
-    Raises UsageError for blocks that do not join and for a head that does not fit.
+    In `layout` a list of channels is a block, and an int n is a pooling to n x n for images of 128 pixels. Poolings
+    scale with `image_size`, never below 4 x 4, so that the head fits at every size; a pooling that changes nothing
+    stays in the model. `residual` gives each block a shortcut, a 1x1 convolution where channels differ. Raises
+    UsageError for blocks that do not join and for a head that does not fit.
+
+    >>> CNN([[3, 8, 16], 4], head=[256, 10])(torch.zeros(2, 3, 128, 128)).shape
+    torch.Size([2, 10])
     """
 
     def __init__(
@@ -120,7 +126,7 @@ class CNN(nn.Sequential):
 
 
 def resnet18(num_classes: int = 10, *, image_size: int = LAYOUT_SIZE) -> nn.Module:
-    """torchvision's ResNet-18 from random weights, its last layer swapped. Any `image_size` gives the same model.
+    """torchvision's ResNet-18 with random weights and a new last layer. Any `image_size` gives the same model.
 
     >>> resnet18(100).fc.out_features
     100
@@ -136,7 +142,7 @@ def _cnn(layout: Layout, head: Sequence[int], residual: bool = False) -> Callabl
     return lambda *, image_size=LAYOUT_SIZE: CNN(layout, head, residual, image_size)
 
 
-# name -> builder, called with image_size=128 or another; only a CNN takes notice of the size
+# name -> builder, called with image_size=128 or another; the size matters to a CNN alone
 MODELS: dict[str, Callable[..., nn.Module]] = BUILDERS  # where the table, which needs no torch, looks names up
 MODELS |= {
     "MLP_4": _mlp(MLP_4),
@@ -168,11 +174,11 @@ class DropoutHead(nn.Sequential):
 def replace_head(model: nn.Module, num_classes: int, dropout: float = 0.0) -> nn.Module:
     """Put a fresh Linear, drawn from torch's generator, in place of the model's last one; returns the model.
 
-    A model with several heads, such as a distilled vision transformer or GoogLeNet, gets a new one for each. A head
-    without bias stays without. With `dropout` the new head is Sequential(Dropout, Linear), which counts as the head
-    when it is replaced itself, so heads never nest; a dropout that the network has of its own before its last layer
-    stays, with `dropout` as its share where that is given. Load a state dict before: the pair has other keys. Raises
-    UsageError for a model that has no Linear inside, or ends in a convolution behind it.
+    In a model with several heads, such as a distilled vision transformer or GoogLeNet, each is replaced. A head without
+    bias gets one without bias. With `dropout` the new head is Sequential(Dropout, Linear); a later call replaces the
+    pair, so heads never nest. A dropout that the network itself has before its last layer stays, and takes the
+    probability `dropout` where that is given. Load a state dict before, since the pair has other keys. Raises
+    UsageError for a model without a Linear inside, or with a convolution behind it.
 
     >>> replace_head(torchvision.models.resnet18(), 10).fc.out_features
     10
@@ -196,15 +202,15 @@ def replace_head(model: nn.Module, num_classes: int, dropout: float = 0.0) -> nn
     return model
 
 
-HEADS = ("head", "fc", "classifier", "aux", "logits", "dist")  # in the names of torchvision's and timm's further heads
+HEADS = ("head", "fc", "classifier", "aux", "logits", "dist")  # words in the names of torchvision's and timm's heads
 
 
 def head_names(model: nn.Module) -> list[str]:
-    """Names of the Linear layers that give a model's scores: its last one, and those of as many outputs beside it.
+    """Names of the Linear layers that give a model's scores: the last one, and further heads with as many outputs.
 
-    Beside it are layers in the same nn.ModuleList, and those in a child named as a head, be it inside a wrapper;
-    a layer whose outputs a later one can read is none of them. Raises UsageError for a model that has no Linear inside,
-    and for one with a convolution behind its last Linear, unless that is named as a head.
+    Further heads are layers in the same nn.ModuleList as the last one, and layers in a child that is named as a head,
+    even within a wrapper, but no layer whose outputs a later one can take. Raises UsageError for a model without a
+    Linear inside, and for one with a convolution behind its last Linear, unless that is named as a head.
     """
     layers = {name: m for name, m in model.named_modules() if name and isinstance(m, nn.Linear | _ConvNd)}
     linears = {name: layer for name, layer in layers.items() if isinstance(layer, nn.Linear)}
@@ -212,13 +218,13 @@ def head_names(model: nn.Module) -> list[str]:
         raise UsageError(f"{type(model).__name__} has no Linear inside to replace; end the model with an nn.Linear")
     *others, last = linears
     paths = {name: name.split(".") for name in linears}
-    depth = _alike(path[:-1] for path in paths.values())  # of a wrapper around all of them
+    depth = _count_common(path[:-1] for path in paths.values())  # of a wrapper around all of them
 
     def named(name: str) -> bool:
         return any(word in child.lower() for child in paths[name][: depth + 1] for word in HEADS)
 
     def listed(name: str) -> bool:
-        both = paths[last][: _alike([paths[name], paths[last]])]
+        both = paths[last][: _count_common([paths[name], paths[last]])]
         return isinstance(model.get_submodule(".".join(both)), nn.ModuleList)
 
     if (ends := list(layers)[-1]) != last and not named(last):
@@ -229,16 +235,16 @@ def head_names(model: nn.Module) -> list[str]:
     return [*(name for i, name in as_many if outputs not in read[i + 1 :] and (named(name) or listed(name))), last]
 
 
-def _alike(paths: Iterable[list[str]]) -> int:
-    """How many components all of these paths begin with alike."""
+def _count_common(paths: Iterable[list[str]]) -> int:
+    """How many components all of these paths have in common at their beginning."""
     return len(list(takewhile(lambda components: len(set(components)) == 1, zip(*paths, strict=False))))
 
 
 def initialise(model: nn.Module, initialisation: str) -> None:
-    """Draw the weights anew: "default" leaves them as torch's layers draw them, "he" is for ReLU.
+    """Initialise Linear and Conv2d layers: "default" leaves them as torch's layers draw them, "he" draws them anew.
 
-    "he": normal, variance 2 / fan-in, biases 0, in Linear and Conv2d (He et al. 2015, arXiv:1502.01852).
-    Raises UsageError for any other name.
+    "he" is for ReLU: normal with variance 2 / fan-in, and biases of 0 (He et al. 2015, arXiv:1502.01852). Raises
+    UsageError for any other name.
     """
     if choose("initialisation", initialisation, ("default", "he")) == "he":
         for _, layer in weight_layers(model):
@@ -248,11 +254,12 @@ def initialise(model: nn.Module, initialisation: str) -> None:
 
 
 def train_only(model: nn.Module, children: Collection[str] | None) -> None:
-    """Let only the parameters of these children (as in `model.named_children()`) learn; None: those that may learn
-    already.
+    """Freeze all parameters but those of these children (as in `model.named_children()`); None changes nothing.
 
-    Enter training mode with `set_train_mode`, which keeps what is frozen in evaluation mode. Raises UsageError for what
+    Enter training mode by `set_train_mode`, which keeps what is frozen in evaluation mode. Raises UsageError for what
     is no sequence of names, and, naming the choices, for a child that is unknown or has no parameters.
+
+    >>> train_only(torchvision.models.resnet18(), ("layer4", "fc"))
     """
     if isinstance(children, str) or not isinstance(children, Collection | None):
         raise UsageError(f"trainable must be a sequence of children's names, such as ('fc',), not {children!r}")
@@ -268,9 +275,9 @@ def train_only(model: nn.Module, children: Collection[str] | None) -> None:
 def set_train_mode(model: nn.Module) -> nn.Module:
     """`model.train()`, but modules whose parameters are all frozen stay in evaluation mode; returns the model.
 
-    So frozen batch normalisation keeps its statistics, and a frozen prefix is one function of its input. To be
-    called wherever `model.train()` would be, which undoes it. Read off `requires_grad`, so it holds for any
-    model however it was frozen; a module without parameters (ReLU, dropout) goes with the one it sits in.
+    So frozen batch normalisation keeps its statistics, and a frozen prefix gives the same output each time. Call it
+    wherever you would call `model.train()`, which undoes it. It goes by `requires_grad`, however the model was frozen.
+    A module without parameters (ReLU, dropout) has the mode of the module that contains it.
     """
     model.train()
     for module in model.modules():
@@ -300,12 +307,12 @@ def count_modules(model: nn.Module) -> int:
 
 
 def count_parameters(model: nn.Module) -> int:
-    """Numbers that the model learns, frozen ones included."""
+    """The number of the model's parameters, frozen ones included."""
     return sum(parameter.numel() for parameter in model.parameters())
 
 
 def _multiply_adds(model: nn.Module, image_size: int) -> int:
-    """Multiply-adds of the weight layers for one image, counted by hooks, which stay: for a model with no other use."""
+    """Multiply-adds of the weight layers for one image, counted by hooks, which stay on the model."""
     counts: list[int] = []
 
     def count(layer: WeightLayer, _inputs: tuple[Tensor, ...], output: Tensor) -> None:
@@ -322,9 +329,9 @@ def _multiply_adds(model: nn.Module, image_size: int) -> int:
 
 
 def model_table(names: Iterable[str], image_size: int = LAYOUT_SIZE) -> list[dict]:
-    """One row a model: name, modules (as the report counts), weight_layers, parameters, multiply_adds (an image).
+    """One row per model: name, modules (as the report counts), weight_layers, parameters, multiply_adds (per image).
 
-    Takes no memory and draws no random numbers. Raises UsageError for a name that MODELS lacks.
+    Needs no memory for weights and draws no random numbers. Raises UsageError for a name that MODELS lacks.
     """
     rows = []
     for name in names:

@@ -46,7 +46,8 @@ RESULTS = Path(__file__).resolve().parent / "results"
 ROWS = {  # the experiment that each row times
     "MLP_4": "MLP_4", "MLP_33": "MLP_33", "MLP_res_55": "MLP_res_55",
     "CNN_10": "CNN_10", "CNN_13": "CNN_13", "CNN_30": "CNN_30", "CNN_res_56": "CNN_res_56",
-    "resnet18": "train_resnet", "head": "fine_tune_1", "layer4+head": "fine_tune_2", "layer3+layer4+head": "fine_tune_3_lr",
+    "resnet18": "train_resnet", "head": "fine_tune_1", "layer4+head": "fine_tune_2",
+    "layer3+layer4+head": "fine_tune_3_lr",
 }  # fmt: skip
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}  # of ours; plain is fp32
 MOST_STEPS = 500  # of a block
@@ -65,9 +66,7 @@ PARTS = {  # of a step, as torch's profiler names what belongs to them
 
 
 def peaks(repeats: int) -> dict[str, float]:
-    """Floating-point operations a second of a product of two large matrices, in each precision the machine has; best of
-    `repeats`.
-    """
+    """Floating-point operations per second of a large matrix product, in each precision; the best of `repeats`."""
     width, best = PEAK_WIDTH[device().type], {}
     for precision in _precisions():
         one, other = (torch.randn(width, width, device=device(), dtype=PRECISIONS[precision]) for _ in range(2))
@@ -85,11 +84,10 @@ def _precisions() -> list[str]:
 
 
 def step_seconds(recipe: Plain | Ours, steps: int) -> float:
-    """Seconds a step, in the steady state: what workers have made ahead is thrown away, and a step goes before those
-    timed.
+    """Seconds per step in the steady state: batches that workers have prepared are thrown away, the first step too.
 
-    It is of the same epoch, whose beginning tidies up memory and the optimizer's state as every hundredth step does; a
-    block of few would count that as often. On a GPU the recording of the graph is counted.
+    That step belongs to the same epoch, whose beginning tidies up memory and the optimizer's state, as every hundredth
+    step does; a short block would count that too often. On a GPU the recording of the graph is counted.
     """
     needed = recipe.ahead + 1 + steps + recipe.ahead  # workers go on making batches to the end
     generator = torch.Generator().manual_seed(0)
@@ -124,9 +122,9 @@ _plain: Plain  # in that process: the recipe that is timed
 def prepare_plain(exp: Experiment) -> None:
     """Within that process: what `plain_step_seconds` times from here on.
 
-    It reads the images itself. Sent from here, they would be copied by a thread of the executor's, for which OpenMP
-    starts threads of its own; and with more threads than cores its threads no longer wait awake, which made our MLP_33
-    a third slower.
+    It reads the images itself. If they were sent from here, a thread of the executor would copy them, for which OpenMP
+    starts threads of its own; and with more threads than cores, OpenMP's threads no longer wait actively, which made
+    our MLP_33 a third slower.
     """
     global _plain
     _plain = Plain(exp, timed_images(exp))
@@ -138,16 +136,15 @@ def plain_step_seconds(steps: int) -> float:
 
 
 def timed_images(exp: Experiment) -> ImageSet:
-    """The images of a row, of the sample; all batches are full."""
+    """A row's images, from the embedded sample; all batches are full."""
     data = load_images(exp.dataset, "train", "sample", identity(exp)["image_size"])
     return data.subset(range(len(data) // exp.batch_size * exp.batch_size))
 
 
 def time_shares(recipe: Ours, steps: int) -> dict[str, float]:
-    """Which share of an image's time in training goes to each of PARTS, to gradient norms and to all else; with its
-    share of a cache.
+    """The shares of training time that torch's profiler finds in each of PARTS, in gradient norms and in the rest.
 
-    As torch's profiler has it. What is not products could be saved, at the very most.
+    An image's share of a cache is included. At the very most, all but the products could be saved.
     """
     exp = recipe.exp
     spent = _profiled(lambda: step_seconds(recipe, steps), (1 + steps) * exp.batch_size)
@@ -159,11 +156,11 @@ def time_shares(recipe: Ours, steps: int) -> dict[str, float]:
 
 
 def _profiled(work: Callable[[], object], images: int) -> dict[str, float]:
-    """The time that each part takes in `work`, an image."""
+    """The time per image that each part takes in `work`."""
     with torch.profiler.profile() as profiled:
         work()
     clock = "device" if device().type == "cuda" else "cpu"
-    # A kernel's time stands with who called it too.
+    # A kernel's time also stands with the operation that launched it.
     events = [event for event in profiled.key_averages() if event.device_type == DeviceType.CPU]
     spent, within = (
         {event.key: getattr(event, f"{part}{clock}_time_total") for event in events} for part in ("self_", "")
@@ -175,7 +172,7 @@ def _profiled(work: Callable[[], object], images: int) -> dict[str, float]:
 
 
 def cache_seconds(recipe: Ours) -> float:
-    """Seconds an image that the frozen prefix takes, once a run; 0 where nothing is cached."""
+    """Seconds per image of computing the frozen prefix, once per run; 0 where nothing is cached."""
     if not recipe.prefix:
         return 0.0
     start = time.perf_counter()
@@ -184,13 +181,14 @@ def cache_seconds(recipe: Ours) -> float:
 
 
 def speed(step: float, cache: float, exp: Experiment) -> float:
-    """Images a second of a run, from seconds a step and the seconds an image that its cache takes."""
+    """Images per second of a run, from its seconds per step and the seconds per image of its cache."""
     return 1 / (cache / exp.epochs + step / exp.batch_size)
 
 
 @kept_memory()
 def measure(
-    name: str, profile: str, peaks: dict[str, float], plain: Executor, repeats: int, seconds: float, batch_size: int | None = None
+    name: str, profile: str, peaks: dict[str, float], plain: Executor, repeats: int, seconds: float,
+    batch_size: int | None = None,
 ) -> dict:  # fmt: skip
     """One row of the table: the recipes in turn, `repeats` blocks of about `seconds` each (0: three steps).
 
@@ -225,11 +223,10 @@ def row(
     flops: float,
     spent: dict[str, float],
 ) -> dict:
-    """What is kept of a row. `speeds`: recipe -> images a second of each repeat; plain, fp32, bf16 are their medians,
-    None without any.
+    """What is kept of a row. `speeds` maps each recipe to the images per second of each repeat.
 
-    default: those of the precision that the experiment uses here. ratio: default / plain, its range that of the
-        repeats' own ratios.
+    plain, fp32, bf16: the medians, or None. default: the median in the precision that the experiment uses here. ratio:
+    default / plain; its range is that of the repeats' ratios.
     """
     precision = resolve_precision(exp.precision)
     medians: dict[str, Any] = {
@@ -261,7 +258,8 @@ def repeated_ratios(speeds: dict[str, list[float]], precision: str) -> list[floa
 # ---------------------------------------------------------------- the table
 
 HEADER = (
-    "| | pixels | plain | ours, fp32 | ours, bf16 | fp32 / plain | bf16 / plain | used | of the peak | in products | next |\n"
+    "| | pixels | plain | ours, fp32 | ours, bf16 | fp32 / plain | bf16 / plain | used | of the peak | in products "
+    "| next |\n"
     "|---|---:|---:|---:|---:|---:|---:|---|---:|---:|---|"
 )
 
@@ -290,7 +288,8 @@ def markdown(result: dict) -> str:
     """The table of a result, and what it was measured on."""
     made, rows = result["provenance"], result["rows"]
     caption = (
-        f"Training images a second on {result['machine']}, threads {made['threads']}, workers of the plain recipe {made['workers']}, "
+        f"Training images a second on {result['machine']}, threads {made['threads']}, "
+        f"workers of the plain recipe {made['workers']}, "
         f"batch {rows[0]['batch_size']}, torch {made['torch']}, commit {str(made['commit'])[:7]}, {made['date']}; "
         f"medians of {made['repeats']} alternating repeats, and the ratios' range."
     )

@@ -1,10 +1,10 @@
 """Gather evidence on a GPU that is at hand for minutes: many runs side by side, in a wanted order, until a deadline.
 
-    python gpu_runs.py decode cifar10 FOLDER...   # parquet shards into the cache of decoded sets, on all cores
+    python gpu_runs.py decode cifar10 FOLDER...   # parquet files into the cache of decoded sets, on all cores
     python gpu_runs.py limits --seconds 600       # when to leave off, and how many runs may go side by side
-    python gpu_runs.py work JOBS                  # run what JOBS lists, each as soon as its data and its parent are there
+    python gpu_runs.py work JOBS                  # run what JOBS lists, each once its data and its parent are there
     python gpu_runs.py state                      # what is running, and how far it is
-    python gpu_runs.py pack FOLDER                # all rows and results as archives, unfinished runs too, weights left out
+    python gpu_runs.py pack FOLDER                # all rows and results as archives, of unfinished runs too; no weights
 
 To be run in the project's folder, whose `run.py` trains; `RUNS_DIR` is where the records go. A job is a line `lane name
 seeds`:

@@ -1,10 +1,9 @@
 """The two recipes that the benchmark times: the plain one, as one writes it by hand, and this package's.
 
-Plain: PIL images through torchvision's transforms one by one, a DataLoader with workers, fp32 (on a GPU with TF32 in
-convolutions, as torch has it), contiguous memory, the optimizer as torch has it, `loss.item()` each step,
+Plain: PIL images through torchvision's transforms one by one, a DataLoader with workers, fp32 (on a GPU with torch's
+default of TF32 in convolutions), contiguous memory, torch's default optimizer, `loss.item()` in each step,
 `grad.norm().item()` for each parameter where norms are recorded, and every layer in each forward pass, frozen or not.
-It is timed in a process of its own, without what this package asks of the system's memory. Ours: the functions that a
-run goes through (`coreFunction.fit`).
+It is timed in a process of its own, whose memory is left to the system. Ours: the functions of `coreFunction.fit`.
 """
 
 import os
@@ -42,7 +41,7 @@ WORKERS = min(8, os.cpu_count() or 1)
 
 
 class PlainSet(Dataset):
-    """Images as torchvision's own data sets hand them out: a PIL image, transformed when it is asked for."""
+    """Images as torchvision's own data sets give them: PIL images, each transformed when it is read."""
 
     def __init__(self, data: ImageSet) -> None:
         self.images = data.images.permute(0, 2, 3, 1).squeeze(-1).contiguous().numpy()
@@ -140,10 +139,10 @@ class Ours:
         return train_epoch(self.model, batches, self.optimizer, self.precision, self.gradients, graph=True, fast=True)
 
     def operations(self) -> float:
-        """Floating-point operations of training an image, two a multiply-add, as torch counts those that it runs.
+        """Floating-point operations per image in training, as torch counts them: two per multiply-add.
 
-        Three times the forward pass, but no gradient of the images or of a cache; and the prefix's share. Products with
-        padding are counted, though a convolution in fp32 may leave them out.
+        Three times the forward pass, less the gradients of the images or of a cache, and the prefix's share. Products
+        with padding are counted, though a convolution in fp32 may leave them out.
         """
         step = operations(self.model, *self.source.batch(torch.arange(2)))
         return step + (
@@ -152,14 +151,12 @@ class Ours:
 
 
 def _initial_model(exp: Experiment) -> nn.Module:
-    """The experiment's model with its seed's weights; also in place of a parent's, which would train no faster or
-    slower.
-    """
+    """The experiment's model with its seed's weights, even where it starts from a parent's, which train as fast."""
     return build(replace(exp, start_from=None))
 
 
 def operations(model: nn.Module, inputs: Tensor, labels: Tensor) -> float:
-    """Floating-point operations an image: of the forward pass and, where anything learns, of the backward pass."""
+    """Floating-point operations per image of the forward pass and, where anything learns, of the backward pass."""
     with FlopCounterMode(display=False) as counter:
         outputs = model(inputs)
         if outputs.requires_grad:

@@ -12,12 +12,11 @@ from experimentTable import UsageError
 
 @functools.cache
 def device() -> torch.device:
-    """CUDA, else the CPU; `DEVICE` in the environment decides otherwise.
+    """CUDA where there is a GPU, else the CPU, or what `DEVICE` in the environment says.
 
-    On CUDA this makes fp32 mean fp32, not TF32, and convolutions add up in the same order each time.
-
-    Apple's MPS is not chosen by itself: nobody has trained on it yet, and some of torch's operations there give wrong
-    numbers.
+    On CUDA, fp32 then means fp32, not TF32, and convolutions add up in the same order each time. Apple's MPS is chosen
+    by `DEVICE` alone: nobody has trained on it yet, and some of torch's operations there give wrong numbers. Raises
+    UsageError where `DEVICE` names what this machine does not have.
     """
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.deterministic = True
@@ -59,6 +58,7 @@ def has_bfloat16() -> bool:
 
 @functools.cache
 def processor_name() -> str:
+    """The processor's model with its family and number, where /proc/cpuinfo has them."""
     info = Path("/proc/cpuinfo")
     fields = (
         dict(line.split(":", 1) for line in info.read_text().split("\n\n")[0].splitlines() if ":" in line)

@@ -8,12 +8,11 @@ from torch import Tensor
 
 
 class CUDAGraphStep:
-    """`step(inputs, labels)` as one CUDA graph: launched at once, where a deep net's hundreds of kernels would wait for
-    Python.
+    """`step(inputs, labels)` as one CUDA graph, so that the kernels of a deep network do not wait for Python.
 
-    The first batches go through `step` itself, which allocates what it needs; then one is recorded, which runs nothing,
-    and replayed from there on. A batch of another shape, the last one of an epoch, goes through `step`. All that `step`
-    reads and writes must stay where it is, and it may ask nothing of the device.
+    The first batches go through `step` itself, which allocates what it needs. Then a step is recorded, which computes
+    nothing, and from there on it is replayed. A batch of another shape, such as an epoch's last, goes through `step`.
+    All that `step` reads and writes must stay at its address, and `step` may not synchronize with the device.
     """
 
     WARM_UP = 3
@@ -32,7 +31,7 @@ class CUDAGraphStep:
                 self._step(self._inputs, self._labels)
         if self._graph is None or inputs.shape != self._inputs.shape:
             with warnings.catch_warnings():
-                # torch's, that the optimizer could be in a graph and is not
+                # torch warns that the optimizer could be in a graph and is not
                 warnings.simplefilter("ignore", UserWarning)
                 return self._step(inputs, labels)
         self._inputs.copy_(inputs)

@@ -10,11 +10,10 @@ from deepnet.machine import device
 
 @torch.no_grad()
 def fast_layout(model: nn.Module, inputs: Tensor) -> torch.memory_format:
-    """Channels last where the model has convolutions and takes `inputs` that lie so, in evaluation and in training;
-    else contiguous.
+    """Channels last for a model with convolutions that accepts such `inputs` (N, C, H, W); else contiguous.
 
-    A model that flattens its maps by `view` does not take them, which a copy is asked. On MPS the gradients of a
-    channels-last batch normalisation come out wrong (pytorch/pytorch#175189).
+    A model that flattens its maps by `view` does not accept them; a copy is tried, in evaluation and in training. On
+    MPS the gradients of a channels-last batch normalisation are wrong (pytorch/pytorch#175189).
     """
     if (
         device().type == "mps"

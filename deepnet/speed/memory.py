@@ -1,4 +1,4 @@
-"""Memory that the C library keeps between tensors while a run trains, and how much of it is free."""
+"""Memory that the C library keeps between tensors while a run trains, and how much memory is free."""
 
 import ctypes
 import math
@@ -13,8 +13,6 @@ import torch
 from deepnet.machine import device
 
 _C_LIBRARY = ctypes.CDLL(None) if platform.libc_ver()[0] == "glibc" else None
-
-
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4  # of malloc.h
 
 
@@ -24,14 +22,12 @@ def _keeps_memory() -> bool:
 
 @contextmanager
 def kept_memory(fast: bool = True) -> Iterator[None]:
-    """While it is open, glibc keeps what is freed for the next tensors: all that lies between others, and 1 GiB at its
-    heap's end.
+    """Let glibc keep freed memory for the next tensors: all of it within the heap, and 1 GiB at its end.
 
-    By itself it maps a block of more than 32 MiB anew each time, and the system clears each page that it hands out.
-    What is kept grows, as blocks come to lie where none of the holes before them was large enough, so `release_memory`
-    is called now and then, and at the end. Afterwards the thresholds are those that glibc comes to by itself once such
-    blocks were freed. THP_MEM_ALLOC_ENABLE=0, which keeps torch from huge pages, leaves memory to the system, and so
-    does `fast=False`.
+    By default, glibc maps every block of more than 32 MiB anew, and the system clears each page that it hands out. Kept
+    memory grows by fragmentation, so `release_memory` is called every hundred steps, and at the end. Afterwards, the
+    thresholds are those that glibc itself would have reached after freeing such blocks. With THP_MEM_ALLOC_ENABLE=0,
+    which keeps torch from huge pages, and with `fast=False`, memory is left to the system.
     """
     if not (fast and _keeps_memory()):
         yield
@@ -48,14 +44,14 @@ def kept_memory(fast: bool = True) -> Iterator[None]:
 
 
 def release_memory() -> None:
-    """Return to the system the memory that is freed and kept."""
+    """Return freed memory that is kept to the system."""
     if _keeps_memory():
         assert _C_LIBRARY is not None
         _C_LIBRARY.malloc_trim(0)
 
 
 def free_bytes() -> float:
-    """The device's memory that is free, with what was kept of it; infinity where the system does not say."""
+    """The device's free memory, which includes what was kept of it; infinity where the system does not say."""
     if device().type == "cuda":
         return torch.cuda.mem_get_info()[0]
     release_memory()
@@ -65,10 +61,8 @@ def free_bytes() -> float:
 
 
 CGROUPS = Path("/sys/fs/cgroup")
-
-
-# A hierarchy's folder -> its files for limit and use, and the line of memory.stat for cached file pages: cgroup v2, and
-# v1's memory
+# Folder of a hierarchy (cgroup v2; memory of v1) -> its files for limit and use, and the key of memory.stat for cached
+# file pages
 CGROUP_FILES = {
     "": ("memory.max", "memory.current", "inactive_file"),
     "memory": ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
@@ -76,9 +70,9 @@ CGROUP_FILES = {
 
 
 def _container_bytes() -> float:
-    """What the limits (cgroup v1 or v2) of a container, or of a Slurm job, leave; infinity where there is none.
+    """The memory left within the limits (cgroup v1 or v2) of a container or Slurm job; infinity where there is none.
 
-    Cached file pages count as free, since the group would give them up. A group's limit holds for the groups within it.
+    Cached file pages count as free, since the group would give them up. A group's limit also holds for groups within.
     """
     own = Path("/proc/self/cgroup")
     lines = [line.split(":", 2)[1:] for line in own.read_text().splitlines()] if own.exists() else []
