@@ -1,4 +1,4 @@
-"""Memory: how much is free, and that what is freed in training is kept for the next tensor and given back."""
+"""How much memory is free, and that what is freed in training is kept for the next tensors and then given back."""
 
 import os
 import platform
@@ -14,7 +14,7 @@ from helpers import digits, mlp
 from benchmarks.benchmark import plain_process
 from deepnet.speed import memory
 from deepnet.speed.memory import free_bytes, kept_memory
-from deepnet.training import metrics, steps
+from deepnet.training import steps
 from deepnet.training.steps import train_epoch
 
 keeping = pytest.mark.skipif(
@@ -23,35 +23,30 @@ keeping = pytest.mark.skipif(
 )
 
 
+CGROUPS = {  # version -> the lines of /proc/self/cgroup, the hierarchy's folder, and its files but for the limit's
+    1: ("4:cpu,cpuacct:/{0}\n3:memory:/{0}\n0::/\n", "memory", "memory.limit_in_bytes", {
+        "memory.usage_in_bytes": "400\n",
+        "memory.stat": "total_cache 60\ninactive_file 1\ntotal_inactive_file 50\n",
+    }),
+    2: ("1:name=systemd:/\n0::/{0}\n", "", "memory.max", {
+        "memory.current": "400\n", "memory.stat": "anon 300\ninactive_file 50\n",
+    }),
+}  # fmt: skip
+
+
 @pytest.mark.parametrize("group", ["", "job_7/step_0"])
-@pytest.mark.parametrize(("limit", "free"), [("1000\n", 650), ("max\n", None)])
-def test_a_container_s_limit_counts(monkeypatch, tmp_path, limit, free, group):
-    """Its file pages that are cached can be given up, and count as free. A job's limit may be that of a group above its
-    own.
-    """
+@pytest.mark.parametrize(
+    ("version", "limit", "free"),
+    [(1, "1000\n", 650), (1, "9223372036854771712\n", None), (2, "1000\n", 650), (2, "max\n", None)],
+)
+def test_a_container_s_limit_counts(monkeypatch, tmp_path, version, limit, free, group):
+    """Cached file pages can be given up, and count as free. A job's limit may be that of a group above its own."""
+    lines, hierarchy, limit_file, files = CGROUPS[version]
     real = Path.read_text
-    monkeypatch.setattr(
-        Path, "read_text", lambda path: f"1:name=systemd:/\n0::/{group}\n" if path.name == "cgroup" else real(path)
-    )
-    (tmp_path / "memory.max").write_text(limit)
-    (tmp_path / "memory.current").write_text("400\n")
-    (tmp_path / "memory.stat").write_text("anon 300\ninactive_file 50\n")
-    monkeypatch.setattr(memory, "CGROUPS", tmp_path)
-    monkeypatch.setattr(memory, "device", lambda: torch.device("cpu"))
-    assert free_bytes() == free if free else free_bytes() > 1e6
-
-
-@pytest.mark.parametrize("group", ["", "docker/7/step_0"])
-@pytest.mark.parametrize(("limit", "free"), [("1000\n", 650), ("9223372036854771712\n", None)])
-def test_a_container_s_limit_of_the_first_kind_counts(monkeypatch, tmp_path, limit, free, group):
-    """cgroup v1: its memory has a hierarchy of its own, in which a container may see itself at the top."""
-    real = Path.read_text
-    lines = f"4:cpu,cpuacct:/{group}\n3:memory:/{group}\n0::/\n"
-    monkeypatch.setattr(Path, "read_text", lambda path: lines if path.name == "cgroup" else real(path))
-    (tmp_path / "memory").mkdir()
-    (tmp_path / "memory" / "memory.limit_in_bytes").write_text(limit)
-    (tmp_path / "memory" / "memory.usage_in_bytes").write_text("400\n")
-    (tmp_path / "memory" / "memory.stat").write_text("total_cache 60\ninactive_file 1\ntotal_inactive_file 50\n")
+    monkeypatch.setattr(Path, "read_text", lambda p: lines.format(group) if p.name == "cgroup" else real(p))
+    (tmp_path / hierarchy).mkdir(exist_ok=True)
+    for name, text in (files | {limit_file: limit}).items():
+        (tmp_path / hierarchy / name).write_text(text)
     monkeypatch.setattr(memory, "CGROUPS", tmp_path)
     monkeypatch.setattr(memory, "device", lambda: torch.device("cpu"))
     assert free_bytes() == free if free else free_bytes() > 1e6
@@ -67,7 +62,7 @@ def freed(number: int) -> None:
 
 
 def new_pages() -> int:
-    """The most pages that the system must hand out for tensors of the size of those freed just before."""
+    """The most pages that the system hands out for tensors of the size of those freed just before."""
     handed = []
     with kept_memory():
         for _ in range(6):
@@ -90,10 +85,8 @@ def resident() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-def held_on_to() -> list[int]:
-    """Bytes that this process has once memory is freed: in training, when it asks what is free; in training again, and
-    after it.
-    """
+def resident_at_each_stage() -> list[int]:
+    """Bytes that this process has: in training, after it asks what is free, in training again, and after it."""
     with kept_memory():
         freed(10)
         held = [resident()]
@@ -108,12 +101,11 @@ def held_on_to() -> list[int]:
 def test_memory_that_is_kept_counts_as_free_and_goes_back_in_the_end(monkeypatch):
     monkeypatch.setenv("DEVICE", "cpu")
     with ProcessPoolExecutor(1, get_context("spawn")) as anew:
-        kept, asked, kept_again, ended = anew.submit(held_on_to).result()
+        kept, asked, kept_again, ended = anew.submit(resident_at_each_stage).result()
     assert min(kept - asked, kept_again - ended) > 200 * 2**20
 
 
 def test_kept_memory_is_given_back_every_hundred_steps(monkeypatch):
-    monkeypatch.setattr(metrics, "device", lambda: torch.device("cpu"))
     given = []
     monkeypatch.setattr(steps, "release_memory", lambda: given.append(True))
     model, (inputs, labels) = mlp(), digits().tensors
