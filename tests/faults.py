@@ -129,7 +129,7 @@ def cut_down() -> None:
     MODELS["MLP_4"] = lambda image_size: MLP([784, 64, 32, 16, 10])
     MODELS["MLP_res_5"] = lambda image_size: MLP([784, 64, 32, 16, 10], residual=True)
     MODELS["resnet18"] = lambda image_size: Narrow()
-    searching.PAUSE = 0.1
+    searching.POLL_SECONDS = 0.1
 
 
 def _nothing(*_: object) -> None:
