@@ -48,7 +48,7 @@ def start(tmp_path, monkeypatch):
     monkeypatch.setenv("CHECKPOINT_SECONDS", "1000")  # so that a checkpoint shows that a run was stopped
     started = []
 
-    def start(*arguments, before=(), cwd=ROOT, path=str(ROOT / "tests")):
+    def start(*arguments, before=(), cwd=ROOT, path=f"{ROOT / 'tests'}{os.pathsep}{Path(__file__).parent}"):
         with open(tmp_path / f"{len(started)}.out", "w") as out, open(tmp_path / f"{len(started)}.err", "w") as err:
             command = [*before, sys.executable, *arguments]
             environment = os.environ | {"PYTHONPATH": path}
