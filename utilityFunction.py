@@ -35,46 +35,45 @@ __all__ = [
 
 # ---------------------------------------------------------------- Weights & Biases
 
-MISTAKES = 32  # images in the table of misclassified ones
+MAX_MISCLASSIFIED = 32  # images in the table of misclassified ones
 
 
 class Mirror:
-    """Writes a run to W&B, row by row, while it trains or afterwards; the record stays the truth.
+    """Writes a run to W&B, row by row, while it trains or afterwards. The record does not depend on it.
 
-    Online where wandb knows a key, else offline in `<runs>/wandb`. Whatever W&B fails at is said once and stops
-    nothing; `whole` is false then. `WANDB_MODE=disabled` turns it off. Used within `closing`, which closes it whatever
-    happens.
+    It is online where wandb knows a key, else offline in `<runs>/wandb`, and off with `WANDB_MODE=disabled`. Whatever
+    W&B fails at is printed once and stops nothing; then `complete` is False. Used within `closing`, which closes it in
+    any case.
     """
 
     open: ClassVar[list["Mirror"]] = []
-    reachable = True  # until a run could not be opened: then this process asks no more, each try may wait half a minute
+    reachable = True  # until a run cannot be opened: each further try could wait half a minute
 
-    def __init__(self, record: Record, begun: Any = None, model: nn.Module | None = None) -> None:
-        """`begun`: a W&B run to write to; who has begun it closes it. `model`: it is counted for the run's config."""
-        self._run, self._rows, self.whole, self._begun = None, 0, False, begun
+    def __init__(self, record: Record, wandb_run: Any = None, model: nn.Module | None = None) -> None:
+        """`wandb_run`: an open W&B run to write to, which is left open. `model`: its size goes to the run's config."""
+        self._run, self._rows, self.complete, self._given = None, 0, False, wandb_run
         if Mirror.reachable and self._quietly(wandb_mode) in ("online", "offline"):
-            self.whole = True
-            self._run = self._quietly(_open_run, record, begun, model)
+            self.complete = True
+            self._run = self._quietly(_open_run, record, wandb_run, model)
             Mirror.reachable = self._run is not None
             Mirror.open += [self] if self._run else []
-        for row in record.rows:  # of a resumed run: pieces of an offline run do not join, so it is written anew
+        for row in record.rows:  # a resumed run is written from its beginning, since offline runs cannot be continued
             self.log(row)
 
     def log(self, row: dict) -> None:
-        """One row, a step of its own; lists (one entry a layer) become one metric a layer."""
+        """Write one row as one step; a list, which has one entry per layer, becomes one metric per layer."""
         if self._run:
             self._quietly(self._run.log, _flat(row), step=self._rows)
             self._rows += 1
 
     def finish(self, record: Record, weights: bool = False) -> None:
-        """Close the run, with what the record says came of it; `weights`: with the weights too."""
+        """Write the record's result, its tables and, if asked for, its weights, and close the run."""
         if not self._run:
             return
         if self._rows:
             last = self._rows - 1
-            self._quietly(self._run.log, self._quietly(_evaluated, record) or {}, step=last)
-            # else the last row would overwrite the summary in the end
-            self._quietly(self._run.log, {}, step=last, commit=True)
+            self._quietly(self._run.log, self._quietly(_tables, record) or {}, step=last)
+            self._quietly(self._run.log, {}, step=last, commit=True)  # else the last row would overwrite the summary
         self._quietly(self._run.summary.update, _summary(record))
         if weights:
             self._quietly(_log_weights, self._run, record)
@@ -83,58 +82,59 @@ class Mirror:
     def close(self, exit_code: int) -> None:
         """Close the run as W&B closes that of a program with this exit code."""
         Mirror.open.remove(self)
-        if self._run and not self._begun:
+        if self._run and not self._given:
             self._quietly(self._run.finish, exit_code)
 
     def _quietly(self, call: Any, *args: Any, **kwargs: Any) -> Any:
-        """The call's result, or None after one line on what W&B could not do: training must not depend on it."""
+        """The call's result, or None after printing what W&B could not do: training must not depend on it."""
         try:
             return call(*args, **kwargs)
         except Exception as error:
-            self.whole = False
+            self.complete = False
             say_once(f"{complaint(error)}; the records are whole.")
             return None
 
 
 @contextmanager
 def closing() -> Iterator[None]:
-    """Close what is being written to W&B when the block ends by an exception: as failed, or after Ctrl-C as killed.
+    """Close the mirrors opened in the block when it ends by an exception: as failed, or after Ctrl-C as killed.
 
-    Else W&B would have it running until the process ends, and finished then.
+    Otherwise W&B would show the run as running until the process ends, and then as finished.
     """
     before = [*Mirror.open]
     try:
         yield
     except BaseException as error:
         for mirrored in [mirrored for mirrored in Mirror.open if mirrored not in before]:
-            mirrored.close(255 if isinstance(error, KeyboardInterrupt) else 1)  # W&B's own for it
+            mirrored.close(255 if isinstance(error, KeyboardInterrupt) else 1)  # as W&B does
         raise
 
 
 @closing()
 def mirror(record: Record, weights: bool = False) -> bool:
-    """Write any record to W&B, each time as a new run: finished, resumed, or committed evidence. Returns whether all
-    was written.
+    """Write any record to W&B, each time as a new run; returns whether all of it was written.
 
-    `weights`: with its weights, as an artifact of type "model". Raises UsageError where it has none.
+    `weights`: its weights too, as an artifact of type "model". Raises UsageError where it has none.
+
+    Example::
+
+        mirror(run("MLP_4"))
     """
     if weights:
         record.weights()
     opened = Mirror(record)
     opened.finish(record, weights)
-    return opened.whole
+    return opened.complete
 
 
 def sync(records: list[Record], profile: str, weights: bool = False) -> str:
-    """Mirror `records` (with `weights`, where they have some), then the profile's figures; returns a line on what is
-    where.
+    """Mirror `records`, with `weights` those that they have, then the profile's figures; returns what is where.
 
-    Raises UsageError where nothing can be uploaded, and in the end where something was not.
+    Raises UsageError where nothing can be uploaded, and at the end where something was not.
     """
     if obstacle := wandb_state()[1]:
-        raise UsageError(
-            f"nothing was uploaded: {obstacle}; `wandb login` first, or set WANDB_MODE=offline to write runs for later"
-        )
+        remedy = "`wandb login` first, or set WANDB_MODE=offline to write runs for later"
+        raise UsageError(f"nothing was uploaded: {obstacle}; {remedy}")
     missed, line = [], bar(len(records) + 1, "to W&B", unit="run")
     try:
         for record in records:
@@ -147,7 +147,7 @@ def sync(records: list[Record], profile: str, weights: bool = False) -> str:
     missed += [] if figures else ["the figures"]
     if missed:
         shown = ", ".join(missed[:3]) + f" and {len(missed) - 3} more" * (len(missed) > 3)
-        raise UsageError(f"not or not wholly written to W&B: {shown}; the same command writes all anew")
+        raise UsageError(f"not completely written to W&B: {shown}; the same command writes everything again")
     there = f"in project {PROJECT}"
     if wandb_mode() == "offline":
         folder = (runs_dir() / "wandb").resolve()
@@ -156,26 +156,28 @@ def sync(records: list[Record], profile: str, weights: bool = False) -> str:
 
 
 # ---------------------------------------------------------------- what a run holds
+
+
 def _init(name: str | None, profile: str, **options: Any) -> Any:
     import wandb
 
     folder = runs_dir()
     folder.mkdir(parents=True, exist_ok=True)
-    # the images of offline runs stay with them
-    os.environ.setdefault("WANDB_DATA_DIR", str((folder / "wandb").resolve()))
-    # WANDB_RUN_ID and WANDB_RESUME of the environment would make all runs one; a sweep's agent sets the first for its
-    # own.
+    os.environ.setdefault("WANDB_DATA_DIR", str((folder / "wandb").resolve()))  # the images of offline runs stay there
+    # WANDB_RUN_ID and WANDB_RESUME of the environment would make all runs one; an agent sets the first for its run.
     own: Any = {"id": token_hex(8), "resume": "never"} if name else {}
+    settings = wandb.Settings(
+        init_timeout=30, silent=True, console="off", x_disable_stats=True, x_disable_meta=True, disable_git=True,
+        disable_code=True,
+    )  # fmt: skip
     return wandb.init(
-        project=PROJECT, name=name, tags=[profile], dir=folder, mode=wandb_mode(), reinit="create_new", **own, **options,
-        settings=wandb.Settings(
-            init_timeout=30, silent=True, console="off", x_disable_stats=True, x_disable_meta=True, disable_git=True, disable_code=True
-        ),
+        project=PROJECT, name=name, tags=[profile], dir=folder, mode=wandb_mode(), reinit="create_new",
+        settings=settings, **own, **options,
     )  # fmt: skip
 
 
-def _open_run(record: Record, begun: Any = None, model: nn.Module | None = None) -> Any:
-    """A W&B run, or the one that was `begun`, under the row's name, with all that it is made of as its config."""
+def _open_run(record: Record, wandb_run: Any = None, model: nn.Module | None = None) -> Any:
+    """`wandb_run`, or a new W&B run, under the record's name and seed, with the record's settings as its config."""
     exp = record.settings["experiment"]
     places = {key: exp[key] for key in ("name", "profile", "seed")}
     group = f"chapter {exp['chapter']}" if exp["chapter"] else None  # a reader's own run is in none
@@ -183,10 +185,10 @@ def _open_run(record: Record, begun: Any = None, model: nn.Module | None = None)
     size = {"deep": count_modules(model), "parameters": count_parameters(model)} if model else {}
     config = record.settings["identity"] | record.settings["provenance"] | places | size
     name = f"{exp['name']}-seed{exp['seed']}"
-    if begun:
-        begun.name = name
-        begun.config.update(config)  # but for what the sweep has set, which it keeps
-    run = begun or _init(name, exp["profile"], group=group, config=config)
+    if wandb_run:
+        wandb_run.name = name
+        wandb_run.config.update(config)  # which keeps what the sweep has set
+    run = wandb_run or _init(name, exp["profile"], group=group, config=config)
     if exp["kind"] == "training":
         run.define_metric("epoch")
         run.define_metric("*", step_metric="epoch")
@@ -194,7 +196,7 @@ def _open_run(record: Record, begun: Any = None, model: nn.Module | None = None)
 
 
 def _model_of(record: Record) -> nn.Module | None:
-    """A model of the record's sizes, without weights; None for a reader's own and for what is no training."""
+    """The record's model, without weights; None for a reader's own model and for an analysis."""
     made = record.settings["identity"]
     if record.settings["experiment"]["kind"] != "training" or made["model"] not in MODELS or "image_size" not in made:
         return None
@@ -205,8 +207,9 @@ def _model_of(record: Record) -> nn.Module | None:
 
 @contextmanager
 def open_for_sweep(exp: Experiment) -> Iterator[Any]:
-    """The W&B run that a sweep's agent wants begun, with the trial's values in its config; closed as failed if no
-    record finished.
+    """The W&B run that a sweep's agent expects, with the trial's values in its config.
+
+    It is closed as failed where no record finished.
     """
     run = _init(None, str(exp.profile), group=f"chapter {exp.chapter}")
     try:
@@ -216,62 +219,58 @@ def open_for_sweep(exp: Experiment) -> Iterator[Any]:
 
 
 def _flat(row: dict) -> dict:
-    """A row without what it lacks, one metric a layer."""
+    """A row without missing values, each list as one metric per layer."""
     lists = {key: value for key, value in row.items() if isinstance(value, list)}
     layers = {f"{key}/layer_{i:02d}": value for key, values in lists.items() for i, value in enumerate(values)}
     return {key: value for key, value in (row | layers).items() if key not in lists and value is not None}
 
 
 def _summary(record: Record) -> dict:
-    """The result, and the row of its epoch: the best or the last one, as the experiment has it."""
+    """The result, and the row of its epoch: the restored or the last one."""
     row = next((row for row in record.rows if "epoch" in row and row["epoch"] == record.result.get("epoch")), {})
     return _flat(row) | record.result
 
 
-def _evaluated(record: Record) -> dict:
-    """The confusion matrix of the record's predictions and, where their images are at hand, the first that are
-    wrong.
-    """
+def _tables(record: Record) -> dict:
+    """The confusion matrix of the record's predictions and, where the images are available, the first wrong ones."""
     import wandb
 
     if PREDICTIONS not in record.result.get("sha256", {}):
         return {}
-    label, given = record.predictions().astype(int)
-    # a reader's model may have more than its data classes
-    outputs = max(record.result["classes"], label.max() + 1, given.max() + 1)
+    targets, predictions = record.predictions().astype(int)
+    outputs = max(record.result["classes"], targets.max() + 1, predictions.max() + 1)  # a model may have more outputs
     names = CLASS_NAMES.get(record.settings["experiment"]["dataset"]) or [*map(str, record.settings.get("classes", []))]
     names = [*names, *map(str, range(len(names), outputs))]
-    found: dict[str, Any] = {}
-    cells, counts = np.unique(np.stack([label, given]), axis=1, return_counts=True)
-    rows = [
-        [names[actual], names[predicted], count]
-        for actual, predicted, count in zip(*cells.tolist(), counts.tolist(), strict=True)
-    ]
-    # As wandb.plot.confusion_matrix does it, but for the empty cells: most of 100 x 100, which took seconds a run.
-    found["confusion_matrix"] = wandb.plot_table(
-        "wandb/confusion_matrix/v1",
-        wandb.Table(["Actual", "Predicted", "nPredictions"], rows),
-        {field: field for field in ("Actual", "Predicted", "nPredictions")},
-        {"title": f"{record.name}, seed {record.seed}: {record.result['split']} images"},
-    )
-    wrong = np.flatnonzero(label != given)[:MISTAKES].tolist()
-    if wrong and (held := _evaluated_images(record)):
-        pixels = held.images[wrong].permute(0, 2, 3, 1).numpy()
-        mistakes = [
-            [i, wandb.Image(image), names[label[i]], names[given[i]]] for i, image in zip(wrong, pixels, strict=True)
+    pairs, counts = np.unique(np.stack([targets, predictions]), axis=1, return_counts=True)
+    columns = ("Actual", "Predicted", "nPredictions")
+    cells = zip(*pairs.tolist(), counts.tolist(), strict=True)
+    rows: list[list[Any]] = [[names[actual], names[predicted], count] for actual, predicted, count in cells]
+    # As wandb.plot.confusion_matrix does it, without the empty cells: most of 100 x 100, which took seconds per run.
+    tables: dict[str, Any] = {
+        "confusion_matrix": wandb.plot_table(
+            "wandb/confusion_matrix/v1",
+            wandb.Table([*columns], rows),
+            {column: column for column in columns},
+            {"title": f"{record.name}, seed {record.seed}: {record.result['split']} images"},
+        )
+    }
+    wrong = np.flatnonzero(targets != predictions)[:MAX_MISCLASSIFIED].tolist()
+    if wrong and (eval_set := _eval_set(record)):
+        pixels = eval_set.images[wrong].permute(0, 2, 3, 1).numpy()
+        rows = [
+            [i, wandb.Image(image), names[targets[i]], names[predictions[i]]]
+            for i, image in zip(wrong, pixels, strict=True)
         ]
-        found["misclassified"] = wandb.Table(["number", "image", "class", "given"], mistakes)
-    return found
+        tables["misclassified"] = wandb.Table(["number", "image", "class", "prediction"], rows)
+    return tables
 
 
-def _evaluated_images(record: Record) -> ImageSet | None:
-    """The images that the record's predictions are of; None for a reader's own, and where they would have to be
-    fetched.
-    """
+def _eval_set(record: Record) -> ImageSet | None:
+    """The record's evaluation set; None for a reader's own data, and where the images would have to be downloaded."""
     name, part = record.settings["experiment"]["dataset"], record.result["split"]
-    if name not in CLASS_NAMES or record.settings["identity"]["data"] != {
-        name: known_fingerprint(name, record.profile)
-    }:
+    if name not in CLASS_NAMES:
+        return None
+    if record.settings["identity"]["data"] != {name: known_fingerprint(name, record.profile)}:
         return None
     return load_images(name, part, record.profile) if is_available_locally(name, part, record.profile) else None
 
@@ -287,9 +286,7 @@ def _log_weights(run: Any, record: Record) -> None:
 
 
 def _log_figures(profile: str) -> int:
-    """Every figure that the profile's records suffice for, as one run named figures-<profile>; how many, 0 where W&B
-    failed.
-    """
+    """Write every figure that the profile has records for as one run; returns how many, 0 where W&B failed."""
     import wandb
     from PIL import Image
 

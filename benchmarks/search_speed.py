@@ -1,8 +1,8 @@
-"""How much faster a search is by three processes than by one, where a trial only waits: what the search itself costs.
+"""How much faster a search is with three processes than with one, where a trial only sleeps: the search's own cost.
 
-Real processes call `search` and `join` on one SQLite database, and all of a search runs but the training: in its place
-a trial sleeps and records a loss. They are timed from when all have imported what they need. The ratio that nothing
-could exceed is printed beside it: of trials one after another to trials side by side.
+Real processes call `search` and `join` on one SQLite database. All of a search runs except the training: instead, a
+trial sleeps and records a loss. They are timed from when all have imported what they need. The greatest possible ratio
+is printed beside the measured one.
 """
 
 import argparse
@@ -34,7 +34,7 @@ SWEEP = REPORT_SWEEP | {"metric": {"name": "train_loss", "goal": "minimize"}}
 
 
 def sleep(seconds: float, exp: Experiment, identity: dict, *_: Any) -> Callable[[RunFolder], Record]:
-    """In place of a training: a record whose loss depends on its values alone, after `seconds`."""
+    """Instead of a training: a record whose loss depends on its values alone, after `seconds`."""
 
     def write(folder: RunFolder) -> Record:
         folder.start(identity, provenance("fp32"))
@@ -96,9 +96,8 @@ def main() -> None:
     asked = parser.parse_args()
     one, several = (timed(processes, asked.trials, asked.seconds) for processes in (1, asked.processes))
     ideal = asked.trials / math.ceil(asked.trials / asked.processes)
-    print(
-        f"{asked.trials} trials of {asked.seconds:g} s: one process {one:.1f} s, {asked.processes} processes {several:.1f} s"
-    )
+    times = f"one process {one:.1f} s, {asked.processes} processes {several:.1f} s"
+    print(f"{asked.trials} trials of {asked.seconds:g} s: {times}")
     print(f"{one / several:.2f} times as fast (at most {ideal:.2f})")
 
 

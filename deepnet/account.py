@@ -11,17 +11,18 @@ from urllib.parse import urlsplit
 from deepnet.records.files import first_line
 from experimentTable import UsageError
 
-# W&B's, old ones too
-MODES = {"online": "online", "run": "online", "offline": "offline", "dryrun": "offline", "disabled": "disabled"}
+MODES = {  # W&B's, including its old names
+    "online": "online", "run": "online", "offline": "offline", "dryrun": "offline", "disabled": "disabled",
+}  # fmt: skip
 
 
 def wandb_wanted(choice: bool | None) -> bool:
-    """Whether a run is to be written to W&B, as the caller and the environment have it; nothing is imported to find
-    out.
+    """Whether a run is to be written to W&B; nothing is imported to find out.
 
-    `None`: where `WANDB_MODE` is set or a W&B key is found, in `WANDB_API_KEY` or in the netrc file that `wandb login`
-    writes. `True`: yes, offline if there is no account. `WANDB_MODE=disabled` turns either off. Raises UsageError for
-    another `choice`, for a `WANDB_MODE` that W&B does not have, and for `True` where wandb is not installed.
+    choice: None means where `WANDB_MODE` is set or a W&B key is found, in `WANDB_API_KEY` or in the netrc file that
+        `wandb login` writes. True means yes, offline if there is no account. `WANDB_MODE=disabled` turns either off.
+
+    Raises UsageError for another `choice`, for an unknown `WANDB_MODE`, and for True where wandb is not installed.
 
     >>> wandb_wanted(False)
     False
@@ -39,14 +40,12 @@ def wandb_wanted(choice: bool | None) -> bool:
 
 
 def _asked_mode() -> str:
-    """WANDB_MODE, in W&B's own spelling from now on; "" where it is not set. Raises UsageError for a mode that W&B does
-    not have.
-    """
+    """WANDB_MODE in W&B's own spelling, "" where it is not set. Raises UsageError for an unknown mode."""
     given = os.environ.get("WANDB_MODE", "")
     if not given:
         return ""
     if (mode := MODES.get(given.strip().lower())) is None:
-        raise UsageError(f"WANDB_MODE={given} is no mode of W&B's here; set it to online, offline or disabled")
+        raise UsageError(f"WANDB_MODE={given} is no mode of W&B; set it to online, offline or disabled")
     os.environ["WANDB_MODE"] = mode  # W&B reads it too, and takes no other spelling
     return mode
 
@@ -70,8 +69,7 @@ def import_problem() -> str:
     os.environ.setdefault("WANDB_SILENT", "true")
     try:
         import wandb  # noqa: F401
-    # of any kind: a protobuf or a NumPy that does not fit raises TypeError, RuntimeError, ...
-    except Exception as error:
+    except Exception as error:  # of any kind: an incompatible protobuf or NumPy raises TypeError, RuntimeError, ...
         if isinstance(error, ModuleNotFoundError) and error.name == "wandb":
             return "the package wandb is missing (pip install wandb)"
         say_once(f"wandb cannot be imported ({complaint(error)}); the records are whole.")
@@ -91,9 +89,7 @@ def login_problem() -> str:
 
 
 def wandb_state() -> tuple[str, str]:
-    """ "online", "offline" or "disabled", and what keeps runs from being uploaded, if WANDB_MODE=offline did not ask
-    for that.
-    """
+    """The mode, "online", "offline" or "disabled", and why runs are not uploaded if WANDB_MODE=offline did not ask."""
     if (mode := _asked_mode()) == "disabled":  # then wandb, which may be broken, is not even imported
         return mode, "WANDB_MODE=disabled"
     if problem := import_problem():
@@ -103,9 +99,7 @@ def wandb_state() -> tuple[str, str]:
 
 
 def wandb_mode() -> Any:
-    """ "online", "offline" or "disabled"; says once which, where that may surprise. Raises UsageError for another
-    WANDB_MODE.
-    """
+    """The mode, as in `wandb_state`; prints once why runs are kept offline. Raises UsageError for an unknown mode."""
     mode, problem = wandb_state()
     if mode == "offline" and problem:
         say_once(f"{problem}; runs are kept offline; `wandb login`, then `wandb sync`, would upload them.")
@@ -113,11 +107,11 @@ def wandb_mode() -> Any:
 
 
 def complaint(error: Exception) -> str:
-    """What an error of W&B's says, without its full stop."""
+    """The first line of an error of W&B's, without its full stop."""
     return first_line(error).rstrip(".")
 
 
 @functools.cache
 def say_once(line: str) -> None:
-    """Print a line about W&B, in this process once."""
+    """Print a line about W&B, once per process."""
     print(f"W&B: {line}")

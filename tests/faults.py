@@ -1,7 +1,7 @@
-"""Runs whose process is killed, and what they have left once the same call was made again until it ended.
+"""Runs whose process is killed, and what they left once the same call was made again until it ended.
 
-Every run is a process of its own and every kill a SIGKILL. The processes are forks of the test's, in which everything
-is imported already, so that a kill costs a run and not an import.
+Every run is a process of its own, and every kill a SIGKILL. The processes are forks of the test's, which has imported
+everything, so that a kill costs a run and not an import.
 """
 
 import functools
@@ -47,8 +47,8 @@ AT_MOST = 120  # seconds for one process
 IMAGES = 16
 BUDGETS = {"mlp": (16, 8), "mlp_res": (4, 2), "head": (6, 3), "fine_tune": (6, 3)}  # family -> (steps in all, rows)
 STOPPING = replace(
-    EXPERIMENTS["early_stopping"], name="stopping", family="mlp", start_from=None, trainable=None, lr=3e-3, optimizer="RMSprop",
-    dropout=0.5, patience=5, min_delta=0.01, record_gradients=True,
+    EXPERIMENTS["early_stopping"], name="stopping", family="mlp", start_from=None, trainable=None, lr=3e-3,
+    optimizer="RMSprop", dropout=0.5, patience=5, min_delta=0.01, record_gradients=True,
 )  # fmt: skip
 CHAIN = ("fine_tune_1_lr", "fine_tune_2_lr", "fine_tune_3_lr")
 SWEEP = {
@@ -129,7 +129,7 @@ def cut_down() -> None:
     MODELS["MLP_4"] = lambda image_size: MLP([784, 64, 32, 16, 10])
     MODELS["MLP_res_5"] = lambda image_size: MLP([784, 64, 32, 16, 10], residual=True)
     MODELS["resnet18"] = lambda image_size: Narrow()
-    searching.PAUSE = 0.1
+    searching.POLL_SECONDS = 0.1
 
 
 def _nothing(*_: object) -> None:
@@ -137,9 +137,7 @@ def _nothing(*_: object) -> None:
 
 
 def _hook(target: str, before: Callable[..., None] = _nothing, after: Callable[..., None] = _nothing) -> None:
-    """Have `before` and `after` called around every call of `target` ("module:attribute"), with its first two
-    arguments.
-    """
+    """Have `before` and `after` called around `target` ("module:attribute"), with its first two arguments."""
     module, _, path = target.partition(":")
     *parents, name = path.split(".")
     owner = functools.reduce(getattr, parents, importlib.import_module(module))
@@ -166,13 +164,10 @@ def _tear(path: Path, row: dict) -> None:
 
 
 def die_at(target: str, when: str, nth: int, by: int = signal.SIGKILL) -> None:
-    """Have this process kill itself (or stop, `by` SIGSTOP) at its `nth` call of `target`, before or after it or amid
-    what it writes.
-    """
+    """Have this process kill itself (or stop, `by` SIGSTOP) before, after or amid its `nth` call of `target`."""
     calls, act = itertools.count(1), _tear if when == "amid" else functools.partial(_die, by=by)
-    _hook(
-        target, **{"after" if when == "after" else "before": lambda *args: act(*args) if next(calls) == nth else None}
-    )
+    moment = "after" if when == "after" else "before"
+    _hook(target, **{moment: lambda *args: act(*args) if next(calls) == nth else None})
 
 
 def count_calls(targets: list[str], tally: Path) -> None:
@@ -265,9 +260,7 @@ def finish(job: str, runs: Path, *faults: Callable[[], None], seconds: float = 0
 
 @dataclass
 class Reference:
-    """A job that nothing disturbed: what it left in `runs` and printed, how often it called each place, how long it
-    took.
-    """
+    """An undisturbed job: what it left in `runs` and printed, its calls of each place, and how long it took."""
 
     job: str
     runs: Path
@@ -281,11 +274,8 @@ class Reference:
         tally = self.runs.with_name(f"{self.runs.name}.calls")
         _warm()
         begun = time.monotonic()
-        said = finish(
-            self.job,
-            self.runs,
-            functools.partial(count_calls, sorted({target for _, target, _ in PLACES[self.job]}), tally),
-        )
+        targets = sorted({target for _, target, _ in PLACES[self.job]})
+        said = finish(self.job, self.runs, functools.partial(count_calls, targets, tally))
         self.seconds = time.monotonic() - begun
         self.answer = said.splitlines()[-1]
         self.calls.update(tally.read_text().splitlines())
@@ -301,9 +291,7 @@ class Reference:
         return there / all_of_them
 
     def harm(self, runs: Path, ended: bool = True) -> Counter[str]:
-        """In how many ways, by kind, the records in `runs` are not these; of a job that has not ended the rows
-        alone.
-        """
+        """How many differences of each kind the records in `runs` have; of an unfinished job the rows alone."""
         found: Counter[str] = Counter()
         for expected in records(self.runs):
             record = Record(runs / expected.path.relative_to(self.runs))
@@ -316,11 +304,9 @@ class Reference:
                 found["rows lost"] += len({row["epoch"] for row in rows} - set(epochs))
                 found["results changed"] += _decisions(record) != _decisions(expected)
                 found["predictions changed"] += not np.array_equal(record.predictions(), expected.predictions())
-                found["weights changed"] += (
-                    record.result["sha256"]["weights.pt"] != expected.result["sha256"]["weights.pt"]
-                )
-                # which checks them against that digest
-                found["weights changed"] += expected.has_weights and not record.weights()
+                digests = [one.result["sha256"]["weights.pt"] for one in (record, expected)]
+                found["weights changed"] += digests[0] != digests[1]
+                found["weights changed"] += expected.has_weights and not record.weights()  # which checks the digest
                 found["files left"] += len(_files(record) ^ _files(expected))
         if ended:
             found["records too many"] = len(records(runs)) - len(records(self.runs))
@@ -339,9 +325,8 @@ def _files(record: Record) -> set[str]:
 
 
 def _decisions(record: Record) -> dict:
-    return {
-        key: value for key, value in record.result.items() if key not in ("train_seconds", "began", "ended", "sha256")
-    }
+    left_out = ("train_seconds", "began", "ended", "sha256")
+    return {key: value for key, value in record.result.items() if key not in left_out}
 
 
 @dataclass
@@ -355,9 +340,7 @@ class Tally:
 
 
 def series(reference: Reference, folder: Path, kills: int, rng: random.Random) -> Tally:
-    """Kill the job at least `kills` times: at the next of its places, then at a random time, and then let it end; and
-    so on.
-    """
+    """Kill the job at least `kills` times: at the next of its places, at a random time, then let it end; and so on."""
     tally, job = Tally(), reference.job
     places = itertools.cycle(PLACES[job])
     while tally.kills.total() < kills:

@@ -1,6 +1,4 @@
-"""What `run` and `run_all` are asked for: rows at their profile and seed, their identity, and which of them have a
-record.
-"""
+"""What `run` and `run_all` are asked for: rows at their profile and seed, and which of them have a record."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -13,38 +11,31 @@ from experimentTable import Experiment, UsageError, current_profile, experiment
 
 
 def check_options(evidence: Any, wandb: Any, stop: Any) -> None:
-    """Raise UsageError for options of `run` and `run_all` that are none."""
+    """Raise UsageError for values that these options of `run` and `run_all` cannot have."""
     truth("evidence", evidence)
     if not isinstance(wandb, bool) and not hasattr(wandb, "summary"):
         raise UsageError(f"wandb must be True, False or a W&B run, got {wandb!r:.60}")
     if not callable(stop):
-        raise UsageError(
-            f"stop must be a function, which is asked after each epoch, as `lambda: False`, got {stop!r:.60}"
-        )
+        raise UsageError(f"stop must be a function, asked after each epoch, as `lambda: False`, got {stop!r:.60}")
 
 
 def asked_for(rows: Sequence[Experiment], profile: str | None, seeds: Sequence[int] | None) -> Iterator[Experiment]:
-    """The rows with profile and seed: their own, else those asked for. Raises UsageError where both are there and
-    differ.
-    """
+    """The rows at their own profile and seed, else those asked for. Raises UsageError where both exist and differ."""
     if not (seeds is None or isinstance(seeds, Iterable)):
         raise UsageError(f"seeds are a sequence of whole numbers, such as (0, 1), not {seeds!r}")
-    chosen = None if seeds is None else list(seeds)
-    if chosen == []:
+    chosen = [None] if seeds is None else list(seeds)
+    if not chosen:
         raise UsageError("seeds are empty; give at least one, as in seeds=(0,), or leave them out")
-    asked = current_profile(profile)
+    default = current_profile(profile)
     for row in rows:
+        own = f"{row.name} is a row of"
         if profile and row.profile not in ("", profile):
-            raise UsageError(
-                f"{row.name} is a row of the profile {row.profile}, and profile={profile!r} is asked for; give one of them"
-            )
-        if chosen is not None and row.seed and chosen != [row.seed]:
-            raise UsageError(
-                f"{row.name} is a row of seed {row.seed}, and seeds={tuple(chosen)} are asked for; give one of them"
-            )
-    for seed in [None] if chosen is None else chosen:
+            raise UsageError(f"{own} the profile {row.profile}, and {profile=} is asked for; give one of them")
+        if row.seed and chosen not in ([None], [row.seed]):
+            raise UsageError(f"{own} seed {row.seed}, and seeds={tuple(chosen)} are asked for; give one of them")
+    for seed in chosen:
         for row in rows:
-            yield replace(row, profile=row.profile or asked, seed=row.seed if seed is None else seed)
+            yield replace(row, profile=row.profile or default, seed=row.seed if seed is None else seed)
 
 
 def as_experiment(exp: Any) -> Experiment:
@@ -52,16 +43,13 @@ def as_experiment(exp: Any) -> Experiment:
     if isinstance(exp, Experiment):
         return exp
     if not isinstance(exp, str):
-        raise UsageError(
-            f"expected an experiment or its name, as 'MLP_4', several as 'MLP_4', 'MLP_13', got {exp!r:.60}"
-        )
+        examples = "as 'MLP_4', several as 'MLP_4', 'MLP_13'"
+        raise UsageError(f"expected an experiment or its name, {examples}, got {exp!r:.60}")
     return experiment(exp)
 
 
 def untrained_parents(exp: Experiment) -> list[Experiment]:
-    """What has to be trained before this one, since its record in `RUNS_DIR` has no result: its parent, that one's
-    parent, ...
-    """
+    """The parent, its parent and so on, back to the first that has a result in `RUNS_DIR`, which is not among them."""
     if exp.start_from is None:
         return []
     parent = replace(experiment(exp.start_from, exp.profile, exp.seed), keep_weights=True)
@@ -69,9 +57,7 @@ def untrained_parents(exp: Experiment) -> list[Experiment]:
 
 
 def ended(exp: Experiment, evidence: bool) -> Record | None:
-    """The experiment's record, where it has a result. What is damaged or another's is none; `run` says what is wrong
-    with it.
-    """
+    """The experiment's record, where it has a result. A damaged or foreign one counts as none; `run` reports it."""
     try:
         found = find_record(exp.name, exp.profile, exp.seed, evidence and not exp.keep_weights)
         if found and found.result and same_identity(found, data_identity(exp)) and not is_without_weights(exp, found):

@@ -2,18 +2,18 @@
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from collections.abc import Set as AnySet
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 from itertools import combinations, product
 from statistics import NormalDist
 from sys import float_info
 from typing import Any
 
-from deepnet.search.vocabulary import DEFAULTS, DISTRIBUTIONS, KEYS, METHODS, RANGE, WITHOUT_MEANING, hint
+from deepnet.search.vocabulary import DEFAULTS, DISTRIBUTIONS, IGNORED, KEYS, METHODS, RANGE, hint
 from deepnet.valid import shown
 from experimentTable import EVAL_SPLIT, Experiment, UsageError, identity, is_supported, supporting_profiles
 
-# Section 5.5; its text lists batches from 32 on, its table has 16 too.
+# Section 5.5. The text of the report lists batch sizes from 32 on, its table has 16 too.
 REPORT_SWEEP = {
     "method": "bayes",
     "metric": {"name": "validation_accuracy", "goal": "maximize"},
@@ -22,9 +22,10 @@ REPORT_SWEEP = {
         "batch_size": {"values": [16, 32, 64, 128, 256]},
     },
 }
-TAIL = 1e-6  # of a normal distribution, cut off on both sides
-FIXED = (  # what no search varies; the last three change nothing of what is trained
-    "name", "kind", "chapter", "family", "trainable", "profile", "seed", "keep_weights", "final_test", "record_gradients",
+TAIL = 1e-6  # the probability that is cut off at either end of a normal distribution
+FIXED = (  # the fields of an experiment that no search varies; the last three do not affect training
+    "name", "kind", "chapter", "family", "trainable", "profile", "seed", "keep_weights", "final_test",
+    "record_gradients",
 )  # fmt: skip
 FIELDS = sorted(Experiment.__dataclass_fields__.keys() - {*FIXED})
 
@@ -34,13 +35,14 @@ FIELDS = sorted(Experiment.__dataclass_fields__.keys() - {*FIXED})
 
 @dataclass(frozen=True)
 class Parameter:
-    """What one parameter is drawn from: listed `choices`, or numbers from `low` to `high` on a `scale`, rounded to
-    multiples of `q`.
+    """What one parameter is drawn from: listed `choices`, or numbers from `low` to `high`, rounded to multiples of `q`.
+
+    On a normal scale `low` and `high` are probabilities, from which `value` computes the quantile.
     """
 
     scale: str
     choices: tuple = ()
-    low: float = TAIL  # with a normal scale `low` and `high` are probabilities
+    low: float = TAIL
     high: float = 1 - TAIL
     q: float | None = None
     mu: float = 0
@@ -48,7 +50,7 @@ class Parameter:
     probabilities: tuple[float, ...] = ()
 
     def value(self, drawn: Any) -> Any:
-        """The run's value for what a sampler drew."""
+        """The run's value for a sampler's draw."""
         if self.scale.endswith("normal"):
             drawn = NormalDist(self.mu, self.sigma).inv_cdf(drawn)
             drawn = math.exp(drawn) if self.scale == "log normal" else drawn
@@ -58,7 +60,7 @@ class Parameter:
         return multiple if isinstance(self.q, int) else float(f"{multiple:.12g}")
 
     def drawn(self, value: Any) -> Any:
-        """The other way about: what a sampler would have drawn for the run's value."""
+        """The inverse of `value`: the sampler's draw that gives the run's value."""
         if self.choices:
             return value
         if self.scale.endswith("normal"):
@@ -68,12 +70,12 @@ class Parameter:
     @property
     def ends(self) -> tuple:
         """All listed values, or the least and the greatest of a range."""
-        return self.choices or tuple(self.value(end) for end in (self.low, self.high))
+        return self.choices or (self.value(self.low), self.value(self.high))
 
     @property
     def grid(self) -> Sequence:
-        """All values, none of them made before it is asked for; empty where they cannot be counted."""
-        if self.scale == "whole" or (self.scale == "linear" and isinstance(self.q, int)):
+        """All values, lazily; empty where they cannot be counted."""
+        if self.scale == "integer" or (self.scale == "linear" and isinstance(self.q, int)):
             step = int(self.q or 1)
             return range(math.ceil(self.low / step) * step, math.floor(self.high) + 1, step)
         return self.choices
@@ -81,7 +83,7 @@ class Parameter:
 
 @dataclass(frozen=True)
 class Sweep:
-    """What a sweep configuration asks for. `notes`: what is to be said of it before it is begun."""
+    """What a sweep configuration asks for. `notes` are printed once, when the search is begun."""
 
     method: str
     metric: str
@@ -93,288 +95,227 @@ class Sweep:
 
     @property
     def size(self) -> float:
-        """How many points a grid has; infinitely many are drawn otherwise."""
-        return (
-            math.prod(len(parameter.grid) for parameter in self.parameters.values())
-            if self.method == "grid"
-            else math.inf
-        )
+        """The number of points of a grid; infinity for the other methods."""
+        return math.prod(len(one.grid) for one in self.parameters.values()) if self.method == "grid" else math.inf
 
     def grid_point(self, number: int) -> dict:
-        """The grid's point of this number, the last parameter varying fastest."""
+        """The grid's point of this number; the last parameter varies fastest."""
         point = {}
         for name, parameter in reversed(self.parameters.items()):
-            number, place = divmod(number, len(parameter.grid))
-            point[name] = parameter.grid[place]
+            number, index = divmod(number, len(parameter.grid))
+            point[name] = parameter.grid[index]
         return {name: point[name] for name in self.parameters}
 
-    def reached(self, value: float) -> bool:
+    def reached(self, score: float) -> bool:
         """Whether a trial's score is as good as the target."""
-        return self.target is not None and (value >= self.target if self.maximize else value <= self.target)
+        return self.target is not None and (score >= self.target if self.maximize else score <= self.target)
+
+
+def plain(value: Any) -> Any:
+    """Mappings as dicts; lists, tuples, sets, ranges and arrays as lists; NumPy's numbers as Python's."""
+    if isinstance(value, Mapping):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | range | AbstractSet):
+        return [plain(item) for item in (sorted(value, key=str) if isinstance(value, AbstractSet) else value)]
+    return value.tolist() if hasattr(value, "tolist") else value
 
 
 def read_sweep(
-    config: Any, row: Experiment | None = None, meant: Mapping[str, Callable[[Any], Any]] | None = None
+    config: Any, row: Experiment | None = None, resolved: Mapping[str, Callable[[Any], Any]] | None = None
 ) -> Sweep:
-    """What W&B's sweep configuration `config` means; with `row`, as a search that varies this experiment.
+    """What W&B's sweep configuration `config` means, for a search that varies the experiment `row`.
 
-    `meant` has, for some parameters, a function from a value to what this machine makes of it, as of precision "auto".
+    resolved: for some parameters, a function from a value to what it stands for on this machine, as "auto" for a
+        precision.
 
-    Raises UsageError for all that is wrong with it, in one message: what is unknown, missing or cannot be honoured, and
-    with `row` what no run could have, would have without effect, or would have in common with another trial.
+    Raises UsageError with everything that is wrong in one message: what is unknown, missing or not supported and, given
+    `row`, values that no run could have, that have no effect, or that make two trials the same.
 
     >>> read_sweep(REPORT_SWEEP).parameters["batch_size"].choices
     (16, 32, 64, 128, 256)
     """
-    if not isinstance(config := plain(config), dict):
+    config = plain(config)
+    if not isinstance(config, dict):
         raise UsageError(f"the sweep configuration is {config!r:.60}; write a dict with method, metric and parameters")
-    faults: list[str] = []
-    specs = config.get("parameters")
-    if not isinstance(specs, dict) or not specs:
-        faults.append(
-            f"'parameters' must be a dict of what to search, got {specs!r:.60}; choose from {', '.join(FIELDS)}"
-        )
-        specs = {}
-    known = [*KEYS, *WITHOUT_MEANING]
-    for key in config:
-        if key not in known:
-            faults.append(f"unknown key {key!r}{hint(key, known)}")
-    method = config.get("method")
-    if method not in METHODS:
-        faults.append(
-            f"'method' must be {', '.join(METHODS[:-1])} or {METHODS[-1]}, got {method!r}{hint(method, METHODS)}"
-        )
-    if config.get("early_terminate"):
-        faults.append(
-            "'early_terminate' cannot be honoured, every trial trains to its end; leave it out, or search 'patience'"
-        )
-    if (cap := config.get("run_cap")) is not None and (type(cap) is not int or cap < 1):
-        faults.append(f"'run_cap' must be a whole number of at least 1, got {cap!r}")
-    name, maximize, target, notes = _metric(config.get("metric"), method, faults)
-    if fixed := [repr(key) for key in specs if key in FIXED]:
-        faults.append(f"{', '.join(fixed)} cannot be searched; choose from {', '.join(FIELDS)}")
-    if foreign := [f"{key!r}{hint(key, FIELDS)}" for key in specs if key not in (*FIELDS, *FIXED)]:
-        faults.append(f"unknown parameter {', '.join(foreign)}; a run has {', '.join(FIELDS)}")
-    found = {key: _parameter(key, spec, method, faults) for key, spec in specs.items() if key in FIELDS}
-    parameters = {key: parameter for key, parameter in found.items() if parameter}
-    if passed := [key for key in config if key in WITHOUT_MEANING]:
-        notes.insert(0, f"without meaning here, and passed over: {', '.join(passed)}")
+    method, metric, specs = (config.get(key) for key in ("method", "metric", "parameters"))
+    if metric is None and method in ("random", "grid"):  # for which W&B needs none
+        metric = {"name": "validation_accuracy", "goal": "maximize"}
+    faults = [*_key_faults(config), *_metric_faults(metric)]
+    metric = metric if isinstance(metric, dict) else {}
+    parameters: dict[str, Parameter] = {}
+    for name, spec in specs.items() if isinstance(specs, dict) else ():
+        try:
+            parameters |= {name: _parameter(name, spec, method)} if name in FIELDS else {}
+        except UsageError as error:
+            faults.append(str(error))
+    name, maximize = metric.get("name"), metric.get("goal") == "maximize"
     if row:
-        faults += dict.fromkeys(_trial_faults(row, parameters, name)) or _twins(parameters, meant or {})
+        faults += dict.fromkeys(_trial_faults(row, parameters, name)) or _duplicates(parameters, resolved or {})
     if faults:
-        listed = (
-            "; ".join(faults) if len(faults) == 1 else " ".join(f"({i}) {fault};" for i, fault in enumerate(faults, 1))
-        )
-        raise UsageError(f"the sweep configuration cannot be searched: {listed.rstrip(';')}")
-    return Sweep(str(method), name, maximize, target, cap, parameters, tuple(notes))
+        numbered = faults if len(faults) == 1 else [f"({i}) {fault}" for i, fault in enumerate(faults, 1)]
+        raise UsageError(f"the sweep configuration cannot be searched: {'; '.join(numbered)}")
+    ignored = ", ".join(key for key in config if key in IGNORED)
+    notes = [f"these keys have no meaning here and are ignored: {ignored}"] if ignored else []
+    notes += [] if metric.get("goal") else [f"the metric {name} has no goal; as at W&B, it is minimized"]
+    return Sweep(
+        str(method), str(name), maximize, metric.get("target"), config.get("run_cap"), parameters, tuple(notes)
+    )
 
 
-def plain(value: Any) -> Any:
-    """Mappings as dicts; lists, tuples, sets, ranges and arrays as lists; numpy's numbers as Python's."""
-    if isinstance(value, Mapping):
-        return {key: plain(one) for key, one in value.items()}
-    if isinstance(value, list | tuple | range | AnySet):
-        return [plain(one) for one in (sorted(value, key=str) if isinstance(value, AnySet) else value)]
-    return value.tolist() if hasattr(value, "tolist") else value
+# ---------------------------------------------------------------- what is wrong with it
 
 
-def _metric(metric: Any, method: Any, faults: list[str]) -> tuple[str, bool, float | None, list[str]]:
-    """The metric's name, whether more of it is better, its target, and what is to be said."""
-    if metric is None and method in ("random", "grid"):  # where W&B needs none
-        metric = REPORT_SWEEP["metric"]
+def _key_faults(config: dict) -> Iterator[str]:
+    """The faults of all keys but `metric`, and of the names of the parameters."""
+    known = [*KEYS, *IGNORED]
+    method, cap, specs = (config.get(key) for key in ("method", "run_cap", "parameters"))
+    yield from (f"unknown key {key!r}{hint(key, known)}" for key in config if key not in known)
+    if method not in METHODS:
+        yield f"'method' must be bayes, random or grid, got {method!r}{hint(method, METHODS)}"
+    if config.get("early_terminate"):
+        yield "'early_terminate' is not supported, every trial trains to its end; leave it out, or search 'patience'"
+    if cap is not None and (type(cap) is not int or cap < 1):
+        yield f"'run_cap' must be a whole number of at least 1, got {cap!r}"
+    if not isinstance(specs, dict) or not specs:
+        yield f"'parameters' must be a dict of what to search, got {specs!r:.60}; choose from {', '.join(FIELDS)}"
+        return
+    if fixed := [repr(name) for name in specs if name in FIXED]:
+        yield f"{', '.join(fixed)} cannot be searched; choose from {', '.join(FIELDS)}"
+    if unknown := [f"{name!r}{hint(name, FIELDS)}" for name in specs if name not in (*FIELDS, *FIXED)]:
+        yield f"unknown parameter {', '.join(unknown)}; a run has {', '.join(FIELDS)}"
+
+
+def _metric_faults(metric: Any) -> Iterator[str]:
     if not isinstance(metric, dict):
-        faults.append(f"'metric' must be a dict with name and goal, got {metric!r:.60}")
-        return "", True, None, []
-    faults += [
-        f"unknown key {key!r} in 'metric'{hint(key, keys)}"
-        for key in metric
-        if key not in (keys := ("name", "goal", "target"))
-    ]
-    name, goal, target = metric.get("name"), metric.get("goal"), metric.get("target")
+        yield f"'metric' must be a dict with name and goal, got {metric!r:.60}"
+        return
+    keys, goals = ("name", "goal", "target"), ("maximize", "minimize")
+    name, goal, target = map(metric.get, keys)
+    yield from (f"unknown key {key!r} in 'metric'{hint(key, keys)}" for key in metric if key not in keys)
     if not isinstance(name, str):
-        faults.append(f"'metric' must name what is sought by, got {name!r}")
-        name = ""
-    if goal not in (None, "maximize", "minimize"):
-        faults.append(f"'goal' must be maximize or minimize, got {goal!r}{hint(goal, ('maximize', 'minimize'))}")
+        yield f"'metric' must have the name of a metric, got {name!r}"
+    if goal not in (None, *goals):
+        yield f"'goal' must be maximize or minimize, got {goal!r}{hint(goal, goals)}"
     if target is not None and not _is_number(target):
-        faults.append(f"'target' must be a number, got {shown(target)}{_word(target)}")
-    notes = [] if goal else [f"the metric {name} has no goal; as at W&B, it is minimized"]
-    return name, goal == "maximize", target, notes
+        yield f"'target' must be a number, got {shown(target)}{_yaml_hint(target)}"
 
 
 def _is_number(value: Any) -> bool:
-    return type(value) in (int, float) and abs(value) <= float_info.max  # a whole number may be beyond all floats
+    return type(value) in (int, float) and abs(value) <= float_info.max  # a whole number may exceed every float
 
 
-def _word(value: Any) -> str:
-    """The remedy for a number that is a word, as YAML reads 1e-4."""
+def _yaml_hint(value: Any) -> str:
+    """The remedy for a number that YAML reads as a string, such as 1e-4."""
     try:
-        return (
-            f", a word; YAML reads a number without a point so, write {float(value):.1e}"
-            if isinstance(value, str)
-            else ""
-        )
+        return f", a string; YAML needs a decimal point, write {float(value):.1e}" if isinstance(value, str) else ""
     except ValueError:
         return ""
 
 
-def _parameter(name: str, spec: Any, method: Any, faults: list[str]) -> Parameter | None:
-    """What is drawn for a parameter; None where `faults` has got what is wrong with it."""
-    if not isinstance(spec, dict):
-        remedy = f"{{'values': {spec!r:.60}}}" if isinstance(spec, list) else f"{{'value': {spec!r:.60}}}"
-        faults.append(f"parameter {name!r} is {spec!r:.60}; write {remedy}")
-        return None
-    if "parameters" in spec:
-        faults.append(
-            f"parameter {name!r} holds nested parameters, which a run does not have; put those that it has at the top"
-        )
-        return None
-    whole = all(type(spec.get(key)) is int for key in RANGE)
-    usual = (
-        "categorical" if "values" in spec else "constant" if "value" in spec else "int_uniform" if whole else "uniform"
-    )  # as in W&B
-    kind = spec.get("distribution", usual)
-    if kind not in DISTRIBUTIONS:
-        faults.append(
-            f"unknown distribution {kind!r} of {name!r}{hint(kind, [*DISTRIBUTIONS])}; choose from {', '.join(DISTRIBUTIONS)}"
-        )
-        return None
+def _require(good: Any, fault: str) -> None:
+    if not good:
+        raise UsageError(fault)
+
+
+def _parameter(name: str, spec: Any, method: Any) -> Parameter:
+    """What is drawn for a parameter. Raises UsageError for a specification that W&B or the method does not have."""
+    key = "values" if isinstance(spec, list) else "value"
+    _require(isinstance(spec, dict), f"parameter {name!r} is {shown(spec)}; write {{{key!r}: {shown(spec)}}}")
+    _require("parameters" not in spec, f"parameter {name!r} has nested parameters; a run's parameters have none")
+    integers = all(type(spec.get(key)) is int for key in RANGE)
+    kind = "categorical" if "values" in spec else "constant" if "value" in spec else "uniform"
+    kind = spec.get("distribution", "int_uniform" if kind == "uniform" and integers else kind)  # as at W&B
+    known = f"{hint(kind, [*DISTRIBUTIONS])}; choose from {', '.join(DISTRIBUTIONS)}"
+    _require(kind in DISTRIBUTIONS, f"unknown distribution {kind!r} of {name!r}{known}")
     keys, scale = DISTRIBUTIONS[kind]
-    wrong = [
-        *(
-            f"unknown key {key!r} in parameter {name!r} ({kind}){hint(key, keys)}"
-            for key in spec
-            if key not in (*keys, "distribution")
-        ),
-        *(f"parameter {name!r} ({kind}) lacks {key!r}" for key in keys if key not in spec and key not in DEFAULTS),
-    ]
-    if not wrong:
-        given = {key: spec.get(key, DEFAULTS.get(key)) for key in keys}
-        wrong = [*(_listed_faults if scale == "listed" else _number_faults)(name, kind, given)]
-    if not wrong and given.get("probabilities") and method != "random":
-        wrong = [f"'probabilities' of {name!r} are for method random alone; leave them out"]
-    if wrong:
-        faults += wrong
-        return None
-    if scale == "listed":
-        parameter = Parameter(
-            "listed",
-            tuple(given.get("values", (given.get("value"),))),
-            probabilities=tuple(given.get("probabilities", ())),
-        )
-    elif scale.endswith("normal"):
-        parameter = Parameter(scale, q=given.get("q"), mu=given["mu"], sigma=given["sigma"])
-    else:
-        low, high = given["min"], given["max"]
-        if scale.endswith("exponent"):
-            low, high = (
-                (math.exp(-high), math.exp(-low)) if scale.startswith("negative") else (math.exp(low), math.exp(high))
-            )
-            scale = "log"
-        parameter = Parameter(scale, low=low, high=high, q=given.get("q"))
-    if method == "grid" and not parameter.grid:
-        faults.append(
-            f"a grid needs 'values', 'value' or a range of whole numbers for {name!r}; list them, or use method bayes or random"
-        )
+    faults = [f"has the unknown key {key!r}{hint(key, keys)}" for key in spec if key not in (*keys, "distribution")]
+    faults += [f"lacks {key!r}" for key in keys if key not in spec and key not in DEFAULTS]
+    _require(not faults, f"parameter {name!r} ({kind}) {' and '.join(faults)}")
+    given = {key: spec.get(key, DEFAULTS.get(key)) for key in keys}
+    parameter = _listed(name, given) if scale == "listed" else _range(name, kind, scale, given)
+    _require(method == "random" or not parameter.probabilities, f"'probabilities' of {name!r} need the method random")
+    grid = "a grid needs 'values', 'value' or a range of whole numbers"
+    _require(method != "grid" or parameter.grid, f"{grid} for {name!r}; list them, or use method bayes or random")
     return parameter
 
 
-def _listed_faults(name: str, kind: str, given: dict) -> Iterator[str]:
-    values, odds = given.get("values", [given.get("value")]), given.get("probabilities")
-    if not isinstance(values, list) or not values:
-        yield f"values of parameter {name!r} must be a list of at least one, got {values!r:.60}"
-        return
-    seen = set()
+def _listed(name: str, given: dict) -> Parameter:
+    values, probabilities = given.get("values", [given.get("value")]), given.get("probabilities", ())
+    least = f"values of parameter {name!r} must be a list of at least one, got {shown(values)}"
+    _require(isinstance(values, list) and values, least)
     for value in values:
-        if not isinstance(value, str | bool | int | float | None):  # JSON has no others
-            yield f"parameter {name!r} has a value {value!r:.60}; write plain numbers or words"
-        elif _word(value):
-            yield f"parameter {name!r} has the value {value!r}{_word(value)}"
-        elif value in seen:
-            yield f"parameter {name!r} lists {value!r} twice"
-        else:
-            seen.add(value)
-    if odds:
-        if not isinstance(odds, list) or len(odds) != len(values) or not all(_is_number(p) and p >= 0 for p in odds):
-            yield f"probabilities of {name!r} must be one number of at least 0 for each of its values, got {odds!r:.60}"
-        elif abs(sum(odds) - 1) > 1e-6:
-            yield f"probabilities of {name!r} must add up to 1, got {sum(odds):g}"
+        plain_value = isinstance(value, str | bool | int | float | None)  # JSON has no others
+        _require(plain_value, f"parameter {name!r} has a value {shown(value)}; write plain numbers or strings")
+        _require(not _yaml_hint(value), f"parameter {name!r} has the value {shown(value)}{_yaml_hint(value)}")
+    if probabilities:
+        numbers = isinstance(probabilities, list) and all(_is_number(p) and p >= 0 for p in probabilities)
+        fault = f"probabilities of {name!r} must be one number of at least 0 per value and add up to 1"
+        sums = numbers and len(probabilities) == len(values) and abs(sum(probabilities) - 1) < 1e-6
+        _require(sums, f"{fault}, got {shown(probabilities)}")
+    return Parameter("listed", tuple(values), probabilities=tuple(probabilities))
 
 
-def _number_faults(name: str, kind: str, given: dict) -> Iterator[str]:
-    wrong = False
-    for key, value in given.items():
-        if not _is_number(value) or (kind == "int_uniform" and type(value) is not int):
-            wrong = True
-            yield f"{key} of parameter {name!r} must be a {'whole ' * (kind == 'int_uniform')}number, got {shown(value)}{_word(value)}"
-    if wrong:
-        return
-    if "min" in given and given["min"] > given["max"]:
-        yield f"parameter {name!r} has the min {given['min']} above the max {given['max']}"
-    if kind.endswith("log_uniform_values") and given["min"] <= 0:
-        yield f"parameter {name!r} is drawn on a logarithmic scale; its min must be above 0, got {given['min']}"
-    if kind.endswith("log_uniform") and max(map(abs, (given["min"], given["max"]))) > 700:
-        yield f"min and max of parameter {name!r} ({kind}) are exponents of e; for the values themselves use {kind}_values"
-    yield from (
-        f"{key} of parameter {name!r} must be above 0, got {given[key]}"
-        for key in ("q", "sigma")
-        if given.get(key, 1) <= 0
-    )
+def _range(name: str, kind: str, scale: str, given: dict) -> Parameter:
+    number, types = ("a whole number", (int,)) if kind == "int_uniform" else ("a number", (int, float))
+    wrong = {key: value for key, value in given.items() if type(value) not in types or not _is_number(value)}
+    faults = [
+        f"{key} of parameter {name!r} must be {number}, got {shown(v)}{_yaml_hint(v)}" for key, v in wrong.items()
+    ]
+    _require(not faults, "; ".join(faults))
+    for key in {"q", "sigma"} & given.keys():
+        _require(given[key] > 0, f"{key} of parameter {name!r} must be above 0, got {given[key]}")
+    if scale.endswith("normal"):
+        return Parameter(scale, **given)
+    low, high = given["min"], given["max"]
+    _require(low <= high, f"parameter {name!r} has the min {low} above the max {high}")
+    logarithmic = f"parameter {name!r} is drawn on a logarithmic scale; its min must be above 0, got {low}"
+    _require(scale != "log" or low > 0, logarithmic)
+    if scale.endswith("exponent"):
+        exponents = f"min and max of parameter {name!r} ({kind}) are exponents of e; for the values use {kind}_values"
+        _require(max(abs(low), abs(high)) <= 700, exponents)
+        low, high = (-high, -low) if scale.startswith("negative") else (low, high)
+        scale, low, high = "log", math.exp(low), math.exp(high)
+    return Parameter(scale, low=low, high=high, q=given.get("q"))
 
 
-# ---------------------------------------------------------------- what a trial could be
+# ---------------------------------------------------------------- what is wrong with its trials
 
 
-def _trial_faults(row: Experiment, parameters: Mapping[str, Parameter], metric: str) -> Iterator[str]:
-    """Why a trial of this search could not be run, would not be what it says, or its record would lack the metric.
+def _trial_faults(row: Experiment, parameters: Mapping[str, Parameter], metric: Any) -> Iterator[str]:
+    """Why some trial could not be run, would not be what its values say, or would have no such metric.
 
-    Tried is each listed value and both ends of a range, and each two of different parameters together (of numbers the
-    least and the greatest), since what a run refuses is one value or two.
+    A run refuses one value or a pair of values. So each listed value and both ends of each range are tried alone, and
+    then each pair of two parameters' values, where of numbers the least and the greatest suffice.
     """
     if row.kind != "training":
         yield f"{row.name} is no training but a {row.kind}; a search needs a training to vary"
         return
     if not is_supported(row):
-        yield f"{row.name} has no budget in the profile {row.profile}; search it with profile {supporting_profiles(row)}"
+        yield f"{row.name} has no budget in the profile {row.profile}; choose profile {supporting_profiles(row)}"
         return
-    # Of each parameter a value that this experiment can have, so that one that it cannot have hides no other.
-    some = {
-        name: next(([value] for value in one.ends if _runs(row, {name: value})), []) for name, one in parameters.items()
+    # The others have a value that this experiment can have, so that one fault neither hides nor causes another.
+    usable = {
+        name: [value for value in parameter.ends if not any(_point_faults(row, {name: value}, None))]
+        for name, parameter in parameters.items()
     }
-    first = {name: values[0] for name, values in some.items() if values}
+    rest = {name: values[0] for name, values in usable.items() if values}
     alone = [{}, *({name: value} for name, parameter in parameters.items() for value in parameter.ends)]
-    faults = [fault for values in alone for fault in _point_faults(row, first | values, metric)]
-    if not faults:
-        few = {name: _outermost(parameter.ends) for name, parameter in parameters.items()}
-        pairs = ({a: x, b: y} for a, b in combinations(few, 2) for x, y in product(few[a], few[b]))
-        faults = [fault for values in pairs for fault in _point_faults(row, first | values, metric)]
-    yield from faults
+    few = {name: _extremes(parameter.ends) for name, parameter in parameters.items()}
+    pairs = ({a: x, b: y} for a, b in combinations(few, 2) for x, y in product(few[a], few[b]))
+    for points in (alone, pairs):
+        faults = [fault for point in points for fault in _point_faults(row, rest | point, metric)]
+        yield from faults
+        if faults:
+            return
 
 
-def _twins(parameters: Mapping[str, Parameter], meant: Mapping[str, Callable[[Any], Any]]) -> Iterator[str]:
-    """Listed values of one parameter with which the same would be trained twice."""
-    for name in parameters.keys() & meant.keys():
-        first: dict[Any, Any] = {}
-        for value in parameters[name].choices:
-            same = first.setdefault(meant[name](value), value)
-            if same != value:
-                yield f"{name} {same!r} and {value!r} are the same here, and the same would be trained twice; leave one of them out"
-
-
-def _runs(row: Experiment, point: dict) -> bool:
-    return not any(_point_faults(row, point, ""))
-
-
-def _outermost(values: tuple) -> list:
-    """All values but the numbers between the least and the greatest."""
+def _extremes(values: tuple) -> list:
+    """The values, of numbers only the least and the greatest."""
     numbers = [value for value in values if type(value) in (int, float)]
-    return [
-        *(value for value in values if type(value) not in (int, float)),
-        *({min(numbers), max(numbers)} if numbers else ()),
-    ]
+    return [value for value in values if type(value) not in (int, float) or value in (min(numbers), max(numbers))]
 
 
-def _point_faults(row: Experiment, point: dict, metric: str) -> Iterator[str]:
+def _point_faults(row: Experiment, point: dict, metric: Any) -> Iterator[str]:
     """What is wrong with the trial that has these values."""
     try:
         exp = replace(row, **point)
@@ -382,19 +323,24 @@ def _point_faults(row: Experiment, point: dict, metric: str) -> Iterator[str]:
     except UsageError as error:
         yield str(error)
         return
-    for name, value in point.items():
-        if fields[name] != value:
-            yield f"{name!r} cannot be searched here, the profile {exp.profile} sets it to {fields[name]!r}; leave it out, or take another"
-    metrics = [
-        "train_loss",
-        "train_accuracy",
-        *(f"validation_{part}" for part in ("loss", "accuracy", "macro_accuracy")),
-    ]
-    metrics = metrics if EVAL_SPLIT[exp.dataset] == "validation" else metrics[:2]
-    if metric and metric not in metrics:
-        reason = (
-            "is measured on the test set, by which nothing may be chosen"
-            if metric.startswith("test_")
-            else f"is in no row of {exp.dataset}"
-        )
+    for name in [name for name, value in point.items() if fields[name] != value]:
+        here = f"here, the profile {exp.profile} sets it to {fields[name]!r}"
+        yield f"{name!r} cannot be searched {here}; leave it out, or choose another profile"
+    parts = ("loss", "accuracy", "macro_accuracy") if EVAL_SPLIT[exp.dataset] == "validation" else ()
+    metrics = ["train_loss", "train_accuracy", *(f"validation_{part}" for part in parts)]
+    if isinstance(metric, str) and metric not in metrics:
+        reason = f"is in no row of {exp.dataset}"
+        if metric.startswith("test_"):
+            reason = "is measured on the test set, by which nothing may be chosen"
         yield f"the metric {metric!r}{hint(metric, metrics)} {reason}; choose from {', '.join(metrics)}"
+
+
+def _duplicates(parameters: Mapping[str, Parameter], resolved: Mapping[str, Callable[[Any], Any]]) -> Iterator[str]:
+    """Listed values of one parameter that stand for the same, so that the same would be trained twice."""
+    for name, parameter in parameters.items():
+        meanings = [resolved[name](value) if name in resolved else value for value in parameter.choices]
+        for i, value in enumerate(parameter.choices):
+            first = meanings.index(meanings[i])
+            if first < i:
+                twice = f"{name} {shown(parameter.choices[first])} and {shown(value)} are the same here"
+                yield f"{twice}, and the same would be trained twice; leave one of them out"

@@ -1,4 +1,4 @@
-"""W&B's words for a sweep, and what others call what has another name here. Needs nothing of the project."""
+"""The words of a W&B sweep configuration, and common synonyms of ours. Imports nothing of the project."""
 
 import re
 from collections.abc import Sequence
@@ -7,15 +7,16 @@ from typing import Any
 
 METHODS = ("bayes", "random", "grid")
 KEYS = ("method", "metric", "parameters", "run_cap", "early_terminate")
-WITHOUT_MEANING = (
-    "program", "command", "description", "project", "entity", "name", "controller", "job", "image_uri", "launch", "scheduler", "settings",
+IGNORED = (  # keys of W&B's that have no meaning here
+    "program", "command", "description", "project", "entity", "name", "controller", "job", "image_uri", "launch",
+    "scheduler", "settings",
 )  # fmt: skip
-RANGE, BELL = ("min", "max"), ("mu", "sigma")
-DISTRIBUTIONS = {  # W&B's, each with its keys and the scale that a sampler draws it on
+RANGE, NORMAL = ("min", "max"), ("mu", "sigma")
+DISTRIBUTIONS = {  # W&B's, each with its keys and the scale on which a sampler draws from it
     "constant": (("value",), "listed"),
     "categorical": (("values", "probabilities"), "listed"),
     "categorical_w_probabilities": (("values", "probabilities"), "listed"),
-    "int_uniform": (RANGE, "whole"),
+    "int_uniform": (RANGE, "integer"),
     "uniform": (RANGE, "linear"),
     "q_uniform": ((*RANGE, "q"), "linear"),
     "log_uniform": (RANGE, "exponent"),
@@ -24,13 +25,13 @@ DISTRIBUTIONS = {  # W&B's, each with its keys and the scale that a sampler draw
     "log_uniform_values": (RANGE, "log"),
     "q_log_uniform_values": ((*RANGE, "q"), "log"),
     "inv_log_uniform_values": (RANGE, "log"),  # the logarithm of 1/X is uniform where that of X is
-    "normal": (BELL, "normal"),
-    "q_normal": ((*BELL, "q"), "normal"),
-    "log_normal": (BELL, "log normal"),
-    "q_log_normal": ((*BELL, "q"), "log normal"),
+    "normal": (NORMAL, "normal"),
+    "q_normal": ((*NORMAL, "q"), "normal"),
+    "log_normal": (NORMAL, "log normal"),
+    "q_log_normal": ((*NORMAL, "q"), "log normal"),
 }
 DEFAULTS = {"mu": 0, "sigma": 1, "q": 1, "probabilities": ()}
-WORDS = {  # how others call what has another name here
+SYNONYMS = {  # our name: what it is called elsewhere
     "lr": "learning_rate learningrate init_lr initial_lr lr_init base_lr max_lr",
     "batch_size": "batch batchsize bs train_batch_size per_device_train_batch_size minibatch_size",
     "epochs": "epoch num_epochs n_epochs max_epochs num_train_epochs nepochs",
@@ -44,21 +45,19 @@ WORDS = {  # how others call what has another name here
     "initialisation": "init initialization weight_init",
     "start_from": "pretrained checkpoint init_from",
     "precision": "fp16 amp mixed_precision dtype",
-    "validation_accuracy": "val_acc val_accuracy valid_acc valid_accuracy eval_acc eval_accuracy test_acc test_accuracy acc accuracy",
+    "validation_accuracy": "acc accuracy val_acc val_accuracy valid_acc eval_acc eval_accuracy test_acc test_accuracy",
     "validation_loss": "val_loss valid_loss eval_loss test_loss",
     "validation_macro_accuracy": "test_macro_accuracy val_macro_accuracy balanced_accuracy",
     "train_loss": "loss training_loss epoch_loss",
     "train_accuracy": "train_acc training_accuracy training_acc",
 }
-MEANT = {word: name for name, words in WORDS.items() for word in words.split()}
+OUR_NAME = {word: name for name, words in SYNONYMS.items() for word in words.split()}
 
 
 def hint(word: Any, choices: Sequence[str]) -> str:
-    """ " (did you mean 'lr'?)" where one of `choices` is near; else nothing."""
+    """` (did you mean 'lr'?)` where one of `choices` is close to `word` or a synonym of it; otherwise empty."""
     key = re.sub(r"\W", "_", str(word)).lower()
-    folded = {choice.lower(): choice for choice in choices}
-    near = MEANT.get(key, key)
-    found = folded.get(near.lower()) or next(
-        iter(folded[name] for name in get_close_matches(near.lower(), folded, 1, 0.7)), None
-    )
-    return f" (did you mean {found!r}?)" if found else ""
+    key = OUR_NAME.get(key, key).lower()
+    lowered = {choice.lower(): choice for choice in choices}
+    close = [key] if key in lowered else get_close_matches(key, lowered, 1, 0.7)
+    return f" (did you mean {lowered[close[0]]!r}?)" if close else ""

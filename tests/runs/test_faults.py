@@ -1,8 +1,6 @@
-"""Whatever stops a run, the same call goes on, and it ends as if nothing had happened: to the bit, no row lost or
-doubled.
+"""Whatever stops a run, the same call resumes it, and the outcome is bit-equal, with no row lost or doubled.
 
-`make faults` is the long form: with KILLS=200 in the environment as many kills are made, and faults-summary.md says
-what they did.
+`make faults` is the long form: it makes KILLS=200 kills, and writes what they did to faults-summary.md.
 """
 
 import os
@@ -13,7 +11,7 @@ import signal
 import subprocess
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import date
 from functools import partial
@@ -29,6 +27,7 @@ from small_records import Hostile
 
 import coreFunction
 from deepnet.records.provenance import provenance
+from deepnet.records.reading import Record
 
 pytestmark = needs_fork
 KILLS = int(os.environ.get("KILLS", 0))  # of the long form
@@ -67,7 +66,7 @@ def tallies() -> Iterator[dict[str, Tally]]:
 
 
 @pytest.mark.parametrize("job", PLACES)
-def test_a_job_that_is_killed_anywhere_ends_as_if_it_had_not_been(reference, tallies, tmp_path, job):
+def test_resume_after_kill(reference, tallies, tmp_path, job):
     kills = round(KILLS * SHARES[job]) or SHORT[job]
     tallies[job] = series(reference(job), tmp_path, kills, random.Random(f"{job} {kills}"))
     assert tallies[job].kills.total() >= kills
@@ -80,7 +79,17 @@ def study_of(runs: Path) -> optuna.Study:
     return optuna.load_study(study_name="search-sample-seed0", storage=f"sqlite:///{runs / 'sample' / 'search.sqlite'}")
 
 
-def test_three_processes_at_one_search_one_of_them_killed_lose_and_double_no_trial(reference, tmp_path):
+def assert_whole(runs: Path, trials: int = 5) -> list[Record]:
+    """Assert that the search has all its trials, each with its three rows and its own values; returns the records."""
+    assert [trial.state.name for trial in study_of(runs).trials] == ["COMPLETE"] * trials
+    made = sorted(faults.records(runs), key=lambda record: int(record.name.removeprefix("search_")))
+    assert [record.name for record in made] == [f"search_{number}" for number in range(1, trials + 1)]
+    assert all(record.finished and [row["epoch"] for row in record.rows] == [0, 1, 2] for record in made)
+    assert len({record.settings["identity"]["lr"] for record in made}) == trials
+    return made
+
+
+def test_search_of_three_processes_one_killed(reference, tmp_path):
     runs, rows = tmp_path / "runs", tmp_path / "rows"
     tally = partial(tally_rows, rows)
     assert kill("search", runs, tally, partial(die_at, CHECKPOINT, "after", 1))  # so that there is something to join
@@ -93,17 +102,11 @@ def test_three_processes_at_one_search_one_of_them_killed_lose_and_double_no_tri
     for process in (dying, *others):
         process.join(faults.AT_MOST)
     assert [process.exitcode for process in (dying, *others)] == [-signal.SIGKILL, 0, 0]
-    assert [trial.state.name for trial in study_of(runs).trials] == ["COMPLETE"] * 5
-    made = faults.records(runs)
-    assert [record.name for record in made] == [f"search_{number}" for number in range(1, 6)]
-    assert all(record.finished and [row["epoch"] for row in record.rows] == [0, 1, 2] for record in made)
-    assert len({record.settings["identity"]["lr"] for record in made}) == 5
-    assert Counter(rows.read_text().splitlines()) == {
-        f"{record.name} {epoch}": 1 for record in made for epoch in (0, 1, 2)
-    }
+    made = assert_whole(runs)
+    assert sorted(rows.read_text().splitlines()) == [f"{one.name} {epoch}" for one in made for epoch in (0, 1, 2)]
 
 
-def test_a_process_that_stands_still_keeps_its_trial_and_the_others_wait_for_it(tmp_path):
+def test_search_waits_for_a_stopped_process(tmp_path):
     runs = tmp_path / "runs"
     slow = start("search", runs, partial(die_at, CHECKPOINT, "after", 1, signal.SIGSTOP))
     while not list(runs.rglob("checkpoint.pt")):
@@ -117,13 +120,10 @@ def test_a_process_that_stands_still_keeps_its_trial_and_the_others_wait_for_it(
     for process in (slow, other):
         process.join(faults.AT_MOST)
     assert [process.exitcode for process in (slow, other)] == [0, 0], log_of(runs).read_text()
-    assert [trial.state.name for trial in study_of(runs).trials] == ["COMPLETE"] * 5
-    made = faults.records(runs)
-    assert [record.name for record in made] == [f"search_{number}" for number in range(1, 6)]
-    assert all(record.finished and [row["epoch"] for row in record.rows] == [0, 1, 2] for record in made)
+    assert_whole(runs)
 
 
-def test_a_search_of_twelve_trials_that_is_killed_twice_ends_with_twelve(tmp_path, monkeypatch):
+def test_search_killed_twice(tmp_path, monkeypatch):
     monkeypatch.setitem(faults.JOBS, "search", lambda: coreFunction.search(faults.SWEEP, 12, base="MLP_res_5"))
     runs, begun = tmp_path / "runs", {}
     for nth in (5, 6):  # of two a trial
@@ -132,16 +132,8 @@ def test_a_search_of_twelve_trials_that_is_killed_twice_ends_with_twelve(tmp_pat
         begun[cut_off.name] = cut_off.settings["identity"]
     assert list(begun) == ["search_3", "search_6"]
     finish("search", runs)
-    made = {record.name: record for record in faults.records(runs)}
-    assert made.keys() == {f"search_{number}" for number in range(1, 13)}
-    assert all(record.finished and [row["epoch"] for row in record.rows] == [0, 1, 2] for record in made.values())
-    assert (
-        len(
-            {(record.settings["identity"]["lr"], record.settings["identity"]["batch_size"]) for record in made.values()}
-        )
-        == 12
-    )
-    assert all(made[name].settings["identity"] == identity for name, identity in begun.items())
+    made = {record.name: record.settings["identity"] for record in assert_whole(runs, 12)}
+    assert begun.items() <= made.items()
 
 
 def summary(tallies: dict[str, Tally], seconds: float) -> str:
@@ -149,32 +141,25 @@ def summary(tallies: dict[str, Tally], seconds: float) -> str:
     made = provenance("auto")
     kills = sum((tally.kills for tally in tallies.values()), Counter())
     harm = sum((tally.harm for tally in tallies.values()), Counter())
-    kinds = (
-        "rows lost",
-        "rows doubled",
-        "rows changed",
-        "records lost",
-        "records too many",
-        "weights changed",
-        "predictions changed",
-    )
-    kinds += ("results changed", "answers changed", "files left")
+    kinds = ["rows lost", "rows doubled", "rows changed", "records lost", "records too many", "weights changed"]
+    kinds += ["predictions changed", "results changed", "answers changed", "files left"]
+    commit = f"{(made['commit'] or 'unknown')[:7]}{' (and changes)' if made['dirty'] else ''}"
+    threads = f"{made['threads']} thread, Python {made['python']}, torch {made['torch']}"
+    runs, records = (sum(getattr(tally, count) for tally in tallies.values()) for count in ("runs", "records"))
+
+    def table(title: str, counts: str, rows: Iterable[str]) -> list[str]:
+        cells = {row: " | ".join(str(getattr(tally, counts)[row]) for tally in tallies.values()) for row in rows}
+        head = [f"\n| {title} | " + " | ".join(tallies) + " |", "|---|" + "---:|" * len(tallies)]
+        return head + [f"| {row} | {cell} |" for row, cell in cells.items()]
+
     lines = [
         "# Killed and run again\n",
-        f"`make faults` on {date.today()}, commit {(made['commit'] or 'unknown')[:7]}{' (and changes)' if made['dirty'] else ''}:",
-        f"{made['processor']},",
-        f"{made['threads']} thread, Python {made['python']}, torch {made['torch']}, {platform.system()}; {seconds:.0f} s.\n",
-        f"{kills.total()} kills (SIGKILL) of {sum(tally.runs for tally in tallies.values())} jobs, each run again until it ended;",
-        f"{sum(tally.records for tally in tallies.values())} records compared with those of jobs that nothing disturbed.\n",
-        "| what differs | " + " | ".join(tallies) + " |",
-        "|---|" + "---:|" * len(tallies),
-        *(f"| {kind} | " + " | ".join(str(tally.harm[kind]) for tally in tallies.values()) + " |" for kind in kinds),
-        "\n| killed | " + " | ".join(tallies) + " |",
-        "|---|" + "---:|" * len(tallies),
-        *(
-            f"| {place} | " + " | ".join(str(tally.kills[place] or "") for tally in tallies.values()) + " |"
-            for place in sorted(kills)
-        ),
+        f"`make faults` on {date.today()}, commit {commit}:",
+        f"{made['processor']}, {threads}, {platform.system()}; {seconds:.0f} s.\n",
+        f"{kills.total()} kills (SIGKILL) of {runs} jobs, each run again until it ended;",
+        f"{records} records compared with those of jobs that nothing disturbed.",
+        *table("what differs", "harm", kinds),
+        *table("killed", "kills", sorted(kills)),
     ]
     assert not set(harm) - set(kinds)
     return "\n".join(lines) + "\n"
@@ -231,14 +216,14 @@ def goes_on(reference: Callable[[str], Reference], job: str, runs: Path) -> None
 @pytest.mark.parametrize(
     ("room", "file"), [(0, "settings.json"), (100_000, "checkpoint.pt"), (800_000, "checkpoint.pt")]
 )
-def test_a_disk_that_is_full_is_said_and_with_room_the_run_goes_on(reference, disk, room, file):
+def test_full_disk(reference, disk, room, file):
     """No room for anything, for no checkpoint, and for one beside which the next does not fit."""
     with full(disk, room):
         refused(disk, "cannot write records to ", f"{file} (No space left on device); {WAY_ON}")
     goes_on(reference, "early stopping", disk)
 
 
-def test_a_disk_that_has_turned_read_only_is_said_and_once_it_is_not_the_run_goes_on(reference, disk):
+def test_read_only_disk(reference, disk):
     assert kill("early stopping", disk, partial(die_at, CHECKPOINT, "after", 3))
     with read_only(disk):
         refused(disk, f"cannot write records to {disk}", f"(Read-only file system); {WAY_ON}")
@@ -246,7 +231,7 @@ def test_a_disk_that_has_turned_read_only_is_said_and_once_it_is_not_the_run_goe
 
 
 @pytest.mark.parametrize("hindered", [full, read_only])
-def test_a_search_whose_disk_cannot_be_written_says_so_and_goes_on_when_it_can(reference, disk, hindered):
+def test_search_on_such_a_disk(reference, disk, hindered):
     assert kill("search", disk, partial(die_at, CHECKPOINT, "after", 3))
     with hindered(disk):
         said = finish("search", disk).splitlines()
@@ -273,7 +258,7 @@ DAMAGE = {
 
 
 @pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
-def test_a_damaged_checkpoint_is_refused_and_without_it_the_run_starts_again(reference, tmp_path, damage):
+def test_damaged_checkpoint(reference, tmp_path, damage):
     runs, mark = tmp_path / "runs", tmp_path / "executed"
     assert kill("early stopping", runs, partial(die_at, CHECKPOINT, "after", 3))
     (checkpoint,) = runs.rglob("checkpoint.pt")
@@ -287,10 +272,8 @@ def test_a_damaged_checkpoint_is_refused_and_without_it_the_run_starts_again(ref
 # ---------------------------------------------------------------- clocks
 
 
-def test_clocks_that_leap_change_nothing(reference, tmp_path):
-    """An hour on or back at each reading: checkpoints come sooner or later than after 30 s, and so the kill finds
-    one.
-    """
+def test_clocks_that_leap(reference, tmp_path):
+    """By up to an hour at each reading, so that checkpoints come sooner or later than after 30 s."""
     runs = tmp_path / "runs"
     assert kill("early stopping", runs, partial(leap, 1), partial(die_at, CHECKPOINT, "after", 1), seconds=30)
     assert list(runs.rglob("checkpoint.pt"))
@@ -305,7 +288,7 @@ SETUP = "import faults; from coreFunction import run_all; from faults import STO
 CELL = "print([record.name for record in run_all(STOPPING, evidence=False)])"
 
 
-def test_a_cell_that_is_interrupted_ends_at_once_and_run_again_goes_on(reference, runs_dir, monkeypatch):
+def test_interrupted_cell(reference, runs_dir, monkeypatch):
     from jupyter_client.manager import start_new_kernel
 
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), str(ROOT / "tests")]))

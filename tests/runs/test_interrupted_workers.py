@@ -1,6 +1,4 @@
-"""Callers, workers and schedulers that go away in the middle, and workers that cannot serve: real processes, real
-signals.
-"""
+"""Callers, workers and schedulers that end in the middle, and workers that cannot serve: real processes and signals."""
 
 import json
 import os
@@ -44,15 +42,13 @@ def until(true, seconds=120):
 
 @pytest.fixture
 def start(tmp_path, monkeypatch):
-    """`start(*arguments)` starts a Python in the clone, or elsewhere; at the end it is killed with all that came of
-    it.
-    """
+    """`start(*arguments)` starts a Python in the clone, or elsewhere; it is killed at the end, with its children."""
     monkeypatch.setenv("DASK_TEMPORARY_DIRECTORY", str(tmp_path / "dask"))
     monkeypatch.setenv("DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES", "0")
-    monkeypatch.setenv("CHECKPOINT_SECONDS", "1000")  # so that a checkpoint shows a run that left off
+    monkeypatch.setenv("CHECKPOINT_SECONDS", "1000")  # so that a checkpoint shows that a run was stopped
     started = []
 
-    def start(*arguments, before=(), cwd=ROOT, path=str(ROOT / "tests")):
+    def start(*arguments, before=(), cwd=ROOT, path=f"{ROOT / 'tests'}{os.pathsep}{Path(__file__).parent}"):
         with open(tmp_path / f"{len(started)}.out", "w") as out, open(tmp_path / f"{len(started)}.err", "w") as err:
             command = [*before, sys.executable, *arguments]
             environment = os.environ | {"PYTHONPATH": path}
@@ -73,9 +69,8 @@ def start(tmp_path, monkeypatch):
 def scheduler(start, tmp_path):
     """A scheduler that does not know the project; its `address` is where it is."""
     file = tmp_path / "scheduler.json"
-    process = start(
-        "-m", "dask", "scheduler", "--port", "0", "--no-dashboard", "--scheduler-file", str(file), cwd=tmp_path, path=""
-    )
+    options = ("--port", "0", "--no-dashboard", "--scheduler-file", str(file))
+    process = start("-m", "dask", "scheduler", *options, cwd=tmp_path, path="")
     until(file.exists)
     process.address = json.loads(file.read_text())["address"]
     return process
@@ -113,7 +108,7 @@ needs_proc = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="th
 
 
 @needs_proc
-def test_ctrl_c_to_the_caller_alone_ends_its_processes_at_once(start, runs_dir):
+def test_interrupt_ends_the_pool(start, runs_dir):
     caller = start(*POOL)
     until(lambda: has_begun(runs_dir, "MLP_4"))
     caller.send_signal(signal.SIGINT)
@@ -126,7 +121,7 @@ def test_ctrl_c_to_the_caller_alone_ends_its_processes_at_once(start, runs_dir):
 
 
 @needs_proc
-def test_a_killed_caller_s_processes_end_with_it_and_its_mark_goes_with_the_next_call(start, runs_dir):
+def test_killed_caller_ends_its_pool(start, runs_dir):
     caller = start(*POOL)
     until(lambda: has_begun(runs_dir, "MLP_4"))
     caller.kill()
@@ -134,12 +129,12 @@ def test_a_killed_caller_s_processes_end_with_it_and_its_mark_goes_with_the_next
     assert begun(runs_dir) == ["MLP_4"]
     left = set(runs_dir.glob(".caller-*"))
     assert len(left) == 1
-    with queue._mark() as one, queue._mark() as other:  # a second caller leaves the first one's alone
+    with queue._caller_file() as one, queue._caller_file() as other:  # a second caller leaves the first one's alone
         assert {str(path) for path in runs_dir.glob(".caller-*")} == {one, other}
     assert not list(runs_dir.glob(".caller-*"))
 
 
-def test_a_killed_caller_s_own_pool_leaves_off_after_the_epoch_and_begins_nothing(start, runs_dir):
+def test_own_pool_of_a_killed_caller_stops_after_the_epoch(start, runs_dir):
     caller = start("-c", OWN_POOL, *NAMES)
     until(lambda: has_begun(runs_dir, "MLP_4"))
     caller.kill()
@@ -148,10 +143,10 @@ def test_a_killed_caller_s_own_pool_leaves_off_after_the_epoch_and_begins_nothin
     assert begun(runs_dir) == ["MLP_4"]
 
 
-def test_the_time_that_is_up_leaves_off_in_the_middle_of_a_worker_s_run(start, runs_dir, capsys):
+def test_stop_in_the_middle_of_a_workers_run(start, runs_dir, capsys):
     with process_pool(1) as pool:
         assert run_all(*NAMES, executor=pool, stop=lambda: has_begun(runs_dir, "MLP_4")) == []
-    assert capsys.readouterr().out.splitlines()[-1] == "left off as asked; the same call goes on from here"
+    assert capsys.readouterr().out.splitlines()[-1] == "stopped as asked; the same call goes on from here"
     assert (runs_dir / "sample" / "MLP_4" / "seed-0" / "checkpoint.pt").exists()
     assert begun(runs_dir) == ["MLP_4"]
 
@@ -159,7 +154,7 @@ def test_the_time_that_is_up_leaves_off_in_the_middle_of_a_worker_s_run(start, r
 # ---------------------------------------------------------------- Dask
 
 
-def test_ctrl_c_cancels_on_a_cluster_what_has_not_begun_and_what_has_leaves_off(start, worker, scheduler, runs_dir):
+def test_interrupt_on_a_cluster(start, worker, scheduler, runs_dir):
     worker()
     caller = start("run.py", "train", *NAMES, "--dask", scheduler.address)
     until(lambda: has_begun(runs_dir, "MLP_4"))
@@ -172,15 +167,14 @@ def test_ctrl_c_cancels_on_a_cluster_what_has_not_begun_and_what_has_leaves_off(
     assert begun(runs_dir) == ["MLP_4"]
 
 
-def test_a_scheduler_that_is_gone_is_said_in_one_line(start, worker, scheduler, runs_dir):
+def test_scheduler_is_gone(start, worker, scheduler, runs_dir):
     worker()
     caller = start("run.py", "train", *NAMES, "--dask", scheduler.address)
     until(lambda: has_begun(runs_dir, "MLP_4"))
     scheduler.kill()
     assert caller.wait(60) == 1
-    assert (
-        caller.said()[1] == "run.py: the scheduler is gone; once there is one again, the same call goes on from here\n"
-    )
+    said = "run.py: the scheduler is gone; once there is one again, the same call goes on from here\n"
+    assert caller.said()[1] == said
     assert not list(runs_dir.glob(".caller-*"))
 
 
@@ -188,7 +182,7 @@ def run_or_die(exp, **options):
     return os.kill(os.getpid(), signal.SIGKILL) if exp.name == "MLP_4" else coreFunction.run(exp, **options)
 
 
-def test_a_run_that_kills_its_workers_is_given_up_and_what_waited_there_goes_on(worker, scheduler, monkeypatch, capsys):
+def test_run_that_kills_its_workers(worker, scheduler, monkeypatch, capsys):
     monkeypatch.setattr(coreFunction, "run", run_or_die)  # here alone: the worker has the real one
     worker()
     with dask_executor(scheduler.address) as executor:
@@ -199,13 +193,11 @@ def test_a_run_that_kills_its_workers_is_given_up_and_what_waited_there_goes_on(
     assert "Traceback" not in said
 
 
-def test_a_worker_that_cannot_import_the_project_is_said_in_one_line(worker, scheduler, tmp_path, capsys):
-    looked_for = [
-        sys.executable,
-        "-c",
-        "import importlib.util, sys; sys.exit(importlib.util.find_spec('deepnet') is not None)",
-    ]
-    if subprocess.run(looked_for, cwd=tmp_path, env=os.environ | {"PYTHONPATH": ""}).returncode:
+def test_worker_without_the_project(worker, scheduler, tmp_path, capsys):
+    imported = subprocess.run(
+        [sys.executable, "-c", "import deepnet"], cwd=tmp_path, env=os.environ | {"PYTHONPATH": ""}, capture_output=True
+    )
+    if imported.returncode == 0:
         pytest.skip("the project is installed, so that every worker can import it")
     with dask_executor(scheduler.address) as executor:
         assert "has no worker yet" in capsys.readouterr().out
@@ -213,20 +205,18 @@ def test_a_worker_that_cannot_import_the_project_is_said_in_one_line(worker, sch
         assert run_all(*NAMES, executor=executor) == []
     _, refusal, others = capsys.readouterr().out.splitlines()
     assert refusal.startswith("a worker cannot import the project (No module named 'deepnet'); ")
-    assert others.startswith("the same hinders MLP_")
+    assert others.startswith("the same stops MLP_")
 
 
 def hidden(folder):
-    """What a command begins with so that it sees an empty folder in the place of `folder`; None where that is not
-    allowed here.
-    """
+    """The beginning of a command that sees an empty folder in place of `folder`; None where that is not allowed."""
     if not shutil.which("unshare"):
         return None
     alone = ["unshare", "--map-root-user", "--mount", "sh", "-c", 'mount -t tmpfs none "$0" && exec "$@"', str(folder)]
     return None if subprocess.run([*alone, "true"], capture_output=True).returncode else alone
 
 
-def test_a_worker_that_cannot_see_the_records_refuses(worker, scheduler, runs_dir, capsys):
+def test_worker_without_the_records(worker, scheduler, runs_dir, capsys):
     runs_dir.mkdir()
     if not (alone := hidden(runs_dir)):
         pytest.skip("no other view of the files can be given to a process here (unshare)")

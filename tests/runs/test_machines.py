@@ -27,13 +27,8 @@ NAMES = ("MLP_4", "MLP_res_5", "CNN_10", "train_resnet", "fine_tune_1")
 def cluster(runs_dir, monkeypatch):
     """A scheduler and two worker processes, each restarted by its nanny when it dies."""
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), str(ROOT / "tests")]))
-    with distributed.LocalCluster(
-        n_workers=2,
-        threads_per_worker=1,
-        processes=True,
-        dashboard_address=None,
-        preload=[str(ROOT / "tests" / "dask_preload.py")],
-    ) as started:
+    options = {"dashboard_address": None, "preload": [str(ROOT / "tests" / "dask_preload.py")]}
+    with distributed.LocalCluster(n_workers=2, threads_per_worker=1, processes=True, **options) as started:
         yield started
 
 
@@ -46,7 +41,7 @@ def kill_a_worker_at(path, client):
     os.kill(holders[busy[0]], signal.SIGKILL)
 
 
-def test_a_worker_killed_in_the_middle_loses_nothing(cluster, runs_dir, tiny, tmp_path, monkeypatch):
+def test_killed_worker_loses_nothing(cluster, runs_dir, tiny, tmp_path, monkeypatch):
     with distributed.Client(cluster) as client:
         rows = runs_dir / "sample" / "MLP_4" / "seed-0" / "rows.jsonl"
         killer = threading.Thread(target=kill_a_worker_at, args=(rows, client))
@@ -61,18 +56,18 @@ def test_a_worker_killed_in_the_middle_loses_nothing(cluster, runs_dir, tiny, tm
         assert record.result["sha256"].get("weights.pt") == alone.result["sha256"].get("weights.pt")
 
 
-def test_no_scheduler_is_said_in_one_line():
+def test_no_scheduler():
     refused(lambda: dask_executor("tcp://127.0.0.1:9").__enter__(), "no Dask scheduler at tcp://127.0.0.1:9")
 
 
 @pytest.mark.parametrize("mode", ["offline", None])
-def test_a_worker_writes_to_the_caller_s_folder_and_as_the_caller_to_wandb(mode, tmp_path, monkeypatch):
+def test_worker_uses_the_callers_folder_and_wandb_mode(mode, tmp_path, monkeypatch):
     monkeypatch.setenv("RUNS_DIR", "elsewhere")
     monkeypatch.setenv("WANDB_MODE", "online")
     mark = tmp_path / ".caller-x"
     mark.touch()
-    seen = queue._at_worker(lambda stop: [os.environ.get(key) for key in ("RUNS_DIR", "WANDB_MODE")], str(mark), mode)
-    assert seen == [str(tmp_path), mode]
+    seen = lambda stop: [os.environ.get(key) for key in ("RUNS_DIR", "WANDB_MODE")]  # noqa: E731
+    assert queue._run_in_worker(seen, str(mark), mode) == [str(tmp_path), mode]
 
 
 class Noting(Executor):
@@ -98,20 +93,20 @@ def told(name, stop):
     return name
 
 
-def test_what_is_timed_runs_alone_and_at_the_end(runs_dir):
+def test_timing_runs_alone_at_the_end(runs_dir):
     names, executor = ("timing_3", "MLP_4", "timing_4", "train_resnet", "fine_tune_1"), Noting()
     todo = {experiment(name, "sample"): partial(told, name) for name in names}
-    ended = [attempt() for _, attempt in queue.spread(executor, todo, stop=bool)]
+    ended = [attempt() for _, attempt in queue.schedule(executor, todo, stop=bool)]
     assert ended[-2:] == ["timing_3", "timing_4"] and sorted(ended) == sorted(names)
     assert executor.noted[-2:] == [1, 1] and max(executor.noted) == 2
 
 
-def test_the_command_line_trains_on_the_workers_of_a_scheduler(cluster, runs_dir, tiny, call):
+def test_command_line_with_a_scheduler(cluster, runs_dir, tiny, call):
     assert call("train", "MLP_4", "distribution", "--dask", cluster.scheduler_address)[0] == 0
     assert find_record("MLP_4", "sample").finished
 
 
-def test_a_pool_shares_the_cores_among_its_workers():
+def test_pool_shares_the_cores():
     import torch
 
     cores = len(os.sched_getaffinity(0))
@@ -124,23 +119,17 @@ def die(stop):
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def test_a_pool_whose_worker_dies_is_said_in_one_line_and_the_next_call_goes_on(runs_dir, tiny):
+def test_worker_of_a_pool_dies(runs_dir, tiny):
     with process_pool(1) as pool:
-        refused(
-            lambda: list(queue.spread(pool, {experiment("MLP_4", "sample"): die}, lambda: False)),
-            "a worker process died", "goes on from here",
-        )  # fmt: skip
+        attempts = queue.schedule(pool, {experiment("MLP_4", "sample"): die}, lambda: False)
+        refused(lambda: list(attempts), "a worker process died", "goes on from here")
     assert not list(runs_dir.glob(".caller-*"))
     shutil.rmtree(runs_dir)
     assert run_all("MLP_4", wandb=False) and find_record("MLP_4", "sample").finished
 
 
-def refuse(*arguments, **options):
-    raise UsageError("no data")
-
-
-def test_a_parent_that_nobody_named_is_in_the_estimate_once(monkeypatch, capsys):
-    monkeypatch.setattr(coreFunction, "run", refuse)
+def test_parent_is_in_the_estimate_once(monkeypatch, capsys):
+    monkeypatch.setattr(coreFunction, "run", lambda *_, **__: (_ for _ in ()).throw(UsageError("no data")))
     names = ("fine_tune_2", "early_stopping", "fine_tune_2")
     run_all(*names)
     whole = sum(estimated_seconds(experiment(name, "sample")) for name in ("train_resnet", "fine_tune_1", *names[:2]))
@@ -152,11 +141,13 @@ def test_importing_changes_nothing_in_the_process():
 import os, random, sys, warnings, signal
 import numpy, torch, torchvision
 def state():
-    flags = torch.backends.cudnn.deterministic, torch.backends.cuda.matmul.allow_tf32, torch.get_num_threads(), torch.get_default_dtype()
+    cuda = torch.backends.cudnn.deterministic, torch.backends.cuda.matmul.allow_tf32
+    flags = *cuda, torch.get_num_threads(), torch.get_default_dtype(), torch.is_grad_enabled()
     drawn = torch.get_rng_state().tolist(), random.getstate(), numpy.random.get_state()[1].tolist()
-    return dict(os.environ), flags, drawn, list(warnings.filters), signal.getsignal(signal.SIGINT), list(sys.path), torch.is_grad_enabled()
+    return dict(os.environ), flags, drawn, list(warnings.filters), signal.getsignal(signal.SIGINT), list(sys.path)
 before = state()
-import utilityFunction, coreFunction, myModel, modelBlock, experimentTable, deepnet.analyses.kinds, deepnet.search.searching
+import utilityFunction, coreFunction, myModel, modelBlock, experimentTable
+import deepnet.analyses.kinds, deepnet.search.searching
 assert state() == before
 """
     done = python(code)

@@ -21,7 +21,7 @@ def workers():
 
 
 @needs_fork
-def test_processes_side_by_side_give_the_same_records(made, tiny):
+def test_same_records(made, tiny):
     with workers() as pool:
         records = run_all("fine_tune_1", "MLP_4", "train_resnet", "distribution", executor=pool)
     assert [record.name for record in records] == ["fine_tune_1", "MLP_4", "train_resnet", "distribution"]
@@ -31,7 +31,7 @@ def test_processes_side_by_side_give_the_same_records(made, tiny):
 
 
 @needs_fork
-def test_a_parent_that_nobody_named_is_trained_once_before_its_two_children(made, tiny, capsys):
+def test_parent_is_trained_once(made, tiny, capsys):
     with workers() as pool:
         records = run_all("fine_tune_1", "early_stopping", executor=pool)
     said = capsys.readouterr().out
@@ -43,7 +43,7 @@ def test_a_parent_that_nobody_named_is_trained_once_before_its_two_children(made
 
 
 @needs_fork
-def test_a_failure_in_a_worker_leaves_the_others_going(made, runs_dir, tiny, capsys):
+def test_failure_does_not_stop_the_others(made, runs_dir, tiny, capsys):
     lend(made, runs_dir, "MLP_4")
     (runs_dir / "sample" / "MLP_4" / "seed-0" / "result.json").write_text("{")
     with workers() as pool:
@@ -52,16 +52,16 @@ def test_a_failure_in_a_worker_leaves_the_others_going(made, runs_dir, tiny, cap
     assert "result.json is damaged" in capsys.readouterr().out
 
 
-def test_threads_are_refused_since_they_share_random_numbers(tiny):
+def test_threads_are_refused(tiny):
     with ThreadPoolExecutor(2) as pool:
         refused(lambda: run_all("MLP_4", executor=pool), "threads share torch's random numbers", "ProcessPoolExecutor")
 
 
 @needs_fork
-def test_forked_processes_are_refused_where_torch_has_threads_that_they_would_wait_for(runs_dir):
+def test_fork_with_threads_is_refused(runs_dir):
     threads = torch.get_num_threads()
     torch.set_num_threads(2)
-    signal.signal(signal.SIGALRM, signal.default_int_handler)  # without the refusal the processes would wait for ever
+    signal.signal(signal.SIGALRM, signal.default_int_handler)  # without the refusal the processes would wait forever
     signal.alarm(60)
     try:
         with workers() as pool:
@@ -86,19 +86,17 @@ except UsageError as error:
 
 
 @pytest.mark.parametrize("method", [m for m in ("spawn", "forkserver") if m in multiprocessing.get_all_start_methods()])
-def test_a_script_that_each_process_would_begin_again_is_refused(tmp_path, runs_dir, method):
+def test_script_without_guard_is_refused(tmp_path, runs_dir, method):
     script = tmp_path / "script.py"
     script.write_text(SCRIPT.format(method=method))
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        [sys.executable, script], capture_output=True, text=True, timeout=120, env=environment, check=True
-    )
+    options = {"capture_output": True, "text": True, "env": os.environ | {"PYTHONPATH": str(ROOT)}}
+    done = subprocess.run([sys.executable, script], timeout=120, check=True, **options)
     assert done.stdout == f'each process imports {script} again; put what it does under `if __name__ == "__main__":`\n'
     assert done.stderr == ""
     assert not runs_dir.exists()
 
 
-def test_a_script_with_its_guard_and_a_notebook_are_not_refused(tmp_path, monkeypatch):
+def test_script_with_guard_and_notebook(tmp_path, monkeypatch):
     script = tmp_path / "script.py"
     script.write_text('if __name__ == "__main__":\n    pass\n')
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:

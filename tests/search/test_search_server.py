@@ -1,6 +1,4 @@
-"""A search in the database of a real PostgreSQL server on loopback, shared by processes of which one is killed; its
-password is secret.
-"""
+"""A search in the database of a real PostgreSQL server on loopback, shared by processes of which one is killed."""
 
 import itertools
 import os
@@ -10,7 +8,6 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections import Counter
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -32,9 +29,8 @@ QUOTED = "open%20sesame%20%7B42%7D%3A%20100%25"
 @pytest.fixture(scope="module")
 def server() -> Iterator[str]:
     """The URL of a server's database. The server is a child of this process, and its files are gone when it is."""
-    path = os.pathsep.join(
-        [os.environ["PATH"], *map(str, sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True))]
-    )
+    debian = sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
+    path = os.pathsep.join([os.environ["PATH"], *map(str, debian)])
     if not (initdb := shutil.which("initdb", path=path)):
         pytest.skip("no PostgreSQL server is installed")
     # Root may not run a server, and who may cannot enter a folder of pytest's.
@@ -45,35 +41,16 @@ def server() -> Iterator[str]:
         if who:
             for owned in (folder, secret):
                 shutil.chown(owned, who["user"])
-        making = [
-            initdb,
-            "-D",
-            data,
-            "-U",
-            "searcher",
-            "-A",
-            "scram-sha-256",
-            f"--pwfile={secret}",
-            "--locale=C",
-            "-E",
-            "UTF8",
-            "--no-sync",
-        ]
+        options = ["-A", "scram-sha-256", f"--pwfile={secret}", "--locale=C", "-E", "UTF8", "--no-sync"]
+        making = [initdb, "-D", data, "-U", "searcher", *options]
         subprocess.run(making, check=True, capture_output=True, cwd=folder, **who)
         with socket.create_server(("127.0.0.1", 0)) as free:
             port = free.getsockname()[1]
-        options = {"listen_addresses": "127.0.0.1", "port": port, "unix_socket_directories": folder, "fsync": "off"}
-        serving = [
-            Path(initdb).resolve().with_name("postgres"),
-            "-D",
-            data,
-            *itertools.chain.from_iterable(("-c", f"{key}={value}") for key, value in options.items()),
-        ]
+        settings = ["-c", f"port={port}", "-c", f"unix_socket_directories={folder}", "-c", "fsync=off"]
+        postgres = Path(initdb).resolve().with_name("postgres")
+        serving = [postgres, "-D", data, "-c", "listen_addresses=127.0.0.1", *settings]
         log = Path(folder) / "log"
-        with (
-            log.open("w") as written,
-            subprocess.Popen(serving, stdout=written, stderr=written, cwd=folder, **who) as process,
-        ):
+        with log.open("w") as out, subprocess.Popen(serving, stdout=out, stderr=out, cwd=folder, **who) as process:
             try:
                 wait_for(lambda: "ready to accept connections" in log.read_text() or process.poll() is not None)
                 assert process.poll() is None, log.read_text()
@@ -100,9 +77,7 @@ def jobs(server, monkeypatch):
 
 
 def die_amid_two(runs: Path) -> None:
-    """Have this process die in its first trial's second epoch, once another process has recorded a row of a second
-    trial.
-    """
+    """Have this process die in its first trial's second epoch, once another has recorded a row of a second trial."""
     calls = itertools.count(1)
 
     def die(*_):
@@ -113,7 +88,7 @@ def die_amid_two(runs: Path) -> None:
     faults._hook("torch:Tensor.backward", after=die)
 
 
-def test_of_two_processes_at_one_search_one_is_killed_and_the_other_ends_it(server, tmp_path, runs_dir):
+def test_one_of_two_processes_is_killed(server, tmp_path, runs_dir):
     rows = tmp_path / "rows"
     first = start("search", runs_dir, partial(tally_rows, rows), partial(die_amid_two, runs_dir))
     wait_for(lambda: any(runs_dir.glob("*/search_1/seed-0/rows.jsonl")))
@@ -124,9 +99,7 @@ def test_of_two_processes_at_one_search_one_is_killed_and_the_other_ends_it(serv
     made = faults.records(runs_dir)
     assert [record.name for record in made] == [f"search_{number}" for number in range(1, 6)]
     assert all(record.finished for record in made)
-    assert Counter(rows.read_text().splitlines()) == {
-        f"{record.name} {epoch}": 1 for record in made for epoch in (0, 1, 2)
-    }
+    assert sorted(rows.read_text().splitlines()) == [f"{one.name} {epoch}" for one in made for epoch in (0, 1, 2)]
     study = optuna.load_study(study_name="search-sample-seed0", storage=server)
     assert [trial.state.name for trial in study.trials] == ["COMPLETE"] * 5
     drawn = [trial.params for trial in study.trials]
@@ -137,7 +110,7 @@ def test_of_two_processes_at_one_search_one_is_killed_and_the_other_ends_it(serv
     assert_secret(runs_dir)
 
 
-def test_a_process_that_does_not_see_the_records_refuses(server, tmp_path, monkeypatch, tiny):
+def test_process_without_the_records(server, tmp_path, monkeypatch, tiny):
     begun = coreFunction.search(faults.SWEEP, 1, base="MLP_4", name="seen", storage=server)
     assert [record.path for record in coreFunction.join("seen", storage=server)] == [record.path for record in begun]
     elsewhere = tmp_path / "elsewhere"
@@ -147,16 +120,15 @@ def test_a_process_that_does_not_see_the_records_refuses(server, tmp_path, monke
     assert not list(elsewhere.rglob("settings.json"))
 
 
-def test_connections_that_the_server_closes_during_a_trial_do_no_harm(server, monkeypatch, tiny):
+def test_closed_connections(server, monkeypatch, tiny):
     import psycopg2
 
     closed, run = [], coreFunction.run
 
     def run_while_they_are_closed(exp, **options):
         with psycopg2.connect(server.replace("+psycopg2", "")) as administration, administration.cursor() as cursor:
-            cursor.execute(
-                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'searcher' AND pid <> pg_backend_pid()"
-            )
+            others = "usename = 'searcher' AND pid <> pg_backend_pid()"
+            cursor.execute(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {others}")
             closed.append(cursor.rowcount)
         administration.close()
         return run(exp, **options)
@@ -178,7 +150,7 @@ def test_connections_that_the_server_closes_during_a_trial_do_no_harm(server, mo
         ("/postgres", "/postgres?password=another sesame", "password authentication failed"),
     ],
 )
-def test_a_server_that_does_not_let_us_in_is_said_in_one_line_without_the_password(server, runs_dir, old, new, what):
+def test_refusal_without_the_password(server, runs_dir, old, new, what):
     said = refused(
         lambda: coreFunction.join(storage=server.replace(old, new)), "the search's database ", what, "or name another"
     )
@@ -187,10 +159,9 @@ def test_a_server_that_does_not_let_us_in_is_said_in_one_line_without_the_passwo
     assert_secret(runs_dir)
 
 
-def test_a_search_that_nobody_has_begun_is_refused_without_the_password(server):
-    assert "sesame" not in refused(
-        lambda: coreFunction.join("none", storage=server), "no search 'none'", "***@127.0.0.1", "begin it"
-    )
+def test_nothing_to_join(server):
+    said = refused(lambda: coreFunction.join("none", storage=server), "no search 'none'", "***@127.0.0.1", "begin it")
+    assert "sesame" not in said
 
 
 def assert_secret(runs: Path) -> None:

@@ -1,8 +1,6 @@
-"""A search whose trials W&B draws, as far as it can be had without W&B's server: what the agent calls, called as the
-agent does.
+"""A search whose trials W&B draws, without W&B's server.
 
-W&B's own agent code sets up each trial and calls it, in its thread; the values come from here instead of from the
-server.
+W&B's own agent code sets up each trial and calls it in its thread; the values come from here instead of the server.
 """
 
 import os
@@ -32,9 +30,7 @@ DRAWN = [{"lr": 0.09, "batch_size": 8}, {"lr": 0.001, "batch_size": 16}, {"lr": 
 
 
 class Server:
-    """What is kept here of W&B's server: the sweeps that were made, the values that each trial is to get, the agents
-    that asked.
-    """
+    """In place of W&B's server: the sweeps that were made, the agents that asked, the values for the next trials."""
 
     def __init__(self, monkeypatch) -> None:
         self.sweeps, self.agents, self.values = [], [], list(DRAWN)
@@ -73,7 +69,7 @@ def server(monkeypatch):
     return Server(monkeypatch)
 
 
-def test_each_trial_is_an_ordinary_run_written_to_the_agent_s_one_w_and_b_run(server, runs_dir, capfd):
+def test_trials_are_written_to_the_agents_runs(server, runs_dir, capfd):
     records = search(SWEEP, 3, base="MLP_4")
     out, err = capfd.readouterr()
     assert server.sweeps == [({"name": "search"} | SWEEP, "cnn-and-deep-network")]
@@ -90,11 +86,8 @@ def test_each_trial_is_an_ordinary_run_written_to_the_agent_s_one_w_and_b_run(se
         assert {run["run_id"] for run in opened} == {f"trial{number}"}
         assert {run.get("sweep_id") for run in opened} == {"sweep123"}
         assert opened[-1]["display_name"] == f"search_{number}-seed0"
-        assert (opened[-1]["project"], opened[-1]["run_group"], opened[-1]["tags"]) == (
-            "cnn-and-deep-network",
-            "chapter 3",
-            ["sample"],
-        )
+        place = ["cnn-and-deep-network", "chapter 3", ["sample"]]
+        assert [opened[-1][key] for key in ("project", "run_group", "tags")] == place
         assert configuration(lines).items() >= (record.settings["identity"] | {"seed": 0, "profile": "sample"}).items()
         assert history(lines) == [flat(row) for row in record.rows]
         assert summary(lines)["train_loss"] == min(record.column("train_loss", trained_only=True))
@@ -115,7 +108,7 @@ def exit_code(lines):
     return next(line["exit"] for line in lines if line["type"] == "exit").get("exit_code", 0)
 
 
-def test_a_trial_that_was_stopped_is_the_first_of_the_next_call(server, runs_dir, monkeypatch):
+def test_resume_after_stop(server, runs_dir, monkeypatch):
     """As by Ctrl-C, which W&B's agent keeps to itself and answers with an Exception in the trial's thread."""
 
     def stop(*_, **__):
@@ -123,7 +116,7 @@ def test_a_trial_that_was_stopped_is_the_first_of_the_next_call(server, runs_dir
 
     with monkeypatch.context() as patch:
         patch.setattr(coreFunction, "evaluate", stop)
-        refused(lambda: search(SWEEP, 2, base="MLP_4"), "W&B's agent was stopped", "the same call goes on")
+        refused(lambda: search(SWEEP, 2, base="MLP_4"), "W&B's agent was stopped", "the same call resumes")
     begun = find_record("search_1", "sample")
     assert not begun.result
     records = search(SWEEP, 2, base="MLP_4")
@@ -139,27 +132,21 @@ def test_a_trial_that_was_stopped_is_the_first_of_the_next_call(server, runs_dir
     assert [len(history(lines)) for lines in (alone, second)] == [3, 3]
 
 
-def test_what_a_trial_is_refused_for_is_said_as_everywhere(server):
-    metric = {"name": "val_acc", "goal": "maximize"}
-    refused(lambda: search(SWEEP | {"metric": metric}, 2, base="MLP_4"), "the metric 'val_acc'", "train_accuracy")
-    assert server.sweeps == []
-
-
-def test_a_trial_that_fails_is_failed_at_w_and_b_and_the_search_goes_on(server, runs_dir):
+def test_failed_trial_is_passed_over(server, runs_dir):
     server.values = [{"lr": 1e38}, {"lr": 1e-3}]
     grid = SWEEP | {"method": "grid", "parameters": {"lr": {"values": [1e38, 1e-3]}}}
     assert [record.name for record in search(grid, 9, base="MLP_4")] == ["search_2"]
     assert [exit_code(lines) for lines in offline_runs(runs_dir)] == [1, 0]
 
 
-def test_a_sweep_that_gives_no_more_trials_is_said_and_offline_the_search_goes_on(server, runs_dir, monkeypatch):
+def test_sweep_without_more_trials(server, runs_dir, monkeypatch):
     refused(lambda: search(SWEEP, 4, base="MLP_4"), "sweep123 gives no more trials")
     monkeypatch.setattr(searching, "wandb_mode", lambda: "offline")
     assert len(join()) == 4
     assert [len(history(lines)) for lines in offline_runs(runs_dir)] == [3] * 4
 
 
-def test_what_the_trials_start_from_is_trained_before_an_agent_is_asked(server, runs_dir):
+def test_parent_is_trained_before_an_agent_is_asked(server, runs_dir):
     """Within an agent every wandb.init means the trial's run."""
     server.values = [{"lr": 1e-3, "batch_size": 16}]
     assert [record.name for record in search(REPORT_SWEEP, 1)] == ["search_1"]
@@ -169,15 +156,13 @@ def test_what_the_trials_start_from_is_trained_before_an_agent_is_asked(server, 
     assert len(history(trial)) == len(find_record("search_1", "sample").rows)
 
 
-def test_w_and_b_s_own_check_takes_the_report_s_configuration_as_it_is():
-    from wandb.apis.public.sweeps import _validate_config_and_fill_distribution
+def test_wandb_accepts_the_report_sweep():
+    from wandb.apis.public.sweeps import _validate_config_and_fill_distribution as validated
 
-    assert (
-        _validate_config_and_fill_distribution({"name": "search"} | REPORT_SWEEP) == {"name": "search"} | REPORT_SWEEP
-    )
+    assert validated({"name": "search"} | REPORT_SWEEP) == {"name": "search"} | REPORT_SWEEP
 
 
-def test_where_w_and_b_makes_no_sweep_that_is_said_in_one_line(monkeypatch, runs_dir):
+def test_wandb_makes_no_sweep(monkeypatch, runs_dir):
     monkeypatch.setattr(searching, "wandb_mode", lambda: "online")
     monkeypatch.setenv("WANDB_API_KEY", "nonsense")
     refused(lambda: search(SWEEP, 1, base="MLP_4"), "W&B makes no sweep (", "WANDB_MODE=offline")

@@ -19,7 +19,7 @@ from utilityFunction import mirror
 pytestmark = pytest.mark.usefixtures("account")
 
 
-def test_the_summary_is_of_the_epoch_that_was_restored_and_not_of_the_last(runs_dir):
+def test_summary_is_of_the_restored_epoch(runs_dir):
     record = pipeline(mlp(), digits(), held(), name="stopped", lr=0.1, epochs=12, batch_size=32, patience=2, wandb=True)
     best, last = record.rows[record.result["epoch"]], record.rows[-1]
     assert best["epoch"] < last["epoch"] and best["validation_accuracy"] != last["validation_accuracy"]
@@ -30,10 +30,7 @@ def test_the_summary_is_of_the_epoch_that_was_restored_and_not_of_the_last(runs_
     assert shown["accuracy"] == shown["validation_accuracy"] == record.result["accuracy"]
 
 
-def test_a_run_of_the_table_is_whole_live_and_afterwards(runs_dir, tiny, monkeypatch):
-    """Its own name first, its chapter, its profile, all that it used, the epoch as its axis, its tables; the same both
-    times.
-    """
+def test_live_and_afterwards(runs_dir, tiny, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "offline")
     record = run("MLP_4")
     assert mirror(record)
@@ -43,11 +40,8 @@ def test_a_run_of_the_table_is_whole_live_and_afterwards(runs_dir, tiny, monkeyp
         opened = next(line["run"] for line in lines if line["type"] == "run")
         assert (opened["display_name"], opened["run_group"], opened["tags"]) == ("MLP_4-seed0", "chapter 3", ["sample"])
         config = opened["config"]["update"]
-        used = (
-            record.settings["identity"]
-            | record.settings["provenance"]
-            | {"name": "MLP_4", "profile": "sample", "seed": 0}
-        )
+        used = record.settings["identity"] | record.settings["provenance"]
+        used |= {"name": "MLP_4", "profile": "sample", "seed": 0}
         assert {key: config[key] for key in used} == used
         metrics = [line["metric"] for line in lines if line["type"] == "metric"]
         axes = [(m.get("name"), m.get("glob_name"), m.get("step_metric")) for m in metrics]
@@ -59,7 +53,7 @@ def test_a_run_of_the_table_is_whole_live_and_afterwards(runs_dir, tiny, monkeyp
 @pytest.mark.parametrize(
     ("name", "part"), [("CNN_10", "test"), ("early_stopping", "validation"), ("baseline", "validation")]
 )
-def test_colour_images_and_those_of_the_validation_part(runs_dir, made, name, part):
+def test_misclassified_images(runs_dir, made, name, part):
     record = found(made, name)
     assert mirror(record)
     (lines,) = offline_runs(runs_dir)
@@ -67,7 +61,7 @@ def test_colour_images_and_those_of_the_validation_part(runs_dir, made, name, pa
 
 
 @pytest.mark.parametrize("name", ["distribution", "tsne_mnist", "timing_3"])
-def test_records_that_are_no_training(runs_dir, made, name):
+def test_analyses(runs_dir, made, name):
     record = found(made, name)
     assert mirror(record)
     (lines,) = offline_runs(runs_dir)
@@ -76,10 +70,8 @@ def test_records_that_are_no_training(runs_dir, made, name):
     assert artifacts(lines) == {}
 
 
-def test_of_a_reader_s_own_data_there_is_the_confusion_matrix_alone(runs_dir):
-    """Also where the model has more outputs than the data have classes, and where the cells are more than W&B's tables
-    have rows.
-    """
+def test_own_data_have_the_confusion_matrix_alone(runs_dir):
+    """Also with more outputs than classes, and with more cells than W&B's tables have rows."""
     numbered = lambda first, last: digits(first, last, lambda y: torch.arange(len(y)) % 120)  # noqa: E731
     own = pipeline(mlp(outputs=12), digits(), held(), name="own", wandb=False, **QUICK)
     many = pipeline(mlp(outputs=120), numbered(0, 200), numbered(300, 400), name="many", wandb=False, **QUICK)
@@ -92,7 +84,7 @@ def test_of_a_reader_s_own_data_there_is_the_confusion_matrix_alone(runs_dir):
         assert counts == {pair: pairs.count(pair) for pair in pairs}
 
 
-def test_nothing_is_fetched_for_the_images(runs_dir, monkeypatch, tmp_path):
+def test_no_images_are_downloaded(runs_dir, monkeypatch, tmp_path):
     """Committed evidence on a machine without data: all but the table of images."""
     record = Record(EVIDENCE / "cpu" / "MLP_4" / "seed-0")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "empty"))
@@ -105,7 +97,7 @@ def test_nothing_is_fetched_for_the_images(runs_dir, monkeypatch, tmp_path):
         assert artifacts(lines).keys() == {"confusion_matrix_table"}
 
 
-def test_the_weights_go_along_as_an_artifact_when_asked(runs_dir):
+def test_weights_as_an_artifact(runs_dir):
     record = pipeline(mlp(), digits(), held(), name="kept", keep_weights=True, wandb=False, **QUICK)
     assert mirror(record, weights=True)
     (lines,) = offline_runs(runs_dir)
@@ -118,7 +110,7 @@ def test_the_weights_go_along_as_an_artifact_when_asked(runs_dir):
     assert len(offline_runs(runs_dir)) == 1
 
 
-def test_what_is_kept_offline_is_kept_in_one_folder(runs_dir, monkeypatch, tmp_path, tiny):
+def test_offline_files_lie_in_one_folder(runs_dir, monkeypatch, tmp_path, tiny):
     """The images of tables and the weights too, which W&B would put into the user's folder."""
     monkeypatch.delenv("WANDB_DATA_DIR")
     run("MLP_4")
@@ -127,12 +119,11 @@ def test_what_is_kept_offline_is_kept_in_one_folder(runs_dir, monkeypatch, tmp_p
     assert files and all(file.is_relative_to(runs_dir / "wandb") for file in files)
 
 
-def test_where_the_tables_fail_the_summary_is_right_all_the_same(runs_dir, monkeypatch, capfd):
+def test_summary_where_the_tables_fail(runs_dir, monkeypatch, capfd):
     import wandb
 
-    record = pipeline(
-        mlp(), digits(), held(), name="stopped", lr=0.1, epochs=12, batch_size=32, patience=2, wandb=False
-    )
+    options = {"lr": 0.1, "epochs": 12, "batch_size": 32, "patience": 2}
+    record = pipeline(mlp(), digits(), held(), name="stopped", wandb=False, **options)
     monkeypatch.setattr(wandb, "plot_table", lambda *_: 1 / 0)
     assert not mirror(record)
     assert "W&B: division by zero; the records are whole.\n" in capfd.readouterr().out
@@ -143,7 +134,7 @@ def test_where_the_tables_fail_the_summary_is_right_all_the_same(runs_dir, monke
 # ---------------------------------------------------------------- run.py sync
 
 
-def test_sync_writes_every_record_and_every_figure_and_says_where(runs_dir, made, monkeypatch, call):
+def test_sync_writes_all_records_and_figures(runs_dir, made, monkeypatch, call):
     lend(made, runs_dir, "MLP_4", "fine_tune_1", "distribution")
     monkeypatch.setenv("EVIDENCE", "0")
     monkeypatch.setenv("WANDB_MODE", "offline")
@@ -151,59 +142,40 @@ def test_sync_writes_every_record_and_every_figure_and_says_where(runs_dir, made
     numbers = ["2.1", "2.3", "2.4", "3.1", "3.3", "3.3b", "5.1"]
     assert (status, err) == (0, "")
     runs = {name_of(lines): lines for lines in offline_runs(runs_dir)}
-    there = runs_dir / "wandb"
-    assert (
-        out
-        == f"W&B: 3 runs and {len(numbers)} figures written to {there}; `wandb sync {there}/offline-run-*` uploads them\n"
-    )
+    there = f"written to {runs_dir / 'wandb'}; `wandb sync {runs_dir / 'wandb'}/offline-run-*` uploads them"
+    assert out == f"W&B: 3 runs and {len(numbers)} figures {there}\n"
     assert runs.keys() == {"MLP_4-seed0", "fine_tune_1-seed0", "distribution-seed0", "figures-sample"}
-    assert {"MLP_4-seed0-sample", "fine_tune_1-seed0-sample"} & {
-        name for lines in runs.values() for name in artifacts(lines)
-    } == {
-        "fine_tune_1-seed0-sample"  # others start from it, so its weights are kept
-    }
-    shown = summary(runs["figures-sample"])
-    assert {key.partition(".")[0] for key in shown if key.startswith("figure_")} == {
-        f"figure_{n.replace('.', '_')}" for n in numbers
-    }
+    weights = {name for run in runs.values() for name in artifacts(run) if name.endswith("-sample")}
+    assert weights == {"fine_tune_1-seed0-sample"}  # others start from it, so its weights are kept
+    shown = {key.partition(".")[0] for key in summary(runs["figures-sample"]) if key.startswith("figure_")}
+    assert shown == {f"figure_{n.replace('.', '_')}" for n in numbers}
     for number in numbers:
         (file,) = runs_dir.glob(f"wandb/offline-run-*/files/media/images/figure_{number.replace('.', '_')}_0_*.png")
         drawn = Image.open(BytesIO(draw(number, "sample").png)).convert("RGB")
         assert np.array_equal(np.asarray(Image.open(file).convert("RGB")), np.asarray(drawn))
 
 
-def test_sync_writes_what_is_named(runs_dir, made, monkeypatch, call):
+def test_sync_of_named_runs(runs_dir, made, monkeypatch, call):
     lend(made, runs_dir, "MLP_4", "CNN_10", "distribution")
     monkeypatch.setenv("EVIDENCE", "0")
     monkeypatch.setenv("WANDB_MODE", "offline")
     assert call("sync", "distribution", "--chapter", "4", "--seeds", "0")[0] == 0
-    assert [name_of(lines) for lines in offline_runs(runs_dir)] == [
-        "distribution-seed0",
-        "CNN_10-seed0",
-        "figures-sample",
-    ]
+    written = [name_of(lines) for lines in offline_runs(runs_dir)]
+    assert written == ["distribution-seed0", "CNN_10-seed0", "figures-sample"]
 
 
 @pytest.mark.parametrize(
     ("environment", "arguments", "words"),
     [
-        (
-            {},
-            ["MLP_4"],
-            "nothing was uploaded: no account; `wandb login` first, or set WANDB_MODE=offline to write runs for later",
-        ),
+        ({}, ["MLP_4"], "nothing was uploaded: no account; `wandb login` first, or set WANDB_MODE=offline"),
         ({"WANDB_MODE": "online"}, ["MLP_4"], "nothing was uploaded: no account; `wandb login` first"),
         ({"WANDB_MODE": "disabled"}, ["MLP_4"], "nothing was uploaded: WANDB_MODE=disabled; "),
         ({"WANDB_API_KEY": "nonsense"}, ["MLP_4"], "nothing was uploaded: WANDB_API_KEY invalid"),
-        (
-            {"WANDB_MODE": "offline"},
-            ["MLP_4", "MLP_13"],
-            "no finished record of MLP_13 in sample; `python run.py train` makes one",
-        ),
+        ({"WANDB_MODE": "offline"}, ["MLP_4", "MLP_13"], "no finished record of MLP_13 in sample; `python run.py"),
         ({"WANDB_MODE": "offline"}, ["--seeds", "7"], "no finished record of a run in sample"),
     ],
 )
-def test_sync_says_in_one_line_why_not(runs_dir, made, monkeypatch, call, environment, arguments, words):
+def test_sync_refusals(runs_dir, made, monkeypatch, call, environment, arguments, words):
     lend(made, runs_dir, "MLP_4")
     monkeypatch.setenv("EVIDENCE", "0")
     for name, value in environment.items():
@@ -215,7 +187,7 @@ def test_sync_says_in_one_line_why_not(runs_dir, made, monkeypatch, call, enviro
     assert not (runs_dir / "wandb").exists()
 
 
-def test_sync_says_what_did_not_get_there(runs_dir, made, monkeypatch, call):
+def test_sync_that_fails(runs_dir, made, monkeypatch, call):
     import wandb
 
     lend(made, runs_dir, "MLP_4")
@@ -223,4 +195,4 @@ def test_sync_says_what_did_not_get_there(runs_dir, made, monkeypatch, call):
     monkeypatch.setattr(wandb, "plot_table", lambda *_: 1 / 0)
     status, out, err = call("sync", "MLP_4")
     assert (status, out) == (1, "W&B: division by zero; the records are whole.\n")
-    assert err == "run.py: not or not wholly written to W&B: MLP_4 (seed 0); the same command writes all anew\n"
+    assert err == "run.py: not completely written to W&B: MLP_4 (seed 0); the same command writes everything again\n"

@@ -1,4 +1,4 @@
-"""W&B is the mirror, the record the truth: what an offline run holds, and that nothing W&B does stops a training."""
+"""W&B mirrors the records: what an offline run holds, when W&B is used, and that its failures stop no training."""
 
 import os
 import sys
@@ -17,8 +17,8 @@ from utilityFunction import Mirror, mirror
 pytestmark = pytest.mark.usefixtures("account")
 
 
-def test_an_offline_run_holds_the_record_s_rows_settings_and_result(runs_dir, capfd):
-    """Two runs with no account: nothing is asked, and what W&B does is said once."""
+def test_offline_run(runs_dir, capfd):
+    """Two runs without an account: nothing is asked, and one line is printed once."""
     record = pipeline(mlp(), digits(), held(), wandb=True, name="mirrored", **QUICK)
     pipeline(mlp(), digits(), held(), wandb=True, name="second", epochs=1)
     out, err = capfd.readouterr()
@@ -28,17 +28,14 @@ def test_an_offline_run_holds_the_record_s_rows_settings_and_result(runs_dir, ca
     assert history(lines) == [flat(row) for row in record.rows]
     assert len(history(second)) == 2
     opened = next(line["run"] for line in lines if line["type"] == "run")
-    assert (opened["display_name"], opened["project"], opened["tags"]) == (
-        "mirrored-seed0",
-        "cnn-and-deep-network",
-        ["own"],
-    )
+    place = ["mirrored-seed0", "cnn-and-deep-network", ["own"]]
+    assert [opened[key] for key in ("display_name", "project", "tags")] == place
     assert opened["config"]["update"]["lr"] == 1e-2
     assert summary(lines)["accuracy"] == record.result["accuracy"]
     assert summary(lines)["status"] == "finished"
 
 
-def test_a_resumed_run_is_mirrored_whole(runs_dir, monkeypatch):
+def test_resumed_run_is_mirrored_from_its_beginning(runs_dir, monkeypatch):
     monkeypatch.setenv("CHECKPOINT_SECONDS", "0")
     with monkeypatch.context() as patch:
         patch.setattr("coreFunction.EarlyStopping.update", lambda *_: 1 / 0)
@@ -48,7 +45,7 @@ def test_a_resumed_run_is_mirrored_whole(runs_dir, monkeypatch):
     assert history(offline_runs(runs_dir)[-1]) == [flat(row) for row in record.rows]
 
 
-def test_a_record_can_be_mirrored_afterwards(runs_dir, monkeypatch):
+def test_mirror_afterwards(runs_dir, monkeypatch):
     record = pipeline(mlp(), digits(), held(), name="later", wandb=False, **QUICK)
     assert offline_runs(runs_dir) == []
     mirror(Record(record.path))
@@ -57,7 +54,7 @@ def test_a_record_can_be_mirrored_afterwards(runs_dir, monkeypatch):
 
 
 @pytest.mark.parametrize("way", ["WANDB_MODE", "wandb=False", "record=False"])
-def test_where_it_is_turned_off_nothing_is_written_or_said(runs_dir, monkeypatch, capfd, tmp_path, way):
+def test_turned_off(runs_dir, monkeypatch, capfd, tmp_path, way):
     if way == "WANDB_MODE":
         monkeypatch.setenv("WANDB_MODE", "disabled")
     options = {"wandb=False": {"wandb": False}, "record=False": {"record": False}}.get(way, {"wandb": True})
@@ -67,7 +64,7 @@ def test_where_it_is_turned_off_nothing_is_written_or_said(runs_dir, monkeypatch
     assert not (tmp_path / "home").exists()
 
 
-def test_a_key_that_cannot_be_one_is_said_once_and_stops_nothing(runs_dir, monkeypatch, capfd):
+def test_malformed_key(runs_dir, monkeypatch, capfd):
     monkeypatch.setenv("WANDB_API_KEY", "nonsense")
     records = [pipeline(mlp(), digits(), held(), wandb=True, name=name, **QUICK) for name in ("one", "two")]
     out, _ = capfd.readouterr()
@@ -78,7 +75,7 @@ def test_a_key_that_cannot_be_one_is_said_once_and_stops_nothing(runs_dir, monke
     assert len(offline_runs(runs_dir)) == 2
 
 
-def test_a_wrong_key_and_a_dead_network_stop_nothing(monkeypatch, capfd):
+def test_wrong_key_and_dead_network(monkeypatch, capfd):
     """One line on what failed and where the runs go, for both runs together."""
     monkeypatch.setenv("WANDB_API_KEY", "a" * 40)
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")  # nobody listens there
@@ -98,7 +95,7 @@ def test_a_wrong_key_and_a_dead_network_stop_nothing(monkeypatch, capfd):
 
 
 @pytest.mark.parametrize("failing", ["init", "log", "finish"])
-def test_whatever_w_and_b_fails_at_the_record_is_whole(monkeypatch, capfd, failing):
+def test_wandb_fails(monkeypatch, capfd, failing):
     """Also where it fails at every row: said once."""
     import wandb
 
@@ -130,7 +127,7 @@ def test_whatever_w_and_b_fails_at_the_record_is_whole(monkeypatch, capfd, faili
     assert capfd.readouterr().out == f"W&B: no {failing}; the records are whole.\n"
 
 
-def test_without_the_package_nothing_is_missing(monkeypatch, capfd, tiny):
+def test_without_the_package(monkeypatch, capfd, tiny):
     monkeypatch.setitem(sys.modules, "wandb", None)
     assert run("MLP_4").finished
     assert capfd.readouterr().out == ""
@@ -164,7 +161,7 @@ def broken(monkeypatch, tmp_path):
         "AttributeError(\"module 'numpy' has no attribute 'float_'\")",
     ],
 )
-def test_a_broken_wandb_is_said_in_one_line_and_the_training_goes_on(broken, raised, capfd, tiny):
+def test_broken_package(broken, raised, capfd, tiny):
     broken(f"raise {raised}")
     assert [len(run(name).rows) for name in ("MLP_4", "MLP_13")] == [3, 3]
     (line,) = capfd.readouterr().out.splitlines()
@@ -172,7 +169,7 @@ def test_a_broken_wandb_is_said_in_one_line_and_the_training_goes_on(broken, rai
     assert line.endswith("; the records are whole.")
 
 
-def test_where_it_is_disabled_wandb_is_not_even_imported(broken, monkeypatch, capfd, tiny):
+def test_disabled_wandb_is_not_imported(broken, monkeypatch, capfd, tiny):
     marks = broken("from pathlib import Path\nPath(__file__).with_name('imported').touch()\nraise TypeError")
     monkeypatch.setenv("WANDB_MODE", "disabled")
     assert run("MLP_4").finished
@@ -191,11 +188,7 @@ NETRC = "machine api.wandb.ai\n  login user\n  password 0123456789\n"
         ({}, NETRC, True),
         ({}, NETRC.replace("api.wandb.ai", "github.com"), False),
         ({"WANDB_BASE_URL": "https://wandb.example.org:8080"}, NETRC, False),
-        (
-            {"WANDB_BASE_URL": "https://wandb.example.org:8080"},
-            NETRC.replace("api.wandb.ai", "wandb.example.org:8080"),
-            True,
-        ),
+        ({"WANDB_BASE_URL": "https://example.org:8080"}, NETRC.replace("api.wandb.ai", "example.org:8080"), True),
         ({}, "machine api.wandb.ai login", False),  # damaged
         ({"WANDB_MODE": "offline"}, "", True),
         ({"WANDB_MODE": "Offline"}, "", True),
@@ -204,9 +197,7 @@ NETRC = "machine api.wandb.ai\n  login user\n  password 0123456789\n"
         ({"WANDB_MODE": ""}, "", False),
     ],
 )
-def test_where_nothing_is_said_w_and_b_is_wanted_where_one_is_logged_in_or_has_set_its_mode(
-    environment, netrc, wanted, monkeypatch, tmp_path, capfd
-):
+def test_when_wandb_is_wanted(environment, netrc, wanted, monkeypatch, tmp_path, capfd):
     (tmp_path / "home").mkdir()
     (tmp_path / "home" / "netrc").write_text(netrc)
     for name, value in environment.items():
@@ -218,11 +209,11 @@ def test_where_nothing_is_said_w_and_b_is_wanted_where_one_is_logged_in_or_has_s
 
 
 @pytest.mark.parametrize("choice", ["yes", 2, "offline", object()])
-def test_another_choice_is_refused(choice):
+def test_other_choices_are_refused(choice):
     refused(lambda: wandb_wanted(choice), "wandb must be True, False or None")
 
 
-def test_a_mode_that_w_and_b_does_not_have_is_refused_or_said_once(monkeypatch, tiny, capfd, runs_dir):
+def test_unknown_mode(monkeypatch, tiny, capfd, runs_dir):
     monkeypatch.setenv("WANDB_MODE", "offlin")
     for choice in (None, True):
         refused(lambda choice=choice: wandb_wanted(choice), "WANDB_MODE=offlin", "online, offline or disabled")
@@ -233,7 +224,7 @@ def test_a_mode_that_w_and_b_does_not_have_is_refused_or_said_once(monkeypatch, 
 
 
 @pytest.mark.parametrize("mode", ["Offline", "OFFLINE", "dryrun"])
-def test_a_mode_may_be_spelt_in_any_case(mode, monkeypatch, tiny, capfd, runs_dir):
+def test_spellings_of_a_mode(mode, monkeypatch, tiny, capfd, runs_dir):
     monkeypatch.setenv("WANDB_MODE", mode)
     record = run("MLP_4")
     assert capfd.readouterr().out == ""
@@ -254,7 +245,7 @@ def exit_code(lines):
 
 
 @pytest.mark.parametrize(("error", "code"), [(ZeroDivisionError(), 1), (KeyboardInterrupt(), 255), (SystemExit(3), 1)])
-def test_a_run_that_ends_by_an_exception_is_closed_at_once_as_failed_or_killed(error, code, runs_dir, monkeypatch):
+def test_run_that_ends_by_an_exception(error, code, runs_dir, monkeypatch):
     def fail(*_):
         raise error
 
@@ -270,7 +261,7 @@ def test_a_run_that_ends_by_an_exception_is_closed_at_once_as_failed_or_killed(e
     assert Mirror.open == []
 
 
-def test_no_name_or_number_of_the_environment_s_makes_two_runs_one(runs_dir, monkeypatch, tiny):
+def test_environment_does_not_merge_runs(runs_dir, monkeypatch, tiny):
     environment = {"WANDB_RUN_ID": "one", "WANDB_NAME": "one", "WANDB_RESUME": "must", "WANDB_RUN_GROUP": "mine"}
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
@@ -278,28 +269,23 @@ def test_no_name_or_number_of_the_environment_s_makes_two_runs_one(runs_dir, mon
     assert mirror(records[0])
     runs = offline_runs(runs_dir)
     assert len({opened(lines)["run_id"] for lines in runs} - {"one"}) == 4
-    assert [opened(lines)["display_name"] for lines in runs] == [
-        "MLP_4-seed0",
-        "MLP_13-seed0",
-        "own-seed0",
-        "MLP_4-seed0",
-    ]
+    names = [opened(lines)["display_name"] for lines in runs]
+    assert names == ["MLP_4-seed0", "MLP_13-seed0", "own-seed0", "MLP_4-seed0"]
     assert [opened(lines).get("run_group") for lines in runs] == ["chapter 3", "chapter 3", "mine", "chapter 3"]
 
 
-def test_a_run_says_how_deep_and_how_large_its_model_is(runs_dir, tiny):
+def test_size_of_the_model(runs_dir, tiny):
     """As it trains and afterwards, so that runs can be grouped by it; of a reader's own model as it trains."""
     record = run("MLP_13")
     assert mirror(record)
     pipeline(mlp(), digits(), held(), wandb=True, name="own", **QUICK)
     *rows, own = [opened(lines)["config"]["update"] for lines in offline_runs(runs_dir)]
-    assert [(config["deep"], config["parameters"]) for config in rows] == [
-        (13, count_parameters(MODELS["MLP_13"](image_size=28)))
-    ] * 2
+    size = (13, count_parameters(MODELS["MLP_13"](image_size=28)))
+    assert [(config["deep"], config["parameters"]) for config in rows] == [size, size]
     assert (own["deep"], own["parameters"]) == (2, 64 * 16 + 16 + 16 * 10 + 10)
 
 
-def test_a_reader_s_own_classes_name_the_confusion_matrix(runs_dir):
+def test_own_class_names(runs_dir):
     record = pipeline(mlp(outputs=12), digits(), held(), wandb=False, name="own", **QUICK)
     names = [f"class {i}" for i in range(10)]
     record.settings["classes"] = names
