@@ -20,7 +20,8 @@ from torch.optim import Optimizer
 from deepnet.account import wandb_wanted
 from deepnet.analyses.final_test import final_test as run_final_test
 from deepnet.analyses.kinds import analyse as prepared_analysis
-from deepnet.data.datasets import Source, as_source, whole_digest
+from deepnet.data.datasets import BatchSource, as_source
+from deepnet.data.digests import full_digest
 from deepnet.data.sets import load_images
 from deepnet.machine import device
 from deepnet.progress import bar, format_estimate
@@ -288,7 +289,7 @@ def _train(
     recipe = Recipe(partial(make_optimizer, exp, graph=True, fast=fast), precision, fast=fast, graph=True)
     with trial_of(model) as trial:
         with torch.no_grad():
-            count_outputs(trial, cast(train.first(2).to(device()), precision))
+            count_outputs(trial, cast(train.first_inputs(2).to(device()), precision))
         rehearse(trial, train, held, exp, recipe, record_gradients=False)
 
     @kept_memory(fast)
@@ -418,7 +419,7 @@ def run_all(
 
 @closing()
 def fit(
-    model: nn.Module, train: Source, eval_set: Source, exp: Experiment, recipe: Recipe, folder: RunFolder, checkpoint: dict | None, *,
+    model: nn.Module, train: BatchSource, eval_set: BatchSource, exp: Experiment, recipe: Recipe, folder: RunFolder, checkpoint: dict | None, *,
     split_name: str, steps: int | None = None, keep_weights: bool = False, use_wandb: Any = True, line: Any = None,
     stop: Callable[[], bool] = lambda: False,
 ) -> Record:  # fmt: skip
@@ -429,12 +430,12 @@ def fit(
     precision, fast = recipe.precision, recipe.fast
     model.to(device())
     if fast:
-        layout = fast_layout(model, train.first(2))
+        layout = fast_layout(model, train.first_inputs(2))
         model.to(memory_format=layout)
         train, eval_set = (
             source.to(device(), layout) if hasattr(source, "to") else source for source in (train, eval_set)
         )
-    data = [whole_digest(source) for source in (train, eval_set)]
+    data = [full_digest(source) for source in (train, eval_set)]
     if checkpoint:
         if any(None not in pair and pair[0] != pair[1] for pair in zip(checkpoint.get("data", []), data, strict=False)):
             raise UsageError(
@@ -446,7 +447,7 @@ def fit(
     else:
         frozen = frozen_digests(model)
     seed_everything(exp.seed, 0)  # a reader's data set may be random
-    probed = train.first(min(256, recipe.eval_batch_size)).to(device()) if exp.record_gradients else None
+    probed = train.first_inputs(min(256, recipe.eval_batch_size)).to(device()) if exp.record_gradients else None
     trained = model
     if fast or recipe.cache_frozen:
         trained, train, eval_set = without_frozen_prefix(

@@ -6,8 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from deepnet.data.datasets import ReaderSet, as_source, listed_batches
-from deepnet.data.labels import AnyLabel
+from deepnet.data.datasets import UserDataset, as_source, is_iterable_of_batches
 from deepnet.speed.memory import kept_memory
 from deepnet.training.precision import arithmetic, cast
 from deepnet.training.ready import BATCH_SIZE, as_the_model_takes, device_of, size_of_batches, usable_precision
@@ -72,11 +71,11 @@ def extract_features(
     """
     size = size_of_batches("batch_size", data, batch_size, BATCH_SIZE)
     precision = usable_precision(model, precision)
-    if listed_batches(data):
+    if is_iterable_of_batches(data):
         data = [(image, 0) for inputs, *_ in data for image in inputs]
     source = as_source(data)
-    if isinstance(source, ReaderSet):
-        source.labels = AnyLabel()
+    if isinstance(source, UserDataset):
+        source.label_map = None
     source = as_the_model_takes(model, source)
     if not (layers := [m for m in model.modules() if isinstance(m, nn.Linear)]):
         raise UsageError(

@@ -1,7 +1,7 @@
 """The cache of decoded sets: it answers for the source it was made of, and for no other."""
 
 import pickle
-from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -11,13 +11,13 @@ from helpers import refused
 
 from deepnet.data import sources
 from deepnet.data.sets import cache_folder, load_images
-from deepnet.data.sources import Source
+from deepnet.data.sources import LocalCopy
 
 
 @each_set
 def test_second_opening_decodes_nothing(name, data_dir, published, monkeypatch):
     assert_published(name, published)
-    monkeypatch.setattr(Source, "read", no_reading)
+    monkeypatch.setattr(LocalCopy, "read", no_reading)
     assert_published(name, published)
     monkeypatch.delenv("DATA_DIR")  # what was decoded once serves without the source too
     assert_published(name, published)
@@ -57,19 +57,19 @@ def test_damaged_cache_is_made_again(damage, data_dir, published):
     damage(path)
     assert_published("mnist", published)
     assert path.read_bytes() == good
-    assert not list(cache_folder().glob("*.tmp*"))
+    assert not list(cache_folder().glob(".*"))
 
 
 def test_cache_that_cannot_be_written_is_done_without(data_dir, published, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    with pytest.warns(UserWarning, match=r"file/cnn-and-deep-network cannot be written \(.+\); mnist is decoded anew"):
+    with pytest.warns(UserWarning, match=r"file/cnn-and-deep-network cannot be written \(.+\); mnist is decoded again"):
         assert_published("mnist", published)
 
 
 def test_full_disk_leaves_no_half_written_file(data_dir, published, monkeypatch):
-    def full(path: Path, rows: np.ndarray) -> None:
-        path.write_bytes(b"half")
+    def full(file: BinaryIO, rows: np.ndarray) -> None:
+        file.write(b"half")
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(np, "save", full)

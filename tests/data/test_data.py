@@ -31,7 +31,7 @@ ALL_PARTS = [(name, part) for name, parts in SPLITS.items() for part in parts]
 
 
 def test_vault_is_shut_and_other_parts_unknown():
-    refused(lambda: load_images("cifar100", "test", "sample"), "stays shut", "final_test")
+    refused(lambda: load_images("cifar100", "test", "sample"), "stays closed", "final_test")
     refused(lambda: load_images("mnist", "validation"), "unknown part of mnist 'validation'; choose train or test")
     refused(lambda: load_images("cifar100", "dev"), "'dev'", "choose train or validation")
     refused(lambda: load_images("cifar", "train"), "unknown data set 'cifar'", "cifar100")

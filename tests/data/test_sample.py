@@ -87,7 +87,7 @@ def test_sample_profile_reads_nothing_else(monkeypatch):
 def test_sample_that_is_gone_is_not_looked_for_elsewhere(tmp_path, monkeypatch):
     monkeypatch.setattr(sets, "SAMPLE", tmp_path)
     monkeypatch.setattr(sets, "fetch", no_reading)
-    refused(lambda: load_images("mnist"), f"{tmp_path / 'mnist'} is gone", "git checkout data/sample")
+    refused(lambda: load_images("mnist"), f"{tmp_path / 'mnist'} is missing", "git checkout data/sample")
 
 
 def test_class_names_are_in_the_originals_order():
