@@ -166,15 +166,6 @@ def _normalisation(name: str, size: int, layout: torch.memory_format, device: to
     return mean, deviation
 
 
-def channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of each channel of uint8 images (N, C, H, W), whose pixels are scaled to [0, 1]."""
-    counts = torch.stack([torch.bincount(channel.flatten(), minlength=256) for channel in images.unbind(1)]).double()
-    shares, levels = counts / counts.sum(1, keepdim=True), torch.arange(256).double() / 255
-    mean = shares @ levels
-    deviation = (shares @ levels.square() - mean.square()).sqrt()
-    return tuple(mean.tolist()), tuple(deviation.tolist())
-
-
 # ---------------------------------------------------------------- opening a set
 
 
