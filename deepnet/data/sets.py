@@ -9,7 +9,7 @@ import functools
 import hashlib
 import os
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from torchvision.transforms.v2.functional import resize
 from deepnet.data.datasets import BatchSource
 from deepnet.data.sources import SAMPLE, SETS, LocalCopy, fetch, in_data_dir, in_folder
 from deepnet.records.files import WriteError, atomic, first_line
+from deepnet.valid import whole
 from experimentTable import CLASSES, PROFILES, PROJECT, Experiment, UsageError, choose, identity
 
 # ---------------------------------------------------------------- the literals
@@ -111,8 +112,6 @@ class ImageSet(BatchSource):
     classes: tuple[str, ...]
     fingerprint: str  # of the set that this part is cut from
     size: int  # height and width that a model sees, in pixels
-    coarse_labels: Tensor | None = None  # int64 (N,); CIFAR-100 only
-    coarse_classes: tuple[str, ...] = ()
     memory_format: torch.memory_format = torch.contiguous_format  # of the batches
 
     def __len__(self) -> int:
@@ -139,30 +138,32 @@ class ImageSet(BatchSource):
         mean, deviation = _normalisation(self.name, self.size, self.memory_format, images.device)
         return images.float().div_(255).sub_(mean).div_(deviation), self.labels[indices]
 
+    @property
+    def coarse_labels(self) -> Tensor | None:
+        """The superclass of each image, int64 (N,) with numbers of COARSE_NAMES; None but for CIFAR-100."""
+        return torch.tensor(COARSE_OF, device=self.labels.device)[self.labels] if self.coarse_classes else None
+
+    @property
+    def coarse_classes(self) -> tuple[str, ...]:
+        """The names of the superclasses; none but for CIFAR-100."""
+        return COARSE_NAMES if self.name == "cifar100" else ()
+
     def subset(self, indices: Tensor | Sequence[int]) -> "ImageSet":
         """The images at `indices`, in that order."""
         indices = torch.as_tensor(indices, device=self.images.device)
-        return self._map(lambda tensor: tensor[indices])
+        return replace(self, images=self.images[indices], labels=self.labels[indices])
 
     def to(self, device: torch.device | str, memory_format: torch.memory_format | None = None) -> "ImageSet":
         """The same set on `device`, its batches in `memory_format`; channels-last images are resized faster."""
-        return replace(self._map(lambda tensor: tensor.to(device)), memory_format=memory_format or self.memory_format)
-
-    def _map(self, change: Callable[[Tensor], Tensor]) -> "ImageSet":
-        coarse = None if self.coarse_labels is None else change(self.coarse_labels)
-        return replace(self, images=change(self.images), labels=change(self.labels), coarse_labels=coarse)
+        images, labels = self.images.to(device), self.labels.to(device)
+        return replace(self, images=images, labels=labels, memory_format=memory_format or self.memory_format)
 
 
 @functools.cache
 def _normalisation(name: str, size: int, layout: torch.memory_format, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation (1, C, size, size) of `name`, expanded and laid out as batches are (faster)."""
-    mean, deviation = (
-        torch.tensor(values, device=device)
-        .view(1, -1, 1, 1)
-        .expand(-1, -1, size, size)
-        .contiguous(memory_format=layout)
-        for values in NORMALISATION[name]
-    )
+    """Mean and standard deviation of `name` (1, C, size, size), expanded and laid out as batches are: it is faster."""
+    channels = torch.tensor(NORMALISATION[name], device=device)[:, None, :, None, None]
+    mean, deviation = (each.expand(-1, -1, size, size).contiguous(memory_format=layout) for each in channels)
     return mean, deviation
 
 
@@ -219,14 +220,11 @@ def data_identity(exp: Experiment) -> dict:
 
 def _image_set(name: str, part: str, profile: str, size: int | None) -> ImageSet:
     data = PROFILES[choose("profile", profile, PROFILES)].data
-    if size is not None and (isinstance(size, bool) or not isinstance(size, int) or size < 1):
-        raise UsageError(f"size must be a whole number of pixels, at least 1, got {size!r}")
     published = _published(part)
     copy = _local_copy(name, data)
     images, labels = _tensors(name, data, published, copy.stamp(published) if copy else None)[part]
-    coarse = torch.tensor(COARSE_OF)[labels] if name == "cifar100" else None
-    return ImageSet(name, part, images, labels, CLASS_NAMES[name], known_fingerprint(name, profile),
-                    size or images.shape[-1], coarse, COARSE_NAMES if name == "cifar100" else ())  # fmt: skip
+    size = images.shape[-1] if size is None else whole("size", size, 1)
+    return ImageSet(name, part, images, labels, CLASS_NAMES[name], known_fingerprint(name, profile), size)
 
 
 def _local_copy(name: str, data: str) -> LocalCopy | None:

@@ -34,12 +34,12 @@ def publish(record: Record) -> Path:
     superseded = evidence / "superseded" / record.profile / record.name
     with writing(target):
         if target.exists() and Record(target).result != record.result:
-            began = Record(target).result.get("ended") or Record(target).settings["provenance"]["commit"][:7]
-            _keep(target, superseded / f"{target.name}.{began.replace(':', '')}")
+            ended = Record(target).result.get("ended") or Record(target).settings["provenance"]["commit"][:7]
+            _copy(target, superseded / f"{target.name}.{ended.replace(':', '')}")
             shutil.rmtree(target)
         for attempt in record.path.parent.glob(f"{record.path.name}.*"):
-            _keep(attempt, superseded / attempt.name)
-        _keep(record.path, target)
+            _copy(attempt, superseded / attempt.name)
+        _copy(record.path, target)
     if (database := record.path.parents[1] / f"{record.name.rpartition('_')[0]}.sqlite").exists():
         with atomic(evidence / record.profile / database.name) as part:
             shutil.copyfile(database, part)
@@ -50,5 +50,5 @@ def publish(record: Record) -> Path:
     return target
 
 
-def _keep(attempt: Path, target: Path) -> None:
+def _copy(attempt: Path, target: Path) -> None:
     shutil.copytree(attempt, target, dirs_exist_ok=True, ignore=shutil.ignore_patterns("*.pt", ".*"))

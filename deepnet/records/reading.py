@@ -77,14 +77,16 @@ class Record:
         self._arrays: dict[str, Any] = {}
 
     def __repr__(self) -> str:
+        state = f"{len(self.rows)} rows"
         if not self.result:
-            return f"<Record {self.name} ({self.profile}, seed {self.seed}): unfinished, {len(self.rows)} rows>"
-        if not self.finished:
-            return f"<Record {self.name} ({self.profile}, seed {self.seed}): failed, {self.result['reason']}>"
-        accuracy, version = self.result.get("accuracy"), self.settings["provenance"].get("results_version", 1)
-        score = f", {self.result['split']} accuracy {accuracy:.4g}" if accuracy is not None else ""
-        older = f", results of version {version} (now {RESULTS_VERSION})" if version != RESULTS_VERSION else ""
-        return f"<Record {self.name} ({self.profile}, seed {self.seed}): {len(self.rows)} rows{score}{older}>"
+            state = f"unfinished, {state}"
+        elif not self.finished:
+            state = f"failed, {self.result['reason']}"
+        else:
+            accuracy, version = self.result.get("accuracy"), self.settings["provenance"].get("results_version", 1)
+            state += f", {self.result['split']} accuracy {accuracy:.4g}" if accuracy is not None else ""
+            state += f", results of version {version} (now {RESULTS_VERSION})" if version != RESULTS_VERSION else ""
+        return f"<Record {self.name} ({self.profile}, seed {self.seed}): {state}>"
 
     def load(self) -> "Record":
         """Read everything but the weights into memory, and return the record. Raises UsageError as reading does."""

@@ -155,17 +155,6 @@ def test_other_folder(tmp_path, name):
     refused(lambda: Record(tmp_path / "sample" / "x" / name), "is not the folder of a run", "seed-<n>")
 
 
-def test_result_without_settings(runs_dir):
-    """It is refused and kept."""
-    record = written(runs_dir)
-    (record.path / "settings.json").unlink()
-    message = "settings.json is not the file that its result.json names"
-    refused(lambda: Record(record.path).load(), message)
-    with RunFolder(EXPERIMENT, runs_dir) as folder:
-        refused(lambda: folder.start({"lr": 0.1}, PROVENANCE), message)
-    assert (record.path / "result.json").exists() and len(record.rows) == 2
-
-
 def test_file_in_place_of_a_folder(runs_dir):
     """It is refused and kept."""
     path = runs_dir / "own" / "mine" / "seed-0"

@@ -19,11 +19,10 @@ from torch import nn
 
 import coreFunction
 from coreFunction import pipeline, run, run_all
-from deepnet.analyses import kinds
 from deepnet.records.folder import RunFolder
 from deepnet.records.reading import Record, find_record
 from experimentTable import EXPERIMENTS, ROWS, UsageError, experiment, is_supported
-from myModel import MODELS
+from myModel import MLP, MODELS
 
 
 def bytes_of(folder: Path) -> dict[str, bytes]:
@@ -161,11 +160,15 @@ def test_start_over_a_result_is_refused(runs_dir):
     assert bytes_of(record.path) == before
 
 
-def small_resnet(num_classes: int = 10, *, image_size: int = 32) -> nn.Module:
-    """Children named as ResNet-18's, with a thousandth of its weights."""
+def small_mlp(*, image_size: int = 28) -> nn.Module:
+    return MLP([784, 8, 10])
+
+
+def small_cnn(*, image_size: int = 32) -> nn.Module:
+    """Children named as those of ResNet-18."""
     stages = {f"layer{i}": nn.Sequential(nn.Conv2d(4, 4, 1), nn.ReLU()) for i in range(1, 5)}
     begin = {"conv1": nn.Conv2d(3, 4, 7, stride=8), "bn1": nn.BatchNorm2d(4), "relu": nn.ReLU()}
-    end = {"avgpool": nn.AdaptiveAvgPool2d(1), "flatten": nn.Flatten(), "fc": nn.Linear(4, num_classes)}
+    end = {"avgpool": nn.AdaptiveAvgPool2d(1), "flatten": nn.Flatten(), "fc": nn.Linear(4, 10)}
     return nn.Sequential(OrderedDict(begin | stages | end))
 
 
@@ -186,9 +189,8 @@ def test_shared_folder(made, runs_dir, tiny, monkeypatch):
     names = [*TRAININGS[:2], *ANALYSES[:2], "timing_3"]
     if times:
         names = [row.name for row in ROWS if is_supported(experiment(row.name, "sample"))]
-    # A round takes as long as its models, and what is tested here is the same with small ones.
-    monkeypatch.setitem(MODELS, "resnet18", small_resnet)
-    monkeypatch.setattr(kinds, "TIMED_PAIRS", {name: pairs[:1] for name, pairs in kinds.TIMED_PAIRS.items()})
+    for model in MODELS:  # what is tested here does not depend on the models, and a round takes as long as they do
+        monkeypatch.setitem(MODELS, model, small_mlp if model.startswith("MLP") else small_cnn)
     context = multiprocessing.get_context("fork")
     for _ in range(max(times, 1)):
         shutil.rmtree(runs_dir, ignore_errors=True)
