@@ -70,14 +70,16 @@ def state(root: Path = ROOT) -> dict:
 
         state()["commit"]  # "f4fb090...", None outside a repository
     """
-    commit, reason, found = None, "", ""
+    commit, reason = None, ""
     try:
-        top, commit = _git(root, "rev-parse", "--show-toplevel", "HEAD").splitlines()
+        top, head = _git(root, "rev-parse", "--show-toplevel", "HEAD").splitlines()
         if Path(top).resolve() != root.resolve():
-            commit, reason = None, f"{root} lies within another repository, {top}"
-        elif differing := _differing(root, commit, found := fingerprint(root, commit)):
-            more = f" and {len(differing) - 1} more" if len(differing) > 1 else ""
-            reason = f"not as commit {commit[:7]} has it: {differing[0]}{more}"
+            reason = f"{root} lies within another repository, {top}"
+        else:
+            if differing := _differing(root, head):
+                more = f" and {len(differing) - 1} more" if len(differing) > 1 else ""
+                reason = f"not as commit {head[:7]} has it: {differing[0]}{more}"
+            commit = head
     except subprocess.CalledProcessError as error:
         reason = f"{root} is no git repository with a commit"
         if "dubious ownership" in error.stderr:
@@ -86,7 +88,7 @@ def state(root: Path = ROOT) -> dict:
         reason = f"git does not answer ({type(error).__name__})"
     if not reason and (written := _written_since_start(root)):
         reason = f"written after this process had begun: {', '.join(written)}; start it anew"
-    return {"commit": commit, "dirty": bool(reason), "uncommitted": reason or None, "code": found or fingerprint(root)}
+    return {"commit": commit, "dirty": bool(reason), "uncommitted": reason or None, "code": fingerprint(root, commit)}
 
 
 def _git(root: Path, *arguments: str, given: str | None = None) -> str:
@@ -101,22 +103,16 @@ def _git(root: Path, *arguments: str, given: str | None = None) -> str:
 @functools.lru_cache(maxsize=4)
 def _committed(root: Path, commit: str) -> dict[str, str]:
     """The commit's modules and their hashes."""
-    entries = [
-        entry.partition("\t") for entry in _git(root, "ls-tree", "-r", "-z", commit, "--", ".").split("\0") if entry
-    ]
-    return {
-        path: about.split()[2]
-        for about, _, path in entries
-        if path.endswith(".py") and ("/" not in path or path.startswith("deepnet/"))
-    }  # fmt: skip
+    hashes = {}
+    for entry in _git(root, "ls-tree", "-r", "-z", commit, "--", ".").split("\0"):
+        about, _, path = entry.partition("\t")
+        if path.endswith(".py") and ("/" not in path or path.startswith("deepnet/")):
+            hashes[path] = about.split()[2]
+    return hashes
 
 
-@functools.lru_cache(maxsize=4)
-def _differing(root: Path, commit: str, code: str) -> list[str]:
-    """The modules that are not as the commit has them (changed, added or removed), whatever git's index says.
-
-    `code` is the `fingerprint`, which makes the cached answer one about these very files.
-    """
+def _differing(root: Path, commit: str) -> list[str]:
+    """The modules that are not as the commit has them (changed, added or removed), whatever git's index says."""
     committed = _committed(root, commit)
     found = [path.relative_to(root).as_posix() for path in modules(root, commit)]
     # hashed as git would store them, with its own line ends
