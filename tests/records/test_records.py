@@ -29,16 +29,17 @@ def evidence(tmp_path, monkeypatch):
 # ---------------------------------------------------------------- numbers
 
 
-values = st.recursive(
+leaves = (
     st.none()
     | st.booleans()
     | st.integers()
     | st.floats(-1e300, 1e300)
+    | st.text(max_size=3)
     | st.sampled_from([math.nan, math.inf])
-    | st.text(max_size=3),
-    lambda inner: (
-        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3) | st.tuples(inner)
-    ),
+)
+values = st.recursive(
+    leaves,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner) | st.tuples(inner),
     max_leaves=8,
 )
 
@@ -48,12 +49,6 @@ def test_rounded_is_json(value):
     found = rounded(value)
     assert json.loads(json.dumps(found, allow_nan=False)) == found
     assert rounded(found) == found
-
-
-@given(st.floats(-1e300, 1e300))
-def test_rounded_floats(number):
-    assert rounded(number) == pytest.approx(number, rel=5.1e-4, abs=5e-324)
-    assert len(str(rounded(number)).split("e")[0].replace(".", "").strip("-0")) <= 4
 
 
 @pytest.mark.parametrize(
@@ -238,12 +233,12 @@ def test_weights_are_checked_by_their_numbers(runs_dir):
     refused(Record(record.path).weights, "holds other weights than its result.json names", "remove")
 
 
-@given(st.sampled_from(["w", "v"]), st.lists(st.floats(width=32, allow_nan=False), min_size=1, max_size=3))
-def test_digest(name, numbers):
-    known, other = {"w": torch.tensor([1.0, 2.0])}, {name: torch.tensor(numbers)}
-    assert (digest(known) == digest(other)) == (name == "w" and numbers == [1.0, 2.0])
-    zeros = [torch.zeros(2, 3), torch.zeros(3, 2), torch.zeros(2, 3).double()]
-    assert len({digest({"w": tensor}) for tensor in zeros}) == 3
+def test_digest():
+    """Names, numbers, shapes and types make different digests."""
+    tensors = torch.zeros(2, 3), torch.zeros(3, 2), torch.zeros(2, 3).double(), torch.ones(2, 3)
+    states = [{"w": tensor} for tensor in tensors] + [{"v": tensors[0]}]
+    assert len({digest(state) for state in states}) == len(states)
+    assert digest({"w": torch.zeros(2, 3)}) == digest(states[0])
 
 
 BAD_FILES = {
