@@ -98,9 +98,8 @@ def in_folder(name: str, *folders: Path) -> LocalCopy | None:
     """The copy of `name` in `folders`: shards in the first, up to three folders deep, or torchvision's in any."""
     for depth in range(4):
         for shard in sorted(folders[0].glob("*/" * depth + "train-*.parquet")):
-            return LocalCopy(
-                name, shard.parent, {part: sorted(shard.parent.glob(f"{part}-*.parquet")) for part in PARTS}
-            )
+            shards = {part: sorted(shard.parent.glob(f"{part}-*.parquet")) for part in PARTS}
+            return LocalCopy(name, shard.parent, shards)
     return next((LocalCopy(name, folder) for folder in folders if (folder / SETS[name].folder).is_dir()), None)
 
 

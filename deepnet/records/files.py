@@ -22,7 +22,7 @@ class WriteError(UsageError):
 
 def first_line(error: BaseException) -> str:
     """The first line of an error's message without terminal colours, or its type where it has no message."""
-    return re.sub(r"\x1b\[[0-9;]*m", "", str(error) or type(error).__name__).splitlines()[0]
+    return (re.sub(r"\x1b\[[0-9;]*m", "", str(error)).strip() or type(error).__name__).splitlines()[0]
 
 
 def sha256(path: Path) -> str:
