@@ -94,31 +94,25 @@ class InMemoryDataset(BatchSource):
 
 
 class UserDataset(BatchSource):
-    """A reader's own map-style data set, or a loader of one, read as it is.
+    """A reader's own map-style data set, read as it is.
 
     `label_map` turns its labels into targets; None, for readings in which labels play no part, makes all targets 0.
     """
 
-    def __init__(self, data: Any, workers: int = 0) -> None:
-        self.loader = data if isinstance(data, DataLoader) else None
-        self.dataset = data.dataset if self.loader is not None else data
+    def __init__(self, dataset: Any, workers: int = 0) -> None:
+        self.dataset = dataset
         self.workers = workers
         self.classes = ()
         self.label_map: LabelMap | None = LabelMap()
         self.floats = False  # convert inputs of an integer type to floats
-        self._first_batch: Collated | None = None
-        is_map_style = hasattr(self.dataset, "__len__") and hasattr(self.dataset, "__getitem__")
-        if isinstance(self.dataset, IterableDataset) or not is_map_style:
+        is_map_style = hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")
+        if isinstance(dataset, IterableDataset) or not is_map_style:
             raise UsageError(
-                f"{type(self.dataset).__name__} has no length or cannot be indexed; "
+                f"{type(dataset).__name__} has no length or cannot be indexed; "
                 "give a data set of (tensor, label) pairs, such as list(data)"
             )
-        if len(self.dataset) == 0:
+        if len(dataset) == 0:
             raise UsageError("the data set is empty; give one with at least two images")
-        if self.loader is None:
-            as_pair(self.dataset[0])
-        elif workers:
-            raise UsageError("a DataLoader has workers of its own; set num_workers there and leave out workers")
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -139,48 +133,9 @@ class UserDataset(BatchSource):
         )
         return map(self._targets, loader)
 
-    def shuffled(self, batch_size: int, generator: torch.Generator, steps: int | None = None) -> Iterable[Batch]:
-        """The batches of one epoch; a loader gives its own batches, in its own order."""
-        if self.loader is not None:
-            return map(self._targets, self._loaded(self.loader))
-        return super().shuffled(batch_size, generator, steps)
-
-    def in_order(self, batch_size: int) -> Iterable[Batch]:
-        """Batches in which every item comes once; a loader gives its own batches."""
-        if self.loader is not None:
-            return map(self._targets, self._loaded(self.loader))
-        return super().in_order(batch_size)
-
     def first_inputs(self, count: int) -> Tensor:
-        """The first inputs, at most `count`; for a loader those of its first batch, the same in each call."""
-        if self.loader is not None:
-            return self._inputs(self.first_batch())[:count]
+        """The first inputs, at most `count`."""
         return self._inputs(collate([self.dataset[i] for i in range(min(count, len(self)))]))
-
-    def first_batch(self) -> Collated:
-        """A loader's first batch, which is read once. Raises UsageError where the loader gives none."""
-        assert self.loader is not None
-        if self._first_batch is None:
-            with preserved_random():
-                seed_everything(0)
-                self._first_batch = next(self._loaded(self.loader), None)
-        if self._first_batch is None:
-            raise UsageError("the loader gives no batch; give it more items, or leave out drop_last")
-        return self._first_batch
-
-    @staticmethod
-    def _loaded(loader: DataLoader) -> Iterator[Collated]:
-        if (
-            loader.generator is not None
-        ):  # seeded in each epoch, so that a resumed run draws what an uninterrupted one does
-            loader.generator.manual_seed(torch.initial_seed())
-        for batch in loader:
-            pair = isinstance(batch, tuple | list) and len(batch) == 2 and isinstance(batch[0], Tensor)
-            if not pair or not (isinstance(batch[1], list | tuple) or (isinstance(batch[1], Tensor) and batch[1].ndim)):
-                raise UsageError(
-                    f"the loader's batches must be pairs of (inputs, labels) of several items, found {found_in(batch)}"
-                )
-            yield batch[0], list(batch[1])
 
     def _inputs(self, collated: Collated | str) -> Tensor:
         if isinstance(collated, str):
@@ -215,6 +170,49 @@ class UserDataset(BatchSource):
             return {i: plain_label(as_pair(self.dataset[i])[1]) for i in indices}
 
 
+class LoaderDataset(UserDataset):
+    """A reader's own loader, which gives its own batches in its own order."""
+
+    def __init__(self, loader: DataLoader) -> None:
+        super().__init__(loader.dataset)
+        self.loader = loader
+        self._first_batch: Collated | None = None
+
+    def shuffled(self, batch_size: int, generator: torch.Generator, steps: int | None = None) -> Iterable[Batch]:
+        """The batches of one pass of the loader."""
+        return map(self._targets, self._loaded())
+
+    def in_order(self, batch_size: int) -> Iterable[Batch]:
+        """The batches of one pass of the loader."""
+        return map(self._targets, self._loaded())
+
+    def first_inputs(self, count: int) -> Tensor:
+        """The first inputs of the loader's first batch, at most `count`, the same in each call."""
+        return self._inputs(self.first_batch())[:count]
+
+    def first_batch(self) -> Collated:
+        """The loader's first batch, which is read once. Raises UsageError where the loader gives none."""
+        if self._first_batch is None:
+            with preserved_random():
+                seed_everything(0)
+                self._first_batch = next(self._loaded(), None)
+        if self._first_batch is None:
+            raise UsageError("the loader gives no batch; give it more items, or leave out drop_last")
+        return self._first_batch
+
+    def _loaded(self) -> Iterator[Collated]:
+        if self.loader.generator is not None:
+            # seeded by the epoch's own seed, so that a resumed run draws what an uninterrupted one does
+            self.loader.generator.manual_seed(torch.initial_seed())
+        for batch in self.loader:
+            pair = isinstance(batch, tuple | list) and len(batch) == 2 and isinstance(batch[0], Tensor)
+            if not pair or not (isinstance(batch[1], list | tuple) or (isinstance(batch[1], Tensor) and batch[1].ndim)):
+                raise UsageError(
+                    f"the loader's batches must be pairs of (inputs, labels) of several items, found {found_in(batch)}"
+                )
+            yield batch[0], list(batch[1])
+
+
 def evenly_spaced(length: int) -> list[int]:
     """A few indices from the first to the last item of a set of this length."""
     return sorted({int(i) for i in np.linspace(0, length - 1, SAMPLED_ITEMS)})
@@ -232,13 +230,16 @@ def as_source(data: Any, workers: int = 0) -> Any:
         raise UsageError("the data set holds sparse tensors, which cannot be indexed; make them dense by to_dense()")
     if type(data) is TensorDataset and len(data.tensors) == 2 and len(data) > 0 and not workers:
         inputs, labels = data.tensors
-        if _is_class_vector(labels) and len(labels) == len(inputs):
+        classes = labels.ndim == 1 and not labels.is_floating_point() and not labels.is_complex()
+        if classes and len(labels) == len(inputs):
             return InMemoryDataset(inputs, labels.long(), ())
-    return UserDataset(data, workers)
-
-
-def _is_class_vector(labels: Tensor) -> bool:
-    return labels.ndim == 1 and not labels.is_floating_point() and not labels.is_complex()
+    if isinstance(data, DataLoader):
+        if workers:
+            raise UsageError("a DataLoader has workers of its own; set num_workers there and leave out workers")
+        return LoaderDataset(data)
+    source = UserDataset(data, workers)
+    as_pair(data[0])
+    return source
 
 
 def is_iterable_of_batches(data: Any) -> bool:

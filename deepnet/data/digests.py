@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import ConcatDataset, Subset, TensorDataset
 
-from deepnet.data.datasets import InMemoryDataset, UserDataset, evenly_spaced
+from deepnet.data.datasets import InMemoryDataset, LoaderDataset, evenly_spaced
 from deepnet.data.labels import plain_label
 from deepnet.records.files import tensor_bytes
 from deepnet.seeds import preserved_random, seed_everything
@@ -19,7 +19,7 @@ def fingerprint(source: Any) -> str:
     Of an item that differs from reading to reading only shape and type count, and of a loader its first batch.
     """
     total = hashlib.sha256(str(len(source)).encode())
-    if isinstance(source, UserDataset) and source.loader is not None:
+    if isinstance(source, LoaderDataset):
         inputs, _ = source.first_batch()
         total.update(f"{tuple(inputs.shape)} {inputs.dtype}".encode() + tensor_bytes(inputs))
         return total.hexdigest()

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from deepnet.data.datasets import UserDataset, as_source, is_iterable_of_batches
+from deepnet.data.datasets import LoaderDataset, UserDataset, as_source, is_iterable_of_batches
 from deepnet.speed.memory import kept_memory
 from deepnet.training.precision import arithmetic, cast
 from deepnet.training.ready import BATCH_SIZE, as_the_model_takes, device_of, size_of_batches, usable_precision
@@ -32,7 +32,7 @@ def forward_all(
     model.eval()
     source, where = as_source(data), device_of(model)
     outputs, pieces, targets, done = None, [], [], 0
-    known = getattr(source, "loader", None) is None  # a loader may leave items out, or draw them more than once
+    known = not isinstance(source, LoaderDataset)  # a loader may leave items out, or draw them more than once
     for inputs, labels in source.in_order(batch_size):
         with arithmetic(precision, fast=fast):
             chunk = model(cast(inputs.to(where), precision))
