@@ -19,7 +19,8 @@ from torch.optim import Optimizer
 from deepnet.account import wandb_wanted
 from deepnet.analyses.final_test import final_test as run_final_test
 from deepnet.analyses.kinds import analyse as prepared_analysis
-from deepnet.data.datasets import Source, as_source, whole_digest
+from deepnet.data.datasets import BatchSource, as_source
+from deepnet.data.digests import full_digest
 from deepnet.data.sets import load_images
 from deepnet.machine import device
 from deepnet.progress import bar, format_estimate
@@ -79,7 +80,7 @@ __all__ = [
 
 @closing()
 def fit(
-    model: nn.Module, train_set: Source, eval_set: Source, exp: Experiment, recipe: Recipe, folder: RunFolder,
+    model: nn.Module, train_set: BatchSource, eval_set: BatchSource, exp: Experiment, recipe: Recipe, folder: RunFolder,
     checkpoint: dict | None, *, split: str, steps_per_epoch: int | None = None, keep_weights: bool = False,
     wandb: Any = True, line: Any = None, stop: Callable[[], bool] = lambda: False,
 ) -> Record:  # fmt: skip
@@ -106,10 +107,10 @@ def fit(
     precision, fast = recipe.precision, recipe.fast
     model.to(device())
     if fast:
-        layout = fast_layout(model, train_set.first(2))
+        layout = fast_layout(model, train_set.first_inputs(2))
         model.to(memory_format=layout)
         train_set, eval_set = (s.to(device(), layout) if hasattr(s, "to") else s for s in (train_set, eval_set))
-    data = [whole_digest(source) for source in (train_set, eval_set)]
+    data = [full_digest(source) for source in (train_set, eval_set)]
     if checkpoint:
         before = zip(checkpoint.get("data", []), data, strict=False)
         if any(None not in pair and pair[0] != pair[1] for pair in before):
@@ -121,7 +122,7 @@ def fit(
     else:
         frozen = frozen_digests(model)
     seed_everything(exp.seed, 0)  # a reader's data set may draw random numbers
-    probed = train_set.first(min(256, recipe.eval_batch_size)).to(device()) if exp.record_gradients else None
+    probed = train_set.first_inputs(min(256, recipe.eval_batch_size)).to(device()) if exp.record_gradients else None
     trained = model
     if fast or recipe.cache_frozen:
         trained, train_set, eval_set = without_frozen_prefix(
@@ -403,7 +404,7 @@ def _train(
     recipe = Recipe(partial(make_optimizer, exp, graph=fast, fast=fast), precision, fast=fast, graph=fast)
     with trial_of(model) as trial:
         with torch.no_grad():
-            count_outputs(trial, cast(train_set.first(2).to(device()), precision))
+            count_outputs(trial, cast(train_set.first_inputs(2).to(device()), precision))
         rehearse(trial, train_set, eval_set, exp, recipe, record_gradients=False)
 
     @kept_memory(fast)

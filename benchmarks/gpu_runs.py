@@ -64,15 +64,9 @@ def read_jobs(path: Path) -> list[Job]:
 
 
 def _decode_some(name: str, shard: Path, first: int, images: int) -> np.ndarray:
-    from deepnet.data.sources import SETS, decode, read_table
+    from deepnet.data.sources import decode_table, read_table
 
-    table, shape = read_table(shard).slice(first, images), SETS[name].shape
-    image = next(column for column in ("image", "img") if column in table.column_names)
-    label = next(column for column in ("fine_label", "label") if column in table.column_names)
-    rows = np.empty((len(table), 1 + np.prod(shape)), np.uint8)
-    for row, cell, target in zip(rows, table[image].to_pylist(), table[label].to_pylist(), strict=True):
-        row[0], row[1:] = target, decode(cell["bytes"], shape, str(shard)).ravel()
-    return rows
+    return decode_table(name, read_table(shard).slice(first, images))
 
 
 def decode_set(name: str, folder: Path, workers: int | None = None) -> None:

@@ -21,7 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from torchvision.transforms import Compose, Normalize, Resize, ToTensor
 
 from coreFunction import build
-from deepnet.data.datasets import MemorySet
+from deepnet.data.datasets import InMemoryDataset
 from deepnet.data.sets import NORMALISATION, ImageSet
 from deepnet.machine import device
 from deepnet.speed.layout import fast_layout
@@ -108,7 +108,7 @@ class Ours:
     def __init__(self, exp: Experiment, data: ImageSet, precision: str = "fp32") -> None:
         self.exp, self.precision = exp, precision
         self.model = _initial_model(exp).to(device())
-        layout = fast_layout(self.model, data.first(2))
+        layout = fast_layout(self.model, data.first_inputs(2))
         self.model.to(memory_format=layout)
         self.source: Any = data.to(device(), layout)
         train_only(self.model, exp.trainable)
@@ -119,7 +119,7 @@ class Ours:
             # images.
             few = min(len(data), EVAL_BATCH_SIZE) // exp.batch_size * exp.batch_size
             self.uncached = self.source.subset(range(few))
-            self.source = MemorySet(self.make_cache(), self.uncached.labels, self.uncached.classes)
+            self.source = InMemoryDataset(self.make_cache(), self.uncached.labels, self.uncached.classes)
         self.optimizer = make_optimizer(exp, self.model, graph=True)
         self.gradients = GradientNorms(self.model) if exp.record_gradients else None
 

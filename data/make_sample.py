@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from deepnet.data.sets import canonical_order, checked, fingerprint, first_of_each_class
-from deepnet.data.sources import SAMPLE, Source, in_data_dir, read_table
+from deepnet.data.sources import SAMPLE, LocalCopy, in_data_dir, read_table
 from experimentTable import UsageError
 
 MOST_BYTES = 1_800_000  # of images in one file; git and its hosts like small ones
@@ -33,15 +33,15 @@ COUNTS = {  # part of the sample -> (part of the complete set, images)
 }
 
 
-def stratified(source: Source, part: str, count: int) -> tuple[np.ndarray, pa.Table]:
+def stratified(copy: LocalCopy, part: str, count: int) -> tuple[np.ndarray, pa.Table]:
     """`count` images of `part` in canonical order, decoded and as they stand in the shards."""
-    if source.shards is None:
-        raise UsageError(f"{source.folder} holds no parquet shards; set DATA_DIR to a folder that does")
-    rows = source.read(part)
+    if copy.shards is None:
+        raise UsageError(f"{copy.folder} holds no parquet shards; set DATA_DIR to a folder that does")
+    rows = copy.read(part)
     order = canonical_order(rows)
-    checked(rows[order], source.name, "complete", part, str(source.folder))
+    checked(rows[order], copy.name, "complete", part, str(copy.folder))
     chosen = order[first_of_each_class(rows[order, 0], count)]
-    return rows[chosen], pa.concat_tables([read_table(shard) for shard in source.shards[part]]).take(chosen)
+    return rows[chosen], pa.concat_tables([read_table(shard) for shard in copy.shards[part]]).take(chosen)
 
 
 def write_shards(table: pa.Table, folder: Path, part: str) -> None:
@@ -56,13 +56,13 @@ def write_shards(table: pa.Table, folder: Path, part: str) -> None:
 
 def make(name: str, folder: Path) -> None:
     """Write the sample of one set into `folder`, in place of what is there; print each part's fingerprint."""
-    source = in_data_dir(name)
-    if source is None:
+    copy = in_data_dir(name)
+    if copy is None:
         raise UsageError(f"set DATA_DIR to a folder that holds {name} as train-*.parquet and test-*.parquet")
     pools: Counter[str] = Counter()
     for origin, count in COUNTS[name].values():
         pools[origin] += count
-    cut = {origin: stratified(source, origin, count) for origin, count in pools.items()}
+    cut = {origin: stratified(copy, origin, count) for origin, count in pools.items()}
     folder.mkdir(parents=True, exist_ok=True)
     for old in folder.glob("*.parquet"):
         old.unlink()

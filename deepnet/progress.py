@@ -12,7 +12,7 @@ from experimentTable import PROFILES
 
 
 class _Silent:
-    """Stands in for a bar where tqdm is missing."""
+    """Takes the place of a bar where tqdm is not installed."""
 
     def __getattr__(self, _: str) -> Any:
         return lambda *args, **kwargs: None
@@ -24,10 +24,10 @@ def in_notebook() -> bool:
 
 
 def bar(total: float, description: str = "", **options: Any) -> Any:
-    """A tqdm bar. In a notebook it is one plain line that is redrawn in place, and stays readable in the saved page.
+    """A tqdm bar; in a notebook one line of text that is redrawn in place and can be read in the saved page.
 
-    Tqdm's own notebook bar is a widget, which a saved page shows as nothing. Where nobody watches (a log) none is
-    drawn, nor one that nothing has moved and that is closed within half a second.
+    Tqdm's own notebook bar is a widget, which a saved page does not show. No bar is drawn where standard output is not
+    a terminal, nor within the first half second.
     """
     try:
         from tqdm import tqdm
@@ -45,20 +45,22 @@ def bar(total: float, description: str = "", **options: Any) -> Any:
                 self.handle = display(text, display_id=True)
             self.handle.update(text)
 
-    return Line(ncols=110, **options | {"file": StringIO()})  # the display shows it, nothing is printed
+    return Line(ncols=110, **options | {"file": StringIO()})  # shown by the display and not printed
 
 
 @contextmanager
 def quiet_imports() -> Iterator[None]:
-    """Import a library that draws bars of its own without tqdm's warning that a notebook lacks the widget for them."""
+    """Import a library that draws bars of its own without tqdm's warning that the notebook's widget is missing."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
 
 
 def format_estimate(seconds: float, profile: str) -> str:
-    """A price for a reader: `75` -> "about 1 min 15 s", in `paper` with "on one H200"; 0, which no run takes: none was
-    measured.
+    """An estimated time for a reader, with the hardware that it was measured on; 0 means that none was measured.
+
+    >>> format_estimate(75, "cpu")
+    'about 1 min 15 s'
     """
     where = f" on {PROFILES[profile].priced_on}" if PROFILES[profile].priced_on else ""
     return f"about {duration(seconds)}{where}" if seconds else "time not known"

@@ -11,24 +11,26 @@ from deepnet.machine import device
 
 
 def mixed(*numbers: int) -> int:
-    """One 63-bit seed from several numbers, so that (seed, epoch) and (seed + 1, epoch - 1) are unrelated."""
+    """One 63-bit seed from several numbers, so that (seed, epoch) and (seed + 1, epoch - 1) are unrelated.
+
+    >>> mixed(0, 1) == mixed(1, 0)
+    False
+    """
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
 def seed_everything(*numbers: int) -> torch.Generator:
-    """Seed torch's, numpy's and Python's global generators from `numbers`; returns a CPU generator seeded alike, for
-    shuffling.
-    """
+    """Seed the global generators of torch, numpy and Python from `numbers`; returns a CPU generator for shuffling."""
     seed = mixed(*numbers)
     torch.manual_seed(seed)
-    np.random.seed(seed % 2**32)  # a reader's own transforms may draw from it, or from Python's
+    np.random.seed(seed % 2**32)  # a reader's own transforms may draw from numpy's or Python's generator
     random.seed(seed)
     return torch.Generator().manual_seed(seed)
 
 
 @contextmanager
 def preserved_random() -> Iterator[None]:
-    """Leave torch's, numpy's and Python's global generators as they are, whatever is drawn meanwhile."""
+    """Restore the global generators of torch, numpy and Python after the block, whatever it has drawn."""
     numpy_state, python_state = np.random.get_state(), random.getstate()
     try:
         with torch.random.fork_rng([torch.cuda.current_device()] if device().type == "cuda" else []):

@@ -1,4 +1,4 @@
-"""The classical baseline: SVM and logistic regression on extracted features."""
+"""The classical baseline: a linear SVM and a logistic regression on extracted features."""
 
 import warnings
 from collections.abc import Callable
@@ -7,25 +7,49 @@ from typing import Any
 import numpy as np
 import torch
 
-CS = {"svm": (1e-5, 1e-4, 1e-3), "logistic_regression": (1e-4, 1e-3, 1e-2, 1e-1)}  # the regularisation strengths tried
+CS = {
+    "svm": (1e-5, 1e-4, 1e-3),
+    "logistic_regression": (1e-4, 1e-3, 1e-2, 1e-1),
+}  # the inverse regularisation strengths tried
 
 
 def linear(state: dict) -> Callable[[np.ndarray], np.ndarray]:
-    """The decision function of a fitted classifier from its tensors: features (N, F) to class numbers (N,)."""
+    """The predictions of a fitted classifier, from its tensors: a function of features (N, F) to classes (N,)."""
     arrays = {key: tensor.numpy() for key, tensor in state.items()}
     return lambda x: arrays["classes"][
         (((x - arrays["mean"]) / arrays["scale"]) @ arrays["coef"].T + arrays["intercept"]).argmax(1)
     ]
 
 
+def joined(states: dict[str, dict]) -> dict:
+    """The tensors of several classifiers as one state dict, with keys such as "svm.coef"."""
+    return {f"{name}.{key}": tensor for name, state in states.items() for key, tensor in state.items()}
+
+
+def separated(weights: dict) -> dict[str, dict]:
+    """The inverse of `joined`."""
+    states: dict[str, dict] = {}
+    for key, tensor in weights.items():
+        name, _, part = key.partition(".")
+        states.setdefault(name, {})[part] = tensor
+    return states
+
+
+def best_row(rows: list[dict], classifier: str | None = None) -> dict:
+    """The row with the highest held-out accuracy, of all or one classifier; among equals the one with the least C."""
+    rows = [row for row in rows if classifier in (None, row["classifier"])]
+    return max(rows, key=lambda row: row["held_out_accuracy"])
+
+
 def classical_baseline(
     train: tuple[np.ndarray, np.ndarray], held_out: tuple[np.ndarray, np.ndarray]
 ) -> tuple[list[dict], dict[str, dict]]:
-    """Fit a linear SVM and a logistic regression on (features, labels), C chosen on `held_out`.
+    """Fit a linear SVM and a logistic regression on standardised (features, labels), with C chosen on `held_out`.
 
-    Features are standardised. Returns one row for each classifier and C (`classifier`, `C`, `held_out_accuracy`,
-    `converged`), and for each classifier the tensors (see `linear`) of a fit on both parts with its best C, among
-    equals the smallest; that row says by `refit_converged` how the fit on both parts ended.
+    Returns:
+        One row per classifier and C (`classifier`, `C`, `held_out_accuracy`, `converged`), and for each classifier the
+        tensors (see `linear`) of a fit on both parts with its best C. The best row also says by `refit_converged`
+        whether that fit has converged.
     """
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
@@ -43,7 +67,7 @@ def classical_baseline(
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", ConvergenceWarning)
             fitted = makers[name](c).fit(scaler.transform(inputs), labels)
-        # of two classes it keeps one row
+        # for two classes scikit-learn keeps one row
         signs = np.array([[-1.0], [1.0]]) if len(fitted.classes_) == 2 else np.ones((1, 1))
         coef, intercept = signs * fitted.coef_, np.ravel(signs * fitted.intercept_)
         arrays = {"coef": coef, "intercept": intercept, "mean": scaler.mean_, "scale": scaler.scale_}
@@ -59,6 +83,6 @@ def classical_baseline(
             state, converged = fit(name, c, *train)
             accuracy = float((linear(state)(held_out[0]) == held_out[1]).mean())
             rows.append({"classifier": name, "C": c, "held_out_accuracy": accuracy, "converged": converged})
-        best = max((row for row in rows if row["classifier"] == name), key=lambda row: row["held_out_accuracy"])
+        best = best_row(rows, name)
         states[name], best["refit_converged"] = fit(name, best["C"], *everything)
     return rows, states

@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
-from deepnet.analyses.baseline import CS, classical_baseline, linear
-from deepnet.data.sets import load_images
+from deepnet.analyses.baseline import CS, best_row, classical_baseline, joined, linear
+from deepnet.data.sets import ImageSet, load_images
 from deepnet.machine import device
 from deepnet.records.folder import RunFolder
 from deepnet.records.provenance import provenance
@@ -23,29 +24,20 @@ from deepnet.training.steps import train_epoch
 from experimentTable import Experiment
 from myModel import MODELS
 
-TIMED_PAIRS = {  # data set -> plain beside residual
+TIMED_PAIRS = {  # data set -> a plain model and its residual counterpart
     "mnist": [("MLP_4", "MLP_res_5"), ("MLP_13", "MLP_res_15"), ("MLP_33", "MLP_res_35")],
     "cifar10": [("CNN_13", "CNN_res_16"), ("CNN_30", "CNN_res_35")],
 }
-
-
 EMBEDDED_DIMENSIONS, NEIGHBOURS = 50, 5
-
-
-# kinds that are computed there in fp32, whatever device and precision are asked for
+# Kinds that are computed on the processor in fp32, whatever device and precision are asked for.
 ON_PROCESSOR = ("distribution", "tsne")
+PACKAGES = {"tsne": ("scikit-learn",), "baseline": ("scikit-learn",)}  # whose versions matter beside torch's
 
 
-PACKAGES = {"tsne": ("scikit-learn",), "baseline": ("scikit-learn",)}  # kind -> what its numbers come from beside torch
+def analyse(exp: Experiment, identity: dict, build: Callable[[Experiment], nn.Module]) -> Callable[[RunFolder], Record]:
+    """Prepare an analysis, and return a function that runs it and writes its record to a folder.
 
-
-def analyse(
-    exp: Experiment, identity: dict, build: Callable[[Experiment], torch.nn.Module]
-) -> Callable[[RunFolder], Record]:
-    """Prepare an analysis, and return the function that runs it from its beginning and writes its record to a folder.
-
-    `build` gives the model of an experiment. Raises UsageError for whatever is missing, so that it is said before
-    anything is written.
+    `build` gives the model of an experiment. Raises UsageError for whatever is missing, before anything is written.
     """
     precision = "fp32" if exp.kind in ON_PROCESSOR else resolve_precision(exp.precision)
     made = provenance(precision, exp.kind in ON_PROCESSOR, PACKAGES.get(exp.kind, ()))
@@ -60,9 +52,7 @@ def analyse(
 
 
 def _distribution(exp: Experiment, identity: dict, build: Any) -> Any:
-    """Class counts of the three train sets (figure 2.1). CIFAR-100's is the train set before the validation part is cut
-    from it.
-    """
+    """Class counts of the three training sets (figure 2.1), for CIFAR-100 before the validation set is cut from it."""
     parts = {"mnist": ["train"], "cifar10": ["train"], "cifar100": ["train", "validation"]}
     labels = {name: [load_images(name, part, exp.profile).labels for part in parts[name]] for name in parts}
     counts = {name: torch.cat(pieces).bincount().tolist() for name, pieces in labels.items()}
@@ -71,11 +61,10 @@ def _distribution(exp: Experiment, identity: dict, build: Any) -> Any:
 
 
 def _tsne(exp: Experiment, identity: dict, build: Any) -> Any:
-    """t-SNE in two dimensions of train images' pixels, by PCA to 50 (van der Maaten & Hinton 2008), and how well it
-    keeps classes apart.
+    """t-SNE of training images in two dimensions, from 50 principal components (van der Maaten & Hinton 2008).
 
-    The seed draws the images and the embedding. knn_accuracy: leave-one-out accuracy of the 5 nearest neighbours in the
-    embedding; knn_skill: the same as (accuracy - chance) / (1 - chance).
+    The seed draws the images and the embedding. `knn_accuracy` is the leave-one-out accuracy of the 5 nearest
+    neighbours in the embedding, and `knn_skill` is (accuracy - chance) / (1 - chance).
     """
     data = load_images(exp.dataset, "train", exp.profile)
     generator = torch.Generator().manual_seed(mixed(exp.seed))
@@ -90,7 +79,7 @@ def _tsne(exp: Experiment, identity: dict, build: Any) -> Any:
         reduced = PCA(EMBEDDED_DIMENSIONS, random_state=exp.seed).fit_transform(pixels)
         points = TSNE(2, init="pca", random_state=exp.seed, n_jobs=torch.get_num_threads()).fit_transform(reduced)
         label, classes = drawn.labels.numpy(), len(drawn.classes)
-        # leaves the point itself out
+        # without arguments it leaves out the point itself
         neighbours = NearestNeighbors(n_neighbors=NEIGHBOURS).fit(points).kneighbors(return_distance=False)
         votes = np.stack([np.bincount(label[row], minlength=classes) for row in neighbours])
         score, chance = float((votes.argmax(1) == label).mean()), 1 / classes
@@ -106,10 +95,9 @@ def _tsne(exp: Experiment, identity: dict, build: Any) -> Any:
 
 
 def _timing(exp: Experiment, identity: dict, build: Any) -> Any:
-    """Seconds a training step of a plain model and of its residual twin, in alternating blocks, both in fp32 with the
-    same threads.
+    """Seconds per training step of plain models and their residual counterparts, in alternating blocks and in fp32.
 
-    Training alone: no evaluation, no gradient norms, no preparation of images.
+    Evaluation, gradient norms and the preparation of images are not part of a step.
     """
     data = load_images(exp.dataset, "train", exp.profile, identity["image_size"]).to(device())
 
@@ -117,7 +105,7 @@ def _timing(exp: Experiment, identity: dict, build: Any) -> Any:
         seed_everything(exp.seed, 0)
         batches = [data.batch(indices) for indices in torch.arange(len(data)).split(exp.batch_size)[:4]]
 
-        def seconds(model: torch.nn.Module, optimizer: torch.optim.Optimizer, steps: int) -> float:
+        def seconds(model: nn.Module, optimizer: torch.optim.Optimizer, steps: int) -> float:
             work = [batch for batch, _ in zip(cycle(batches), range(steps), strict=False)]
             return train_epoch(model, work, optimizer, fast=fast_by_default())["train_seconds"] / steps
 
@@ -135,19 +123,22 @@ def _timing(exp: Experiment, identity: dict, build: Any) -> Any:
     return measure
 
 
-# ---------------------------------------------------------------- the classical baseline, and the test set
-
-
 def as_trained() -> dict:
-    """The options that make `evaluate` and `extract_features` give the same numbers as within a training, to the bit."""
+    """The options with which `evaluate` and `extract_features` give the numbers of a training, to the bit."""
     return {"batch_size": EVAL_BATCH_SIZE, "fast": fast_by_default()}
 
 
+def features_and_targets(model: nn.Module, data: ImageSet, precision: str) -> tuple[np.ndarray, np.ndarray]:
+    """The features (N, F) that the model gives for all images, and their targets (N,)."""
+    return extract_features(model, data, precision, **as_trained()).cpu().numpy(), data.labels.cpu().numpy()
+
+
 def _baseline(exp: Experiment, identity: dict, build: Any) -> Any:
-    """SVM and logistic regression on the source model's features of CIFAR-100; both choices are made on a tenth of the
-    train part.
+    """SVM and logistic regression on the features that the source model gives for CIFAR-100.
+
+    C and the better of the two are chosen on a tenth of the training set.
     """
-    train, held = (
+    train, evaluation = (
         load_images("cifar100", part, exp.profile, identity["image_size"]).to(device())
         for part in ("train", "validation")
     )
@@ -155,44 +146,34 @@ def _baseline(exp: Experiment, identity: dict, build: Any) -> Any:
 
     def fit(folder: RunFolder) -> Record:
         precision = resolve_precision(exp.precision)
-        features, labels = (
-            extract_features(model, train, precision, **as_trained()).cpu().numpy(),
-            train.labels.cpu().numpy(),
-        )
+        features, targets = features_and_targets(model, train, precision)
         # The same tenth for all seeds, drawn at random so that it is nearly stratified.
-        order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0)).numpy()
+        order = torch.randperm(len(targets), generator=torch.Generator().manual_seed(0)).numpy()
         choosing, fitting = np.split(order, [len(order) // 10])
-        rows, states = classical_baseline((features[fitting], labels[fitting]), (features[choosing], labels[choosing]))
+        rows, states = classical_baseline(
+            (features[fitting], targets[fitting]), (features[choosing], targets[choosing])
+        )
         for row in rows:
             folder.append(row)
-        features, labels = (
-            extract_features(model, held, precision, **as_trained()).cpu().numpy(),
-            held.labels.cpu().numpy(),
-        )
-        chosen_row = max(rows, key=lambda row: row["held_out_accuracy"])
-        classifiers, given = {}, {}
+        features, targets = features_and_targets(model, evaluation, precision)
+        classifiers, predictions = {}, {}
         for name, state in states.items():
-            given[name] = np.stack([labels, linear(state)(features)])
-            best = max((row for row in rows if row["classifier"] == name), key=lambda row: row["held_out_accuracy"])
-            scores = {
-                "validation_accuracy": accuracy(given[name]),
-                "validation_macro_accuracy": macro_accuracy(given[name]),
-            }
+            predictions[name] = np.stack([targets, linear(state)(features)])
+            best = best_row(rows, name)
             classifiers[name] = {
-                key: best[key] for key in ("C", "held_out_accuracy", "converged", "refit_converged")
-            } | scores
-            classifiers[name]["C_at_edge"] = best["C"] in (min(CS[name]), max(CS[name]))  # a wider grid might do better
-        chosen = chosen_row["classifier"]
-        weights = {f"{name}.{key}": tensor for name, state in states.items() for key, tensor in state.items()}
+                **{key: best[key] for key in ("C", "held_out_accuracy", "converged", "refit_converged")},
+                "validation_accuracy": accuracy(predictions[name]),
+                "validation_macro_accuracy": macro_accuracy(predictions[name]),
+                "C_at_edge": best["C"] in (min(CS[name]), max(CS[name])),  # a wider grid might do better
+            }
+        chosen = best_row(rows)["classifier"]
+        weights = joined(states)
         folder.save_weights(weights)
-        folder.save_array("predictions.npy", predictions=given[chosen].astype(np.uint8))
+        folder.save_array("predictions.npy", predictions=predictions[chosen].astype(np.uint8))
         result = {
-            "status": "finished",
-            "split": "validation",
-            "classes": 100,
-            "classifiers": classifiers,
-            "chosen": chosen,
-        }
-        return folder.finish(result | {"accuracy": classifiers[chosen]["validation_accuracy"]}, weights)
+            "status": "finished", "split": "validation", "classes": 100, "classifiers": classifiers, "chosen": chosen,
+            "accuracy": classifiers[chosen]["validation_accuracy"],
+        }  # fmt: skip
+        return folder.finish(result, weights)
 
     return fit

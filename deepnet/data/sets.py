@@ -1,8 +1,8 @@
-"""The three sets: decoded once, checked, in one order, held in memory, split and normalised.
+"""The report's three data sets: decoded once, checked, split, normalised and kept in memory.
 
-A set is known by the fingerprint of its decoded pixels and labels, so every source gives the same images in the same
-order, whatever its encoding. Sources, in this order: DATA_DIR, the cache of decoded sets, the Hugging Face hub,
-torchvision. The profile `sample` reads the embedded sample and nothing else; its decoded form is cached likewise.
+A set is identified by the fingerprint of its decoded pixels and labels, so every source gives the same images in the
+same order, whatever its encoding. The sources are tried in this order: DATA_DIR, the cache of decoded sets, the Hugging
+Face hub, torchvision. The profile `sample` reads the embedded sample and nothing else; its decoded form is cached too.
 """
 
 import functools
@@ -12,30 +12,31 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from uuid import uuid4
 
 import numpy as np
 import torch
 from torch import Tensor
 from torchvision.transforms.v2.functional import resize
 
-from deepnet.data.datasets import Indexed
-from deepnet.data.sources import SAMPLE, SETS, Source, fetch, in_data_dir, in_folder
+from deepnet.data.datasets import BatchSource
+from deepnet.data.sources import SAMPLE, SETS, LocalCopy, fetch, in_data_dir, in_folder
+from deepnet.records.files import WriteError, atomic, first_line
+from deepnet.valid import whole
 from experimentTable import CLASSES, PROFILES, PROJECT, Experiment, UsageError, choose, identity
 
 # ---------------------------------------------------------------- the literals
 
-# What load_images opens. Chapters 3 and 4 use no validation set; CIFAR-100's test part is load_test_set's.
+# The parts that load_images opens. Only load_test_set opens CIFAR-100's test part.
 SPLITS = {"mnist": ("train", "test"), "cifar10": ("train", "test"), "cifar100": ("train", "validation")}
-VALIDATION = {"complete": 5_000, "sample": 1_000}  # images of CIFAR-100's train part, equally many a class
+VALIDATION = {"complete": 5_000, "sample": 1_000}  # images of CIFAR-100's train part, equally many per class
 
-NORMALISATION = {  # mean and deviation a channel of the complete train sets, pixels in [0, 1]
+NORMALISATION = {  # mean and standard deviation of each channel of the complete training sets, pixels in [0, 1]
     "mnist": ((0.1307,), (0.3081,)),
     "cifar10": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
     "cifar100": ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
 }
 
-FINGERPRINTS = {  # of each published part: its images, and the sha256 of its rows in canonical order
+FINGERPRINTS = {  # of each published part: its number of images, and the sha256 of its rows in canonical order
     ("mnist", "complete"): {
         "train": (60_000, "2d3ae56a224f4c3d203242167559c58ff5ead331c462b3357c445d2a8085c510"),
         "test": (10_000, "4779fe42e54a7d904d79fcd826e655d5c2a219a5f1daf0f9ee745a50a6d8825f"),
@@ -96,8 +97,13 @@ COARSE_OF = (  # the superclass of each of CIFAR-100's classes
 
 
 @dataclass(frozen=True)
-class ImageSet(Indexed):
-    """One part of one set, held in memory: a valid map-style data set, and quicker by `batch`."""
+class ImageSet(BatchSource):
+    """One part of one set, in memory: a map-style data set of (image, label) pairs, read faster by `batch`.
+
+    Example::
+
+        load_images("cifar10", "train", "sample").batch(torch.arange(4))[0].shape  # (4, 3, 32, 32)
+    """
 
     name: str
     part: str
@@ -105,10 +111,8 @@ class ImageSet(Indexed):
     labels: Tensor  # int64 (N,)
     classes: tuple[str, ...]
     fingerprint: str  # of the set that this part is cut from
-    size: int  # pixels a side that a model sees
-    coarse_labels: Tensor | None = None  # int64 (N,); CIFAR-100 only
-    coarse_classes: tuple[str, ...] = ()
-    memory_format: torch.memory_format = torch.contiguous_format  # in which batches lie
+    size: int  # height and width that a model sees, in pixels
+    memory_format: torch.memory_format = torch.contiguous_format  # of the batches
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -121,12 +125,12 @@ class ImageSet(Indexed):
         return inputs[0], int(labels[0])
 
     def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
-        """Images at `indices` (B,), float32 (B, C, size, size), scaled and normalised, and their labels, int64 (B,).
+        """Resized and normalised images, float32 (B, C, size, size), and int64 labels (B,) at `indices` (B,).
 
-        Scaled as 8-bit images, so rounded to 8 bits, as torchvision's Resize does before ToTensor: with colour images
-        on an x86 processor with AVX2 to the bit, elsewhere to one grey level.
+        Images are resized as 8-bit images, as torchvision's Resize does before ToTensor. The result equals that of
+        torchvision exactly for colour images on an x86 processor with AVX2, and within one grey level elsewhere.
         """
-        # else the device would be waited for, batch by batch
+        # a blocking copy would wait for the device in every batch
         indices = indices.to(self.images.device, non_blocking=True)
         images = self.images[indices].contiguous(memory_format=self.memory_format)
         if images.shape[-1] != self.size:
@@ -134,128 +138,119 @@ class ImageSet(Indexed):
         mean, deviation = _normalisation(self.name, self.size, self.memory_format, images.device)
         return images.float().div_(255).sub_(mean).div_(deviation), self.labels[indices]
 
+    @property
+    def coarse_labels(self) -> Tensor | None:
+        """The superclass of each image, int64 (N,) with numbers of COARSE_NAMES; None but for CIFAR-100."""
+        return torch.tensor(COARSE_OF, device=self.labels.device)[self.labels] if self.coarse_classes else None
+
+    @property
+    def coarse_classes(self) -> tuple[str, ...]:
+        """The names of the superclasses; none but for CIFAR-100."""
+        return COARSE_NAMES if self.name == "cifar100" else ()
+
     def subset(self, indices: Tensor | Sequence[int]) -> "ImageSet":
         """The images at `indices`, in that order."""
         indices = torch.as_tensor(indices, device=self.images.device)
-        coarse = self.coarse_labels
-        return replace(self, images=self.images[indices], labels=self.labels[indices],
-                       coarse_labels=None if coarse is None else coarse[indices])  # fmt: skip
+        return replace(self, images=self.images[indices], labels=self.labels[indices])
 
     def to(self, device: torch.device | str, memory_format: torch.memory_format | None = None) -> "ImageSet":
-        """The same set on `device`, its batches in `memory_format`; channels last are resized faster, and as
-        convolutions take them.
-        """
-        coarse = None if self.coarse_labels is None else self.coarse_labels.to(device)
+        """The same set on `device`, its batches in `memory_format`; channels-last images are resized faster."""
         images, labels = self.images.to(device), self.labels.to(device)
-        return replace(
-            self, images=images, labels=labels, coarse_labels=coarse, memory_format=memory_format or self.memory_format
-        )
+        return replace(self, images=images, labels=labels, memory_format=memory_format or self.memory_format)
 
 
 @functools.cache
-def _normalisation(
-    name: str, size: int, memory_format: torch.memory_format, device: torch.device
-) -> tuple[Tensor, Tensor]:
-    """Mean and deviation of `name` on `device`, for each pixel (1, C, size, size) and laid out as batches: else they
-    would take longer.
-    """
-    numbers = (torch.tensor(values, device=device).view(1, -1, 1, 1) for values in NORMALISATION[name])
-    mean, deviation = (
-        channels.expand(-1, -1, size, size).contiguous(memory_format=memory_format) for channels in numbers
-    )
+def _normalisation(name: str, size: int, layout: torch.memory_format, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of `name` (1, C, size, size), expanded and laid out as batches are: it is faster."""
+    channels = torch.tensor(NORMALISATION[name], device=device)[:, None, :, None, None]
+    mean, deviation = (each.expand(-1, -1, size, size).contiguous(memory_format=layout) for each in channels)
     return mean, deviation
-
-
-def channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and deviation of each channel over all pixels of uint8 (N, C, H, W), pixels in [0, 1]."""
-    counts = torch.stack([torch.bincount(channel.flatten(), minlength=256) for channel in images.unbind(1)]).double()
-    shares, levels = counts / counts.sum(1, keepdim=True), torch.arange(256).double() / 255
-    mean = shares @ levels
-    deviation = (shares @ levels.square() - mean.square()).sqrt()
-    return tuple(mean.tolist()), tuple(deviation.tolist())
 
 
 # ---------------------------------------------------------------- opening a set
 
 
 def load_images(name: str, part: str = "train", profile: str = "sample", size: int | None = None) -> ImageSet:
-    """Part `part` of set `name` as `profile` has it, for models that see size x size pixels (None: native).
+    """Open part `part` of set `name` as `profile` has it, for models that see size x size pixels (None: native).
 
-    Raises UsageError for an unknown name, part or profile, for CIFAR-100's test part, and for a set that cannot be
-    had, cannot be read or is not the published one.
+    Raises UsageError for an unknown name, part or profile, for CIFAR-100's test part, and for a set that is not
+    available, cannot be read or is not the published one.
+
+    Example::
+
+        load_images("cifar100", "validation", "cpu", size=64)
     """
     choose("data set", name, SETS)
     if (name, part) == ("cifar100", "test"):
-        raise UsageError("CIFAR-100's test part stays shut until the end; final_test.final_test(record) opens it")
+        raise UsageError("CIFAR-100's test part stays closed until the end; coreFunction.final_test(record) opens it")
     choose(f"part of {name}", part, SPLITS[name])
     return _image_set(name, part, profile, size)
 
 
 def is_available_locally(name: str, part: str, profile: str) -> bool:
-    """Whether this machine has part `part` of set `name`, so that load_images would fetch nothing."""
+    """Whether this machine has part `part` of set `name`, so that load_images would download nothing."""
     data = PROFILES[profile].data
     try:
-        return _local_source(name, data) is not None or _cached(name, data, _published(part)).exists()
+        return _local_copy(name, data) is not None or _cached(name, data, _published(part)).exists()
     except UsageError:  # DATA_DIR lacks it
         return False
 
 
 def load_test_set(profile: str, size: int | None = None) -> ImageSet:
-    """CIFAR-100's test part. final_test.final_test alone calls this, and logs every opening."""
+    """Open CIFAR-100's test part. Only the final test calls this, and it logs every opening."""
     return _image_set("cifar100", "test", profile, size)
 
 
 def _published(part: str) -> str:
-    """Which of a set's two published parts a part is cut from."""
+    """The published part, train or test, that `part` is cut from."""
     return "test" if part == "test" else "train"
 
 
 def known_fingerprint(name: str, profile: str) -> str:
-    """The fingerprint of set `name` as `profile` has it: a sha256 over its two published parts'. Needs no data."""
+    """The fingerprint of set `name` as `profile` has it, a sha256 over its parts' fingerprints. Needs no data."""
     parts = FINGERPRINTS[choose("data set", name, SETS), PROFILES[choose("profile", profile, PROFILES)].data]
     return hashlib.sha256("".join(digest for _, digest in parts.values()).encode()).hexdigest()
 
 
 def data_identity(exp: Experiment) -> dict:
-    """The experiment's identity at its profile, and the fingerprint of its data, known without having them."""
+    """The experiment's identity in its profile, with the fingerprint of its data; needs no data."""
     names = tuple(CLASSES) if exp.kind == "distribution" else (exp.dataset,)
     return identity(exp) | {"data": {name: known_fingerprint(name, exp.profile) for name in names}}
 
 
 def _image_set(name: str, part: str, profile: str, size: int | None) -> ImageSet:
     data = PROFILES[choose("profile", profile, PROFILES)].data
-    if size is not None and (isinstance(size, bool) or not isinstance(size, int) or size < 1):
-        raise UsageError(f"size must be a whole number of pixels, at least 1, got {size!r}")
     published = _published(part)
-    source = _local_source(name, data)
-    images, labels = _tensors(name, data, published, source.stamp(published) if source else None)[part]
-    coarse = torch.tensor(COARSE_OF)[labels] if name == "cifar100" else None
-    return ImageSet(name, part, images, labels, CLASS_NAMES[name], known_fingerprint(name, profile),
-                    size or images.shape[-1], coarse, COARSE_NAMES if name == "cifar100" else ())  # fmt: skip
+    copy = _local_copy(name, data)
+    images, labels = _tensors(name, data, published, copy.stamp(published) if copy else None)[part]
+    size = images.shape[-1] if size is None else whole("size", size, 1)
+    return ImageSet(name, part, images, labels, CLASS_NAMES[name], known_fingerprint(name, profile), size)
 
 
-def _local_source(name: str, data: str) -> Source | None:
+def _local_copy(name: str, data: str) -> LocalCopy | None:
     """The copy that must be read, if one is named; None leaves the choice to the cache and the network."""
     if data != "sample":
         return in_data_dir(name)
-    if source := in_folder(name, SAMPLE / name):
-        return source
-    remedy = "put it back with `git checkout data/sample`, or, where the modules are no clone, install them with `pip install -e`"
-    raise UsageError(f"the embedded sample {SAMPLE / name} is gone; {remedy}")
+    if copy := in_folder(name, SAMPLE / name):
+        return copy
+    raise UsageError(
+        f"the embedded sample {SAMPLE / name} is missing; put it back with `git checkout data/sample`, "
+        "or install the package from its clone with `pip install -e`"
+    )
 
 
-@functools.cache  # by the stamp too, so that another DATA_DIR is another set
+@functools.cache  # the stamp is part of the key, so that another DATA_DIR is read anew
 def _tensors(name: str, data: str, published: str, stamp: str | None) -> dict[str, tuple[Tensor, Tensor]]:
-    """Images and labels of each part that `published` is split into; one alone but for CIFAR-100's train part."""
+    """Images and labels of each part that `published` is split into: two for CIFAR-100's train part, else one."""
     rows = _read_cache(name, data, published, stamp)
     if rows is None:
 
-        def read(source: Source) -> np.ndarray:
-            found = source.read(published)
-            return checked(found[canonical_order(found)], name, data, published, str(source.folder))
+        def read(copy: LocalCopy) -> np.ndarray:
+            found = copy.read(published)
+            return checked(found[canonical_order(found)], name, data, published, str(copy.folder))
 
-        source = _local_source(name, data)
-        rows = read(source) if source else fetch(name, cache_folder(), read)
+        copy = _local_copy(name, data)
+        rows = read(copy) if copy else fetch(name, cache_folder(), read)
         _write_cache(rows, name, data, published, stamp)
     labels = rows[:, 0].astype(np.int64)
     chosen = {published: np.arange(len(rows))}
@@ -270,23 +265,20 @@ def _tensors(name: str, data: str, published: str, stamp: str | None) -> dict[st
 
 
 def canonical_order(rows: np.ndarray) -> np.ndarray:
-    """Indices that sort rows by their sha256: the same order from every source, and as good as shuffled.
-
-    The label is part of a row, so only images that are equal in everything tie.
-    """
+    """Indices that sort rows by their sha256, which is the same order from every source and as good as shuffled."""
     digests = [hashlib.sha256(row).digest() for row in rows]
     return np.array(sorted(range(len(rows)), key=digests.__getitem__))
 
 
 def fingerprint(rows: np.ndarray) -> str:
-    """sha256 of the number of rows, their length, and the rows."""
+    """sha256 of the rows' shape and bytes."""
     digest = hashlib.sha256(repr(rows.shape).encode())
     digest.update(rows.data)
     return digest.hexdigest()
 
 
 def checked(rows: np.ndarray, name: str, data: str, part: str, origin: str) -> np.ndarray:
-    """`rows` in canonical order, if they are the known ones. Raises UsageError that says what differs."""
+    """`rows`, given in canonical order. Raises UsageError, saying what differs, unless they are the published ones."""
     images, known = FINGERPRINTS[name, data][part]
     if len(rows) != images:
         found = f"has {len(rows):,} images, the published set {images:,}"
@@ -298,15 +290,15 @@ def checked(rows: np.ndarray, name: str, data: str, part: str, origin: str) -> n
 
 
 def first_of_each_class(labels: np.ndarray, count: int) -> np.ndarray:
-    """Indices of the first images of each class, `count` in all, shared out in proportion; ascending."""
+    """Ascending indices of the first images of each class, `count` in all, in proportion to the classes' sizes."""
     quotas = np.diff(np.cumsum(np.bincount(labels)) * count // len(labels), prepend=0)
     return np.sort(np.concatenate([np.flatnonzero(labels == c)[:quota] for c, quota in enumerate(quotas)]))
 
 
 # ---------------------------------------------------------------- the cache of decoded sets
 
-# A cached file is trusted for its fingerprint alone, so it can be neither stale nor damaged. Beside it an empty file,
-# named by a source's stamp, says that this source was decoded to it; without one a source named by DATA_DIR is read.
+# A cached file is used only if its fingerprint is right, so it can be neither stale nor damaged. An empty file beside
+# it, named after a copy's stamp, says that this copy was decoded to it; otherwise a copy in DATA_DIR is read.
 
 
 def cache_folder() -> Path:
@@ -319,29 +311,25 @@ def _cached(name: str, data: str, part: str) -> Path:
 
 
 def _read_cache(name: str, data: str, part: str, stamp: str | None) -> np.ndarray | None:
-    """The decoded rows, or None if they are not there, damaged, or another source must be read."""
+    """The decoded rows, or None if they are not there or damaged, or another copy must be read."""
     path = _cached(name, data, part)
     try:
         if stamp and not path.with_suffix(f".{stamp}").exists():
             return None
         return checked(np.load(path, allow_pickle=False), name, data, part, str(path))
-    except Exception:  # a damaged file can make numpy raise anything; whatever it is, the file is made again
+    except Exception:  # a damaged file can make numpy raise anything, and is written again
         return None
 
 
 def _write_cache(rows: np.ndarray, name: str, data: str, part: str, stamp: str | None) -> None:
-    """Keep the rows: written beside, then renamed. Where nothing can be written, warn and go on."""
+    """Write the rows to the cache, whole or not at all. Where nothing can be written, warn and go on."""
     path = _cached(name, data, part)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        beside = path.with_suffix(f".{uuid4().hex}.tmp.npy")  # another process may be writing the same
-        try:
-            np.save(beside, rows)
-            beside.replace(path)
-        finally:
-            beside.unlink(missing_ok=True)
+        with atomic(path) as unfinished, unfinished.open("wb") as file:
+            np.save(file, rows)
         if stamp:
             path.with_suffix(f".{stamp}").touch()
-    except OSError as error:
-        reason = error.strerror or error
-        warnings.warn(f"{path.parent} cannot be written ({reason}); {name} is decoded anew each time", stacklevel=2)
+    except (OSError, WriteError) as error:
+        reason = first_line(error.__context__ or error)
+        warnings.warn(f"{path.parent} cannot be written ({reason}); {name} is decoded again each time", stacklevel=2)

@@ -1,4 +1,4 @@
-"""The code that makes a record: which commit it is, and whether what this process has imported is that commit's."""
+"""The code that makes a record: its commit, and whether what this process has imported is what that commit has."""
 
 import functools
 import hashlib
@@ -12,14 +12,12 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def modules(root: Path, commit: str | None = None) -> list[Path]:
-    """The project's own modules: those beside the table and those of `deepnet`.
+    """The project's own modules, at the top and in `deepnet`.
 
-    commit: leave out what is not in it, unless this process has imported it. A module of the commit counts in any case,
-        since it may
-    still be imported.
+    With `commit`, modules that are not in that commit are left out unless this process has imported them.
     """
     found = [*root.glob("*.py"), *root.glob("deepnet/**/*.py")]
-    # editors leave links with dots
+    # editors leave links whose names begin with a dot
     found = [path for path in found if not path.name.startswith(".") and path.is_file()]
     if commit:
         committed, imported = _committed(root, commit), _imported(root, found)
@@ -28,31 +26,32 @@ def modules(root: Path, commit: str | None = None) -> list[Path]:
 
 
 def _imported(root: Path, paths: Iterable[Path]) -> set[Path]:
-    """Those of these modules that this process has imported, or runs as its script."""
+    """The modules among `paths` that this process has imported, or runs as its script."""
     names = [".".join(path.relative_to(root).with_suffix("").parts).removesuffix(".__init__") for path in paths]
     files = {getattr(sys.modules.get(name), "__file__", None) for name in (*names, "__main__")} - {None}
-    there = {Path(str(file)).resolve() for file in files}
-    return {path for path in paths if path.resolve() in there}
+    resolved = {Path(str(file)).resolve() for file in files}
+    return {path for path in paths if path.resolve() in resolved}
 
 
 def _stamps(root: Path) -> dict[Path, tuple[int, int]]:
     return {path: ((found := path.stat()).st_mtime_ns, found.st_size) for path in modules(root)}
 
 
-# What this process imports is what lay here when it began. A file that was written since may have been imported before
-# or after.
-_AT_IMPORT = _stamps(ROOT)
+# The modules as they were when this process began. If a file has been written since, nobody can tell whether this
+# process has imported it before or after.
+_AT_START = _stamps(ROOT)
 
 
-def _written_since_import(root: Path) -> list[str]:
-    """The imported modules of the project whose file was written after this process had begun."""
+def _written_since_start(root: Path) -> list[str]:
+    """The imported modules of the project that have been written since this process began."""
     now = _stamps(root)
-    ours = _imported(root, [path for path in _AT_IMPORT.keys() | now.keys() if path.is_relative_to(root)])
-    return sorted(path.relative_to(root).as_posix() for path in ours if _AT_IMPORT.get(path) != now.get(path))
+    changed = [path for path in _AT_START.keys() | now.keys() if _AT_START.get(path) != now.get(path)]
+    ours = _imported(root, [path for path in changed if path.is_relative_to(root)])
+    return sorted(path.relative_to(root).as_posix() for path in ours)
 
 
 def fingerprint(root: Path = ROOT, commit: str | None = None) -> str:
-    """sha256 of the names and bytes of the `modules` that count beside this commit, as they lie on the disk now."""
+    """sha256 of the names and contents of the project's `modules`, as they are on the disk now."""
     total = hashlib.sha256()
     for path in modules(root, commit):
         content = path.read_bytes()
@@ -61,89 +60,81 @@ def fingerprint(root: Path = ROOT, commit: str | None = None) -> str:
 
 
 def state(root: Path = ROOT) -> dict:
-    """`commit`, `dirty`, `uncommitted` and `code`: what a record says of the code that made it, as it is at this
-    moment.
+    """What a record says of the code that makes it: `commit`, `dirty`, `uncommitted` and `code`.
 
-    The commit counts only where `root` is a repository of its own. `uncommitted` says in words what keeps the code from
-    being that commit's: a module that differs, is imported and not in it, or was written after this process had
-    imported it. None: nothing does, and `dirty` is False. `code` is the `fingerprint`.
+    `commit` is None unless `root` is a repository of its own. `uncommitted` says why the code is not what the commit
+    has: a module differs, is imported but not committed, or was written after this process began. Where it is None,
+    `dirty` is False. `code` is the `fingerprint`.
 
     Example::
 
         state()["commit"]  # "f4fb090...", None outside a repository
     """
-    commit, reason, found = None, "", ""
+    commit, reason = None, ""
     try:
-        top, commit = _git(root, "rev-parse", "--show-toplevel", "HEAD").splitlines()
+        top, head = _git(root, "rev-parse", "--show-toplevel", "HEAD").splitlines()
         if Path(top).resolve() != root.resolve():
-            commit, reason = None, f"{root} lies within another repository, {top}"
-        elif differing := _differing(root, commit, found := fingerprint(root, commit)):
-            more = f" and {len(differing) - 1} more" if len(differing) > 1 else ""
-            reason = f"not as commit {commit[:7]} has it: {differing[0]}{more}"
+            reason = f"{root} lies within another repository, {top}"
+        else:
+            if differing := _differing(root, head):
+                more = f" and {len(differing) - 1} more" if len(differing) > 1 else ""
+                reason = f"not as commit {head[:7]} has it: {differing[0]}{more}"
+            commit = head
     except subprocess.CalledProcessError as error:
         reason = f"{root} is no git repository with a commit"
         if "dubious ownership" in error.stderr:
-            reason = f"git trusts no folder of another user's; `git config --global --add safe.directory {root}`"
+            reason = f"git trusts no folder of another user; `git config --global --add safe.directory {root}`"
     except (OSError, subprocess.TimeoutExpired, ValueError) as error:
         reason = f"git does not answer ({type(error).__name__})"
-    if not reason and (written := _written_since_import(root)):
+    if not reason and (written := _written_since_start(root)):
         reason = f"written after this process had begun: {', '.join(written)}; start it anew"
-    return {"commit": commit, "dirty": bool(reason), "uncommitted": reason or None, "code": found or fingerprint(root)}
+    return {"commit": commit, "dirty": bool(reason), "uncommitted": reason or None, "code": fingerprint(root, commit)}
 
 
 def _git(root: Path, *arguments: str, given: str | None = None) -> str:
-    """What git says of the repository around `root`, whatever repository the environment names."""
-    surroundings = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")} | {"LC_ALL": "C"}
+    """The output of git for the repository around `root`, whatever repository the environment names."""
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")} | {"LC_ALL": "C"}
     command = ["git", "-C", str(root), *arguments]
     return subprocess.run(
-        command, input=given, env=surroundings, capture_output=True, encoding="utf-8", timeout=30, check=True
+        command, input=given, env=environment, capture_output=True, encoding="utf-8", timeout=30, check=True
     ).stdout  # fmt: skip
 
 
 @functools.lru_cache(maxsize=4)
 def _committed(root: Path, commit: str) -> dict[str, str]:
     """The commit's modules and their hashes."""
-    entries = [
-        entry.partition("\t") for entry in _git(root, "ls-tree", "-r", "-z", commit, "--", ".").split("\0") if entry
-    ]
-    return {
-        path: about.split()[2]
-        for about, _, path in entries
-        if path.endswith(".py") and ("/" not in path or path.startswith("deepnet/"))
-    }  # fmt: skip
+    hashes = {}
+    for entry in _git(root, "ls-tree", "-r", "-z", commit, "--", ".").split("\0"):
+        about, _, path = entry.partition("\t")
+        if path.endswith(".py") and ("/" not in path or path.startswith("deepnet/")):
+            hashes[path] = about.split()[2]
+    return hashes
 
 
-@functools.lru_cache(maxsize=4)
-def _differing(root: Path, commit: str, code: str) -> list[str]:
-    """The modules that are not as the commit has them: changed, imported beside it or gone, whatever git's index says
-    of them.
-
-    code: the `fingerprint`, so that what is remembered is of these very bytes.
-    """
+def _differing(root: Path, commit: str) -> list[str]:
+    """The modules that are not as the commit has them (changed, added or removed), whatever git's index says."""
     committed = _committed(root, commit)
-    there = [path.relative_to(root).as_posix() for path in modules(root, commit)]
-    # as git would store them
-    hashes = _git(root, "hash-object", "--stdin-paths", given="\n".join(there) + "\n").split()
-    here = dict(zip(there, hashes, strict=True))
-    return sorted(path for path in committed.keys() | here.keys() if committed.get(path) != here.get(path))
+    found = [path.relative_to(root).as_posix() for path in modules(root, commit)]
+    # hashed as git would store them, with its own line ends
+    hashes = _git(root, "hash-object", "--stdin-paths", given="\n".join(found) + "\n").split()
+    differing = committed.items() ^ dict(zip(found, hashes, strict=True)).items()
+    return sorted({path for path, _ in differing})
 
 
 def why_not_one_commit(parts: Sequence[dict], root: Path = ROOT) -> str | None:
-    """Why what these parts of a run have made, the last one until now, is not one commit's work; None where it is.
+    """Why a run in these parts is not the work of one commit, or None if it is.
 
-    parts: the provenance of each. A run's last part ends in the process that calls this, whose code may have been
-        changed meanwhile.
+    `parts` is the provenance of each part. The last one ends in this process, whose code may have changed meanwhile.
     """
     if dirty := next((part for part in parts if part.get("dirty") or not part.get("commit")), None):
         return dirty.get("uncommitted") or "its code was not committed"
     if len(commits := {part["commit"][:7] for part in parts}) > 1:
         return f"its parts were made by several commits, {', '.join(sorted(commits))}"
     if code := parts[-1].get("code"):
-        written = _written_since_import(root)
+        written = _written_since_start(root)
         try:
             now = fingerprint(root, parts[-1]["commit"])
-        # git does not answer any more; a run that has ended is not lost for that
-        except (OSError, subprocess.SubprocessError):
+        except (OSError, subprocess.SubprocessError):  # git no longer answers, for which a finished run is not lost
             now = fingerprint(root)
         if written or code != now:
             return f"its code was changed while it ran{': ' * bool(written)}{', '.join(written)}"

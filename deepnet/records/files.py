@@ -1,6 +1,4 @@
-"""Files that survive: written whole or not at all, read with care, and refused in one line when they are not what they
-should be.
-"""
+"""Files that are written whole or not at all, and refused in one line when they are damaged."""
 
 import hashlib
 import json
@@ -19,36 +17,34 @@ from experimentTable import RunLockedError, UsageError
 
 
 class WriteError(UsageError):
-    """The disk or its file system refuses to be written to, whoever asks."""
+    """The disk or its file system cannot be written to."""
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says, in one line and without a terminal's colours; its kind where it says nothing."""
-    return re.sub(r"\x1b\[[0-9;]*m", "", str(error) or type(error).__name__).splitlines()[0]
+    """The first line of an error's message without terminal colours, or its type where it has no message."""
+    return (re.sub(r"\x1b\[[0-9;]*m", "", str(error)).strip() or type(error).__name__).splitlines()[0]
 
 
 def sha256(path: Path) -> str:
-    """Hex digest of a file's bytes."""
+    """The hexadecimal sha256 of a file's bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def digest(state: dict) -> str:
-    """sha256 of a state dict's names and bytes, whatever file holds it (a saved file's bytes depend on its own
-    name).
-    """
+    """sha256 of the names and bytes in a state dict; that of a saved file would depend on the file's name."""
     total = hashlib.sha256()
     for name, tensor in state.items():
-        if not hasattr(tensor, "detach"):  # no tensor but a module's extra state
+        if hasattr(tensor, "detach"):
+            total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            total.update(tensor_bytes(tensor))
+        else:  # the extra state of a module
             total.update(name.encode() + pickle.dumps(tensor))
-            continue
-        total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        total.update(tensor_bytes(tensor))
     return total.hexdigest()
 
 
 def tensor_bytes(tensor: Any) -> bytes:
-    """The bytes of a tensor's numbers, of whatever type they are, in the order of its axes."""
+    """The bytes of a tensor of any type, in the order of its axes."""
     import torch
 
     # NumPy lacks some of torch's types
@@ -56,11 +52,14 @@ def tensor_bytes(tensor: Any) -> bytes:
 
 
 def load_tensors(path: Path) -> dict:
-    """Read a file of tensors and primitives; nothing else is unpickled. UsageError for a damaged or hostile file."""
-    import torch  # late: what else is read needs none
+    """Read a file of tensors and primitives; nothing else is unpickled.
+
+    Raises UsageError for a damaged or hostile file.
+    """
+    import torch  # late, since reading records needs no torch
 
     try:
-        with zipfile.ZipFile(path) as archive:  # torch does not look at the checksums that it writes
+        with zipfile.ZipFile(path) as archive:  # torch does not check the checksums that it writes
             if (damaged := archive.testzip()) is not None:
                 raise ValueError(f"{damaged} has another checksum")
         return torch.load(path, map_location="cpu", weights_only=True)
@@ -70,18 +69,16 @@ def load_tensors(path: Path) -> dict:
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Say in one line what a full or read-only disk refuses; Ctrl-C stays Ctrl-C. Raises WriteError, a UsageError."""
+    """Raise WriteError, a UsageError of one line, where the disk is full or read-only."""
     try:
         yield
     except (OSError, RuntimeError) as error:
-        # torch.save covers what ended its writing with its own error
+        # torch.save replaces an error in its stream, and Ctrl-C too, by its own
         cause = error if isinstance(error, OSError) else error.__context__
         if isinstance(cause, KeyboardInterrupt):
             raise cause from None
         if isinstance(error, NotImplementedError):  # filelock's
-            raise WriteError(
-                f"the file system of {path} knows no locks; set RUNS_DIR to a folder on another one"
-            ) from None
+            raise WriteError(f"the file system of {path} has no locks; set RUNS_DIR to a folder on another") from None
         if not isinstance(cause, OSError):
             raise
         reason = cause.strerror or cause
@@ -92,7 +89,7 @@ def writing(path: Path) -> Iterator[None]:
 
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
-    """Give a path to write to beside `path`; flush it to the disk and rename it once the block has ended well."""
+    """Give a path beside `path` to write to, and flush and rename it to `path` if the block ends without an error."""
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         with writing(path):
@@ -105,7 +102,7 @@ def atomic(path: Path) -> Iterator[Path]:
 
 
 def _replace(part: Path, path: Path) -> None:
-    """Rename `part` to `path`. Windows refuses that while another process reads `path`, so it is tried for a second."""
+    """Rename `part` to `path`, for up to a second, since Windows refuses that while another process reads `path`."""
     for seconds in (0.01, 0.1, 0.3, 0.6):
         try:
             part.replace(path)
@@ -117,12 +114,17 @@ def _replace(part: Path, path: Path) -> None:
 
 @contextmanager
 def lock(path: Path, busy: str, patience: float | None = None) -> Iterator[None]:
-    """Hold the lock file at `path`, as one process at a time can; its folder is made. The lock ends with its process.
+    """Hold the lock file at `path`, as one process at a time can; a process that ends releases its locks.
 
-    path: it must not lie in a folder that is renamed meanwhile, which Windows refuses. busy: what is said of it where
-        another
-    process holds it. patience: None raises RunLockedError, a UsageError, with that message at once; a number waits as
-    long as it takes, and prints the message after so many seconds. Raises UsageError where no lock can be written.
+    Args:
+        path: the lock file, whose folder is made. It must not be in a folder that is renamed meanwhile, which Windows
+            refuses.
+        busy: the message where another process holds the lock.
+        patience: None raises RunLockedError, a UsageError, at once; a number waits as long as it takes, and prints the
+            message after so many seconds.
+
+    Raises:
+        UsageError: where the lock is held and `patience` is None, and where no lock can be written.
 
     Example::
 
@@ -131,24 +133,24 @@ def lock(path: Path, busy: str, patience: float | None = None) -> Iterator[None]
     """
     from filelock import FileLock, Timeout
 
-    held = FileLock(path)
+    file_lock = FileLock(path)
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            held.acquire(timeout=patience or 0)
+            file_lock.acquire(timeout=patience or 0)
         except Timeout:
             if patience is None:
                 raise RunLockedError(busy) from None
             print(busy)
-            held.acquire()
+            file_lock.acquire()
     try:
         yield
     finally:
-        held.release()
+        file_lock.release()
 
 
 def rounded(value: Any) -> Any:
-    """Floats to four significant digits, NaN and infinity to None (JSON knows neither), lists and dicts through."""
+    """Floats to four significant digits, NaN and infinity (which JSON lacks) to None, within lists and dicts too."""
     if isinstance(value, dict):
         return {k: rounded(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
@@ -161,34 +163,38 @@ def rounded(value: Any) -> Any:
 def write_json(path: Path, value: dict) -> None:
     """Replace the file by one JSON object. Raises UsageError where it cannot be written."""
     with atomic(path) as part:
-        # the same bytes on every system
+        # bytes, so that lines end alike on every system
         part.write_bytes((json.dumps(value, indent=1, allow_nan=False) + "\n").encode())
 
 
 def parse_json(path: Path, content: bytes | None = None, **kinds: type) -> dict:
-    """The file's JSON object, which has these keys with values of these kinds; `content`: its bytes, where they are
-    read already.
+    """The JSON object in a file, which must have these keys with values of these types.
 
-    Raises UsageError for a file that cannot be read, or is damaged.
+    `content`: the file's bytes, where they have been read already. Raises UsageError for a file that is damaged or
+    cannot be read.
     """
-    try:
+    with _refusing_damage(path):
         return _object(path.read_bytes() if content is None else content, kinds)
-    except (OSError, ValueError) as error:
-        raise _damaged(path, error) from None
 
 
 def read_lines(path: Path, content: bytes | None = None) -> list[dict]:
-    """The JSON lines of a file, if it is there; a torn last one is left out. `content`: its bytes, where they are read
-    already.
+    """The JSON objects in the lines of a file, none where there is no file; an incomplete last line is left out.
 
-    Raises UsageError for a damaged one.
+    `content`: the file's bytes, where they have been read already. Raises UsageError for a damaged line.
     """
-    try:
+    with _refusing_damage(path):
         if content is None:
             content = path.read_bytes() if path.exists() else b""
         return [_object(line, {}) for line in content.splitlines(keepends=True) if line.endswith(b"\n")]
+
+
+@contextmanager
+def _refusing_damage(path: Path) -> Iterator[None]:
+    try:
+        yield
     except (OSError, ValueError) as error:
-        raise _damaged(path, error) from None
+        reason = first_line(error)
+        raise UsageError(f"{path} is damaged ({reason}); remove the folder {path.parent} to run it again") from None
 
 
 def _object(text: bytes, kinds: dict[str, type]) -> dict:
@@ -201,23 +207,17 @@ def _object(text: bytes, kinds: dict[str, type]) -> dict:
     return value
 
 
-def _damaged(path: Path, error: Exception) -> UsageError:
-    return UsageError(f"{path} is damaged ({first_line(error)}); remove the folder {path.parent} to run it again")
-
-
 def append_line(path: Path, *rows: dict) -> None:
-    """Add a JSON line a row, all in one write, and flush them to the disk; what a kill left of a last line is cut off
-    before.
-    """
+    """Append rows as JSON lines in one write and flush them to the disk, after cutting off an incomplete last line."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with writing(path), path.open("a+b") as file:
         file.seek(0)
-        whole, newline, torn = file.read().rpartition(b"\n")
+        complete, newline, last = file.read().rpartition(b"\n")
         missing = b""
-        try:  # a line that lacks its newline alone is whole
-            missing = b"\n" if torn and json.loads(torn) else b""
+        try:  # a last line that only lacks its newline is complete
+            missing = b"\n" if last and json.loads(last) else b""
         except ValueError:
-            file.truncate(len(whole + newline))
+            file.truncate(len(complete + newline))
         file.write(missing + "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows).encode())
         file.flush()
         os.fsync(file.fileno())

@@ -1,4 +1,4 @@
-"""The writing side of a record: begun, gone on with, ended, and taken back where it is refused."""
+"""The writing side of a record: how it is begun, resumed and finished, and undone where a run is refused."""
 
 import hashlib
 import math
@@ -32,11 +32,11 @@ from experimentTable import Experiment, UsageError
 
 
 class RunFolder:
-    """The writing side of a record: one process at a time holds it, and what it wrote survives being killed.
+    """The writing side of a record. One process at a time holds it, and what it has written survives a kill.
 
-    Use as a context manager, and look under its lock whether another process has `ended` the run since. `start` returns
-    the checkpoint to go on from, or None. Where the block ends with a UsageError before there is a checkpoint to go on
-    from, every file is as it was before the block; what ends otherwise, by Ctrl-C for one, leaves what was written.
+    Use it as a context manager, and check under its lock whether another process has `ended` the run meanwhile. `start`
+    returns the checkpoint to resume from, or None. If the block ends with a UsageError before there is a checkpoint,
+    every file is as it was before the block; other errors, such as Ctrl-C, leave what was written.
 
     Example::
 
@@ -49,48 +49,51 @@ class RunFolder:
     def __init__(self, exp: Experiment, root: Path) -> None:
         self.path = root / str(exp.profile) / exp.name / f"seed-{exp.seed}"
         self.exp = exp
-
-    @property
-    def _run(self) -> list:
-        return [self.exp.name, str(self.exp.profile), self.exp.seed]
+        self._run = [exp.name, str(exp.profile), exp.seed]
 
     @property
     def ended(self) -> bool:
-        """Whether a result is there already."""
+        """Whether there is a result."""
         return (self.path / "result.json").exists()
 
     @property
     def record(self) -> Record:
-        """What is there."""
+        """The record as it is now."""
         return Record(self.path)
 
     def __enter__(self) -> "RunFolder":
         busy = f"{self.exp.name} (seed {self.exp.seed}) is being trained by another process; wait for it"
-        self._undo = ExitStack()  # how to take back what was done, the last first
+        self._undo = ExitStack()  # takes back what was done, in reverse order
         self._superseded = False  # whether a record that had ended was moved aside
         with ExitStack() as stack:
             stack.enter_context(lock(self.path.with_name(f".{self.path.name}.lock"), busy))
             with writing(self.path):
                 if not self.path.is_dir():
-                    self.path.mkdir()
-                    self._undo.callback(shutil.rmtree, self.path)
-            self._held = stack.pop_all()
+                    self._make_folder()
+            self._lock = stack.pop_all()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        with self._held:
-            # with nothing to go on from in its place
+        with self._lock:
+            # an error before the first checkpoint must not cost a finished record its place
             lost = kind is not None and issubclass(kind, Exception) and self._superseded
             if lost or (kind is not None and issubclass(kind, UsageError)):
-                with suppress(OSError, UsageError):  # a full disk may refuse that too, and has been named already
+                with suppress(OSError, UsageError):  # a full disk may refuse this too, and has been reported already
                     self._undo.close()
 
     def start(self, identity: dict, provenance: dict, fresh: bool = False, **more: Any) -> dict | None:
-        """Begin, or go on: write the settings of a new run, or return an interrupted one's checkpoint, rows cut to it.
+        """Begin or resume: write the settings of a new run, or return the checkpoint of an interrupted one.
 
-        `fresh` moves whatever is there aside. `more` are further keys of the settings. Each beginning and each going on
-        adds its provenance to the settings' `parts`. Raises UsageError for another identity, precision or
-        RESULTS_VERSION, and where the run has a result and `fresh` does not move it aside.
+        The rows are cut to the checkpoint's. Each call adds its provenance to the settings' `parts`.
+
+        Args:
+            identity: what the run computes; see `deepnet.data.sets.data_identity`.
+            provenance: what it is made with; see `deepnet.records.provenance`.
+            fresh: move whatever is there aside and begin again.
+            more: further keys of the settings.
+
+        Raises:
+            UsageError: for another identity, precision or RESULTS_VERSION, and where the run has a result already.
         """
         part = {"time": _now(), **provenance}
         if fresh:
@@ -99,45 +102,36 @@ class RunFolder:
             check_identity(self.record, identity)
             raise UsageError(f"{self.path} holds a run that has ended; use another name, or move that folder away")
         if (self.path / "settings.json").exists():
-            return self._go_on(identity, part)
-        settings = {
-            "experiment": asdict(self.exp),
-            "identity": identity,
-            "provenance": provenance,
-            **more,
-            "parts": [part],
-        }
-        write_json(self.path / "settings.json", settings)
+            return self._resume(identity, part)
+        begun = {"experiment": asdict(self.exp), "identity": identity, "provenance": provenance}
+        write_json(self.path / "settings.json", {**begun, **more, "parts": [part]})
         _write(self.path / "rows.jsonl", b"")
         return None
 
-    def _go_on(self, identity: dict, part: dict) -> dict | None:
-        old = self.record
-        check_identity(old, identity)
-        was = old.settings["provenance"]
+    def _resume(self, identity: dict, part: dict) -> dict | None:
+        settings = self.record.settings
+        check_identity(self.record, identity)
+        begun = settings["provenance"]
         for key in ("results_version", "precision"):
-            if was.get(key) != part.get(key):
+            if begun.get(key) != part.get(key):
                 raise UsageError(
-                    f"{self.path} was begun with {key} {was.get(key)!r}, this is {part.get(key)!r}; move the folder away to start again"
+                    f"{self.path} was begun with {key} {begun.get(key)!r}, this is {part.get(key)!r}; "
+                    "move the folder away to start again"
                 )
-        checkpoint = self._read_checkpoint()
+        checkpoint = load_tensors(self.path / CHECKPOINT) if (self.path / CHECKPOINT).exists() else None
         with self.restoring():
             if checkpoint and checkpoint["run"] != self._run:
                 raise ValueError(f"it is that of {' '.join(map(str, checkpoint['run']))}")
-            kept = checkpoint["epoch"] + 1 if checkpoint else 0  # rows count from epoch 0
+            count = checkpoint["epoch"] + 1 if checkpoint else 0  # rows count from epoch 0
         rows = self.path / "rows.jsonl"
-        lines = rows.read_bytes().splitlines(keepends=True)[:kept] if rows.exists() else []
-        if len(lines) < kept:
-            raise UsageError(f"{rows} has fewer rows than its checkpoint; remove {self.path} to run it again")
-        if checkpoint and checkpoint["rows"] != hashlib.sha256(b"".join(lines)).hexdigest():
-            raise UsageError(
-                f"{rows} has other rows than those before its checkpoint; remove {self.path} to run it again"
-            )
+        content = b"".join(rows.read_bytes().splitlines(keepends=True)[:count]) if rows.exists() else b""
+        if checkpoint and checkpoint["rows"] != hashlib.sha256(content).hexdigest():
+            raise UsageError(f"{rows} lacks rows of its checkpoint or has others; remove {self.path} to run it again")
         for path in (rows, self.path / "settings.json"):
             if path.exists():
                 self._undo.callback(_write, path, path.read_bytes())
-        _write(rows, b"".join(lines))
-        write_json(self.path / "settings.json", old.settings | {"parts": [*old.settings.get("parts", [was]), part]})
+        _write(rows, content)
+        write_json(self.path / "settings.json", settings | {"parts": [*settings.get("parts", [begun]), part]})
         return checkpoint
 
     def append(self, row: dict) -> dict:
@@ -147,15 +141,16 @@ class RunFolder:
         return row
 
     def checkpoint(self, state: dict) -> None:
-        """Replace the checkpoint (tensors and primitives); with it, whose it is and which rows came before it."""
-        marked = state | {"run": self._run, "rows": sha256(self.path / "rows.jsonl")}
-        with atomic(self.path / CHECKPOINT) as part, part.open("wb") as stream:
-            torch.save(marked, stream)
-        self._stays()
+        """Replace the checkpoint by `state` (tensors and primitives), the run's name and a hash of its rows so far."""
+        self._save(CHECKPOINT, state | {"run": self._run, "rows": sha256(self.path / "rows.jsonl")})
+        self._keep()
 
     def save_weights(self, state: dict) -> None:
         """Write the final weights."""
-        with atomic(self.path / WEIGHTS) as part, part.open("wb") as stream:
+        self._save(WEIGHTS, state)
+
+    def _save(self, file: str, state: dict) -> None:
+        with atomic(self.path / file) as part, part.open("wb") as stream:
             torch.save(state, stream)
 
     def save_array(self, file: str, **arrays: np.ndarray) -> None:
@@ -167,38 +162,31 @@ class RunFolder:
                 np.savez_compressed(stream, **arrays)  # type: ignore[arg-type]
 
     def finish(self, result: dict, weights: dict | None = None) -> Record:
-        """Write the result with the digests of what it vouches for, the final `weights` among them; drop the
-        checkpoint.
+        """Write the result with the hashes of the record's files and final `weights`, and remove the checkpoint.
 
-        The result says when the run began and ended, and in `uncommitted` why it is not one commit's work, where it is
-        not.
+        The result also says when the run began and ended, and in `uncommitted` why it is not the work of one commit, or
+        None.
         """
         parts = self.record.settings["parts"]
         made = {"began": parts[0].get("time"), "ended": _now(), "uncommitted": why_not_one_commit(parts)}
-        vouched = ("settings.json", "rows.jsonl", PREDICTIONS, POINTS)
-        digests = {file: sha256(self.path / file) for file in vouched if (self.path / file).exists()}
+        hashed = ("settings.json", "rows.jsonl", PREDICTIONS, POINTS)
+        digests = {file: sha256(self.path / file) for file in hashed if (self.path / file).exists()}
         if weights:
             digests[WEIGHTS] = digest(weights)
         write_json(self.path / "result.json", {**rounded(result), **made, "sha256": digests})
-        self._stays()
+        self._keep()
         (self.path / CHECKPOINT).unlink(missing_ok=True)
         return self.record.load()
 
-    def _stays(self) -> None:
-        """From here on there is something to go on from: nothing is taken back any more, and what a killed process left
-        goes.
-        """
+    def _keep(self) -> None:
+        """From here on nothing is undone, since the run can be resumed. Remove what a killed process has left."""
         self._undo.pop_all()
         for part in self.path.glob(".*.part"):
             part.unlink(missing_ok=True)
 
-    def _read_checkpoint(self) -> dict | None:
-        path = self.path / CHECKPOINT
-        return load_tensors(path) if path.exists() else None
-
     @contextmanager
     def restoring(self) -> Iterator[None]:
-        """Say in one line that a checkpoint holds what this run cannot go on from. Raises UsageError."""
+        """Raise a UsageError of one line where the block cannot use what the checkpoint holds."""
         try:
             yield
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
@@ -215,8 +203,11 @@ class RunFolder:
             with writing(self.path):
                 self.path.rename(target)
                 self._undo.callback(target.rename, self.path)
-                self.path.mkdir()
-                self._undo.callback(shutil.rmtree, self.path)
+                self._make_folder()
+
+    def _make_folder(self) -> None:
+        self.path.mkdir()
+        self._undo.callback(shutil.rmtree, self.path)
 
 
 def _now() -> str:
@@ -229,9 +220,9 @@ def _write(path: Path, content: bytes) -> None:
 
 
 def checkpoint_seconds() -> float:
-    """Seconds of training between checkpoints: `CHECKPOINT_SECONDS` in the environment, else 30; infinity means never.
+    """Seconds of training between checkpoints: `CHECKPOINT_SECONDS` in the environment, else 30; `inf` means never.
 
-    Raises UsageError for what is no number, and for a negative one.
+    Raises UsageError for what is not a number of at least 0.
     """
     text = os.environ.get("CHECKPOINT_SECONDS") or "30"
     try:
@@ -239,5 +230,5 @@ def checkpoint_seconds() -> float:
     except ValueError:
         seconds = math.nan
     if not seconds >= 0:
-        raise UsageError(f"CHECKPOINT_SECONDS={text} is no number of at least 0; write seconds, such as 30")
+        raise UsageError(f"CHECKPOINT_SECONDS={text} is not a number of at least 0; write seconds, such as 30")
     return seconds

@@ -1,4 +1,4 @@
-"""What makes a record: code, versions, device, precision, threads."""
+"""Provenance: the code, versions, device, precision and threads that a record is made with."""
 
 import platform
 from collections.abc import Sequence
@@ -15,12 +15,15 @@ from experimentTable import UsageError
 
 
 def provenance(precision: str, on_processor: bool = False, packages: Sequence[str] = ()) -> dict:
-    """What makes a record at this moment: code, libraries, device, threads. Recorded and shown; it stops nobody from
-    reading.
+    """What a record is made with at this moment. It is recorded and shown, and keeps nobody from reading the record.
 
-    precision: the resolved one. on_processor: it is computed on the processor whatever the device is. packages: the
-        distributions
-    whose versions count beside those that every run needs. Raises UsageError for one that is not installed.
+    Args:
+        precision: the resolved one.
+        on_processor: whether the run is computed on the processor whatever the device is.
+        packages: distributions whose versions matter beside those that every run needs.
+
+    Raises:
+        UsageError: for a package that is not installed.
 
     Example::
 

@@ -1,4 +1,4 @@
-"""A record's way into the evidence: what is copied, what is refused, and what is kept of the attempts before it."""
+"""Publishing: how a record is copied to the committed evidence, together with the attempts before it."""
 
 import shutil
 from pathlib import Path
@@ -12,10 +12,9 @@ from experimentTable import UsageError
 def publish(record: Record) -> Path:
     """Copy a record without its weights to the evidence; returns the folder there.
 
-    With it go its openings of the test set, of a search's trial the search's database, and to
-    `superseded/<profile>/<name>/` the attempts at this run that were moved aside, and what the evidence had in its
-    place. Raises UsageError for a record that is unfinished, damaged, or not made by one commit from its beginning to
-    its end.
+    Its openings of the test set are copied with it, the database of its search if it is a trial, and to
+    `superseded/<profile>/<name>/` the attempts at this run that were moved aside and what it replaces in the evidence.
+    Raises UsageError for a record that is unfinished, damaged, or not the work of one commit from beginning to end.
 
     Example::
 
@@ -35,12 +34,12 @@ def publish(record: Record) -> Path:
     superseded = evidence / "superseded" / record.profile / record.name
     with writing(target):
         if target.exists() and Record(target).result != record.result:
-            began = Record(target).result.get("ended") or Record(target).settings["provenance"]["commit"][:7]
-            _keep(target, superseded / f"{target.name}.{began.replace(':', '')}")
+            ended = Record(target).result.get("ended") or Record(target).settings["provenance"]["commit"][:7]
+            _copy(target, superseded / f"{target.name}.{ended.replace(':', '')}")
             shutil.rmtree(target)
         for attempt in record.path.parent.glob(f"{record.path.name}.*"):
-            _keep(attempt, superseded / attempt.name)
-        _keep(record.path, target)
+            _copy(attempt, superseded / attempt.name)
+        _copy(record.path, target)
     if (database := record.path.parents[1] / f"{record.name.rpartition('_')[0]}.sqlite").exists():
         with atomic(evidence / record.profile / database.name) as part:
             shutil.copyfile(database, part)
@@ -51,5 +50,5 @@ def publish(record: Record) -> Path:
     return target
 
 
-def _keep(attempt: Path, target: Path) -> None:
+def _copy(attempt: Path, target: Path) -> None:
     shutil.copytree(attempt, target, dirs_exist_ok=True, ignore=shutil.ignore_patterns("*.pt", ".*"))

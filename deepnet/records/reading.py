@@ -1,7 +1,7 @@
-"""What a run leaves behind: settings, rows, result, predictions, weights. How it is found, read and compared.
+"""The record of a run (settings, rows, result, predictions, weights): how it is found, read and compared.
 
-A run is a folder `<root>/<profile>/<name>/seed-<n>/`. There are two roots: `RUNS_DIR` (else `runs/` beside this
-file), where runs are written, and `report/records`, the committed evidence: the same tree without weights.
+A record is a folder `<root>/<profile>/<name>/seed-<n>/`. There are two roots: `RUNS_DIR` (default `runs/` in the
+clone), where runs are written, and `report/records`, the committed evidence, which is the same tree without weights.
 """
 
 import hashlib
@@ -23,29 +23,27 @@ from experimentTable import Experiment, UsageError, choose
 ROOT = Path(__file__).resolve().parents[2]
 EVIDENCE = ROOT / "report" / "records"
 RESULTS_VERSION = 1  # raised by hand when the training loop's results change beyond rounding
-# raised by hand when they change by rounding alone, as where sums come in another order; older records have none
+# raised by hand when they change by rounding alone, as where a sum is taken in another order; older records have none
 ROUNDING_VERSION = 1
 WEIGHTS, CHECKPOINT, PREDICTIONS, POINTS = "weights.pt", "checkpoint.pt", "predictions.npy", "points.npz"
 
 
 def runs_dir() -> Path:
-    """The folder that runs are written to: `RUNS_DIR`, where `~` is a home folder. Raises UsageError for the home of
-    nobody.
+    """The folder that runs are written to: `RUNS_DIR`, in which `~` is expanded, else `runs/` in the clone.
+
+    Raises UsageError where `~user` names a user that does not exist.
     """
     try:
         return Path(os.environ.get("RUNS_DIR") or ROOT / "runs").expanduser()
     except RuntimeError:
-        raise UsageError(
-            f"RUNS_DIR={os.environ['RUNS_DIR']} names the home of a user that there is not; write the path out"
-        ) from None
+        raise UsageError(f"RUNS_DIR={os.environ['RUNS_DIR']} names an unknown user; write the path out") from None
 
 
 SWITCHES = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
 
 
 def switched_on(variable: str) -> bool:
-    """Whether a switch of the environment is on, as it is unless it is set. Raises UsageError for what is neither on
-    nor off.
+    """Whether a switch in the environment is on, which is the default. Raises UsageError for any other value.
 
     Example::
 
@@ -60,9 +58,13 @@ def switched_on(variable: str) -> bool:
 class Record:
     """One run's folder.
 
-    What `find_record` gives is read when it is asked for. What a run returns is read already, as after `load`: it says
-    the same from then on, whatever becomes of its folder. A finished record's files are checked against the sha256 in
-    its result when they are read; UsageError where they differ.
+    A record from `find_record` reads each file when it is first asked for. A record that a run returns has been read
+    already (see `load`), so it stays what it is, whatever becomes of its folder. The files of a run that has ended are
+    checked against the sha256 in its result when they are read, and UsageError is raised where they differ.
+
+    Example::
+
+        find_record("MLP_4", "cpu").column("test_accuracy")
     """
 
     def __init__(self, path: Path) -> None:
@@ -70,40 +72,42 @@ class Record:
         self.scratch: object = None  # keeps a temporary folder alive
         self.profile, self.name = self.path.parent.parent.name, self.path.parent.name
         if not re.fullmatch(r"seed-\d+", self.path.name):
-            raise UsageError(f"{self.path} is no run's folder, <profile>/<name>/seed-<n>; name one that is")
+            raise UsageError(f"{self.path} is not the folder of a run, <profile>/<name>/seed-<n>; name one that is")
         self.seed = int(self.path.name.removeprefix("seed-"))
         self._arrays: dict[str, Any] = {}
 
     def __repr__(self) -> str:
+        state = f"{len(self.rows)} rows"
         if not self.result:
-            return f"<Record {self.name} ({self.profile}, seed {self.seed}): unfinished, {len(self.rows)} rows>"
-        if not self.finished:
-            return f"<Record {self.name} ({self.profile}, seed {self.seed}): failed, {self.result['reason']}>"
-        accuracy, version = self.result.get("accuracy"), self.settings["provenance"].get("results_version", 1)
-        score = f", {self.result['split']} accuracy {accuracy:.4g}" if accuracy is not None else ""
-        older = f", results of version {version} (now {RESULTS_VERSION})" if version != RESULTS_VERSION else ""
-        return f"<Record {self.name} ({self.profile}, seed {self.seed}): {len(self.rows)} rows{score}{older}>"
+            state = f"unfinished, {state}"
+        elif not self.finished:
+            state = f"failed, {self.result['reason']}"
+        else:
+            accuracy, version = self.result.get("accuracy"), self.settings["provenance"].get("results_version", 1)
+            state += f", {self.result['split']} accuracy {accuracy:.4g}" if accuracy is not None else ""
+            state += f", results of version {version} (now {RESULTS_VERSION})" if version != RESULTS_VERSION else ""
+        return f"<Record {self.name} ({self.profile}, seed {self.seed}): {state}>"
 
     def load(self) -> "Record":
-        """Read all but the weights into memory, and return the record. Raises UsageError as reading does."""
-        for read in (self.settings, self.rows):
-            assert read is not None
+        """Read everything but the weights into memory, and return the record. Raises UsageError as reading does."""
+        _ = self.settings, self.rows
         for file in self.result.get("sha256", {}).keys() & {PREDICTIONS, POINTS}:
             self._array(file)
         return self
 
     @cached_property
     def settings(self) -> dict:
-        """`experiment`, `identity` and `provenance`, as they were when the run began. UsageError where they are another
-        run's.
+        """`experiment`, `identity` and `provenance`, as they were when the run began.
+
+        Raises UsageError where they are another run's.
         """
         path = self.path / "settings.json"
-        settings = parse_json(path, experiment=dict, identity=dict, provenance=dict)
-        if "settings.json" in self.result.get("sha256", {}):  # the first results did not vouch for it
-            settings = parse_json(path, self.read("settings.json"))
-        belongs = tuple(settings["experiment"].get(key) for key in ("name", "profile", "seed"))
-        if belongs != (self.name, self.profile, self.seed):
-            raise UsageError(f"{path} belongs to {' '.join(map(str, belongs))}; restore it or remove {self.path}")
+        # the first results did not hash their settings
+        content = self.read("settings.json") if "settings.json" in self.result.get("sha256", {}) else None
+        settings = parse_json(path, content, experiment=dict, identity=dict, provenance=dict)
+        owner = tuple(settings["experiment"].get(key) for key in ("name", "profile", "seed"))
+        if owner != (self.name, self.profile, self.seed):
+            raise UsageError(f"{path} belongs to {' '.join(map(str, owner))}; restore it or remove {self.path}")
         return settings
 
     @cached_property
@@ -113,32 +117,31 @@ class Record:
         if not path.exists():
             return {}
         result = parse_json(path, status=str, sha256=dict)
-        return result if result["status"] == "finished" else parse_json(path, status=str, sha256=dict, reason=str)
+        return result if result["status"] == "finished" else parse_json(path, reason=str)
 
     @property
     def finished(self) -> bool:
-        """Whether the run came to its end; one stopped by a loss that is not finite has a result, but did not."""
+        """Whether the run ended successfully; one that a non-finite loss has stopped has a result, but did not."""
         return self.result.get("status") == "finished"
 
     @cached_property
     def rows(self) -> list[dict]:
-        """One dict of metrics an epoch; a torn last line of an unfinished run is left out."""
+        """One dict of metrics per epoch; an incomplete last line of an unfinished run is left out."""
         return read_lines(self.path / "rows.jsonl", self.read("rows.jsonl"))
 
     def column(self, metric: str, trained_only: bool = False) -> np.ndarray:
-        """One metric over the rows, NaN where a row lacks it; `trained_only` leaves row 0 (the untrained model) out.
+        """One metric over the rows, NaN where a row lacks it; `trained_only` leaves out row 0, the untrained model.
 
-        Raises UsageError for a metric that no row has, naming those there are, and for one that is no number.
+        Raises UsageError for a metric that no row has, naming those that exist, and for one that is not a number.
         """
         if not isinstance(metric, str):
             raise UsageError(f"metric must be one name, as 'train_loss', got {metric!r:.60}")
-        named = {
-            name: value for row in self.rows for name, value in row.items() if value is not None or name not in row
-        }
-        named = dict.fromkeys(name for row in self.rows for name in row) | named
-        if isinstance(named.get(metric), list | str):
-            raise UsageError(f"{metric} is no single number per row ({named[metric]!r:.40}); take it from record.rows")
-        choose("metric", metric, [name for name, value in named.items() if not isinstance(value, list | str)])
+        examples: dict[str, Any] = {}
+        for row in self.rows:
+            examples |= {name: value for name, value in row.items() if value is not None or name not in examples}
+        if isinstance(example := examples.get(metric), list | str):
+            raise UsageError(f"{metric} is no single number per row ({example!r:.40}); take it from record.rows")
+        choose("metric", metric, [name for name, value in examples.items() if not isinstance(value, list | str)])
         rows = self.rows[1:] if trained_only else self.rows
         return np.array([math.nan if row.get(metric) is None else row[metric] for row in rows], dtype=float)
 
@@ -151,22 +154,22 @@ class Record:
         """
         try:
             from pandas import DataFrame
-        except Exception as error:  # a pandas that does not fit its numpy raises others than ImportError
+        except Exception as error:  # a pandas that does not fit its numpy raises other errors than ImportError
             raise UsageError(f"to_frame needs pandas ({first_line(error)}); pip install pandas") from None
         return DataFrame(self.rows)
 
     def predictions(self) -> np.ndarray:
-        """(2, N): the label of each evaluation image, and the class the final weights give it."""
+        """(2, N): the target of each evaluation image, and the prediction of the final weights."""
         return self._array(PREDICTIONS).copy()
 
     def points(self) -> dict[str, np.ndarray]:
-        """An embedding's points: `xy` (N, 2), `label` (N,)."""
+        """The points of an embedding: `xy` (N, 2) and `label` (N,)."""
         return {name: array.copy() for name, array in self._array(POINTS).items()}
 
     def weights(self) -> dict:
-        """This record's final weights (a state dict), from its folder or from where it was moved aside.
+        """The final weights (a state dict), from the record's folder or from where that was moved aside.
 
-        Raises UsageError where they were not kept, and where the file that is there holds others.
+        Raises UsageError where they were not kept, and where the file holds others.
         """
         files = self._weights_files()
         if not self.result or not files:
@@ -186,12 +189,10 @@ class Record:
         return bool(self._weights_files())
 
     def _weights_files(self) -> list[Path]:
-        """Files that may hold this record's weights: its own folder's, unless that is another run's by now, then those
-        moved aside.
-        """
+        """Files that may hold this record's weights: in its folder, unless that is another run's by now, or aside."""
         wanted = self.result.get("sha256", {}).get(WEIGHTS)
-        files = [folder / WEIGHTS for folder in [self.path, *sorted(self.path.parent.glob(f"{self.path.name}.*"))]]
-        return [file for file in files if file.exists() and _named_weights(file.parent) == wanted]
+        folders = [self.path, *sorted(self.path.parent.glob(f"{self.path.name}.*"))]
+        return [folder / WEIGHTS for folder in folders if (folder / WEIGHTS).exists() and _digest_in(folder) == wanted]
 
     def _array(self, file: str) -> Any:
         if file not in self._arrays:
@@ -202,8 +203,9 @@ class Record:
         return self._arrays[file]
 
     def read(self, file: str) -> bytes:
-        """A file's bytes, none where there is no file; of a run with a result, only what the result vouches for. Raises
-        UsageError.
+        """The bytes of a file, or none where there is no file.
+
+        Raises UsageError where the run has ended and the file is not the one that its result has hashed.
         """
         path = self.path / file
         content = path.read_bytes() if path.is_file() else None
@@ -213,8 +215,8 @@ class Record:
         return content or b""
 
 
-def _named_weights(folder: Path) -> str | None:
-    """The digest of the weights that a folder's result names; None where it has no result that can be read."""
+def _digest_in(folder: Path) -> str | None:
+    """The digest of the weights in a folder's result; None where it has no result that can be read."""
     try:
         return parse_json(folder / "result.json", sha256=dict)["sha256"].get(WEIGHTS)
     except UsageError:
@@ -222,19 +224,19 @@ def _named_weights(folder: Path) -> str | None:
 
 
 def roots(evidence: bool = True) -> list[Path]:
-    """Where records are looked for, in this order; `EVIDENCE=0` in the environment leaves the committed ones aside."""
+    """The folders that records are looked for in, in order; `EVIDENCE=0` in the environment leaves out the evidence."""
     return [runs_dir(), EVIDENCE] if evidence and switched_on("EVIDENCE") else [runs_dir()]
 
 
 def find_record(name: str, profile: str, seed: int = 0, evidence: bool = True) -> Record | None:
-    """The run's record: a finished one from either root, else the unfinished one, else None."""
+    """The run's record: a finished one from either root, else an unfinished one, else None."""
     found = [Record(root / profile / name / f"seed-{seed}") for root in roots(evidence)]
     found = [record for record in found if (record.path / "settings.json").exists()]
     return next((record for record in found if record.finished), found[0] if found else None)
 
 
 def find_records(name: str, profile: str, evidence: bool = True, failed: bool = False) -> list[Record]:
-    """The finished records of all seeds, by seed; with `failed` those that ended without success too."""
+    """The finished records of all seeds, in the order of the seeds; with `failed` also those of runs that failed."""
     folders = [folder for root in roots(evidence) for folder in (root / profile / name).glob("seed-*")]
     seeds = sorted({int(f.name[5:]) for f in folders if f.name[5:].isdigit()})
     found = [find_record(name, profile, seed, evidence) for seed in seeds]
@@ -242,10 +244,9 @@ def find_records(name: str, profile: str, evidence: bool = True, failed: bool = 
 
 
 def find_openings(profile: str, evidence: bool | None = None) -> list[dict]:
-    """Every opening of chapter 5's test set in this profile, oldest first; `evidence=True` reads the committed ones
-    despite `EVIDENCE=0`.
+    """Every opening of chapter 5's test set in this profile, oldest first.
 
-    Raises UsageError for a damaged log.
+    `evidence`: whether to read the committed ones; by default as `EVIDENCE` says. Raises UsageError for a damaged log.
     """
     openings: dict[str, dict] = {}
     for root in [runs_dir(), EVIDENCE] if evidence else roots(evidence is None):
@@ -260,9 +261,7 @@ def find_openings(profile: str, evidence: bool | None = None) -> list[dict]:
 
 
 def _complete(identity: dict) -> dict:
-    """An identity as JSON gives it back (tuples are lists there). A field that it lacks has its default, as what was
-    made before it.
-    """
+    """An identity as JSON gives it back, with tuples as lists; fields that an older one lacks have their defaults."""
     kinds: list[type[Experiment]] = [Experiment, *Experiment.__subclasses__()]
     defaults = {field.name: field.default for kind in kinds for field in fields(kind) if field.default is not MISSING}
     return json.loads(json.dumps(defaults | identity))
@@ -274,11 +273,11 @@ def same_identity(record: Record, expected: dict) -> bool:
 
 
 def check_identity(record: Record, expected: dict) -> None:
-    """Raise UsageError, showing the difference and the way on, when the record was made with another identity."""
-    if not same_identity(record, expected):
-        was, now = _complete(record.settings["identity"]), _complete(expected)
-        keys = sorted(key for key in was.keys() | now.keys() if was.get(key) != now.get(key))
-        difference = ", ".join(f"{key} {was.get(key)!r} there, {now.get(key)!r} here" for key in keys)
+    """Raise UsageError, showing the difference and what to do, unless the record was made with this identity."""
+    old, new = _complete(record.settings["identity"]), _complete(expected)
+    if keys := sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key)):
+        difference = ", ".join(f"{key} {old.get(key)!r} there, {new.get(key)!r} here" for key in keys)
         raise UsageError(
-            f"{record.path} holds another run named {record.name}: {difference}; use another name, or move that folder away"
+            f"{record.path} holds another run named {record.name}: {difference}; "
+            "use another name, or move that folder away"
         )

@@ -6,8 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from deepnet.data.datasets import ReaderSet, as_source, listed_batches
-from deepnet.data.labels import AnyLabel
+from deepnet.data.datasets import LoaderDataset, UserDataset, as_source, is_iterable_of_batches
 from deepnet.training.precision import arithmetic, cast
 from deepnet.training.ready import BATCH_SIZE, as_the_model_takes, device_of, size_of_batches, usable_precision
 from experimentTable import UsageError
@@ -31,7 +30,7 @@ def forward_all(
     model.eval()
     source, where = as_source(data), device_of(model)
     outputs, pieces, targets, done = None, [], [], 0
-    known = getattr(source, "loader", None) is None  # a loader may leave items out, or draw them more than once
+    known = not isinstance(source, LoaderDataset)  # a loader may leave items out, or draw them more than once
     for inputs, labels in source.in_order(batch_size):
         with arithmetic(precision, fast=fast):
             chunk = model(cast(inputs.to(where), precision))
@@ -69,11 +68,11 @@ def extract_features(
     """
     size = size_of_batches("batch_size", data, batch_size, BATCH_SIZE)
     precision = usable_precision(model, precision)
-    if listed_batches(data):
+    if is_iterable_of_batches(data):
         data = [(image, 0) for inputs, *_ in data for image in inputs]
     source = as_source(data)
-    if isinstance(source, ReaderSet):
-        source.labels = AnyLabel()
+    if isinstance(source, UserDataset):
+        source.label_map = None
     source = as_the_model_takes(model, source)
     if not (layers := [m for m in model.modules() if isinstance(m, nn.Linear)]):
         raise UsageError(

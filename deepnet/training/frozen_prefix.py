@@ -6,7 +6,7 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from deepnet.data.datasets import MemorySet, ReaderSet
+from deepnet.data.datasets import InMemoryDataset, UserDataset
 from deepnet.records.files import digest
 from deepnet.seeds import preserved_random
 from deepnet.speed.memory import free_bytes
@@ -125,7 +125,7 @@ def split_as_asked(model: nn.Module, sample: Tensor) -> tuple[nn.Sequential, nn.
     return parts
 
 
-def cached(prefix: nn.Module, data: Any, precision: str, batch_size: int, fast: bool = True) -> MemorySet | None:
+def cached(prefix: nn.Module, data: Any, precision: str, batch_size: int, fast: bool = True) -> InMemoryDataset | None:
     """`data` as the rest of the model sees it, read once; None where that does not fit in memory.
 
     It fits where it takes at most `MAX_CACHE_BYTES` and half of the memory that is free now, so a resumed run may do
@@ -147,7 +147,7 @@ def cached(prefix: nn.Module, data: Any, precision: str, batch_size: int, fast: 
         # a run's own two sets stay
         while len(_shared) > 2 and sum(tensor.nbytes for tensor, _ in _shared.values()) > MAX_CACHE_BYTES:
             del _shared[next(iter(_shared))]
-    return MemorySet(*found, data.classes)
+    return InMemoryDataset(*found, data.classes)
 
 
 _shared: dict[tuple, tuple[Tensor, Tensor]] = {}
@@ -163,9 +163,9 @@ def without_frozen_prefix(
     transforms need it, is cached only where the caller has `asked` for that.
     """
     if asked:
-        parts: Any = split_as_asked(model, cast(train.first(4).to(device_of(model)), precision))
+        parts: Any = split_as_asked(model, cast(train.first_inputs(4).to(device_of(model)), precision))
     else:
-        parts = None if isinstance(train, ReaderSet) or isinstance(evaluation, ReaderSet) else split(model)
+        parts = None if isinstance(train, UserDataset) or isinstance(evaluation, UserDataset) else split(model)
     if not parts or (seen := cached(parts[0], train, precision, batch_size, fast)) is None:
         return model, train, evaluation
     seen_too = cached(parts[0], evaluation, precision, batch_size, fast)
@@ -178,7 +178,7 @@ def _key(prefix: nn.Module, data: Any, precision: str, fast: bool) -> tuple | No
         return None
     prefix.eval()
     with torch.no_grad(), arithmetic(precision, fast=fast):  # an edited `forward` has the same weights and name
-        few = prefix(cast(data.first(4), precision))
+        few = prefix(cast(data.first_inputs(4), precision))
     made_of = digest(prefix.state_dict() | {"": few.float()}), str(prefix), precision, fast
     return *made_of, fingerprint, data.size, data.memory_format, digest({"images": data.images})
 

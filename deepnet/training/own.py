@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.optim import Optimizer
 
-from deepnet.data.datasets import fingerprint
+from deepnet.data.digests import fingerprint
 from deepnet.machine import device
 from deepnet.records.files import digest
 from deepnet.training.frozen_prefix import split_as_asked
@@ -45,7 +45,7 @@ def checked_sets(
         train, evaluation = (as_the_model_takes(trial, source) for source in (train, evaluation))
         with torch.no_grad():
             outputs = min(
-                count_outputs(trial, cast(source.first(2).to(device()), recipe.precision))
+                count_outputs(trial, cast(source.first_inputs(2).to(device()), recipe.precision))
                 for source in (train, evaluation)
             )
         if not any(p.requires_grad for p in model.parameters()):
@@ -54,7 +54,7 @@ def checked_sets(
             )
         (train, evaluation), labels = labelled((train, evaluation), outputs, classes)
         if recipe.cache_frozen:
-            split_as_asked(trial, cast(train.first(4).to(device()), recipe.precision))
+            split_as_asked(trial, cast(train.first_inputs(4).to(device()), recipe.precision))
         rehearse(trial, train, evaluation, exp, recipe, exp.record_gradients)
     settings: dict = {"architecture": str(model), "images": [len(train), len(evaluation)], "classes": len(labels.names)}
     settings |= {

@@ -11,12 +11,12 @@ from torch.utils.data import DataLoader
 
 from deepnet.data.datasets import (
     Batch,
-    MemorySet,
-    ReaderSet,
+    BatchSource,
+    InMemoryDataset,
+    UserDataset,
     as_source,
-    is_source,
+    is_iterable_of_batches,
     known_labels,
-    listed_batches,
     with_labels,
 )
 from deepnet.data.items import found_in
@@ -85,7 +85,7 @@ def size_of_batches(name: str, data: Any, given: Any, otherwise: int) -> int:
 def materialise(model: nn.Module, source: Any) -> None:
     """Let lazy modules take their shapes from the data, as torch asks one to before anything is done with them."""
     if any(is_lazy(tensor) for tensor in (*model.parameters(), *model.buffers())):
-        inputs = source.first(2).to(device())
+        inputs = source.first_inputs(2).to(device())
         for attempt in (inputs, inputs.float()):  # as they are first; whole numbers may be meant as floats
             with torch.no_grad(), suppress(Exception):
                 model.to(device()).eval()(attempt)
@@ -127,8 +127,8 @@ def as_the_model_takes(model: nn.Module, source: Any) -> Any:
 
     Otherwise they stay whole numbers, as token ids must.
     """
-    inputs = source.first(2).to(device_of(model))
-    if isinstance(source, MemorySet | ReaderSet) and not (inputs.is_floating_point() or inputs.is_complex()):
+    inputs = source.first_inputs(2).to(device_of(model))
+    if isinstance(source, InMemoryDataset | UserDataset) and not (inputs.is_floating_point() or inputs.is_complex()):
         with torch.no_grad(), preserved_random():
             try:
                 model.eval()(inputs)
@@ -150,9 +150,9 @@ def labelled(sources: Sequence[Any], outputs: int, classes: Any) -> tuple[list[A
             "the classes of the two data sets differ, so their labels may too; "
             "say by classes=(...) what the outputs are"
         )
-    found = known_labels(sources, read=False)
+    found = [known_labels(source, read_all=False) for source in sources]
     if not all(isinstance(label, int) and 0 <= label < outputs for labels in found for label in labels):
-        found = known_labels(sources, read=True)
+        found = [known_labels(source, read_all=True) for source in sources]
     labels = label_map(found[0], found[-1], outputs, classes, own_names)
     return [with_labels(source, labels) for source in sources], labels
 
@@ -168,20 +168,20 @@ def _names(data: Any) -> Any:
 def batches_of(
     model: nn.Module, data: Any, precision: str, classes: Any, batch_size: Any, shuffle: bool
 ) -> Iterable[Batch]:
-    """The batches of a data set, a loader or a Source as the model takes them.
+    """The batches of a data set, a loader or a BatchSource as the model takes them.
 
     An iterable of batches stays as it is. Raises UsageError, naming what was found, for what is no data, and for labels
     that the model has no output for.
     """
     size = size_of_batches("batch_size", data, batch_size, BATCH_SIZE)
-    if listed_batches(data):
+    if is_iterable_of_batches(data):
         return _pairs(data)
     source = as_source(data)
-    if not is_source(data):
+    if not isinstance(data, BatchSource):
         materialise(model, source)
         source = as_the_model_takes(model, source)
         with torch.no_grad(), preserved_random():
-            outputs = count_outputs(model, cast(source.first(2).to(device_of(model)), precision))
+            outputs = count_outputs(model, cast(source.first_inputs(2).to(device_of(model)), precision))
         known = [source, source] if classes is None else [source]
         (source, *_), labels = labelled(known, outputs, classes)
         if classes is None and labels.numbers is not None:

@@ -119,7 +119,7 @@ def rehearse(
 
     Raises UsageError for whatever would end a training.
     """
-    inputs, seen = train.first(min(2, exp.batch_size)), eval_set.first(2)
+    inputs, seen = train.first_inputs(min(2, exp.batch_size)), eval_set.first_inputs(2)
     try:
         file = BytesIO()
         torch.save({key: value for key, value in model.state_dict().items() if not isinstance(value, Tensor)}, file)

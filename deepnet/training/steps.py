@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from deepnet.data.datasets import is_source
+from deepnet.data.datasets import BatchSource
 from deepnet.speed.cuda_graph import CUDAGraphStep
 from deepnet.speed.memory import release_memory
 from deepnet.speed.optimizer_steps import ContiguousViews, drop_subnormals
@@ -57,7 +57,7 @@ def train_epoch(
         >>> optimizer = torch.optim.Adam(model.parameters())
         >>> train_epoch(model, train_set, optimizer)["train_accuracy"]
     """
-    own = not is_source(data)
+    own = not isinstance(data, BatchSource)
     if own:
         precision = usable_precision(model, precision)
         check_loss(loss)
@@ -177,7 +177,7 @@ def evaluate(
         >>> measured, predictions = evaluate(model, test_set)
         >>> measured["accuracy"]
     """
-    own = not is_source(data)
+    own = not isinstance(data, BatchSource)
     precision = usable_precision(model, precision) if own or precision is None else precision
     check_loss(loss)
     batches, where = batches_of(model, data, precision, classes, batch_size, shuffle=False), device_of(model)

@@ -7,7 +7,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
 from deepnet.analyses import baseline
-from deepnet.analyses.baseline import classical_baseline, linear
+from deepnet.analyses.baseline import best_row, classical_baseline, linear
 
 
 def digit_pixels():
@@ -15,7 +15,7 @@ def digit_pixels():
     return data.data.astype(np.float32), data.target
 
 
-def test_the_baseline_chooses_c_on_the_held_out_part_and_fits_again_on_both():
+def test_choice_of_c():
     x, y = digit_pixels()
     train, out = (x[:400], y[:400]), (x[400:700], y[400:700])
     rows, states = classical_baseline(train, out)
@@ -28,7 +28,8 @@ def test_the_baseline_chooses_c_on_the_held_out_part_and_fits_again_on_both():
         scaler = StandardScaler().fit(train[0])
         plain = LogisticRegression(C=row["C"], tol=1e-3, max_iter=2000).fit(scaler.transform(train[0]), train[1])
         assert row["held_out_accuracy"] == pytest.approx(plain.score(scaler.transform(out[0]), out[1]), abs=1e-9)
-    best = max(logistic, key=lambda row: row["held_out_accuracy"])
+    best = best_row(rows, "logistic_regression")
+    assert best["held_out_accuracy"] == max(row["held_out_accuracy"] for row in logistic)
     both = np.concatenate([train[0], out[0]]), np.concatenate([train[1], out[1]])
     scaler = StandardScaler().fit(both[0])
     plain = LogisticRegression(C=best["C"], tol=1e-3, max_iter=2000).fit(scaler.transform(both[0]), both[1])
@@ -36,7 +37,7 @@ def test_the_baseline_chooses_c_on_the_held_out_part_and_fits_again_on_both():
     assert (given == plain.predict(scaler.transform(x[700:]))).mean() > 0.999
 
 
-def test_among_equals_the_smallest_c_is_chosen(monkeypatch):
+def test_smallest_c_among_equals(monkeypatch):
     """Two classes far apart, which every C gets right."""
     x = np.concatenate([np.full((10, 2), -1.0), np.full((10, 2), 1.0)])
     y = np.repeat([0, 1], 10)
@@ -49,7 +50,7 @@ def test_among_equals_the_smallest_c_is_chosen(monkeypatch):
     assert all(linear(state)(x).tolist() == y.tolist() for state in states.values())
 
 
-def test_classes_keep_their_numbers_where_some_are_missing():
+def test_missing_classes():
     x, y = digit_pixels()
     some = np.isin(y, (2, 5, 7))
     x, y = x[some][:200], y[some][:200]
@@ -57,7 +58,7 @@ def test_classes_keep_their_numbers_where_some_are_missing():
     assert all(set(linear(state)(x)) == {2, 5, 7} for state in states.values())
 
 
-def test_a_fit_that_did_not_converge_is_marked(monkeypatch):
+def test_unconverged_fit(monkeypatch):
     import sklearn.linear_model
     import sklearn.svm
 

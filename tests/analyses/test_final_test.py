@@ -1,4 +1,4 @@
-"""The final test: the vault opens once, at the end, and every opening is logged."""
+"""The final test: the test set opens once, at the end, and every opening is logged."""
 
 import re
 import shutil
@@ -11,7 +11,7 @@ import torch
 from helpers import ROOT, lend, refused, tiny_sample, untimed
 
 from coreFunction import final_test, run, run_all, search
-from deepnet.analyses import final_test as vault
+from deepnet.analyses import final_test as room
 from deepnet.data import sets
 from deepnet.data.sets import load_images, load_test_set
 from deepnet.records import reading
@@ -31,25 +31,18 @@ def pretend(runs_dir, *names):
             folder.finish({"status": "finished"})
 
 
-def test_the_test_set_stays_shut_while_a_run_is_unfinished(made, runs_dir, tiny, monkeypatch):
-    monkeypatch.setattr(vault, "load_test_set", lambda *_: pytest.fail("the vault was opened"))
+def test_unfinished_runs(made, runs_dir, tiny, monkeypatch):
+    monkeypatch.setattr(room, "load_test_set", lambda *_: pytest.fail("the test set was opened"))
     lend(made, runs_dir, "dropout", "baseline", "train_resnet")
     pretend(runs_dir, *(set(CHAPTER_5) - {"dropout", "baseline", "train_resnet", "sgd_2", "sweep_7"}))
     with RunFolder(experiment("sgd_2", "sample"), runs_dir) as folder:
         folder.start({}, {})  # begun, not ended; sweep_7 is not even begun
-    message = refused(
-        lambda: final_test(find_record("dropout", "sample")),
-        "opens once, at the end",
-        "sgd_2",
-        "sweep_7",
-        "must finish first",
+    first = "the test set opens once, at the end: sgd_2, sweep_7 (seed 0) must finish first"
+    refused(lambda: final_test(find_record("dropout", "sample")), first)
+    none = (
+        "train_resnet has no final test, only baseline and dropout have one; to add one, train it with final_test=True"
     )
-    assert "adam" not in message
-    refused(
-        lambda: final_test(find_record("train_resnet", "sample")),
-        "train_resnet has no final test",
-        "baseline and dropout",
-    )
+    refused(lambda: final_test(find_record("train_resnet", "sample")), none)
     assert find_openings("sample") == []
 
 
@@ -60,56 +53,44 @@ def ready(made, runs_dir, tiny):
     pretend(runs_dir, *(set(CHAPTER_5) - {"dropout", "baseline", "train_resnet"}))
 
 
-def test_an_unfinished_search_trial_keeps_the_test_set_shut(ready, runs_dir):
-    """Or a variant: whatever of chapter 5 has begun, of that seed."""
-    for name, row, seed in (
-        ("search_2", "sweep_1", 0),
-        ("sgd_slow", "sgd", 0),
-        ("search_3", "sweep_1", 1),
-        ("MLP_4", "MLP_4", 0),
-    ):
-        with RunFolder(replace(experiment(row, "sample", seed), name=name), runs_dir) as folder:
+def test_unfinished_variants_and_trials(ready, runs_dir):
+    """Whatever of chapter 5 has begun with that seed must finish first."""
+    begun = [("search_2", "sweep_1", 0), ("sgd_slow", "sgd", 0), ("search_3", "sweep_1", 1), ("MLP_4", "MLP_4", 0)]
+    runs = [replace(experiment(row, "sample", seed), name=name) for name, row, seed in begun]
+    # of no chapter, but on its data
+    runs.append(Experiment("plain", model="CNN_10", dataset="cifar100", lr=1e-3, profile="sample"))
+    for exp in runs:
+        with RunFolder(exp, runs_dir) as folder:
             folder.start({}, {})
-    with RunFolder(
-        Experiment("plain", model="CNN_10", dataset="cifar100", lr=1e-3, profile="sample"), runs_dir
-    ) as folder:
-        folder.start({}, {})  # of no chapter, but on its data
-    message = refused(
-        lambda: final_test(find_record("dropout", "sample")), "plain", "search_2", "sgd_slow", "must finish first"
-    )
-    assert "search_3" not in message
-    assert "MLP_4" not in message
+    first = "at the end: plain, search_2, sgd_slow (seed 0) must finish first"
+    refused(lambda: final_test(find_record("dropout", "sample")), first)
     assert find_openings("sample") == []
 
 
-def test_a_row_that_is_not_in_the_table_has_a_final_test_where_it_says_so(ready):
+def test_other_rows(ready):
     row = replace(experiment("dropout", "sample"), name="mine", trainable=("fc",))
     assert list(final_test(run(row, wandb=False))) == ["resnet18"]
     assert [opening["run"] for opening in find_openings("sample")] == ["mine"]
     without = run(replace(row, name="other", final_test=False, keep_weights=True), wandb=False)
-    refused(
-        lambda: final_test(without),
-        "other has no final test, only baseline and dropout have one; to add one, train it with final_test=True",
-    )
+    refused(lambda: final_test(without), "other has no final test")
 
 
-@pytest.mark.parametrize("name", ["dropout", "baseline"])
-def test_a_run_that_has_not_finished_has_no_final_test(ready, runs_dir, name):
-    (runs_dir / "sample" / name / "seed-0" / "result.json").unlink()
-    refused(lambda: final_test(find_record(name, "sample")), f"{name} (seed 0) has not finished", "final weights")
+def test_unfinished_run(ready, runs_dir):
+    (runs_dir / "sample" / "dropout" / "seed-0" / "result.json").unlink()
+    refused(lambda: final_test(find_record("dropout", "sample")), "dropout (seed 0) has not finished", "final weights")
 
 
-def test_a_published_opening_counts_where_the_evidence_is_left_aside(ready, runs_dir, tmp_path, monkeypatch):
+def test_published_opening(ready, runs_dir, tmp_path, monkeypatch):
     monkeypatch.setattr(reading, "EVIDENCE", tmp_path / "evidence")
     first = final_test(find_record("dropout", "sample"))
     (tmp_path / "evidence" / "sample").mkdir(parents=True)
     (runs_dir / "sample" / "openings.jsonl").rename(tmp_path / "evidence" / "sample" / "openings.jsonl")
     monkeypatch.setenv("EVIDENCE", "0")
-    monkeypatch.setattr(vault, "load_test_set", lambda *_: pytest.fail("the vault was opened"))
+    monkeypatch.setattr(room, "load_test_set", lambda *_: pytest.fail("the test set was opened"))
     assert final_test(find_record("dropout", "sample")) == first
 
 
-def test_dropout_s_test_needs_none_but_its_own_weights(ready, runs_dir, capsys):
+def test_without_the_parent_s_weights(ready, runs_dir, capsys):
     shutil.rmtree(runs_dir / "sample" / "train_resnet")
     pretend(runs_dir, "train_resnet")
     assert final_test(find_record("dropout", "sample")).keys() == {"resnet18"}
@@ -126,7 +107,7 @@ coreFunction.final_test(find_record("dropout", "sample"))
 """
 
 
-def test_two_processes_cannot_both_open_the_test_set(ready):
+def test_two_processes(ready):
     """The second is refused while the first is at it; the first is killed there, and its lock is gone with it."""
     with subprocess.Popen(
         [sys.executable, "-c", OPENING], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -142,10 +123,10 @@ def test_two_processes_cannot_both_open_the_test_set(ready):
     assert len(find_openings("sample")) == 1
 
 
-def test_the_test_set_opens_once_and_every_opening_is_logged(ready, runs_dir, monkeypatch):
+def test_openings_are_logged(ready, runs_dir, monkeypatch):
     opened = []
-    real = vault.load_test_set
-    monkeypatch.setattr(vault, "load_test_set", lambda *a: opened.append(a) or real(*a))
+    real = room.load_test_set
+    monkeypatch.setattr(room, "load_test_set", lambda *a: opened.append(a) or real(*a))
     first = {name: final_test(find_record(name, "sample")) for name in ("dropout", "baseline")}
     assert first["dropout"].keys() == {"resnet18"}
     assert first["baseline"].keys() == {"svm", "logistic_regression"}
@@ -163,21 +144,19 @@ def test_the_test_set_opens_once_and_every_opening_is_logged(ready, runs_dir, mo
     assert len((runs_dir / "sample" / "openings.jsonl").read_text().splitlines()) == 3
 
 
-def test_the_final_test_measures_the_weights_that_were_kept(ready, monkeypatch):
-    """Opened on the validation images under the labels that the record gave them, it is right every time."""
+def test_kept_weights_are_tested(ready, monkeypatch):
+    """On validation images whose labels are the record's own predictions, the accuracy is 1."""
     baseline, dropout = find_record("baseline", "sample"), find_record("dropout", "sample")
     for record, classifier in ((baseline, baseline.result["chosen"]), (dropout, "resnet18")):
         given = torch.from_numpy(record.predictions()[1]).long()
         held = load_images("cifar100", "validation", "sample").subset(range(len(given)))
         relabelled = replace(held, labels=given)
-        monkeypatch.setattr(vault, "load_test_set", lambda *_, relabelled=relabelled: relabelled)
+        monkeypatch.setattr(room, "load_test_set", lambda *_, relabelled=relabelled: relabelled)
         assert final_test(record)[classifier]["accuracy"] == 1
 
 
-def test_no_choice_changes_when_the_test_labels_are_scrambled(tmp_path, monkeypatch):
-    """Best epochs, C, the better classifier and the search's winner: the runs are the same to the bit under other test
-    labels.
-    """
+def test_no_choice_depends_on_the_test_labels(tmp_path, monkeypatch):
+    """Best epochs, C, the better classifier and the search's winner are the same with scrambled test labels."""
     budgets = {"resnet": (2, 1), "dropout": (6, 3), "sweep": (4, 2)}
     tensors = sets._tensors
 

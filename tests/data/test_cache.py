@@ -1,7 +1,7 @@
-"""The cache of decoded sets: it answers for the source it was made of, and for no other."""
+"""The cache of decoded sets, which answers for the copy that it was made from and for no other."""
 
 import pickle
-from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -11,19 +11,19 @@ from helpers import refused
 
 from deepnet.data import sources
 from deepnet.data.sets import cache_folder, load_images
-from deepnet.data.sources import Source
+from deepnet.data.sources import LocalCopy
 
 
 @each_set
 def test_second_opening_decodes_nothing(name, data_dir, published, monkeypatch):
     assert_published(name, published)
-    monkeypatch.setattr(Source, "read", no_reading)
+    monkeypatch.setattr(LocalCopy, "read", no_reading)
     assert_published(name, published)
-    monkeypatch.delenv("DATA_DIR")  # what was decoded once serves without the source too
+    monkeypatch.delenv("DATA_DIR")  # the cache serves without the copy too
     assert_published(name, published)
 
 
-def test_another_data_dir_is_read_and_never_answered_from_the_cache(data_dir, published, tmp_path, monkeypatch):
+def test_other_data_dir(data_dir, published, tmp_path, monkeypatch):
     load_images("mnist", "train", "cpu")
     rows = {part: found.copy() for part, found in published["mnist"].items()}
     rows["train"][0, 0] = (rows["train"][0, 0] + 1) % 10
@@ -34,7 +34,7 @@ def test_another_data_dir_is_read_and_never_answered_from_the_cache(data_dir, pu
     assert len(load_images("mnist", "train", "cpu")) == 300
 
 
-def test_a_shard_written_again_is_read_again(data_dir, published):
+def test_rewritten_shard(data_dir, published):
     load_images("mnist", "train", "cpu")
     shard = data_dir / "mnist" / "train-00000-of-00002.parquet"
     pq.write_table(sources.read_table(shard).slice(1), shard)
@@ -50,26 +50,27 @@ def test_a_shard_written_again_is_read_again(data_dir, published):
     lambda path: np.save(path, np.zeros((300, 785), np.uint8)),
     lambda path: np.save(path, np.zeros(3)),
 ], ids=["empty", "truncated", "a bit", "header", "pickle", "other images", "other shape"])  # fmt: skip
-def test_damaged_cache_is_made_again(damage, data_dir, published):
+def test_damaged_cache(damage, data_dir, published):
+    """It is written again."""
     load_images("mnist", "train", "cpu")
     path = cache_folder() / "mnist-complete-train.npy"
     good = path.read_bytes()
     damage(path)
     assert_published("mnist", published)
     assert path.read_bytes() == good
-    assert not list(cache_folder().glob("*.tmp*"))
+    assert not list(cache_folder().glob(".*"))
 
 
-def test_cache_that_cannot_be_written_is_done_without(data_dir, published, tmp_path, monkeypatch):
+def test_read_only_cache(data_dir, published, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    with pytest.warns(UserWarning, match=r"file/cnn-and-deep-network cannot be written \(.+\); mnist is decoded anew"):
+    with pytest.warns(UserWarning, match=r"file/cnn-and-deep-network cannot be written \(.+\); mnist is decoded again"):
         assert_published("mnist", published)
 
 
-def test_full_disk_leaves_no_half_written_file(data_dir, published, monkeypatch):
-    def full(path: Path, rows: np.ndarray) -> None:
-        path.write_bytes(b"half")
+def test_full_disk(data_dir, published, monkeypatch):
+    def full(file: BinaryIO, rows: np.ndarray) -> None:
+        file.write(b"half")
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(np, "save", full)

@@ -1,4 +1,4 @@
-"""The embedded sample: its size and balance, that it stands alone, and how it is cut from the complete sets."""
+"""The embedded sample: its size and balance, that it needs nothing else, and how it is cut from the complete sets."""
 
 import importlib.util
 import time
@@ -17,7 +17,6 @@ from deepnet.data.sets import (
     COARSE_OF,
     NORMALISATION,
     SPLITS,
-    channel_statistics,
     known_fingerprint,
     load_images,
     load_test_set,
@@ -30,7 +29,7 @@ from experimentTable import CLASSES
     ("mnist", "train", 4000), ("mnist", "test", 1000), ("cifar10", "train", 3000), ("cifar10", "test", 1000),
     ("cifar100", "train", 4000), ("cifar100", "validation", 1000),
 ])  # fmt: skip
-def test_sample_has_its_size_and_every_class_in_proportion(name, part, count):
+def test_sizes_and_classes(name, part, count):
     data = load_images(name, part, "sample")
     assert len(data) == count == len(data.images) == len(data.labels)
     assert data.images.dtype == torch.uint8 and data.images.shape[1:] == SETS[name].shape
@@ -45,27 +44,25 @@ def test_sample_has_its_size_and_every_class_in_proportion(name, part, count):
     assert np.abs(data.labels.bincount().numpy() - wanted).max() < (1 if name == "mnist" else 1e-6)
 
 
-def test_sample_parts_are_disjoint():
+def test_parts_are_disjoint():
     for name, parts in SPLITS.items():
-        sets = [load_images(name, part, "sample") for part in parts] + (
-            [load_test_set("sample")] * (name == "cifar100")
-        )
-        images = [every_image(data) for data in sets]
+        images = [every_image(load_images(name, part, "sample")) for part in parts]
+        images += [every_image(load_test_set("sample"))] * (name == "cifar100")
         assert len(set.union(*images)) == sum(map(len, images))
 
 
-def test_samples_vault_holds_five_images_a_class():
+def test_test_set_of_cifar100():
     assert load_test_set("sample").labels.bincount().tolist() == [5] * 100
     assert load_test_set("sample", 64).size == 64
 
 
-def test_sample_is_small_in_git():
+def test_sample_is_small():
     files = [path for path in SAMPLE.rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) < 20e6
     assert max(path.stat().st_size for path in files) < 2e6
 
 
-def test_sample_is_in_the_hugging_face_layout_with_its_own_superclasses():
+def test_layout_and_superclasses():
     columns = {
         "mnist": ["image", "label"],
         "cifar10": ["img", "label"],
@@ -78,24 +75,19 @@ def test_sample_is_in_the_hugging_face_layout_with_its_own_superclasses():
         assert [COARSE_OF[fine] for fine in table["fine_label"].to_pylist()] == table["coarse_label"].to_pylist()
 
 
-def test_sample_profile_reads_nothing_else(monkeypatch):
+def test_sample_profile_reads_nothing_else(tmp_path, monkeypatch):
     monkeypatch.setenv("DATA_DIR", "/no/such/folder")
     assert len(load_images("mnist", "train", "sample")) == 4000
-    refused(lambda: load_images("mnist", "train", "cpu"), "DATA_DIR=/no/such/folder")
-
-
-def test_sample_that_is_gone_is_not_looked_for_elsewhere(tmp_path, monkeypatch):
     monkeypatch.setattr(sets, "SAMPLE", tmp_path)
     monkeypatch.setattr(sets, "fetch", no_reading)
-    refused(lambda: load_images("mnist"), f"{tmp_path / 'mnist'} is gone", "git checkout data/sample")
+    refused(lambda: load_images("mnist"), f"{tmp_path / 'mnist'} is missing", "git checkout data/sample")
 
 
-def test_class_names_are_in_the_originals_order():
+def test_class_names():
     assert {name: len(names) for name, names in CLASS_NAMES.items()} == CLASSES
     assert all(list(names) == sorted(set(names)) for names in (*CLASS_NAMES.values(), COARSE_NAMES))
     assert len(COARSE_NAMES) == 20 and np.bincount(COARSE_OF).tolist() == [5] * 20
     data = load_images("cifar100", "validation")
-    assert data.coarse_labels is not None and data.coarse_classes == COARSE_NAMES
     fish = {data.classes[int(i)] for i in data.labels[data.coarse_labels == COARSE_NAMES.index("fish")]}
     assert fish == {"aquarium_fish", "flatfish", "ray", "shark", "trout"}
     assert load_images("mnist").coarse_labels is None
@@ -106,8 +98,8 @@ def test_class_names_are_in_the_originals_order():
 
 @each_set
 @needs_complete
-def test_complete_sets_are_the_published_ones_and_open_in_a_second(name, monkeypatch):
-    """Fingerprints, sizes, balance, constants, and that the sample is cut from them."""
+def test_complete_sets(name, monkeypatch):
+    """Fingerprints, sizes, balance, constants, that they open in a second, and that the sample is cut from them."""
     monkeypatch.setenv("DATA_DIR", COMPLETE)
     parts = {part: load_images(name, part, "cpu") for part in SPLITS[name]}
     counts = {"mnist": [60_000, 10_000], "cifar10": [50_000, 10_000], "cifar100": [45_000, 5_000]}
@@ -123,19 +115,19 @@ def test_complete_sets_are_the_published_ones_and_open_in_a_second(name, monkeyp
         seconds.append(time.perf_counter() - start)
     assert min(seconds) < 1
 
-    train = [data.images for part, data in parts.items() if part != "test"]
-    for found, literal in zip(channel_statistics(torch.cat(train)), NORMALISATION[name], strict=True):
-        assert found == pytest.approx(literal, abs=6e-5)  # the published ones have four digits
+    levels = torch.arange(256).double() / 255
+    pixels = torch.cat([data.images for part, data in parts.items() if part != "test"])
+    counts = torch.stack([channel.flatten().bincount(minlength=256) for channel in pixels.unbind(1)])
+    shares = counts / counts.sum(1, keepdim=True, dtype=torch.float64)
+    mean, mean_square = shares @ levels, shares @ levels.square()
+    for computed, literal in zip((mean, (mean_square - mean**2).sqrt()), NORMALISATION[name], strict=True):
+        assert computed.tolist() == pytest.approx(literal, abs=6e-5)  # the literals have four digits
     of_train = set.union(*(every_image(data) for part, data in parts.items() if part != "test"))
     for part, data in parts.items():
         pool = every_image(data) if part == "test" else of_train
         assert every_image(load_images(name, part, "sample")) <= pool
-
-
-@needs_complete
-def test_samples_vault_is_cut_from_the_train_set(monkeypatch):
-    monkeypatch.setenv("DATA_DIR", COMPLETE)
-    assert every_image(load_test_set("sample")) <= every_image(load_images("cifar100", "train", "cpu"))
+    if name == "cifar100":  # the sample's test set is cut from the training set
+        assert every_image(load_test_set("sample")) <= of_train
 
 
 def make_sample() -> object:
@@ -146,8 +138,8 @@ def make_sample() -> object:
 
 
 @needs_complete
-def test_sample_is_made_again_to_the_byte(tmp_path, monkeypatch):
-    """MNIST's, the quickest. The files name the version of pyarrow that wrote them, so what they hold is compared."""
+def test_sample_is_made_again(tmp_path, monkeypatch):
+    """MNIST's, the fastest. Tables are compared, since the files name the version of pyarrow that wrote them."""
     monkeypatch.setenv("DATA_DIR", COMPLETE)
     make_sample().make("mnist", tmp_path)
     names = [sorted(path.name for path in folder.iterdir()) for folder in (tmp_path, SAMPLE / "mnist")]
@@ -156,17 +148,18 @@ def test_sample_is_made_again_to_the_byte(tmp_path, monkeypatch):
         assert sources.read_table(path).equals(sources.read_table(SAMPLE / "mnist" / path.name))
 
 
-def test_making_the_sample_needs_the_complete_sets(data_dir, tmp_path, monkeypatch):
+def test_making_the_sample(data_dir, tmp_path, monkeypatch):
+    """Its images are those of DATA_DIR, without which nothing is removed."""
     module = make_sample()
     monkeypatch.setattr(module, "COUNTS", {"mnist": {"train": ("train", 50), "test": ("train", 20)}})
     module.make("mnist", tmp_path / "made")
     made = [pq.read_table(tmp_path / "made" / f"{part}-00000-of-00001.parquet") for part in ("train", "test")]
     assert [len(table) for table in made] == [50, 20]
-    originals = {cell["bytes"] for path in (data_dir / "mnist").glob("train-*")
-                 for cell in pq.read_table(path)["image"].to_pylist()}  # fmt: skip
-    assert len({cell["bytes"] for table in made for cell in table["image"].to_pylist()} & originals) == 70
+    shards = [pq.read_table(path) for path in (data_dir / "mnist").glob("train-*")]
+    originals, copied = ({cell["bytes"] for table in tables for cell in table["image"].to_pylist()}
+                         for tables in (shards, made))  # fmt: skip
+    assert len(copied & originals) == 70
     monkeypatch.delenv("DATA_DIR")
-    refused(
-        lambda: module.make("mnist", tmp_path / "made"), "set DATA_DIR to a folder that holds mnist as train-*.parquet"
-    )
+    remedy = "set DATA_DIR to a folder that holds mnist as train-*.parquet"
+    refused(lambda: module.make("mnist", tmp_path / "made"), remedy)
     assert len(list((tmp_path / "made").iterdir())) == 2

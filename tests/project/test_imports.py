@@ -1,6 +1,7 @@
 """Imports point one way: each module stands on those below it, and nothing is imported late but what is heavy."""
 
 import ast
+import functools
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -48,15 +49,16 @@ def imported(path: Path) -> Iterator[tuple[str, bool]]:
             yield name, id(node) not in top
 
 
-def brings(name: str, seen: frozenset[str] = frozenset()) -> set[str]:
-    """The heavy libraries that importing a module of the project imports."""
-    found = set()
+@functools.cache
+def brings(name: str) -> frozenset[str]:
+    """The heavy libraries that importing a module of the project imports, in which there is no circle."""
+    found: set[str] = set()
     for other, late in imported(FILES[name]):
         if not late and other.partition(".")[0] in HEAVY:
             found.add(other.partition(".")[0])
-        elif not late and other in FILES and other not in seen:
-            found |= brings(other, seen | {name})
-    return found
+        elif not late and other in FILES:
+            found |= brings(other)
+    return frozenset(found)
 
 
 def test_every_module_stands_in_a_room():

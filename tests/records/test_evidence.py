@@ -14,7 +14,7 @@ RECORDS = [Record(path.parent) for path in sorted(EVIDENCE.glob("*/*/seed-*/sett
 
 
 @pytest.mark.parametrize("record", RECORDS, ids=lambda record: f"{record.profile}-{record.name}-{record.seed}")
-def test_a_committed_record_is_whole_and_of_its_row(record):
+def test_committed_record(record):
     if record.name in EXPERIMENTS:  # a search's trials are named by the search
         check_identity(record, data_identity(experiment(record.name, record.profile, record.seed)))
     made = record.settings["provenance"]
@@ -33,7 +33,7 @@ def test_a_committed_record_is_whole_and_of_its_row(record):
         assert all(value is not None for row in record.rows for key, value in row.items() if key.endswith("accuracy"))
 
 
-def test_the_test_set_was_opened_once_for_each_run_and_for_the_weights_that_its_record_is_of():
+def test_openings():
     for profile in sorted({record.profile for record in RECORDS}):
         opened = find_openings(profile)
         doors = [(o["run"], o["classifier"], o["seed"]) for o in opened]
@@ -42,8 +42,8 @@ def test_the_test_set_was_opened_once_for_each_run_and_for_the_weights_that_its_
             assert o["weights"] == find_record(o["run"], profile, o["seed"]).result["sha256"]["weights.pt"]
 
 
-def test_a_new_field_of_an_experiment_makes_no_record_another_run_s(monkeypatch):
-    """As one that is added to the table later, whose default the records of before have."""
+def test_new_field_of_an_experiment(monkeypatch):
+    """Records made before a field was added have its default."""
     kind = make_dataclass("Later", [("warm_up", int, 0)], bases=(Experiment,), frozen=True)
     monkeypatch.setattr(Experiment, "warm_up", 0, raising=False)  # the table's rows have it then
     monkeypatch.setattr(reading, "Experiment", kind)
@@ -57,7 +57,7 @@ def test_a_new_field_of_an_experiment_makes_no_record_another_run_s(monkeypatch)
                 check_identity(record, data_identity(kind(**asdict(row), warm_up=5)))
 
 
-def test_records_of_an_older_version_are_read_and_say_so(monkeypatch):
+def test_older_version(monkeypatch):
     record = next(record for record in RECORDS if record.name == "MLP_4")
     made_with = record.settings["provenance"]["results_version"]
     monkeypatch.setattr(reading, "RESULTS_VERSION", made_with)

@@ -1,6 +1,4 @@
-"""A records folder that another process holds, that cannot be written, or whose disk is full: one line, and the run
-goes on later.
-"""
+"""A records folder that another process holds, that cannot be written, or whose disk is full: one line, no loss."""
 
 import io
 import resource
@@ -16,27 +14,29 @@ from deepnet.records.files import atomic
 from deepnet.records.folder import RunFolder
 from experimentTable import UsageError
 
+HOLD = """
+import sys, filelock
+with filelock.FileLock(sys.argv[1]):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
 
-def test_a_run_that_another_process_holds_is_said_in_one_line(runs_dir):
+
+def test_run_that_another_process_trains(runs_dir):
     lock = runs_dir / "own" / "held" / ".seed-0.lock"
     lock.parent.mkdir(parents=True)
-    code = "import sys, filelock as f; lock = f.FileLock(sys.argv[1]); lock.acquire(); print('held', flush=True); sys.stdin.read()"
-    with subprocess.Popen(
-        [sys.executable, "-c", code, lock], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as other:
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, "-c", HOLD, lock], **pipes) as other:
         assert other.stdout.readline() == "held\n"
-        refused(
-            lambda: pipeline(mlp(), digits(), held(), name="held"),
-            "held (seed 0) is being trained by another process",
-            "wait for it",
-        )
+        busy = "held (seed 0) is being trained by another process; wait for it"
+        refused(lambda: pipeline(mlp(), digits(), held(), name="held"), busy)
         assert pipeline(mlp(), digits(), held(), name="held", seed=1, epochs=1).finished  # another seed is another run
         other.stdin.close()
         other.wait()
     assert pipeline(mlp(), digits(), held(), name="held", epochs=1).finished
 
 
-def test_a_records_folder_that_cannot_be_written_is_said_in_one_line(tmp_path, monkeypatch):
+def test_read_only_folder(tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     monkeypatch.setenv("RUNS_DIR", str(tmp_path / "file" / "runs"))
     message = refused(lambda: pipeline(mlp(), digits(), held(), name="x"), "cannot write records to", "Not a directory")
@@ -59,13 +59,11 @@ class Full:
 
 
 @pytest.mark.parametrize("file", ["settings.json", "rows.jsonl", "checkpoint.pt", "weights.pt"])
-def test_a_full_disk_is_said_in_one_line_and_the_run_goes_on_later(runs_dir, monkeypatch, file):
-    """Limits are chosen so that each file in turn is the first that does not fit; a checkpoint that was there still
-    counts.
-    """
+def test_full_disk(runs_dir, monkeypatch, file):
+    """The run is refused, and can be made later. Limits are such that `file` is the first that does not fit."""
     monkeypatch.setenv("CHECKPOINT_SECONDS", "3600" if file == "weights.pt" else "0")
     epochs = 30 if file == "rows.jsonl" else 2
-    if file == "rows.jsonl":  # the other files are not in the way of the rows
+    if file == "rows.jsonl":  # a checkpoint would not fit either
         monkeypatch.setattr(RunFolder, "checkpoint", lambda self, state: None)
 
     def train(name):
@@ -75,10 +73,8 @@ def test_a_full_disk_is_said_in_one_line_and_the_run_goes_on_later(runs_dir, mon
     straight, expected = train("straight")
     size = 100 if file == "settings.json" else 500 + (straight.path / "settings.json").stat().st_size
     with Full(size):
-        message = refused(lambda: train("full"), "cannot write records to", file, "File too large")
-        assert "make room" in message
-    left = {path.name for path in (runs_dir / "own" / "full").rglob("*")}
-    assert left == {".seed-0.lock"}  # without a checkpoint there is nothing to go on from
+        refused(lambda: train("full"), "cannot write records to", file, "File too large", "make room")
+    assert {path.name for path in (runs_dir / "own" / "full").rglob("*")} == {".seed-0.lock"}
     if file == "rows.jsonl":
         monkeypatch.undo()
     record, weights = train("full")
@@ -86,7 +82,7 @@ def test_a_full_disk_is_said_in_one_line_and_the_run_goes_on_later(runs_dir, mon
     assert same(weights, expected)
 
 
-def test_an_error_that_is_not_the_disk_s_is_not_explained_away(tmp_path):
+def test_other_errors_pass(tmp_path):
     with pytest.raises(RuntimeError, match="something else"), atomic(tmp_path / "file"):
         raise RuntimeError("something else")
     with pytest.raises(UsageError, match="No space left on device"), atomic(tmp_path / "file"):
@@ -107,7 +103,7 @@ class Interrupted(io.BytesIO):
         return super().write(data)
 
 
-def test_ctrl_c_while_torch_writes_stays_ctrl_c(tmp_path):
+def test_ctrl_c_while_torch_writes(tmp_path):
     whole = Interrupted(0)
     torch.save({"weights": torch.zeros(10)}, whole)
     assert -whole.left > 10

@@ -1,11 +1,11 @@
-"""A record that was returned stays what it was, whatever is trained, moved or removed afterwards; nothing replaces a
-finished one.
-"""
+"""A record that was returned stays what it was, whatever happens to its folder; nothing replaces a finished one."""
 
 import multiprocessing
 import os
 import shutil
 import sys
+import time
+from collections import OrderedDict
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,18 +13,20 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from helpers import ANALYSES, QUICK, TRAININGS, digits, held, lend, mlp, needs_fork, refused, same, state
+from helpers import ANALYSES, QUICK, TRAININGS, digits, found, held, lend, mlp, needs_fork, refused, same, state
 from small_records import EXPERIMENT, PROVENANCE, WEIGHTS, written
+from torch import nn
 
 import coreFunction
 from coreFunction import pipeline, run, run_all
 from deepnet.records.folder import RunFolder
 from deepnet.records.reading import Record, find_record
 from experimentTable import EXPERIMENTS, ROWS, UsageError, experiment, is_supported
+from myModel import MLP, MODELS
 
 
 def bytes_of(folder: Path) -> dict[str, bytes]:
-    """Every file under the folder, hidden ones too, and what it holds."""
+    """Every file under the folder, hidden ones too, and its content."""
     return {
         path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()
     }
@@ -35,21 +37,19 @@ def bytes_of(folder: Path) -> dict[str, bytes]:
 
 def test_records_of_one_name_stay_what_they_were(runs_dir):
     """Settings, rows, result, predictions and weights of three runs that took one another's place."""
-    rates, models = (1e-4, 1e-3, 1e-2), []
-    records = []
-    for lr in rates:
-        models.append(mlp())
-        records.append(
-            pipeline(models[-1], digits(), held(), name="net", keep_weights=True, **QUICK | {"lr": lr, "epochs": 2})
-        )
+    rates = (1e-4, 1e-3, 1e-2)
+    models = [mlp() for _ in rates]
+    options = QUICK | {"name": "net", "epochs": 2, "keep_weights": True}
+    records = [
+        pipeline(model, digits(), held(), **options | {"lr": lr}) for model, lr in zip(models, rates, strict=True)
+    ]
     shown = [repr(record) for record in records]
     assert [record.settings["identity"]["lr"] for record in records] == list(rates)
     assert len({record.result["loss"] for record in records}) == 3
     for record, model in zip(records, models, strict=True):
+        accuracy = (record.predictions()[0] == record.predictions()[1]).mean()
         assert record.rows[-1]["validation_loss"] == record.result["loss"]
-        assert (record.predictions()[0] == record.predictions()[1]).mean() == pytest.approx(
-            record.result["accuracy"], rel=1e-3
-        )
+        assert accuracy == pytest.approx(record.result["accuracy"], rel=1e-3)
         assert same(record.weights(), state(model))
     shutil.rmtree(runs_dir)
     assert [repr(record) for record in records] == shown
@@ -58,40 +58,40 @@ def test_records_of_one_name_stay_what_they_were(runs_dir):
 
 
 @pytest.mark.parametrize("name", ["MLP_4", "tsne_mnist"])
-def test_what_run_returns_needs_its_folder_no_more(made, runs_dir, tiny, name):
+def test_returned_records_need_no_folder(made, runs_dir, tiny, name):
     lend(made, runs_dir, name)
-    (one,), other = run_all(name), run(name)
+    records = [*run_all(name), run(name)]
     shutil.rmtree(runs_dir)
-    for record in (one, other):
+    for record in records:
         assert (record.name, record.finished, record.settings["experiment"]["name"]) == (name, True, name)
-        assert (
-            len(record.points()["xy"]) == 50
-            if name == "tsne_mnist"
-            else len(record.rows) == 3 and record.predictions().shape == (2, 16)
-        )
+        if name == "tsne_mnist":
+            assert len(record.points()["xy"]) == 50
+        else:
+            assert len(record.rows) == 3 and record.predictions().shape == (2, 16)
 
 
-def test_changing_an_array_that_was_handed_out_changes_no_record(runs_dir):
+def test_arrays_are_copies(runs_dir):
     record = written(runs_dir).load()
     record.predictions()[:] = 7
     assert record.predictions().tolist() == [[0, 1], [0, 0]]
 
 
-def test_a_run_that_was_left_off_is_a_value_too(runs_dir, tiny):
+def test_a_stopped_run_is_a_value_too(runs_dir, tiny):
     exp = replace(EXPERIMENTS["MLP_4"], name="cut", profile="sample")
     unfinished = run(exp, wandb=False, stop=lambda: True)
     run(exp, wandb=False)
     assert (unfinished.result, len(unfinished.rows)) == ({}, 1)
 
 
-def test_a_relative_runs_dir_is_that_of_the_moment(runs_dir, monkeypatch, tmp_path):
+def test_relative_runs_dir(monkeypatch, tmp_path):
+    """Its record is found again from another working directory."""
     monkeypatch.chdir(tmp_path)
     record = written(Path("here"))
     monkeypatch.chdir("/")
     assert Record(record.path).rows and record.path == tmp_path / "here" / "sample" / "x" / "seed-0"
 
 
-def test_weights_are_looked_for_where_the_record_was_moved_and_no_others_are_given(runs_dir):
+def test_weights_of_a_record_that_was_moved_aside(runs_dir):
     record = written(runs_dir).load()
     with RunFolder(EXPERIMENT, runs_dir) as folder:
         folder.start({"lr": 0.1}, PROVENANCE, fresh=True)
@@ -106,7 +106,7 @@ def test_weights_are_looked_for_where_the_record_was_moved_and_no_others_are_giv
     assert same(Record(record.path).weights(), {"w": torch.zeros(3)})
 
 
-def test_weights_of_a_run_that_was_killed_before_its_result_are_refused(runs_dir):
+def test_weights_without_a_result(runs_dir):
     record = written(runs_dir, finished=False)
     torch.save(WEIGHTS, record.path / "weights.pt")
     refused(record.weights, "x (seed 0) has no weights")
@@ -115,68 +115,44 @@ def test_weights_of_a_run_that_was_killed_before_its_result_are_refused(runs_dir
 # ---------------------------------------------------------------- columns and frames
 
 
-def test_an_unknown_metric_is_refused_and_those_there_are_named(runs_dir):
+def test_unknown_metric(runs_dir):
     record = written(runs_dir)
-    message = refused(
-        lambda: record.column("train_losss"), "unknown metric 'train_losss'", "epoch, test_accuracy", "train_loss"
-    )
-    assert message == refused(lambda: record.column("train_losss", trained_only=True))
-    np.testing.assert_array_equal(record.column("train_loss"), [np.nan, np.nan])  # there, though no row has a number
+    refused(lambda: record.column("train_losss"), "unknown metric 'train_losss'", "epoch, test_accuracy", "train_loss")
+    np.testing.assert_array_equal(record.column("train_loss"), [np.nan, np.nan])  # known, though no row has a number
 
 
-def test_a_metric_with_one_number_per_layer_is_no_column(made):
-    record = Record(made / "sample" / "MLP_4" / "seed-0")
-    refused(
-        lambda: record.column("gradient_log10_rms"), "gradient_log10_rms is no single number per row", "record.rows"
-    )
-    refused(lambda: Record(made / "sample" / "timing_3" / "seed-0").column("pair"), "pair is no single number per row")
+@pytest.mark.parametrize(("name", "metric"), [("MLP_4", "gradient_log10_rms"), ("timing_3", "pair")])
+def test_metric_that_is_no_number(made, name, metric):
+    refused(lambda: found(made, name).column(metric), f"{metric} is no single number per row", "record.rows")
 
 
-def test_a_record_becomes_a_data_frame_with_one_row_per_epoch(runs_dir, monkeypatch):
+@pytest.mark.parametrize("pandas", [None, SimpleNamespace(DataFrame=lambda rows: ("frame", rows))])
+def test_data_frame(runs_dir, monkeypatch, pandas):
     record = written(runs_dir)
-    pandas = pytest.importorskip("pandas")
-    frame = record.to_frame()
-    assert list(frame["test_accuracy"]) == [0.1, 0.5] and isinstance(frame, pandas.DataFrame)
-
-
-def test_the_rows_are_what_pandas_is_given(runs_dir, monkeypatch):
-    monkeypatch.setitem(sys.modules, "pandas", SimpleNamespace(DataFrame=lambda rows: ("frame", rows)))
-    record = written(runs_dir)
-    assert record.to_frame() == ("frame", record.rows)
-
-
-def test_without_pandas_it_is_said_what_to_install(runs_dir, monkeypatch):
-    monkeypatch.setitem(sys.modules, "pandas", None)
-    refused(written(runs_dir).to_frame, "to_frame needs pandas", "pip install pandas")
+    monkeypatch.setitem(sys.modules, "pandas", pandas)
+    if pandas:
+        assert record.to_frame() == ("frame", record.rows)
+    else:
+        refused(record.to_frame, "to_frame needs pandas", "pip install pandas")
 
 
 # ---------------------------------------------------------------- nothing replaces a finished run
 
 
 @pytest.mark.parametrize("name", ["MLP_4", "tsne_mnist", "distribution", "timing_3"])
-def test_what_another_process_finished_between_look_and_lock_is_returned(made, runs_dir, tiny, monkeypatch, name):
-    """The first look finds nothing, as where the other process ends just after it."""
+def test_run_finished_between_look_and_lock(made, runs_dir, tiny, monkeypatch, name):
+    """The first look finds nothing, as where another process ends just after it; its record is returned."""
     lend(made, runs_dir, name)
     before = bytes_of(runs_dir / "sample" / name / "seed-0")
     monkeypatch.setattr(coreFunction, "find_record", lambda *_: None)
-    record = run(name, evidence=False)
-    assert record.result == Record(made / "sample" / name / "seed-0").result
+    assert run(name, evidence=False).result == found(made, name).result
+    if name == "MLP_4":
+        other = replace(EXPERIMENTS["MLP_4"], lr=1e-3)
+        refused(lambda: run(other), "holds another run named MLP_4", "lr 0.0001 there, 0.001 here")
     assert bytes_of(runs_dir / "sample" / name / "seed-0") == before
 
 
-def test_what_another_process_finished_as_another_run_is_refused_and_kept(made, runs_dir, tiny, monkeypatch):
-    lend(made, runs_dir, "MLP_4")
-    before = bytes_of(runs_dir / "sample" / "MLP_4" / "seed-0")
-    monkeypatch.setattr(coreFunction, "find_record", lambda *_: None)
-    refused(
-        lambda: run(replace(EXPERIMENTS["MLP_4"], lr=1e-3)),
-        "holds another run named MLP_4",
-        "lr 0.0001 there, 0.001 here",
-    )
-    assert bytes_of(runs_dir / "sample" / "MLP_4" / "seed-0") == before
-
-
-def test_the_writing_side_itself_does_not_begin_over_a_result(runs_dir):
+def test_start_over_a_result_is_refused(runs_dir):
     record = written(runs_dir)
     before = bytes_of(record.path)
     with pytest.raises(UsageError, match="holds a run that has ended"), RunFolder(EXPERIMENT, runs_dir) as folder:
@@ -184,7 +160,19 @@ def test_the_writing_side_itself_does_not_begin_over_a_result(runs_dir):
     assert bytes_of(record.path) == before
 
 
-def _work(names: list[str], order: int, ready: object) -> None:
+def small_mlp(*, image_size: int = 28) -> nn.Module:
+    return MLP([784, 8, 10])
+
+
+def small_cnn(*, image_size: int = 32) -> nn.Module:
+    """Children named as those of ResNet-18."""
+    stages = {f"layer{i}": nn.Sequential(nn.Conv2d(4, 4, 1), nn.ReLU()) for i in range(1, 5)}
+    begin = {"conv1": nn.Conv2d(3, 4, 7, stride=8), "bn1": nn.BatchNorm2d(4), "relu": nn.ReLU()}
+    end = {"avgpool": nn.AdaptiveAvgPool2d(1), "flatten": nn.Flatten(), "fc": nn.Linear(4, 10)}
+    return nn.Sequential(OrderedDict(begin | stages | end))
+
+
+def _train_all(names: list[str], order: int, ready: object) -> None:
     torch.set_num_threads(1)
     sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - until the process ends
     ready.wait()
@@ -192,23 +180,24 @@ def _work(names: list[str], order: int, ready: object) -> None:
 
 
 @needs_fork
-def test_processes_on_one_folder_leave_every_finished_record_as_it_is(made, runs_dir, tiny):
-    """Through the whole table `SHARED_RUNS` times, as in the long form; by default once through a few runs of each
-    kind.
+def test_shared_folder(made, runs_dir, tiny, monkeypatch):
+    """Three processes make the same runs in one folder: each is trained once, and stays as it is once finished.
+
+    By default they make a few runs of each kind. `SHARED_RUNS=100` makes them go through the whole table 100 times.
     """
     times = int(os.environ.get("SHARED_RUNS", 0))
-    names = (
-        [row.name for row in ROWS if is_supported(experiment(row.name, "sample"))]
-        if times
-        else [*TRAININGS[:2], *ANALYSES[:2], "timing_3"]
-    )
+    names = [*TRAININGS[:2], *ANALYSES[:2], "timing_3"]
+    if times:
+        names = [row.name for row in ROWS if is_supported(experiment(row.name, "sample"))]
+    for model in MODELS:  # what is tested here does not depend on the models, and a round takes as long as they do
+        monkeypatch.setitem(MODELS, model, small_mlp if model.startswith("MLP") else small_cnn)
     context = multiprocessing.get_context("fork")
     for _ in range(max(times, 1)):
         shutil.rmtree(runs_dir, ignore_errors=True)
         lend(made, runs_dir, "MLP_4", "distribution")
         before = {name: bytes_of(runs_dir / "sample" / name / "seed-0") for name in ("MLP_4", "distribution")}
         ready = context.Barrier(3)
-        processes = [context.Process(target=_work, args=(names, order, ready)) for order in range(3)]
+        processes = [context.Process(target=_train_all, args=(names, order, ready)) for order in range(3)]
         for process in processes:
             process.start()
         seen: dict[str, dict[str, bytes]] = {}  # each record as it was when it was first seen to be finished
@@ -216,10 +205,9 @@ def test_processes_on_one_folder_leave_every_finished_record_as_it_is(made, runs
             for result in runs_dir.glob("sample/*/seed-0/result.json"):
                 if result.parents[1].name not in seen and not (result.parent / "checkpoint.pt").exists():
                     seen[result.parents[1].name] = bytes_of(result.parent)
-            processes[0].join(0.01)
+            time.sleep(0.02)
         assert [process.exitcode for process in processes] == [0, 0, 0]
-        assert {name: bytes_of(runs_dir / "sample" / name / "seed-0") for name in before} == before
-        for name, first in seen.items():
+        for name, first in (seen | before).items():
             assert bytes_of(runs_dir / "sample" / name / "seed-0") == first, name
         for name in names:
             record = find_record(name, "sample", evidence=False).load()

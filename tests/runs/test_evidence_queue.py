@@ -60,6 +60,4 @@ def test_working_it_off_publishes_what_has_ended(made, monkeypatch, tmp_path, ru
     assert status == 0 and [row["name"] for row in json.loads(out)] == ["MLP_13"]
     assert call("evidence", "--count", "1", "--minutes", "5")[0] == 0
     assert published == ["MLP_13"]
-    assert call("evidence", "--count", "1")[1].startswith(
-        "profile sample: 0 runs missing for 1 seed of each claim"
-    )
+    assert call("evidence", "--count", "1")[1].startswith("profile sample: 0 runs missing for 1 seed of each claim")

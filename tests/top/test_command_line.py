@@ -141,7 +141,7 @@ def test_a_folder_of_a_user_that_there_is_not_ends_in_one_line(call, monkeypatch
     monkeypatch.setenv("RUNS_DIR", "~nobody9/x")
     status, out, err = call(*command)
     assert (status, out, err.count("\n")) == (1, "", 1)
-    assert "RUNS_DIR=~nobody9/x names the home of a user that there is not" in err
+    assert "RUNS_DIR=~nobody9/x names an unknown user" in err
 
 
 def test_what_is_not_in_the_table_is_published_and_shown_too(made, monkeypatch, tmp_path, runs_dir, call):

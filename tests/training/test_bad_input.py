@@ -127,7 +127,7 @@ BAD_DATA = [
         "ignored",
         lambda: digits(label=lambda y: y * 0 - 100),
         held,
-        "label -100 marks what a loss of torch's ignores",
+        "label -100 marks what torch's losses ignore",
         "leave those",
     ),
     (

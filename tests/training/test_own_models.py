@@ -13,7 +13,7 @@ from deepnet.data.sets import load_images
 from deepnet.records.reading import find_record
 from deepnet.speed.convolutions import LARGEST_SHIFT_AND_ADD, SmallMaps, conv2d_shift_and_add
 from deepnet.training.features import extract_features
-from deepnet.training.frozen_prefix import MemorySet, split
+from deepnet.training.frozen_prefix import InMemoryDataset, split
 from experimentTable import EXPERIMENTS
 
 
@@ -154,7 +154,7 @@ def test_random_transforms_of_python_s_own_are_seeded():
 @pytest.mark.parametrize("kind", [torch.float64, torch.bfloat16, torch.uint8])
 def test_a_set_in_memory_may_have_any_number_type(kind):
     images, labels = digits().tensors
-    data = MemorySet((255 * images).to(kind), labels, tuple(range(10)))
+    data = InMemoryDataset((255 * images).to(kind), labels, tuple(range(10)))
     assert pipeline(mlp(), data, data, name="in_memory", **QUICK).finished
 
 

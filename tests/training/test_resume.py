@@ -131,7 +131,7 @@ def test_rows_that_are_fewer_than_the_checkpoint_s_are_said(monkeypatch):
     (find_record("short", "own").path / "rows.jsonl").write_text("")
     refused(
         lambda: pipeline(mlp(), digits(), held(), name="short", resume=True, **QUICK),
-        "fewer rows than its checkpoint",
+        "lacks rows of its checkpoint",
         "remove",
     )
 

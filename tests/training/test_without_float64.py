@@ -116,7 +116,7 @@ def test_an_experiment_in_another_precision_is_refused_on_mps(precision, monkeyp
 
 
 def test_models_lie_contiguous_on_mps(monkeypatch):
-    data = load_images("cifar10", "train", "sample", 32).first(2)
+    data = load_images("cifar10", "train", "sample", 32).first_inputs(2)
     model = build(experiment("CNN_10", "sample"))
     assert fast_layout(model, data) == torch.channels_last
     monkeypatch.setattr(layout, "device", lambda: torch.device("mps"))
