@@ -139,7 +139,7 @@ def _timing(exp: Experiment, identity: dict, build: Any) -> Any:
 
 
 def as_trained() -> dict:
-    """The options that make `evaluate` and `extract_features` give the same numbers as within a training, to the bit."""
+    """The options by which `evaluate` and `extract_features` give a training's own numbers, to the bit."""
     return {"batch_size": EVAL_BATCH_SIZE, "fast": fast_by_default()}
 
 
