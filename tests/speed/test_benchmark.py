@@ -44,7 +44,7 @@ def prepared(name, profile="sample", batch_size=8):
     # ResNet-18.
     [("MLP_4", "sample", "Adam"), ("CNN_10", "paper", "Adam"), ("resnet18", "sample", "SGD")],
 )
-def test_plain_and_ours_give_the_same_losses_from_the_same_weights(name, profile, optimizer):
+def test_both_recipes_give_the_same_losses(name, profile, optimizer):
     exp, data = prepared(name, profile)
     exp = replace(exp, optimizer=optimizer)
     recipes = Plain(exp, data, workers=0), Ours(exp, data, precision="fp64")
@@ -62,7 +62,7 @@ def test_plain_and_ours_give_the_same_losses_from_the_same_weights(name, profile
     assert max(losses) - min(losses) > 1e-3 * max(losses)  # they do move
 
 
-def test_plain_and_ours_get_the_same_batches_with_workers_too():
+def test_both_recipes_get_the_same_batches():
     exp, data = prepared("CNN_10", "paper")
     order = epoch_batches(len(data), exp.batch_size, torch.Generator().manual_seed(1))
     plain, ours = (list(recipe.batches(order)) for recipe in (Plain(exp, data, workers=1), Ours(exp, data)))
@@ -74,7 +74,7 @@ def test_plain_and_ours_get_the_same_batches_with_workers_too():
 
 
 @pytest.mark.parametrize(("name", "children"), [("head", 9), ("layer4+head", 7), ("layer3+layer4+head", 6)])
-def test_what_is_frozen_is_run_each_step_in_plain_and_cached_in_ours(name, children):
+def test_frozen_layers_run_in_each_plain_step_and_once_in_ours(name, children):
     exp, data = prepared(name)
     plain, ours = Plain(exp, data, workers=0), Ours(exp, data)
     assert len(ours.prefix) == children
@@ -93,7 +93,7 @@ def test_what_is_frozen_is_run_each_step_in_plain_and_cached_in_ours(name, child
 
 
 @pytest.mark.parametrize("name", ["MLP_33", "CNN_13", "resnet18"])
-def test_a_step_is_three_forward_passes_but_for_the_gradient_of_the_images(name):
+def test_a_step_is_three_forward_passes_less_the_gradient_of_the_images(name):
     exp, data = prepared(name)
     ours, size = Ours(exp, data), data.size
     forward = model_table([exp.model], size)[0]["multiply_adds"]
@@ -102,7 +102,7 @@ def test_a_step_is_three_forward_passes_but_for_the_gradient_of_the_images(name)
     assert ours.operations() == pytest.approx(2 * (3 * forward - weight.numel() * positions))
 
 
-def test_a_cache_counts_once_a_run():
+def test_a_cache_counts_once_per_run():
     exp, data = prepared("head")
     features, classes = 512, 100
     prefix = 2 * (model_table(["resnet18"], data.size)[0]["multiply_adds"] - features * 10)
@@ -112,7 +112,7 @@ def test_a_cache_counts_once_a_run():
     assert speed(step=0.5, cache=0.25, exp=exp) == pytest.approx(20 * images / (0.25 * images + 20 * images / 8 * 0.5))
 
 
-def test_the_first_step_and_what_workers_made_ahead_are_not_timed():
+def test_the_first_step_and_prepared_batches_are_not_timed():
     """A recipe whose epoch begins slowly, and whose workers are two batches ahead."""
     exp, data = prepared("MLP_4")
     recipe, seen = Ours(exp, data), []
@@ -128,8 +128,8 @@ def test_the_first_step_and_what_workers_made_ahead_are_not_timed():
     assert seen == [0, 1, 2, 3]
 
 
-def test_a_step_s_time_is_shared_out():
-    """Of all that a step does each part has some, a cache's share included; what is not asked for has none."""
+def test_each_part_of_a_step_has_a_share_of_its_time():
+    """A cache's share is included; what is not computed has none."""
     shares = {}
     for name, asked in (("MLP_4", True), ("MLP_4", False), ("CNN_10", True), ("resnet18", False), ("head", False)):
         exp, data = prepared(name, batch_size=64)
@@ -152,17 +152,7 @@ SPENT = {"products": 0.7, "optimizer": 0.05, "copies": 0.15, "gradient norms": 0
 
 
 def check_schema(entry):
-    assert set(entry) >= {
-        "name",
-        "plain",
-        "fp32",
-        "bf16",
-        "default",
-        "ratio",
-        "share_of_peak",
-        "image_size",
-        "batch_size",
-    }
+    assert {"name", "plain", "fp32", "bf16", "share_of_peak", "image_size", "batch_size"} <= entry.keys()
     assert entry["ratio"] == entry["default"] / entry["plain"]
     assert entry["default"] == entry[entry["precision"]] > 0
     assert entry["ratio_range"][0] <= entry["ratio"] <= entry["ratio_range"][1]
@@ -182,20 +172,14 @@ def test_a_row_holds_medians_the_ratio_and_its_range():
     ("experiment_name", "precision", "default"), [("CNN_10", "bf16", 80.0), ("CNN_30", "fp32", 60.0)]
 )
 def test_default_is_the_precision_that_the_experiment_uses(with_bf16, experiment_name, precision, default):
-    entry = row(
-        experiment_name,
-        experiment(experiment_name, "paper"),
-        SPEEDS | {"bf16": [80.0, 80.0, 80.0]},
-        PEAKS,
-        flops=1e4,
-        spent=SPENT,
-    )
+    exp, speeds = experiment(experiment_name, "paper"), SPEEDS | {"bf16": [80.0, 80.0, 80.0]}
+    entry = row(experiment_name, exp, speeds, PEAKS, flops=1e4, spent=SPENT)
     check_schema(entry)
     assert (entry["precision"], entry["default"], entry["bf16"]) == (precision, default, 80.0)
     assert entry["share_of_peak"] == default * 1e4 / PEAKS[precision]
 
 
-def test_what_time_went_to_may_be_unknown():
+def test_shares_of_time_may_be_unknown():
     entry = row("CNN_30", experiment("CNN_30", "paper"), SPEEDS, PEAKS, flops=1e4, spent=SPENT) | {"time_shares": None}
     assert line(entry).endswith("| 60% | – | – |")
 
@@ -211,7 +195,7 @@ def test_rows_are_the_experiments_they_are_named_after():
             assert name == exp.model
 
 
-def test_a_measured_row_has_the_schema_and_becomes_a_line_of_the_table(monkeypatch):
+def test_a_measured_row_becomes_a_line_of_the_table(monkeypatch):
     monkeypatch.setattr("benchmarks.benchmark.PEAK_WIDTH", {"cpu": 64, "cuda": 64})
     best = peaks(repeats=2)
     assert min(best.values()) > 0
@@ -247,14 +231,14 @@ def called(monkeypatch, tmp_path):
     return call
 
 
-def test_the_report_s_image_sizes_are_the_default_and_other_results_stand_beside(called):
+def test_results_of_each_profile_have_a_file(called):
     assert called() == (["paper"], ["a-machine.json"])
     assert called("--profile", "cpu") == (["paper", "cpu"], ["a-machine-cpu.json", "a-machine.json"])
     assert called("--quick")[1] == ["a-machine-cpu.json", "a-machine.json"]
 
 
 @pytest.mark.parametrize("content", [None, "# text", "{}", "[]"])
-def test_what_is_no_results_file_is_one_line(called, capsys, tmp_path, content):
+def test_another_file_is_refused_in_one_line(called, capsys, tmp_path, content):
     path = tmp_path / "file.json"
     if content is not None:
         path.write_text(content)
@@ -264,7 +248,7 @@ def test_what_is_no_results_file_is_one_line(called, capsys, tmp_path, content):
     assert last.startswith("benchmark.py: error: ") and str(path) in last
 
 
-def test_a_folder_that_cannot_be_written_is_found_before_anything_is_measured(called, monkeypatch, tmp_path, capsys):
+def test_a_read_only_folder_is_refused_before_anything_is_measured(called, monkeypatch, tmp_path, capsys):
     (tmp_path / "results").write_text("a file")
     monkeypatch.setattr(benchmark, "run", lambda *_, **__: pytest.fail("measured"))
     with pytest.raises(SystemExit):
