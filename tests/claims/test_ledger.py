@@ -5,8 +5,8 @@ from made_up_records import seeds_of, world
 from test_rules import CASES, F, H, U, chapter_5
 
 from deepnet.claims import intervals as st
-from deepnet.claims.ledger import RULES, check, ledger, ledger_markdown, ledger_short
-from deepnet.claims.rules_tuning import CHAPTER_5
+from deepnet.claims.ledger import RULES, check, ledger, side_by_side
+from deepnet.claims.rules import CHAPTER_5
 from experimentTable import EXPERIMENTS
 
 
@@ -32,9 +32,16 @@ def test_a_verdict_prints_its_parts():
     verdict = check("4a", "paper", world(**CASES[[case[0] for case in CASES].index("4a")][2]))
     lines = str(verdict).splitlines()
     assert lines[0] == "4a holds, profile paper" and lines[1] == f"says: {RULES['4a'].sentence}"
-    assert lines[-1] == "  holds       test accuracy, CNN_13 less CNN_10, above 0: 0.1 [0.1, 0.1] (95%), seeds 0-2"
-    markdown = verdict._repr_markdown_()
-    assert "| train loss, CNN_10 less CNN_13, above 0 | 0.1 | [0.1, 0.1] (95%) | 0-2 | holds |" in markdown
+    assert lines[-1] == "  holds       test accuracy, CNN_13 − CNN_10, above 0: 0.1 [0.1, 0.1] (95%), seeds 0-2"
+    assert verdict.table().rows[0] == (
+        "training loss, CNN_10 − CNN_13, above 0",
+        "0.1",
+        "[0.1, 0.1] (95%)",
+        "0-2",
+        "holds",
+    )
+    html = verdict._repr_html_()
+    assert html.startswith("<details><summary><b>4a</b> ") and "training loss, CNN_10 − CNN_13, above 0" in html
 
 
 @pytest.mark.parametrize("claim", RULES)
@@ -57,46 +64,40 @@ def table_of(text):
     return head, [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
 
 
-def test_ledger():
+def test_the_parts_of_a_claim_stand_side_by_side(monkeypatch):
+    runs = world(**next(runs for claim, verdict, runs in CASES if (claim, verdict) == ("4a", H)))
+    monkeypatch.setattr(
+        "deepnet.claims.ledger.find_records", lambda name, profile: runs(name) if profile == "cpu" else []
+    )
+    table = side_by_side("4a", "paper", "cpu")
+    assert table.head == ("4a", "paper", "cpu")
+    assert table.rows[0] == ("training loss, CNN_10 − CNN_13, above 0", "–", "holds: 0.1 [0.1, 0.1] (95%), n = 3")
+
+
+def test_the_ledger_has_one_line_per_claim_with_the_number_that_decides():
     verdicts = some()
     assert [verdict.id for verdict in verdicts] == list(RULES)
-    head, rows = table_of(ledger_markdown(verdicts))
-    assert head == (
-        "Profile cpu: 24 claims and 7 questions, with no correction for their number "
-        "(holds 1, fails 2, undecided 1, no evidence 26, not judged 1)."
+    head, rows = table_of(str(verdicts))
+    assert (
+        head
+        == verdicts.summary
+        == (
+            "Profile cpu: 24 claims and 7 questions, with no correction for their number "
+            "(holds 1, fails 2, undecided 1, no evidence 26, not judged 1)."
+        )
     )
-    assert rows[0] == ["id", "sentence", "the report", "ours", "interval", "seeds", "verdict"]
-    at = next(i for i, row in enumerate(rows) if row[0] == "4a")
-    assert rows[at] == ["4a", f"**{RULES['4a'].sentence}**", "", "", "", "", "**holds**"]
-    assert rows[at + 1] == [
-        "",
-        "train loss, CNN_10 less CNN_13, above 0",
-        "",
-        "0.1",
-        "[0.1, 0.1] (95%)",
-        "0-2",
-        "holds",
-    ]
-    assert rows[at + 3][0] == "4b"
-    fails = next(i for i, row in enumerate(rows) if row[0] == "3a")
-    assert [row[-1] for row in rows[fails : fails + 5]] == ["**fails**", "holds", "holds", "fails", "holds"]
-    assert next(row for row in rows if row[0] == "5b")[2] == "0.29"
-
-
-def test_the_short_ledger_has_a_line_a_claim_with_the_number_that_decides():
-    verdicts = some()
-    head, rows = table_of(ledger_short(verdicts))
-    assert head == ledger_markdown(verdicts).split("\n")[0]
     assert rows[0] == ["id", "sentence", "verdict", "the number that decides"]
     lines = {row[0]: row[1:] for row in rows[2:]}
     assert list(lines) == list(RULES)
     assert lines["4a"] == [
         RULES["4a"].sentence,
         "holds",
-        "train loss, CNN_10 less CNN_13, above 0: 0.1 [0.1, 0.1] (95%)",
+        "training loss, CNN_10 − CNN_13, above 0: 0.1 [0.1, 0.1] (95%)",
     ]
-    assert lines["3a"][1:] == ["fails", "train loss, MLP_23 less MLP_13, above 0: -0.1 [-0.1, -0.1] (95%)"]
-    assert lines["5c"][1] == "undecided" and lines["5c"][2].startswith("last train loss of fine_tune_2, at most 0.1: ")
+    assert lines["3a"][1:] == ["fails", "training loss, MLP_23 − MLP_13, above 0: -0.1 [-0.1, -0.1] (95%)"]
+    assert lines["5c"][1] == "undecided" and lines["5c"][2].startswith(
+        "last training loss of fine_tune_2, at most 0.1: "
+    )
     assert lines["4b"][1:] == ["no evidence (no record of CNN_30)", "–"]
 
 

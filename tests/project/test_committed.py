@@ -22,16 +22,16 @@ from nbclient import NotebookClient
 from PIL import Image
 
 from benchmarks.benchmark import markdown
-from deepnet.claims.ledger import RULES, check, ledger, ledger_markdown, ledger_short
+from deepnet.claims.ledger import RULES, check, ledger, side_by_side
 from deepnet.figures.plots import Sheet
 from deepnet.figures.registry import draw
-from deepnet.figures.words import prices, results, sources
+from deepnet.figures.words import prices, results_table, sources
 from experimentTable import EXPERIMENTS
 
 REMAKE = "REMAKE=1 python -m pytest tests/project/test_committed.py"
 NOTEBOOK, FIGURE = ROOT / "main.ipynb", ROOT / "report" / "figures" / "README.png"
 RESULTS, PROFILES, SPEED = (ROOT / "docs" / f"{page}.md" for page in ("results", "profiles", "speed"))
-FINDINGS = ROOT / "report" / "findings.md"
+FINDINGS, PROVENANCE = (ROOT / "report" / f"{page}.md" for page in ("findings", "provenance"))
 PROFILE = "paper"  # the best that has evidence: whose outputs the notebook carries
 
 
@@ -39,16 +39,20 @@ def benchmark(machine: str) -> str:
     return markdown(json.loads((ROOT / "benchmarks" / "results" / f"{machine}.json").read_text()))
 
 
+TRAINED = [*(name for name, exp in EXPERIMENTS.items() if exp.kind in ("training", "baseline")), "search_*"]
 BLOCKS: dict[str, tuple[Path, Callable[[], str]]] = {  # what stands between the marks of that name, and where
-    "ledger": (RESULTS, lambda: ledger_short(ledger(PROFILE))),
+    "ledger": (RESULTS, lambda: str(ledger(PROFILE))),
     "benchmark": (SPEED, lambda: benchmark("intel-r-xeon-r-processor-family-6-model-207-2-cores")),
     "benchmark-gpu": (SPEED, lambda: benchmark("nvidia-h200-16-cores")),
-    **{f"parts-{p}": (FINDINGS, lambda p=p: ledger_markdown(ledger(p))) for p in ("paper", "cpu")},
-    **{f"results-{p}": (FINDINGS, lambda p=p: results(p)) for p in ("paper", "cpu")},
-    **{f"sources-{p}": (FINDINGS, lambda p=p: sources(p)) for p in ("paper", "cpu")},
+    **{claim: (FINDINGS, lambda claim=claim: str(side_by_side(claim, "paper", "cpu"))) for claim in RULES},
+    **{
+        f"results-{p}": (PROVENANCE, lambda p=p: str(results_table(*TRAINED, profile=p, most=len(TRAINED) + 12)))
+        for p in ("paper", "cpu")
+    },
+    **{f"sources-{p}": (PROVENANCE, lambda p=p: str(sources(p))) for p in ("paper", "cpu")},
     "prices": (
         PROFILES,
-        lambda: prices(EXPERIMENTS if os.environ.get("REMAKE") else re.findall(r"\w+", PROFILES.read_text())),
+        lambda: str(prices(EXPERIMENTS if os.environ.get("REMAKE") else re.findall(r"\w+", PROFILES.read_text()))),
     ),
 }
 MOST_BYTES = 3_000_000
@@ -70,12 +74,15 @@ def test_a_table_is_what_the_records_say(block):
 
 @pytest.mark.parametrize("claim", RULES)
 def test_the_findings_say_of_each_claim_what_its_rule_says(claim):
-    """Each has one paragraph, which begins with its verdict in both profiles; how many seeds stand behind it is in the
-    tables.
-    """
+    """Each begins with its answer and its verdict in both profiles; how many seeds stand behind it is in its table."""
     text = " ".join(FINDINGS.read_text().split("## Claim by claim")[1].split())
     said = re.findall(rf"\*\*{claim}, [^*]*\*\* \(paper: ([^,()]*), cpu: ([^,()]*)\)", text)
     assert said == [(check(claim, "paper").verdict, check(claim, "cpu").verdict)]
+
+
+def test_no_paragraph_of_the_findings_is_long():
+    prose = re.sub(r"<!-- (\S+) -->.*?<!-- /\1 -->", "", FINDINGS.read_text(), flags=re.DOTALL)
+    assert max(len(paragraph.split()) for paragraph in re.split(r"\n\n|\n- ", prose)) <= 90
 
 
 def replayed(profile: str, folder: Path) -> nbformat.NotebookNode:
@@ -173,7 +180,7 @@ def test_a_small_change_makes_another_figure(change):
 def test_the_other_profile_with_evidence_is_replayed_too(tmp_path):
     cells = evidence(replayed("cpu", tmp_path))  # an error would have ended it
     said = "".join(outputs(cell)[0] for cell in cells)
-    assert ledger_markdown(ledger("cpu")) in said
+    assert str(ledger("cpu")) in said
     assert sum(len(outputs(cell)[1]) for cell in cells) > 20
 
 
