@@ -37,7 +37,8 @@ def curves(records: Record | Iterable[Record] | Groups, metrics: str | Sequence[
     if len(units) > 1:
         (one, first), (other, second) = units.items()
         raise UsageError(
-            f"the rows of {first} count {one}, those of {second} {other}, and one axis cannot show both; draw them apart"
+            f"the rows of {first} count {one}, those of {second} {other}, and one axis cannot show both; "
+            "draw them apart"
         )
     names, rows, columns = list(runs), ceil(len(panels) / 2), min(2, len(panels))
     size = ceil(len(names) / ceil(len(names) / MOST))
@@ -127,6 +128,7 @@ def _panels(metrics: Any, records: Sequence[Record]) -> list[tuple[str, ...]]:
     if not panels or any(len(panel) not in (1, 2) for panel in panels):
         there = ", ".join(next(iter(known.values())))
         raise UsageError(
-            f"a panel shows one metric or two, and there is at least one panel, got {metrics!r:.60}; choose from {there}"
+            f"a panel shows one metric or two, and there is at least one panel, got {metrics!r:.60}; "
+            f"choose from {there}"
         )
     return panels

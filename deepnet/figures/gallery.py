@@ -1,4 +1,4 @@
-"""The gallery of figures and the table of runs that are committed under report/: `python -m deepnet.figures.gallery`."""
+"""The committed gallery of figures and table of runs: `python -m deepnet.figures.gallery` writes them to report/."""
 
 from collections.abc import Mapping
 
@@ -22,7 +22,7 @@ HEAD = """# Figures
 Every figure of the report, and our own beside them (those with a letter, from 3.7 and 4.5 on, and 1.1, 4.6 and 5.9),
 drawn from [the records](records) by `python -m deepnet.figures.gallery`. `paper` is the report's own setting; a figure
 for which another profile has more records is shown from that one, `cpu`, with smaller images in chapters 4 and 5.
-What the figures show is discussed in [the findings](findings.md); all runs stand in one table, [records.csv](records.csv).
+[The findings](findings.md) discuss what the figures show; all runs stand in one table, [records.csv](records.csv).
 """
 
 

@@ -75,7 +75,8 @@ def block_starts(model: str) -> np.ndarray:
 def theory(model: str, initialisation: str) -> np.ndarray:
     """What `signal_variance` gives for the probe's images in a plain model, one value per weight layer.
 
-    A convolution counts as a layer of its fan-in, and poolings are left out. MNIST's images for an MLP, else CIFAR-10's.
+    A convolution counts as a layer of its fan-in, and poolings are left out. An MLP gets MNIST's images, a CNN
+    CIFAR-10's.
     """
     import torch
 

@@ -62,9 +62,15 @@ def positions(record: Record) -> tuple[np.ndarray, str]:
 
 
 def lines(
-    ax: Axes, groups: Groups, metrics: Sequence[str], start: Mapping[str, float] | None = None, faint: Groups | None = None,
-    names: Mapping[str, str] | None = None, look: Mapping | None = None, limits: tuple[float, float] | None = None,
-) -> None:  # fmt: skip
+    ax: Axes,
+    groups: Groups,
+    metrics: Sequence[str],
+    start: Mapping[str, float] = MappingProxyType({}),
+    faint: Groups = MappingProxyType({}),
+    names: Mapping[str, str] = MappingProxyType({}),
+    look: Mapping = MappingProxyType({}),
+    limits: tuple[float, float] | None = None,
+) -> None:
     """A line per seed, thin where there are several; the first metric in the run's dash, a second one thin and dashed.
 
     The first seed of a run has the run's markers, which stand at other epochs than those of the run before. A ring
@@ -72,16 +78,15 @@ def lines(
     are drawn in grey behind. `names`: run -> its label.
     """
     names, look = names or labels(groups), look or looks(groups)
-    for name, records in (faint or {}).items():
+    for name, records in faint.items():
         for record in records:
-            x = positions(record)[0] + (start or {}).get(name, 0)
-            ax.plot(
-                x, record.column(metrics[0], trained_only=True), color=FAINT, linewidth=0.9, label="_other", zorder=1
-            )
+            x = positions(record)[0] + start.get(name, 0)
+            y = record.column(metrics[0], trained_only=True)
+            ax.plot(x, y, color=FAINT, linewidth=0.9, label="_other", zorder=1)
     for place, (name, records) in enumerate(groups.items()):
         colour, dash = look[name]
         for record in records:
-            x = positions(record)[0] + (start or {}).get(name, 0)
+            x = positions(record)[0] + start.get(name, 0)
             for second, metric in enumerate(metrics):
                 first, every = record is records[0] and not second, max(1, len(x) // 5)
                 ax.plot(
@@ -94,7 +99,8 @@ def lines(
             restores = record.settings["experiment"].get("patience") is not None
             if restores and best and metrics[0] == f"{record.result.get('split')}_accuracy":
                 y = record.column(metrics[0], trained_only=True)[best - 1]
-                ax.plot([x[best - 1]], [y], "o", mec=colour, mfc="none", markersize=9, mew=1.5, label="_best", zorder=5)
+                ring = {"color": colour, "markerfacecolor": "none", "markersize": 9, "markeredgewidth": 1.5}
+                ax.plot([x[best - 1]], [y], "o", label="_best", zorder=5, **ring)
     record = next(record for group in groups.values() for record in group)
     style(ax, _title(metrics), positions(record)[1], _unit(metrics[0]))
     ax.xaxis.set_major_locator(whole_numbers(5))

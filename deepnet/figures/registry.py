@@ -60,261 +60,153 @@ class Entry:
 
 
 def _curves(metrics: Sequence, caption: str, *runs: str, alt: str = "", **options: Any) -> Entry:
+    alt = alt or f"Training loss and accuracy of {', '.join(runs)} over training, a line per seed."
     return Entry(partial(training, metrics=metrics, **options), runs, caption, alt)
 
 
-_mlps = partial(_curves, LOSS_TEST, family="mlp")
-_cnns = partial(_curves, LOSS_TEST, family="cnn")
-PLAIN, RES = (
-    ("MLP_4", "MLP_13", "MLP_23", "MLP_33"),
-    ("MLP_res_5", "MLP_res_15", "MLP_res_35", "MLP_res_55", "MLP_res_96"),
-)
+def _rgb(caption: str, dataset: str) -> Entry:
+    alt = f"{caption}: each one's red, green and blue channel is a grey map."
+    return Entry(partial(rgb, dataset=dataset), (), caption, alt)
+
+
+def _norms(what: str, *runs: str) -> Entry:
+    alt = f"The gradient's norms, summed over tensors and an epoch's steps, of {', '.join(runs)}, a line per seed."
+    return Entry(norms, runs, f"Gradient norms of the {what}", alt)
+
+
+def _depth(what: str, plain: str, *runs: str, note: str = "") -> Entry:
+    alt = (
+        f"{what}: above, a map per net of each layer's gradient over training; below, the variance across images at "
+        f"each depth, before and after training, beside the theory for {plain} under two initialisations."
+    )
+    reading = (
+        "Above, a column of a map is an epoch and a row a weight layer, the input's at the bottom: the darker, the "
+        "smaller the gradient that reaches the layer. Below, the variance across 256 images says how much of what "
+        f"tells them apart is left at a depth; grey is what theory, with nothing fitted, gives for {plain}.{note}"
+    )
+    return Entry(partial(depth, plain=plain), runs, f"{what} layer by layer: gradient and signal", alt, reading)
+
+
+def _timing(name: str, what: str) -> Entry:
+    alt = f"The time per training step of residual {what} over that of their plain counterparts, a dot per block."
+    return Entry(partial(timing, name=name), (name,), f"Time per step: residual over plain {what}", alt)
+
+
+def _controls(*runs: str) -> Entry:
+    alt = (
+        "Training loss above, test accuracy below: on the left nets with Adam's eps at 1e-8 and at 1e-16, on the right "
+        f"plain nets with He initialisation ({', '.join(runs)})."
+    )
+    return Entry(controls, runs, "Ablations: a smaller eps, or He initialisation", alt)
+
+
+def _float64(name: str) -> Entry:
+    alt = (
+        f"Four panels by layer for {name} in float32 and float64: variance and number of distinct outputs before "
+        "training, the gradient in the first epoch, distinct outputs after training."
+    )
+    reading = (
+        "The wide pale line is float32, the thin dashed one float64, from the same weights: where they agree, depth is "
+        "at work, and where they part, float32's rounding."
+    )
+    return Entry(float64, (name, f"{name}_fp64"), f"{name} in float32 and float64", alt, reading, paired=True)
+
+
+def _fine_tuning(caption: str, *runs: str) -> Entry:
+    alt = (
+        f"Training loss, and validation and training accuracy, of {', '.join(runs)}, one after the other, beside the "
+        "classical baseline: first the head alone is trained, then deeper layers with it."
+    )
+    return Entry(fine_tuning, runs, caption, alt, also=("baseline",))
+
+
+def _multiples(caption: str, *runs: str, function: Callable = multiples, also: tuple[str, ...] = ()) -> Entry:
+    alt = (
+        f"A column for each of {', '.join(runs)}: training loss above, validation and training accuracy below, the "
+        "other runs in grey, a ring at the restored epoch."
+    )
+    return Entry(function, runs, caption, alt, also=also)
+
+
+_mlps, _cnns = (partial(_curves, LOSS_TEST, family=family) for family in ("mlp", "cnn"))
+PLAIN = ("MLP_4", "MLP_13", "MLP_23", "MLP_33")
+RES = ("MLP_res_5", "MLP_res_15", "MLP_res_35", "MLP_res_55", "MLP_res_96")
 CNNS, CNNS_RES = ("CNN_10", "CNN_13", "CNN_30"), ("CNN_res_16", "CNN_res_35", "CNN_res_56")
 HE = tuple(f"{name}_he" for name in (*PLAIN, *CNNS))
-PRECISION = tuple(name for name, row in EXPERIMENTS.items() if row.family == "control_bf16")
-MLP_CONTROLS = ("MLP_23", "MLP_33", "MLP_23_eps", "MLP_33_eps", *HE[:4])
-CNN_CONTROLS = ("CNN_30", "CNN_30_eps", *HE[4:])
-MAP = (
-    "Above, a column of a map is an epoch and a row a weight layer, the input's at the bottom: the darker, the smaller "
-    "the gradient that reaches the layer. Below, each layer's variance across 256 images says how much of what tells "
-    "them apart is left at that depth; grey is what theory gives for the untrained plain net, with nothing fitted."
-)
-FLOATS = (
-    "The wide pale line is float32, the thin dashed one float64, from the same weights: where they agree, depth is at "
-    "work, and where they part, float32's rounding."
-)
-SEEDS = "one thin line per seed"
 FIGURES: dict[str, Entry] = {
     "1.1": Entry(
-        overview,
-        (*PLAIN, *RES, *CNNS, *CNNS_RES),
-        "Does depth help? Accuracy and training loss against depth",
-        "Final test accuracy (above) and training loss (below) against depth, MLPs on the left, CNNs on the right, a dot "
+        overview, (*PLAIN, *RES, *CNNS, *CNNS_RES), "Does depth help? Accuracy and training loss against depth",
+        "Final test accuracy above and training loss below against depth, MLPs on the left, CNNs on the right, a dot "
         "per seed: plain nets, residual nets, and plain nets with He initialisation, beside what guessing gives.",
-        "A plain net that has fallen to the dotted line has learned nothing. Where residual nets of that depth, and plain "
-        "ones with another initialisation, lie far from it, depth alone is not what stopped it.",
+        "A plain net on the dotted line has learned nothing. Where residual nets of that depth, or plain ones with "
+        "another initialisation, lie far from it, depth alone is not what stopped it.",
         also=HE,
     ),
     "2.1": Entry(
-        distribution,
-        ("distribution",),
-        "How many training images each class has",
+        distribution, ("distribution",), "How many training images each class has",
         "Bars of the training images per class: MNIST's ten digits, CIFAR-10's ten classes, and CIFAR-100's twenty "
         "superclasses of five classes each.",
     ),
     "2.2": Entry(
-        tsne,
-        ("tsne_mnist", "tsne_cifar10"),
-        "MNIST and CIFAR-10 in two dimensions (t-SNE)",
+        tsne, ("tsne_mnist", "tsne_cifar10"), "MNIST and CIFAR-10 in two dimensions (t-SNE)",
         "Two t-SNE maps with the points coloured by class, MNIST beside CIFAR-10.",
-        "Axes of t-SNE have no unit; only what lies close together counts. The skill of a vote of five neighbours is 0 "
+        "t-SNE's axes have no unit; only what lies close together counts. The skill of a vote of five neighbours is 0 "
         "for chance and 1 for no error.",
     ),
-    "2.3": Entry(
-        partial(rgb, dataset="cifar10"),
-        (),
-        "Two images of MNIST and of CIFAR-10, with their channels",
-        "Two MNIST digits; two CIFAR-10 images, and each one's red, green and blue channel as a grey map.",
-    ),
-    "2.4": Entry(
-        partial(rgb, dataset="cifar100"),
-        (),
-        "Two images of CIFAR-100, with their channels",
-        "Two CIFAR-100 images, and each one's red, green and blue channel as a grey map.",
-    ),
+    "2.3": _rgb("Two images of MNIST and of CIFAR-10, with their channels", "cifar10"),
+    "2.4": _rgb("Two images of CIFAR-100, with their channels", "cifar100"),
     "2.5": Entry(
-        superclasses,
-        ("tsne_cifar100",),
-        "CIFAR-100's superclasses in two dimensions (t-SNE)",
+        superclasses, ("tsne_cifar100",), "CIFAR-100's superclasses in two dimensions (t-SNE)",
         "Twenty small t-SNE maps of CIFAR-100, each with one superclass in colour on the other images in grey.",
     ),
-    "3.1": _mlps(
-        "The plain MLPs that learn: MLP_4, MLP_13, MLP_23",
-        *PLAIN[:3],
-        alt=f"Training loss and test accuracy of MLP_4, MLP_13 and MLP_23 over training, {SEEDS}.",
-    ),
-    "3.2": _mlps(
-        "MLP_33, the plain MLP that does not learn",
-        "MLP_33",
-        height=2.1,
-        alt=f"Training loss and test accuracy of MLP_33 over training beside what guessing gives, {SEEDS}.",
-    ),
-    "3.3": Entry(
-        norms,
-        PLAIN,
-        "Gradient norms of the plain MLPs",
-        f"The gradient's norms, summed over tensors and the steps of an epoch, over training, for four plain MLPs, {SEEDS}.",
-    ),
-    "3.3b": Entry(
-        partial(depth, plain="MLP_33"),
-        PLAIN,
-        "Plain MLPs layer by layer: gradient and signal",
-        "Above, a map per plain MLP of each layer's gradient over training; below, the variance across images at each "
-        "layer, before and after training, beside the theory for default and He initialisation.",
-        MAP,
-    ),
-    "3.4": _mlps(
-        "The residual MLPs, 5 to 96 layers",
-        *RES,
-        alt=f"Training loss and test accuracy of five residual MLPs over training, {SEEDS}.",
-    ),
-    "3.5": Entry(
-        partial(timing, name="timing_3"),
-        ("timing_3",),
-        "Time per step: residual over plain MLPs",
-        "Dots, block by block: the time per training step of three residual MLPs over that of their plain counterparts.",
-    ),
-    "3.6": Entry(
-        norms,
-        RES,
-        "Gradient norms of the residual MLPs",
-        f"The gradient's norms, summed over tensors and the steps of an epoch, over training, for five residual MLPs, {SEEDS}.",
-    ),
-    "3.6b": Entry(
-        partial(depth, plain="MLP_33"),
-        RES,
-        "Residual MLPs layer by layer: gradient and signal",
-        "Above, a map per residual MLP of each layer's gradient over training; below, the variance across images where "
-        "each block begins, before and after training, beside the theory for a plain MLP.",
-        MAP + " Of a residual net the layers at which a block begins are drawn.",
-    ),
-    "3.7": Entry(
-        controls,
-        MLP_CONTROLS,
-        "Ablations: a smaller eps, or He initialisation",
-        "Training loss above and test accuracy below: on the left MLP_23 and MLP_33 with Adam's eps at 1e-8 and at 1e-16, "
-        "on the right four plain MLPs with He initialisation.",
-    ),
-    "3.7b": Entry(
-        float64,
-        ("MLP_33", "MLP_33_fp64"),
-        "MLP_33 in float32 and float64",
-        "Four panels by layer for MLP_33 in both precisions: variance and number of distinct outputs before training, the "
-        "gradient in the first epoch, distinct outputs after training.",
-        FLOATS,
-        paired=True,
-    ),
-    "4.1": _cnns(
-        "The plain CNNs that learn: CNN_10, CNN_13",
-        *CNNS[:2],
-        alt=f"Training loss and test accuracy of CNN_10 and CNN_13 over training, {SEEDS}.",
-    ),
-    "4.2": _cnns(
-        "CNN_30, the plain CNN that does not learn",
-        "CNN_30",
-        height=2.1,
-        alt=f"Training loss and test accuracy of CNN_30 over training beside what guessing gives, {SEEDS}.",
-    ),
-    "4.2b": Entry(
-        partial(depth, plain="CNN_30"),
-        CNNS,
-        "Plain CNNs layer by layer: gradient and signal",
-        "Above, a map per plain CNN of each layer's gradient over training; below, the variance across images at each "
-        "layer, before and after training, beside the theory for default and He initialisation.",
-        MAP + " The theory leaves poolings out.",
-    ),
-    "4.3": _cnns(
-        "The residual CNNs: CNN_res_16, CNN_res_35, CNN_res_56",
-        *CNNS_RES,
-        alt=f"Training loss and test accuracy of three residual CNNs over training, {SEEDS}.",
-    ),
-    "4.4": Entry(
-        partial(timing, name="timing_4"),
-        ("timing_4",),
-        "Time per step: residual over plain CNNs",
-        "Dots, block by block: the time per training step of two residual CNNs over that of their plain counterparts.",
-    ),
-    "4.5": Entry(
-        controls,
-        CNN_CONTROLS,
-        "Ablations: a smaller eps, or He initialisation",
-        "Training loss above and test accuracy below: on the left CNN_30 with Adam's eps at 1e-8 and at 1e-16, on the "
-        "right three plain CNNs with He initialisation.",
-    ),
-    "4.5b": Entry(
-        float64,
-        ("CNN_30", "CNN_30_fp64"),
-        "CNN_30 in float32 and float64",
-        "Four panels by layer for CNN_30 in both precisions: variance and number of distinct outputs before training, the "
-        "gradient in the first epoch, distinct outputs after training.",
-        FLOATS,
-        paired=True,
-    ),
+    "3.1": _mlps("The plain MLPs that learn: MLP_4, MLP_13, MLP_23", *PLAIN[:3]),
+    "3.2": _mlps("MLP_33, the plain MLP that does not learn", "MLP_33", height=2.1),
+    "3.3": _norms("plain MLPs", *PLAIN),
+    "3.3b": _depth("Plain MLPs", "MLP_33", *PLAIN),
+    "3.4": _mlps("The residual MLPs, 5 to 96 layers", *RES),
+    "3.5": _timing("timing_3", "MLPs"),
+    "3.6": _norms("residual MLPs", *RES),
+    "3.6b": _depth("Residual MLPs", "MLP_33", *RES, note=" Only the layers at which a block begins are drawn."),
+    "3.7": _controls("MLP_23", "MLP_33", "MLP_23_eps", "MLP_33_eps", *HE[:4]),
+    "3.7b": _float64("MLP_33"),
+    "4.1": _cnns("The plain CNNs that learn: CNN_10, CNN_13", *CNNS[:2]),
+    "4.2": _cnns("CNN_30, the plain CNN that does not learn", "CNN_30", height=2.1),
+    "4.2b": _depth("Plain CNNs", "CNN_30", *CNNS, note=" It leaves poolings out."),
+    "4.3": _cnns("The residual CNNs: CNN_res_16, CNN_res_35, CNN_res_56", *CNNS_RES),
+    "4.4": _timing("timing_4", "CNNs"),
+    "4.5": _controls("CNN_30", "CNN_30_eps", *HE[4:]),
+    "4.5b": _float64("CNN_30"),
     "4.6": Entry(
-        precision,
-        PRECISION,
+        precision, tuple(name for name, row in EXPERIMENTS.items() if row.family == "control_bf16"),
         "bf16 (dashed) beside fp32, from the same weights",
-        "Training loss in both precisions, the difference of the final accuracies with a dot per seed, and variance and "
-        "distinct outputs by layer before training, for four CNNs and ResNet-18.",
+        "Training loss in both precisions, the difference of the final accuracies with a dot per seed, and variance "
+        "and distinct outputs by layer before training, for four CNNs and ResNet-18.",
     ),
-    "5.1": Entry(
-        fine_tuning,
-        ("fine_tune_1", "fine_tune_2"),
-        "Fine-tuning at lr 5e-4: fine_tune_1, fine_tune_2",
-        "Training loss, and validation and training accuracy, of two runs one after the other: the head alone, then "
-        "layer4 with it, beside the classical baseline.",
-        also=("baseline",),
+    "5.1": _fine_tuning("Fine-tuning at lr 5e-4: fine_tune_1, fine_tune_2", "fine_tune_1", "fine_tune_2"),
+    "5.2": _fine_tuning(
+        "Fine-tuning, then at 1e-5: fine_tune_1_lr, _2_lr, _3_lr", *(f"fine_tune_{k}_lr" for k in (1, 2, 3))
     ),
-    "5.2": Entry(
-        fine_tuning,
-        ("fine_tune_1_lr", "fine_tune_2_lr", "fine_tune_3_lr"),
-        "Fine-tuning, then at 1e-5: fine_tune_1_lr, _2_lr, _3_lr",
-        "Training loss, and validation and training accuracy, of three runs one after the other: the head alone, then "
-        "layer4 with it, then layer3 too, beside the classical baseline.",
-        also=("baseline",),
-    ),
-    "5.3": _curves(
-        TUNING,
-        "Early stopping with patience 5 (ring: restored epoch)",
-        "early_stopping",
-        alt="Training loss, and validation and training accuracy, of a run that early stopping ends, with a ring at the "
-        "epoch whose weights were restored.",
-    ),
-    "5.4": Entry(
-        multiples,
-        ("adam", "sgd", "adamw", "rmsprop"),
-        "Four optimizers at lr 5e-4: adam, sgd, adamw, rmsprop",
-        "A column per optimizer: training loss above, validation and training accuracy below, the other three in grey, "
-        "with a ring at the restored epoch.",
-    ),
-    "5.5": Entry(
-        multiples,
-        ("adam_2", "sgd_2", "adamw_2", "rmsprop_2"),
-        "The four at lr 1e-5: adam_2, sgd_2, adamw_2, rmsprop_2",
-        "A column per optimizer: training loss above, validation and training accuracy below, the other three in grey, "
-        "with a ring at the restored epoch.",
+    "5.3": _curves(TUNING, "Early stopping with patience 5 (ring: restored epoch)", "early_stopping"),
+    "5.4": _multiples("Four optimizers at lr 5e-4: adam, sgd, adamw, rmsprop", "adam", "sgd", "adamw", "rmsprop"),
+    "5.5": _multiples(
+        "The four at lr 1e-5: adam_2, sgd_2, adamw_2, rmsprop_2", "adam_2", "sgd_2", "adamw_2", "rmsprop_2"
     ),
     "5.6": Entry(
-        sweep_table,
-        SWEEP_RUNS,
-        "The sweep: the report's numbers beside ours",
-        "A table of the sweep's twelve runs: batch size, learning rate, and validation accuracy and training loss as the "
-        "report has them, of our restored and of our last epoch.",
-        "In bold the three best of the report and of our restored epochs; those that share a place with a fourth are not.",
+        sweep_table, SWEEP_RUNS, "The sweep: the report's numbers beside ours",
+        "A table of the sweep's twelve runs: batch size, learning rate, and validation accuracy and training loss as "
+        "the report has them, of our restored and of our last epoch.",
+        "In bold the three best of the report and of our restored epochs, but none that shares a place with a fourth.",
     ),
-    "5.7": Entry(
-        multiples,
-        ("sweep_4", "sweep_6", "sweep_10"),
-        "The sweep's best: sweep_4, sweep_6, sweep_10",
-        "A column per run of the sweep: training loss above, validation and training accuracy below, the other two in "
-        "grey, with a ring at the restored epoch.",
-    ),
-    "5.8": Entry(
-        dropout,
-        ("sweep_6", "dropout"),
-        "With dropout before the head, and without (sweep_6)",
-        "Two columns, the same run without dropout and with it: training loss above, validation and training accuracy "
-        "below, with a ring at the restored epoch and the test accuracy of the run with dropout.",
-        also=(OPENINGS,),
+    "5.7": _multiples("The sweep's best: sweep_4, sweep_6, sweep_10", "sweep_4", "sweep_6", "sweep_10"),
+    "5.8": _multiples(
+        "With dropout before the head, and without (sweep_6)", "sweep_6", "dropout", function=dropout, also=(OPENINGS,)
     ),
     "5.9": Entry(
-        searched_space,
-        (*SWEEP_RUNS, "search_*"),
-        "The searched space: learning rate and batch size",
+        searched_space, (*SWEEP_RUNS, "search_*"), "The searched space: learning rate and batch size",
         "Validation accuracy against learning rate, the batch size as marker: the report's points, ours at the same "
         "settings, and those of our own search; on the right those at rates of 5e-4 and more.",
     ),
-}
+}  # fmt: skip
 
 
 def found(name: str, profile: str) -> dict[str, list]:
@@ -356,7 +248,8 @@ def draw(number: str, profile: str | None = None) -> Sheet:
     if entry.runs and not records:
         remedy = f"python run.py train {' '.join(missing)} --profile {profile}"
         raise UsageError(
-            f"figure {number} has no finished record of {', '.join(missing)} in profile {profile!r}; train with: {remedy}"
+            f"figure {number} has no finished record of {', '.join(missing)} in profile {profile!r}; "
+            f"train with: {remedy}"
         )
     beside = {run: runs for name in entry.also for run, runs in found(name, profile).items()}
     missing += [

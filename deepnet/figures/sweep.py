@@ -23,7 +23,7 @@ def sweep_table(records: Groups) -> Sheet:
     """5.6: the report's twelve points, its numbers beside ours (mean over the seeds, of the restored and of the last
     epoch).
 
-    In bold the three best of the report's and of ours. The report's program meant to restore the best epoch and kept the last.
+    In bold the three best of each. The report's program meant to restore the best epoch and kept the last.
     """
 
     def ours(k: int, measure: Callable) -> float:
