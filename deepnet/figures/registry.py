@@ -280,8 +280,8 @@ def save(number: str, profile: str | None = None, figure: Sheet | None = None) -
     svg, png = (folder / f"{number}.{kind}" for kind in ("svg", "png"))
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        png.write_bytes(figure.png)  # first, since the layout may move by a pixel when a figure is drawn again
         figure.savefig(svg, metadata={"Date": None, **figure.metadata}, dpi=1.3 * figure.dpi)  # of what is rasterised
-        png.write_bytes(figure.png)
     except OSError as error:
         raise UsageError(
             f"figures are not saved, since {folder} cannot be written to ({error.strerror or error})"
