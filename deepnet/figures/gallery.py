@@ -19,9 +19,10 @@ CHAPTERS = {
 }
 HEAD = """# Figures
 
-Every figure of the report, and our own beside them (those with a letter, from 3.7 and 4.5 on, and 1.1, 4.6 and 5.9),
-drawn from [the records](records) by `python -m deepnet.figures.gallery`. `paper` is the report's own setting; a figure
-for which another profile has more records is shown from that one, `cpu`, with smaller images in chapters 4 and 5.
+Every figure of the report by its number, and our own beside them: 1.1, 3.7, 4.5, 4.6, 5.9 and those with a letter.
+`python -m deepnet.figures.gallery` draws them from [the records](records). The profile `paper` is the report's own
+setting; where `cpu`, with smaller images in chapters 4 and 5, has records that `paper` lacks, it is shown as well or
+instead.
 [The findings](findings.md) discuss what the figures show; all runs stand in one table, [records.csv](records.csv).
 """
 

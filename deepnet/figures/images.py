@@ -44,7 +44,8 @@ def distribution(records: Groups) -> Sheet:
     from deepnet.data.sets import CLASS_NAMES, COARSE_NAMES, COARSE_OF
 
     counts = {name: np.asarray(of_set) for name, of_set in records["distribution"][0].result["counts"].items()}
-    counts["cifar100"] = np.bincount(COARSE_OF, weights=counts["cifar100"]).astype(int)
+    fine = counts["cifar100"]
+    counts["cifar100"] = np.bincount(COARSE_OF[: len(fine)], fine, minlength=len(COARSE_NAMES)).astype(int)
     names = {"mnist": CLASS_NAMES["mnist"], "cifar10": CLASS_NAMES["cifar10"], "cifar100": COARSE_NAMES}
     figure, axes = sheet(1, 3, height=4.0)
     for ax, dataset in zip(axes, DATA, strict=True):
@@ -52,7 +53,7 @@ def distribution(records: Groups) -> Sheet:
         low, high = images.min(), images.max()
         spread = f"{low:,} each" if low == high else f"{low:,} to {high:,} each"
         ax.barh(np.arange(len(images)), images, color=BLUE, height=0.75)
-        ax.set_yticks(np.arange(len(images)), _names(names[dataset]))
+        ax.set_yticks(np.arange(len(images)), _names(names[dataset][: len(images)]))
         style(ax, f"{DATA[dataset]}\n{spread}", "training images", grid="x")
         ax.invert_yaxis()
     axes[0].set_ylabel("digit", fontsize=TEXT)

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from math import log
-from types import MappingProxyType
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -11,6 +10,7 @@ from matplotlib.lines import Line2D
 from deepnet.claims.measures import final_loss, opened_accuracies, step_ratios
 from deepnet.figures.plots import (
     BLUE,
+    EMPTY,
     FAINT,
     GREEN,
     GREY,
@@ -65,17 +65,17 @@ def lines(
     ax: Axes,
     groups: Groups,
     metrics: Sequence[str],
-    start: Mapping[str, float] = MappingProxyType({}),
-    faint: Groups = MappingProxyType({}),
-    names: Mapping[str, str] = MappingProxyType({}),
-    look: Mapping = MappingProxyType({}),
+    start: Mapping[str, float] = EMPTY,
+    faint: Groups = EMPTY,
+    names: Mapping[str, str] = EMPTY,
+    look: Mapping = EMPTY,
     limits: tuple[float, float] | None = None,
 ) -> None:
     """A line per seed, thin where there are several; the first metric in the run's dash, a second one thin and dashed.
 
     The first seed of a run has the run's markers, which stand at other epochs than those of the run before. A ring
     marks each epoch whose weights early stopping restored. `start`: run -> what its x is moved by. `faint`: runs that
-    are drawn in grey behind. `names`: run -> its label.
+    are drawn in grey behind. `names`: run -> its label. `look`: run -> its colour and dash.
     """
     names, look = names or labels(groups), look or looks(groups)
     for name, records in faint.items():
@@ -100,7 +100,7 @@ def lines(
             if restores and best and metrics[0] == f"{record.result.get('split')}_accuracy":
                 y = record.column(metrics[0], trained_only=True)[best - 1]
                 ring = {"color": colour, "markerfacecolor": "none", "markersize": 9, "markeredgewidth": 1.5}
-                ax.plot([x[best - 1]], [y], "o", label="_best", zorder=5, **ring)
+                ax.plot([x[best - 1]], [y], "o", label="restored epoch", zorder=5, **ring)
     record = next(record for group in groups.values() for record in group)
     style(ax, _title(metrics), positions(record)[1], _unit(metrics[0]))
     ax.xaxis.set_major_locator(whole_numbers(5))
@@ -156,17 +156,21 @@ def overview(records: Groups) -> Sheet:
     """1.1: final accuracy and training loss against depth, of plain and residual nets and of plain ones with He
     initialisation.
     """
-    kinds = {"plain": (VERMILLION, "o"), "residual": (BLUE, "s"), "plain, He initialisation": (GREEN, "^")}
+    kinds = {
+        "plain": (VERMILLION, "o", "-"),
+        "residual": (BLUE, "s", "--"),
+        "plain, He initialisation": (GREEN, "^", ":"),
+    }
     figure, axes = sheet(2, 2, height=4.6, sharex="col")
     for column, (family, data) in enumerate((("MLP", "MNIST"), ("CNN", "CIFAR-10"))):
         upper, lower = axes[column], axes[2 + column]
-        for kind, (colour, marker) in kinds.items():
+        for kind, (colour, marker, dash) in kinds.items():
             names = [name for name in records if name.startswith(family) and _kind(name) == kind]
             depths = [int("".join(filter(str.isdecimal, name))) for name in names]
             for ax, measure in ((upper, lambda record: record.result["accuracy"]), (lower, final_loss)):
                 values = [[measure(record) for record in records[name]] for name in names]
                 dots = [(depth, value) for depth, seeds in zip(depths, values, strict=True) for value in seeds]
-                ax.plot(depths, list(map(np.mean, values)), color=colour, linewidth=1.2)
+                ax.plot(depths, list(map(np.mean, values)), dash, color=colour, linewidth=1.2)
                 ax.plot(*np.array(dots).reshape(-1, 2).T, marker, mec=colour, mfc="none", markersize=5, label=kind)
         style(upper, f"{family}s on {data}", "", "test accuracy" if not column else "")
         style(lower, "", "depth (the number in the model's name)", "training loss (nats)" if not column else "")
@@ -188,7 +192,7 @@ def _kind(name: str) -> str:
 
 def training(
     records: Groups, *, metrics: Sequence, family: str = "", chained: bool = False, height: float = 2.9,
-    references: Mapping[str, Mapping[str, float]] | None = None,
+    references: Mapping[str, Mapping[str, float]] = EMPTY,
 ) -> Sheet:  # fmt: skip
     """Panels of curves side by side. `family`: whose LIMITS the axes have, with a line at what guessing gives.
 
@@ -202,7 +206,7 @@ def training(
         end += max(positions(record)[0][-1] for record in runs) if chained else 0
     for ax, panel in zip(axes, metrics, strict=True):
         panel = (panel,) if isinstance(panel, str) else panel
-        for label, value in (references or {}).get(panel[0], {}).items():
+        for label, value in references.get(panel[0], {}).items():
             reference(ax, value, label)
         if family:
             reference(ax, GUESSING[panel[0]], "guessing")
@@ -213,7 +217,7 @@ def training(
     return figure
 
 
-def multiples(records: Groups, tests: Mapping[str, float] = MappingProxyType({})) -> Sheet:
+def multiples(records: Groups, tests: Mapping[str, float] = EMPTY) -> Sheet:
     """5.4, 5.5, 5.7, 5.8: a column per run, its training loss above and its accuracy below, the other runs in grey.
 
     `tests`: run -> test accuracy, of those for which the test set was opened.

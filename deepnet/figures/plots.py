@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from functools import cached_property
 from io import BytesIO
 from math import ceil, log10
+from types import MappingProxyType
 from typing import Any, Literal
 
 import numpy as np
@@ -55,6 +56,7 @@ COLOURS: dict[str, str] = {
 VARIANTS = ("_eps", "_he", "_2", "_fp32", "_bf16", "_fp64")  # have their model's colour
 
 Groups = Mapping[str, Sequence[Record]]  # name of a run -> its records, one per seed
+EMPTY: Mapping = MappingProxyType({})
 
 
 @contextmanager
@@ -240,7 +242,9 @@ def legend(place: Axes | Figure, handles: Iterable[Any], columns: int = 4, **opt
 
 
 def scatter(ax: Axes, xy: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> None:
-    """An embedding's points (N, 2), coloured by class (at most ten), rasterised."""
+    """An embedding's points (N, 2), coloured by class (at most ten), rasterised. Names of one letter stand at their
+    class's median, longer ones in a legend.
+    """
     size = float(np.clip(12_000 / len(xy), 2, 9))
     x, y = xy.astype(float).T
     ax.scatter(x, y, s=size, c=np.asarray(CLASS_COLOURS)[labels], linewidths=0, rasterized=True)
@@ -248,8 +252,13 @@ def scatter(ax: Axes, xy: np.ndarray, labels: np.ndarray, names: Sequence[str]) 
         Line2D([], [], ls="", marker="o", color=colour, markersize=4, label=name)
         for name, colour in zip(names, CLASS_COLOURS, strict=False)
     ]
-    legend(ax, handles, columns=4, handlelength=1, borderaxespad=0.4)
     ax.set_axis_off()
+    if max(map(len, names)) == 1:
+        for number, name in enumerate(names):
+            box = {"facecolor": "white", "edgecolor": CLASS_COLOURS[number], "pad": 2}
+            ax.text(*np.median(xy[labels == number].astype(float), axis=0), name, fontsize=TEXT, bbox=box)
+    else:
+        legend(ax, handles, columns=4, handlelength=1, borderaxespad=0.4)
 
 
 def heat_map(ax: Axes, x: np.ndarray, values: np.ndarray, low: float, high: float) -> QuadMesh:

@@ -186,7 +186,7 @@ FIGURES: dict[str, Entry] = {
     "5.2": _fine_tuning(
         "Fine-tuning, then at 1e-5: fine_tune_1_lr, _2_lr, _3_lr", *(f"fine_tune_{k}_lr" for k in (1, 2, 3))
     ),
-    "5.3": _curves(TUNING, "Early stopping with patience 5 (ring: restored epoch)", "early_stopping"),
+    "5.3": _curves(TUNING, "Early stopping with patience 5: early_stopping", "early_stopping"),
     "5.4": _multiples("Four optimizers at lr 5e-4: adam, sgd, adamw, rmsprop", "adam", "sgd", "adamw", "rmsprop"),
     "5.5": _multiples(
         "The four at lr 1e-5: adam_2, sgd_2, adamw_2, rmsprop_2", "adam_2", "sgd_2", "adamw_2", "rmsprop_2"
