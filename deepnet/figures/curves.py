@@ -5,21 +5,21 @@ from collections.abc import Iterable, Mapping, Sequence
 from math import ceil
 from typing import Any
 
-from deepnet.figures.lines import LONGEST, Groups, label_lines, lines, positions, series
-from deepnet.figures.plots import FAINT, Sheet, default_style, footer, looks, sheet
+from deepnet.figures.lines import lines, named, positions
+from deepnet.figures.plots import WIDTH, Groups, Sheet, default_style, legend, provenance
 from deepnet.records.reading import Record
 from experimentTable import UsageError, choose
 
 MOST = 8  # runs with a colour of their own in a panel; of more, nobody can tell which is which
-LINE = 0.17  # inches that a line of a legend takes
+LONGEST = 32  # characters of a line of a legend
 
 
 @default_style()
 def curves(records: Record | Iterable[Record] | Groups, metrics: str | Sequence[str | tuple[str, ...]]) -> Sheet:
-    """One panel per metric, one line per run (the mean of its seeds, their range as a band): for any trainings.
+    """One panel per metric, one line per record, the seeds of a run alike: for any trainings.
 
     `metrics`: columns of the rows, "train_loss" or ["train_loss", ("test_accuracy", "train_accuracy")]; the second of a
-    pair is drawn dashed in the same panel. The untrained row 0 is left out. Records are of one run if they differ in
+    pair is thin and dashed in the same panel. The untrained row 0 is left out. Records are of one run if they differ in
     the seed alone; where several runs have one name, the legend says what they differ in. More than eight runs are
     drawn eight at a time, the others in grey behind them.
 
@@ -37,26 +37,24 @@ def curves(records: Record | Iterable[Record] | Groups, metrics: str | Sequence[
     if len(units) > 1:
         (one, first), (other, second) = units.items()
         raise UsageError(
-            f"the rows of {first} count {one}, those of {second} {other}, and one axis cannot show both; draw them apart"
+            f"the rows of {first} count {one}, those of {second} {other}, and one axis cannot show both; "
+            "draw them apart"
         )
     names, rows, columns = list(runs), ceil(len(panels) / 2), min(2, len(panels))
     size = ceil(len(names) / ceil(len(names) / MOST))
     parts = [names[first : first + size] for first in range(0, len(names), size)]
-    behind = {
-        (name, panel[0]): series(runs[name], panel[0])[:2] for name in names for panel in panels if len(parts) > 1
-    }
-    legend = max(sum(name.count("\n") + 1 for name in part) for part in parts)
-    figure, axes = sheet(rows * len(parts), columns, height=max(2.9, 0.8 + LINE * legend) * rows * len(parts))
-    for number, part in enumerate(parts):
-        block = axes[number * rows * columns :][: rows * columns]
-        for ax, panel in zip(block, panels, strict=False):
-            for name in runs.keys() - part:
-                ax.plot(*behind[name, panel[0]], color=FAINT, linewidth=0.8, label="_other", zorder=1)
-            lines(ax, {name: runs[name] for name in part}, panel, looks(part))
-        for ax in block[len(panels) :]:
+    lengths = [sum(name.count("\n") + 1 for name in part) for part in parts]
+    height = 2.6 * rows + 0.17 * max(lengths) / 2 + 0.3
+    figure = Sheet(figsize=(WIDTH, height * len(parts)), dpi=100, layout="constrained")
+    for block, part in zip(figure.subfigures(len(parts), 1, squeeze=False).flat, parts, strict=True):
+        axes = block.subplots(rows, columns, squeeze=False).flat
+        shown, others = ({name: runs[name] for name in names if (name in part) is own} for own in (True, False))
+        for ax, panel in zip(axes, panels, strict=False):
+            lines(ax, shown, panel, faint=others, names=dict(zip(part, part, strict=True)))
+        for ax in [*axes][len(panels) :]:
             ax.remove()
-        label_lines(*block[: len(panels)])
-    footer(figure, drawn)
+        legend(block, named(*block.axes), columns=2)
+    figure.provenance = provenance(drawn)
     return figure
 
 
@@ -130,6 +128,7 @@ def _panels(metrics: Any, records: Sequence[Record]) -> list[tuple[str, ...]]:
     if not panels or any(len(panel) not in (1, 2) for panel in panels):
         there = ", ".join(next(iter(known.values())))
         raise UsageError(
-            f"a panel shows one metric or two, and there is at least one panel, got {metrics!r:.60}; choose from {there}"
+            f"a panel shows one metric or two, and there is at least one panel, got {metrics!r:.60}; "
+            f"choose from {there}"
         )
     return panels

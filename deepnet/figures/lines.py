@@ -1,4 +1,4 @@
-"""What is drawn from the rows of trainings: curves over training, with names at their ends."""
+"""What is drawn from the rows of trainings: curves over training, one line per seed."""
 
 from collections.abc import Mapping, Sequence
 from math import log
@@ -7,24 +7,49 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from deepnet.claims.measures import opened_accuracies
-from deepnet.figures.plots import GREY, SECOND, TEXT, Sheet, legend, looks, sheet, style, whole_numbers
+from deepnet.claims.measures import final_loss, opened_accuracies, step_ratios
+from deepnet.figures.plots import (
+    BLUE,
+    EMPTY,
+    FAINT,
+    GREEN,
+    GREY,
+    INK,
+    MARKERS,
+    SECOND,
+    TEXT,
+    VERMILLION,
+    Groups,
+    Sheet,
+    labels,
+    legend,
+    logarithmic,
+    looks,
+    sheet,
+    style,
+    whole_numbers,
+)  # fmt: skip
 from deepnet.records.reading import Record
 from deepnet.text import counted
 from experimentTable import PROFILES
 
 UNITS = {  # what a metric's name ends in -> the label of its axis
     "loss": "cross-entropy (nats)",
-    "accuracy": "accuracy (share of images)",
-    "gradient_norm_sum": "sum of L2 norms\nover tensors and steps",
-    "gradient_norm": "global L2 norm, mean a step",
+    "accuracy": "share of images",
+    "gradient_norm_sum": "sum of L2 norms over\ntensors and steps",
+    "gradient_norm": "global L2 norm,\nmean over steps",
     "seconds": "time (s)",
 }
-LOGARITHMIC = ("gradient_norm_sum", "gradient_norm", "learning_rate")
-LONGEST = 32  # characters of a name that stands at the end of its line; a longer one stands in a legend
-LEAST_SPAN = {"loss": 0.1, "accuracy": 0.05}  # of an axis, so that the noise of a plateau does not look like a change
-
-Groups = Mapping[str, Sequence[Record]]  # name of a run -> its records, one a seed
+LOGARITHMIC = ("loss", "gradient_norm_sum", "gradient_norm", "learning_rate")  # what their names end in
+LEAST_SPAN = 0.05  # of an accuracy's axis, so that the noise of a plateau does not look like a change
+# The same in the figures of plain and of residual nets, which can then be compared by eye.
+LIMITS = {
+    "mlp": {"train_loss": (2e-4, 5), "test_accuracy": (0, 1.02)},
+    "cnn": {"train_loss": (2e-2, 5), "test_accuracy": (0, 0.85)},
+}
+GUESSING = {"train_loss": log(10), "test_accuracy": 0.1}  # ten classes
+TUNING = ("train_loss", ("validation_accuracy", "train_accuracy"))
+OPENINGS = "openings"  # the log of chapter 5's test set, among a figure's records
 
 
 def positions(record: Record) -> tuple[np.ndarray, str]:
@@ -36,176 +61,89 @@ def positions(record: Record) -> tuple[np.ndarray, str]:
     return record.column("epoch", trained_only=True), "epoch"
 
 
-def series(records: Sequence[Record], metric: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """x, mean, lowest and highest over the seeds of each trained row; where seeds end early, over those that go on."""
-    columns = [record.column(metric, trained_only=True) for record in records]
-    longest = max(range(len(columns)), key=lambda i: len(columns[i]))
-    table = np.full((len(columns), len(columns[longest])), np.nan)
-    for line, column in zip(table, columns, strict=True):
-        line[: len(column)] = column
-    seen = np.ma.masked_invalid(table)
-    mean, low, high = (np.ma.filled(f(axis=0), np.nan) for f in (seen.mean, seen.min, seen.max))
-    return positions(records[longest])[0], mean, low, high
-
-
 def lines(
-    ax: Axes, groups: Groups, metrics: Sequence[str], look: Mapping, start: Mapping[str, float] | None = None
+    ax: Axes,
+    groups: Groups,
+    metrics: Sequence[str],
+    start: Mapping[str, float] = EMPTY,
+    faint: Groups = EMPTY,
+    names: Mapping[str, str] = EMPTY,
+    look: Mapping = EMPTY,
+    limits: tuple[float, float] | None = None,
 ) -> None:
-    """One line a run: the seeds' mean, their range as a band. The first metric is solid, a second one thin and dashed.
+    """A line per seed, thin where there are several; the first metric in the run's dash, a second one thin and dashed.
 
-    Of a single row the second metric is a cross. A ring marks each seed's epoch whose weights were restored, where it
-    is not the last. `start`: run -> what its x is moved by.
+    The first seed of a run has the run's markers, which stand at other epochs than those of the run before. A ring
+    marks each epoch whose weights early stopping restored. `start`: run -> what its x is moved by. `faint`: runs that
+    are drawn in grey behind. `names`: run -> its label. `look`: run -> its colour and dash.
     """
-    most = max(len(record.rows) for group in groups.values() for record in group)
-    markers = ("o" if most <= 13 else None, "x" if most <= 2 else None)
-    for number, (name, records) in enumerate(groups.items()):
-        colour, dash = look[name]
-        width = max(1.2, 2.2 - 0.35 * number)  # thinner than the one below, which it would hide where they agree
-        for thin, metric in enumerate(metrics):
-            x, mean, low, high = series(records, metric)
-            x = x + (start or {}).get(name, 0)
-            ax.plot(
-                x, mean, color=colour, linestyle=SECOND if thin else dash, linewidth=width / 1.6 if thin else width,
-                marker=markers[thin], markersize=4.0 if thin else 2.5, label=f"_{name}" if thin else name,
-            )  # fmt: skip
-            if len(records) > 1:
-                ax.fill_between(x, low, high, color=colour, alpha=0.18, linewidth=0)
+    names, look = names or labels(groups), look or looks(groups)
+    for name, records in faint.items():
         for record in records:
+            x = positions(record)[0] + start.get(name, 0)
+            y = record.column(metrics[0], trained_only=True)
+            ax.plot(x, y, color=FAINT, linewidth=0.9, label="_other", zorder=1)
+    for place, (name, records) in enumerate(groups.items()):
+        colour, dash = look[name]
+        for record in records:
+            x = positions(record)[0] + start.get(name, 0)
+            for second, metric in enumerate(metrics):
+                first, every = record is records[0] and not second, max(1, len(x) // 5)
+                ax.plot(
+                    x, record.column(metric, trained_only=True), color=colour, linestyle=SECOND if second else dash,
+                    linewidth=0.9 if second or len(records) > 1 else 1.6, alpha=0.85,
+                    marker=MARKERS[place % len(MARKERS)] if first else "x" if second and len(x) == 1 else None,
+                    markevery=(place % every, every), markersize=4.5, label=names[name] if first else f"_{name}",
+                )  # fmt: skip
             best = record.result.get("epoch", 0)
-            if metrics[0] == f"{record.result.get('split')}_accuracy" and 0 < best < len(record.rows) - 1:
+            restores = record.settings["experiment"].get("patience") is not None
+            if restores and best and metrics[0] == f"{record.result.get('split')}_accuracy":
                 y = record.column(metrics[0], trained_only=True)[best - 1]
-                at = positions(record)[0][best - 1] + (start or {}).get(name, 0)
-                ax.plot([at], [y], "o", color=colour, markerfacecolor="white", markersize=5, label="_best")
-    style(
-        ax,
-        _title(metrics, "cross" if markers[1] else "dashed"),
-        positions(next(iter(groups.values()))[0])[1],
-        _unit(metrics[0]),
-    )
+                ax.plot(
+                    [x[best - 1]], [y], "o", color=colour, mfc="none", markersize=9, mew=1.5, zorder=5,
+                    label="restored epoch",
+                )  # fmt: skip
+    record = next(record for group in groups.values() for record in group)
+    style(ax, _title(metrics), positions(record)[1], _unit(metrics[0]))
     ax.xaxis.set_major_locator(whole_numbers(5))
-    if metrics[0] in LOGARITHMIC:
-        ax.set_yscale("log")
-    _least_span(ax, metrics[0])
+    _set_limits(ax, metrics[0], limits)
 
 
-def _least_span(ax: Axes, metric: str) -> None:
-    """Have a panel of lines show at least so much of a loss or an accuracy, or a decade of what is drawn on a
-    logarithmic axis.
-
-    The span counts as data, so that a line drawn later is not cut off.
-    """
+def _set_limits(ax: Axes, metric: str, limits: tuple[float, float] | None) -> None:
+    """The axis of a metric: as asked for, else wide enough that the noise of a plateau does not look like a change."""
     low, high = ax.dataLim.intervaly
-    span = next((span for end, span in LEAST_SPAN.items() if metric.endswith(end)), 0.0)
-    if low > high:  # nothing that could be drawn
-        return
-    if span:
-        bottom = np.clip((low + high - span) / 2, 0, 1 - span if metric.endswith("accuracy") else np.inf)
-        ends = bottom, bottom + span
-    elif metric in LOGARITHMIC and ax.dataLim.minposy <= high:
-        middle = np.sqrt(ax.dataLim.minposy * high)
-        ends = middle / np.sqrt(10), middle * np.sqrt(10)
-    else:
-        return
-    ax.update_datalim([(_extent(ax)[0], end) for end in ends])
-    ax.autoscale_view()
+    if metric.endswith(LOGARITHMIC) and ax.dataLim.minposy <= high:
+        low = ax.dataLim.minposy
+        margin = max(1.1, (10 / (high / low)) ** 0.5)  # at least a decade
+        ax.set_ylim(limits or (low / margin, high * margin))
+        logarithmic(ax)
+    elif limits:
+        ax.set_ylim(limits)
+    elif metric.endswith("accuracy") and low <= high:
+        bottom = np.clip((low + high - LEAST_SPAN) / 2, 0, 1 - LEAST_SPAN)
+        ax.update_datalim([(ax.dataLim.x0, end) for end in (bottom, bottom + LEAST_SPAN)])
+        ax.autoscale_view()
 
 
-def reference(ax: Axes, value: float, label: str, colour: str = GREY) -> None:
-    """A horizontal line to compare the curves with, labelled like one."""
-    ax.axhline(value, color=colour, linestyle=(0, (6, 3)), linewidth=1.2, label=label, zorder=1)
+def reference(ax: Axes, value: float, label: str) -> None:
+    """A horizontal line to compare the curves with."""
+    ax.axhline(value, color=GREY, linestyle=(0, (1, 1.5)), linewidth=1.2, label=label, zorder=1)
 
 
 def _unit(metric: str) -> str:
     return next((unit for end, unit in UNITS.items() if metric.endswith(end)), metric.replace("_", " "))
 
 
-def _title(metrics: Sequence[str], second: str) -> str:
-    first = metrics[0].replace("_", " ").capitalize()
-    return f"{first} ({second}: {metrics[1].replace('_', ' ')})" if len(metrics) > 1 else first
+def _title(metrics: Sequence[str]) -> str:
+    first, *rest = (metric.replace("train_", "training_").replace("_", " ") for metric in metrics)
+    second = "".join(rest).removesuffix(" " + first.split()[-1])  # (validation accuracy, training accuracy): training
+    return first.capitalize() + (f" (dashed: {second})" if rest else "")
 
 
-def label_lines(*axes: Axes, legend_at: int = -1) -> None:
-    """Name the lines: at their right ends where all end there and the names fit, else in a legend beside a panel."""
-    for ax in axes:
-        left, right = _extent(ax)
-        margin = 0.02 * (right - left) or 0.5
-        ax.set_xlim(left - margin, right + margin)
-        ax.set_ylim(ax.get_ylim())
-    if all(_fits(ax) for ax in axes):
-        for ax in axes:
-            _label_ends(ax)
-    else:
-        handles = {str(line.get_label()): line for ax in axes for line in _named(ax)}
-        legend(axes[legend_at], list(handles.values()))
-
-
-def _named(ax: Axes) -> list[Line2D]:
-    return [line for line in ax.get_lines() if not str(line.get_label()).startswith("_")]
-
-
-def _spans(ax: Axes, line: Line2D) -> bool:
-    return line.get_transform() != ax.transData  # axhline: from edge to edge
-
-
-def _end(line: Line2D) -> tuple[float, float]:
-    x, y = (np.asarray(values, dtype=float) for values in line.get_data())
-    last = np.flatnonzero(np.isfinite(y))[-1:]
-    return (float(x[last[0]]), float(y[last[0]])) if last.size else (np.nan, np.nan)
-
-
-def _extent(ax: Axes) -> tuple[float, float]:
-    x = np.concatenate([np.asarray(line.get_xdata(), dtype=float) for line in ax.get_lines() if not _spans(ax, line)])
-    return float(np.nanmin(x)), float(np.nanmax(x))
-
-
-def _gap(ax: Axes) -> float:
-    """The height of a line of text as a share of the panel's (which the layout leaves about 0.9 of its slot)."""
-    return 1.25 * TEXT / 72 / (0.9 * ax.bbox.height / ax.figure.dpi)
-
-
-def _fits(ax: Axes) -> bool:
-    left, right = _extent(ax)
-    ends = [_end(line)[0] for line in _named(ax) if not _spans(ax, line)]
-    short = all(len(str(line.get_label())) <= LONGEST for line in _named(ax))
-    return short and len(_named(ax)) * _gap(ax) <= 1 and all(end >= right - 0.02 * (right - left) for end in ends)
-
-
-def _label_ends(ax: Axes) -> None:
-    to_share = ax.transScale + ax.transLimits  # data -> shares of the panel
-    named = [line for line in _named(ax) if np.isfinite(_end(line)[1])]
-    ends = [float(to_share.transform((ax.get_xlim()[1], _end(line)[1]))[1]) for line in named]
-    for line, y, moved in zip(named, ends, spread(ends, _gap(ax)), strict=True):
-        colour = line.get_color()
-        arrow = {"arrowstyle": "-", "color": colour, "linewidth": 0.6, "shrinkA": 0, "shrinkB": 0, "relpos": (0, 0.5)}
-        ax.annotate(
-            str(line.get_label()), xy=(1, y), xytext=(1.06, moved), xycoords="axes fraction", fontsize=TEXT, va="center",
-            color=colour, arrowprops=arrow, parse_math=False,
-        )  # fmt: skip
-
-
-def spread(values: Sequence[float], gap: float) -> list[float]:
-    """Move values apart to at least `gap`, in order, each cluster around its mean, inside [0, 1] where they fit."""
-    clusters: list[list[int]] = []
-    room = {"low": gap / 2, "high": 1 - gap / 2}
-
-    def lowest(cluster: list[int]) -> float:
-        height = (len(cluster) - 1) * gap
-        start = float(np.mean([values[i] for i in cluster])) - height / 2
-        return max(room["low"], min(start, room["high"] - height))
-
-    for i in sorted(range(len(values)), key=lambda i: values[i]):
-        clusters.append([i])
-        while len(clusters) > 1 and lowest(clusters[-1]) < lowest(clusters[-2]) + len(clusters[-2]) * gap:
-            clusters[-2:] = [clusters[-2] + clusters[-1]]
-    moved = {i: lowest(cluster) + k * gap for cluster in clusters for k, i in enumerate(cluster)}
-    return [moved[i] for i in range(len(values))]
-
-
-# ---------------------------------------------------------------- the report's curves
-
-TUNING = ("train_loss", ("validation_accuracy", "train_accuracy"))
-GUESSING = {"train_loss": {"guessing": log(10)}, "test_accuracy": {"guessing": 0.1}}  # ten classes
-OPENINGS = "openings"  # the log of chapter 5's test set, among a figure's records
+def named(*axes: Axes) -> list[Line2D]:
+    """The lines of these panels that have a label, those to compare with last."""
+    shown = [line for ax in axes for line in ax.get_lines() if not str(line.get_label()).startswith("_")]
+    return sorted(shown, key=lambda line: line.get_color() == GREY)
 
 
 def mean_result(records: Sequence[Record], key: str) -> float:
@@ -213,91 +151,176 @@ def mean_result(records: Sequence[Record], key: str) -> float:
     return float(np.mean([record.result[key] for record in records]))
 
 
-def training(
-    records: Groups,
-    *,
-    metrics: Sequence,
-    references: Mapping | None = None,
-    limits: Mapping | None = None,
-    chained: bool = False,
-) -> Sheet:
-    """Panels of curves side by side. `references`: metric -> {label: value} of horizontal lines to compare with.
+# ---------------------------------------------------------------- the report's curves
 
-    `limits`: metric -> (bottom, top) of its axis. `chained`: each run goes on from the one before, and is drawn after
-    it.
+
+def overview(records: Groups) -> Sheet:
+    """1.1: final accuracy and training loss against depth, of plain and residual nets and of plain ones with He
+    initialisation.
     """
-    figure, axes = sheet(1, len(metrics))
-    look, start, end = looks(records), {}, 0.0
+    kinds = {
+        "plain": (VERMILLION, "o", "-"),
+        "residual": (BLUE, "s", "--"),
+        "plain, He initialisation": (GREEN, "^", ":"),
+    }
+    figure, axes = sheet(2, 2, height=4.6, sharex="col")
+    for column, (family, data) in enumerate((("MLP", "MNIST"), ("CNN", "CIFAR-10"))):
+        upper, lower = axes[column], axes[2 + column]
+        for kind, (colour, marker, dash) in kinds.items():
+            names = [name for name in records if name.startswith(family) and _kind(name) == kind]
+            depths = [int("".join(filter(str.isdecimal, name))) for name in names]
+            for ax, measure in ((upper, lambda record: record.result["accuracy"]), (lower, final_loss)):
+                values = [[measure(record) for record in records[name]] for name in names]
+                dots = [(depth, value) for depth, seeds in zip(depths, values, strict=True) for value in seeds]
+                ax.plot(depths, list(map(np.mean, values)), dash, color=colour, linewidth=1.2)
+                ax.plot(*np.array(dots).reshape(-1, 2).T, marker, mec=colour, mfc="none", markersize=5, label=kind)
+        style(upper, f"{family}s on {data}", "", "test accuracy" if not column else "")
+        style(lower, "", "depth (the number in the model's name)", "training loss (nats)" if not column else "")
+        for ax, metric in ((upper, "test_accuracy"), (lower, "train_loss")):
+            reference(ax, GUESSING[metric], "guessing")
+            ax.set_ylim(LIMITS[family.lower()][metric])
+        logarithmic(lower)
+        lower.set_xscale("log")
+        ticks = [4, 13, 23, 33, 55, 96] if family == "MLP" else [10, 13, 16, 30, 56]
+        lower.set_xticks(ticks, list(map(str, ticks)))
+        lower.set_xticks([], minor=True)
+    legend(figure, named(*axes))
+    return figure
+
+
+def _kind(name: str) -> str:
+    return "residual" if "_res_" in name else "plain, He initialisation" if name.endswith("_he") else "plain"
+
+
+def training(
+    records: Groups, *, metrics: Sequence, family: str = "", chained: bool = False, height: float = 2.9,
+    references: Mapping[str, Mapping[str, float]] = EMPTY,
+) -> Sheet:  # fmt: skip
+    """Panels of curves side by side. `family`: whose LIMITS the axes have, with a line at what guessing gives.
+
+    `references`: metric -> {label: value} of horizontal lines. `chained`: each run starts from the one before, and is
+    drawn after it.
+    """
+    figure, axes = sheet(1, len(metrics), height=height)
+    start, end = {}, 0.0
     for name, runs in records.items():
         start[name] = end
         end += max(positions(record)[0][-1] for record in runs) if chained else 0
     for ax, panel in zip(axes, metrics, strict=True):
         panel = (panel,) if isinstance(panel, str) else panel
-        lines(ax, records, panel, look, start)
-        for label, value in (references or {}).get(panel[0], {}).items():
+        for label, value in references.get(panel[0], {}).items():
             reference(ax, value, label)
-        ax.set_ylim((limits or {}).get(panel[0]))
+        if family:
+            reference(ax, GUESSING[panel[0]], "guessing")
+        lines(ax, records, panel, start, limits=LIMITS.get(family, {}).get(panel[0]))
         if chained:
             ax.set_xlabel(f"{ax.get_xlabel()}, one run after another")
-    label_lines(*axes)
+    legend(figure, named(*axes), columns=5 if family else 4)
     return figure
 
 
+def multiples(records: Groups, tests: Mapping[str, float] = EMPTY) -> Sheet:
+    """5.4, 5.5, 5.7, 5.8: a column per run, its training loss above and its accuracy below, the other runs in grey.
+
+    `tests`: run -> test accuracy, of those for which the test set was opened.
+    """
+    look, names = looks(records), labels(records)
+    figure, axes = sheet(len(TUNING), len(records), height=4.0, sharex=True, sharey="row")
+    for row, metrics in enumerate(TUNING):
+        metrics = (metrics,) if isinstance(metrics, str) else metrics
+        ends = [
+            record.column(metric, trained_only=True)
+            for metric in metrics
+            for runs in records.values()
+            for record in runs
+        ]
+        low, high = min(map(np.nanmin, ends)), max(map(np.nanmax, ends))
+        for column, name in enumerate(records):
+            ax = axes[row * len(records) + column]
+            others = {other: runs for other, runs in records.items() if other != name}
+            limits = (low / 1.3, high * 1.3) if not row else (-0.02, max(high, 0.5) + 0.03)
+            lines(ax, {name: records[name]}, metrics, faint=others, look=look, limits=limits)
+            ax.set_title("" if row else names[name], fontsize=TEXT, loc="left", color=look[name][0])
+            ax.set_ylabel("" if column else ("training loss (nats)", "accuracy")[row], fontsize=TEXT)
+            ax.set_xlabel(ax.get_xlabel() if row else "", fontsize=TEXT)
+            if row and name in tests:
+                reference(ax, tests[name], "test set")
+    handles = [
+        Line2D([], [], color=INK, label="validation accuracy"),
+        Line2D([], [], color=INK, linestyle=SECOND, linewidth=0.9, label="training accuracy"),
+        Line2D([], [], ls="", marker="o", mec=INK, mfc="none", markersize=9, mew=1.5, label="restored epoch"),
+        Line2D([], [], color=FAINT, label="the other runs" if len(records) > 1 else "_"),
+    ]
+    compared = [line for line in named(*axes) if line.get_color() == GREY]
+    legend(figure, [*handles, *compared], columns=5)
+    return figure
+
+
+def dropout(records: Mapping[str, list]) -> Sheet:
+    """5.8: the run with dropout beside its twin without, and its test accuracy where the test set has been opened."""
+    runs = {name: records[name] for name in records if name != OPENINGS}
+    opened = opened_accuracies({record.seed: record for record in runs.get("dropout", ())}, records[OPENINGS])
+    return multiples(runs, {"dropout": float(np.mean(list(opened.values())))} if opened else {})
+
+
 def fine_tuning(records: Groups) -> Sheet:
-    """5.1, 5.2: runs that go on from one another, beside the classical baseline's validation accuracy where there is
-    one.
+    """5.1, 5.2: runs that start from one another, beside the classical baseline's validation accuracy where it is
+    recorded.
     """
     tuned = {name: runs for name, runs in records.items() if name != "baseline"}
     runs = records.get("baseline", ())
     chosen = " or ".join(sorted({run.result["chosen"].replace("_", " ") for run in runs}))
-    baseline = {f"baseline,\n{chosen}": mean_result(runs, "accuracy")} if runs else {}
+    baseline = {f"baseline, {chosen}": mean_result(runs, "accuracy")} if runs else {}
     return training(tuned, metrics=TUNING, references={"validation_accuracy": baseline}, chained=True)
 
 
-def dropout(records: Mapping[str, list]) -> Sheet:
-    """5.8: the run with dropout, and its test accuracy where the test set has been opened."""
-    opened = opened_accuracies({record.seed: record for record in records["dropout"]}, records[OPENINGS])
-    test = {"test set": float(np.mean(list(opened.values())))} if opened else {}
-    return training({"dropout": records["dropout"]}, metrics=TUNING, references={"validation_accuracy": test})
-
-
-def norms(records: Groups, *, parts: Sequence[Sequence[str]]) -> Sheet:
-    """3.3, 3.6: the report's sum of gradient norms, a panel for each part of the runs that has records."""
-    letters = [f"({letter}) " if len(parts) > 1 else "" for letter in "ab"]
-    panels = [
-        (mark, there)
-        for mark, part in zip(letters, parts, strict=False)
-        if (there := [name for name in part if name in records])
-    ]
-    figure, axes = sheet(1, len(panels))
-    for ax, (mark, names) in zip(axes, panels, strict=True):
-        lines(ax, {name: records[name] for name in names}, ["gradient_norm_sum"], looks(records))
-        *rest, last = dict.fromkeys(record.rows[-1]["steps"] for name in names for record in records[name])
-        steps = " or ".join([*map(str, rest), counted(last, "step")])
-        ax.set_title(f"{mark}Sum of gradient norms, a point: {steps}", fontsize=TEXT, loc="left")
-    label_lines(*axes)
+def norms(records: Groups) -> Sheet:
+    """3.3, 3.6: the report's sum of gradient norms."""
+    figure, (ax,) = sheet()
+    lines(ax, records, ["gradient_norm_sum"])
+    *rest, last = dict.fromkeys(record.rows[-1]["steps"] for runs in records.values() for record in runs)
+    steps = " or ".join([*map(str, rest), counted(last, "step")])
+    ax.set_title(f"Sum of the gradient's norms over {steps}", fontsize=TEXT, loc="left", color=INK)
+    legend(figure, named(ax), columns=5)
     return figure
 
 
 def controls(records: Groups) -> Sheet:
-    """3.7, 4.5: Adam's eps at 1e-16 beside the default, and He initialisation: train loss above, test accuracy
+    """3.7, 4.5: Adam's eps at 1e-16 beside the default, and He initialisation: training loss above, test accuracy
     below.
     """
     eps = {name: runs for name, runs in records.items() if not name.endswith("_he")}
     he = {name: runs for name, runs in records.items() if name.endswith("_he")}
-    columns = {
-        what: runs for what, runs in (("Adam, eps 1e-16 (dashed), 1e-8", eps), ("He initialisation", he)) if runs
-    }
-    figure, axes = sheet(2, len(columns), height=5.2, sharex=True)
-    panels = [(metric, what, runs) for metric in GUESSING for what, runs in columns.items()]
-    for ax, (metric, what, runs) in zip(axes, panels, strict=True):
-        lines(ax, runs, [metric], looks(records))
-        for label, value in GUESSING[metric].items() if runs is eps else ():
-            reference(ax, value, label)
-        if metric.endswith("loss") and runs is he:  # which comes near 0
-            ax.set_yscale("log")
-        ax.set_title(f"{what}: {metric.replace('_', ' ')}", fontsize=TEXT, loc="left")
-    for ax in axes[: len(columns)]:  # the lower ones say it
-        ax.set_xlabel("")
-    label_lines(*axes, legend_at=len(columns) - 1)
+    columns = {what: runs for what, runs in (("Adam's eps", eps), ("He initialisation", he)) if runs}
+    figure, axes = sheet(2, len(columns), height=4.8, sharex=True)
+    family = next(iter(records))[:3].lower()
+    for row, metric in enumerate(GUESSING):
+        for column, (what, runs) in enumerate(columns.items()):
+            ax = axes[row * len(columns) + column]
+            if runs is eps:
+                reference(ax, GUESSING[metric], "guessing")
+            lines(ax, runs, [metric], limits=LIMITS[family][metric])
+            ax.set_title("" if row else what, fontsize=TEXT, loc="left")
+            ax.set_ylabel(("training loss (nats)", "test accuracy")[row] if not column else "", fontsize=TEXT)
+            ax.set_xlabel(ax.get_xlabel() if row else "", fontsize=TEXT)
+            if row:
+                legend(ax, named(ax), columns=2)
+    return figure
+
+
+def timing(records: Groups, *, name: str) -> Sheet:
+    """3.5, 4.4: the time per step of a residual net over that of its plain one, block by block."""
+    pairs = step_ratios(records[name])
+    figure, (ax,) = sheet(height=0.9 + 0.45 * len(pairs))
+    for at, ratios in enumerate(pairs.values()):
+        spread = np.linspace(-0.2, 0.2, len(ratios))
+        ax.plot(ratios, at + spread, "o", color=BLUE, markersize=4, mfc="none", label="_block")
+        ax.plot([np.mean(ratios)] * 2, [at - 0.32, at + 0.32], color=INK, linewidth=1.6, label="_mean")
+    ax.axvline(1, color=GREY, linestyle=":", linewidth=1.2)
+    ax.update_datalim([(0.9, 0), (1.1, 0)])  # a percent of noise must not look like a difference
+    ax.autoscale_view()
+    steps = counted(records[name][0].settings["identity"]["steps"], "step")
+    style(ax, "", f"time per training step, residual / plain (dot: a block of {steps}, line: mean)", "", grid="x")
+    ax.set_yticks(range(len(pairs)), [f"{res} / {plain}: {np.mean(r):.2f}" for (plain, res), r in pairs.items()])
+    ax.set_ylim(len(pairs) - 0.5, -0.5)
     return figure

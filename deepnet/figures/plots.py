@@ -1,4 +1,4 @@
-"""The general pieces of every figure: style, colours, bars, scatter, heat map, table, legend, title, footer.
+"""The general pieces of every figure: style, colours, labels of runs, scatter, heat map, table, legend, title.
 
 Data in, figure out. Only matplotlib's object interface is used: nothing is kept in pyplot's global state, so no
 figure leaks, and a notebook shows each figure once.
@@ -10,25 +10,30 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from io import BytesIO
+from math import ceil, log10
+from types import MappingProxyType
 from typing import Any, Literal
 
 import numpy as np
 from matplotlib import rc_context, rcdefaults, rcParams
 from matplotlib.axes import Axes
-from matplotlib.collections import PolyCollection, QuadMesh
+from matplotlib.collections import QuadMesh
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from deepnet.records.reading import Record
-from deepnet.text import DATA, seeds_of
+from deepnet.text import DATA, ranges, seeds_of
+from experimentTable import EXPERIMENTS, OWN, Experiment
 
 WIDTH = 7.0  # inches: a column of text
-TEXT, SMALL = 8.0, 7.0  # points; the footer alone is small
+TEXT, SMALL = 9.0, 8.0  # points
 INK, GREY, FAINT, GRID = "#222222", "#6b6b6b", "#cccccc", "#e6e6e6"
 DASHES = ("-", (0, (5, 1.5)), (0, (5, 1.5, 1, 1.5)), (0, (1, 1.2)))
-SECOND = (0, (2.5, 1.5))  # the second metric of a panel (train beside validation)
+SECOND = (0, (2.5, 1.5))  # the second metric of a panel (training beside validation)
+MARKERS = "os^DvPX*"  # which tell curves apart without colour
 
 # Okabe and Ito's colours without yellow, which is faint on white, and two of Tol's (both colour-blind-safe).
 BLUE, ORANGE, GREEN, VERMILLION, SKY, PURPLE, BLACK, WINE, OLIVE = PALETTE = (
@@ -48,6 +53,10 @@ COLOURS: dict[str, str] = {
     "adam": BLUE, "adamw": GREEN, "rmsprop": PURPLE, "sgd": VERMILLION, "dropout": WINE,
     "sweep_4": BLUE, "sweep_6": VERMILLION, "sweep_10": GREEN,
 }  # fmt: skip
+VARIANTS = ("_eps", "_he", "_2", "_fp32", "_bf16", "_fp64")  # have their model's colour
+
+Groups = Mapping[str, Sequence[Record]]  # name of a run -> its records, one per seed
+EMPTY: Mapping = MappingProxyType({})
 
 
 @contextmanager
@@ -66,6 +75,9 @@ def default_style() -> Iterator[None]:
 class Sheet(Figure):
     """A figure that shows itself in a notebook, once, whether or not matplotlib's inline backend is active."""
 
+    alt = ""  # what a reader who does not see the figure is told
+    provenance = ""  # which records it shows
+
     @default_style()
     def draw(self, renderer: Any) -> None:
         """As matplotlib's, in its default style; whatever saves or shows a figure calls this."""
@@ -76,31 +88,38 @@ class Sheet(Figure):
         """As matplotlib's, in its default style, so that the same figure gives the same bytes."""
         super().savefig(*arguments, **options)
 
+    @property
+    def metadata(self) -> dict[str, str]:
+        """Title, description and source, under the names that PNG and SVG have for them."""
+        said = {"Title": " ".join(self.get_suptitle().split()), "Description": self.alt, "Source": self.provenance}
+        return {key: text for key, text in said.items() if text}
+
     @cached_property
     def png(self) -> bytes:
         """Twice the figure's pixels, sharp on any screen, in 256 colours: a third of the bytes in a notebook.
 
         Pillow's maximum coverage, with the means of its clusters, keeps the colours of lines and of the grid beneath
-        bands nearly as they are (median cut does not).
+        them nearly as they are (median cut does not).
         """
-        drawn, small = BytesIO(), BytesIO()
+        drawn, small, info = BytesIO(), BytesIO(), PngInfo()
         self.savefig(drawn, format="png", dpi=2 * self.dpi)
         image = (
             Image.open(drawn)
             .convert("RGB")
             .quantize(256, Image.Quantize.MAXCOVERAGE, kmeans=1, dither=Image.Dither.NONE)
         )
-        image.save(small, "png", optimize=True)
+        for key, text in self.metadata.items():
+            info.add_itxt(key, text)
+        image.save(small, "png", optimize=True, pnginfo=info)
         return small.getvalue()
 
     def __repr__(self) -> str:
-        """Title and footer, which a saved notebook keeps beside the picture."""
-        said = (" ".join(text.split()) for text in (self.get_suptitle(), self.get_supxlabel()))
-        return f"<{' · '.join(filter(None, said))}>"
+        """Title and provenance, which a saved notebook keeps beside the picture."""
+        return f"<{' · '.join(filter(None, (' '.join(self.get_suptitle().split()), self.provenance)))}>"
 
-    def _repr_png_(self) -> tuple[bytes, dict[str, int]]:
+    def _repr_png_(self) -> tuple[bytes, dict[str, Any]]:
         width, height = (round(inches * self.dpi) for inches in self.get_size_inches())
-        return self.png, {"width": width, "height": height}
+        return self.png, {"width": width, "height": height, "alt": self.alt}
 
 
 def sheet(rows: int = 1, columns: int = 1, height: float = 2.9, **options: Any) -> tuple[Sheet, list[Axes]]:
@@ -115,7 +134,7 @@ def style(ax: Axes, title: str = "", x: str = "", y: str = "", grid: Literal["x"
     ax.set_title(title, fontsize=TEXT, loc="left", color=INK)
     ax.set_xlabel(x, fontsize=TEXT, color=INK)
     ax.set_ylabel(y, fontsize=TEXT, color=INK)
-    ax.tick_params(which="both", labelsize=TEXT, length=2.5, color=GREY, labelcolor=INK)
+    ax.tick_params(which="both", labelsize=SMALL, length=2.5, color=GREY, labelcolor=INK)
     ax.tick_params(which="minor", length=0)
     ax.spines[["top", "right"]].set_visible(False)
     ax.spines[["left", "bottom"]].set_color(GREY)
@@ -129,18 +148,31 @@ def whole_numbers(at_most: int) -> MaxNLocator:
     return MaxNLocator(at_most, integer=True, steps=[1, 2, 5, 10], min_n_ticks=1)
 
 
-def looks(names: Iterable[str]) -> dict[str, tuple[str, object]]:
-    """Colour and dash of each run, distinct within one figure.
+def logarithmic(ax: Axes) -> None:
+    """A logarithmic y axis with few ticks, as plain numbers where they are short. For a panel whose limits are set."""
+    ax.set_yscale("log")
+    low, high = ax.get_ylim()
+    decades = log10(high / low)
+    subs = (1, 2, 5) if decades < 2 else (1, 3) if decades < 3 else (1,)
+    ax.yaxis.set_major_locator(LogLocator(subs=subs, numticks=6 if decades > 6 else 9))
+    ax.yaxis.set_minor_formatter(NullFormatter())
+    if low > 5e-5 and high < 5e4:
+        ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
-    A run of the table has one colour everywhere, its `_eps`, `_he`, `_bf16`, `_fp64`, `_fp32` and `_2` variants have
-    their model's; the first four are dashed. Any other name draws its colour from its letters, and moves on to a free
-    one where it is taken.
+
+# ---------------------------------------------------------------- how runs look and what they are called
+
+
+def looks(names: Iterable[str]) -> dict[str, tuple[str, object]]:
+    """Colour and dash of each run, distinct among these.
+
+    A run of the table has one colour everywhere, and its `_eps`, `_he`, `_bf16`, `_fp64`, `_fp32` and `_2` variants
+    have their model's. Those with another eps or precision are dashed. Any other name draws its colour from its
+    letters, and moves on to a free one where it is taken.
     """
     chosen: dict[str, tuple[str, object]] = {}
     for name in sorted(names, key=lambda name: _table_colour(name) is None):  # fixed colours first
-        dashes = (
-            DASHES[1:] if name.endswith(("_eps", "_bf16", "_fp64")) else DASHES[2:] if name.endswith("_he") else DASHES
-        )
+        dashes = DASHES[1:] if name.endswith(("_eps", "_bf16", "_fp64")) else DASHES
         start = zlib.crc32(name.encode()) % len(PALETTE)
         fixed = _table_colour(name)
         colours = [fixed] if fixed else [*PALETTE[start:], *PALETTE[:start]]
@@ -150,58 +182,83 @@ def looks(names: Iterable[str]) -> dict[str, tuple[str, object]]:
 
 
 def _table_colour(name: str) -> str | None:
-    base = next(
-        (name.removesuffix(end) for end in ("_eps", "_he", "_2", "_fp32", "_bf16", "_fp64") if name.endswith(end)), name
-    )
+    base = next((name.removesuffix(end) for end in VARIANTS if name.endswith(end)), name)
     return COLOURS.get(name) or COLOURS.get(base)
 
 
-def legend(ax: Axes, handles: Sequence[Line2D], below: bool = False, **options: Any) -> None:
-    """A legend outside the panel, beside or below it, where it hides nothing."""
-    place = {"loc": "upper center", "bbox_to_anchor": (0.5, 0), "borderaxespad": 2} if below else {
-        "loc": "upper left", "bbox_to_anchor": (1.02, 1), "borderaxespad": 0}  # fmt: skip
-    drawn = ax.legend(
-        handles=handles, frameon=False, fontsize=TEXT, labelcolor=INK, **{**place, "handlelength": 1.8, **options}
-    )
+def _trainable(exp: Experiment) -> str:
+    return " + ".join(exp.trainable).replace("fc", "head") if exp.trainable else "all layers"
+
+
+FACTS = {  # field of an experiment -> how a legend says it
+    "model": lambda exp: exp.model,
+    "trainable": _trainable,
+    "optimizer": lambda exp: exp.optimizer,
+    "lr": lambda exp: f"lr {short(exp.lr)}",
+    "batch_size": lambda exp: f"batch {exp.batch_size}",
+    "initialisation": lambda exp: f"{exp.initialisation.replace('he', 'He')} init.",
+    "eps": lambda exp: f"eps {short(exp.eps or 1e-8)}",
+    "precision": lambda exp: exp.precision,
+    "dropout": lambda exp: f"dropout {exp.dropout:g}" if exp.dropout else "no dropout",
+}
+
+
+def short(number: float) -> str:
+    """0.0095642 -> "9.6e-3"."""
+    mantissa, exponent = f"{number:.1e}".split("e")
+    return f"{mantissa.removesuffix('.0')}e{int(exponent)}"
+
+
+def labels(names: Iterable[str]) -> dict[str, str]:
+    """What each run of the table is, in the settings in which these runs differ; any other run keeps its name.
+
+    >>> labels(["fine_tune_1", "fine_tune_2"])
+    {'fine_tune_1': 'head', 'fine_tune_2': 'layer4 + head'}
+    """
+    names = list(names)
+    table = [EXPERIMENTS[name] for name in names if name in EXPERIMENTS]
+    differing = [key for key in FACTS if len({getattr(exp, key) for exp in table}) > 1]
+    differing = differing or (["trainable", "lr"] if any(exp.trainable for exp in table) else ["model"])
+    return {
+        name: ", ".join(FACTS[key](EXPERIMENTS[name]) for key in differing) if name in EXPERIMENTS else name
+        for name in names
+    }
+
+
+def legend(place: Axes | Figure, handles: Iterable[Any], columns: int = 4, **options: Any) -> None:
+    """A legend below a panel or below the whole figure, where it hides nothing; of handles with one label the first."""
+    named = {str(handle.get_label()): handle for handle in reversed([*handles])}
+    shown = [handle for label, handle in reversed(named.items()) if not label.startswith("_")]
+    columns = ceil(len(shown) / ceil(len(shown) / columns))  # rows of equal length
+    where = {"loc": "upper center", "bbox_to_anchor": (0.5, 0), "borderaxespad": 4.0} if isinstance(place, Axes) else {
+        "loc": "outside lower center"}  # fmt: skip
+    options = {"handlelength": 2.2, "columnspacing": 1.4, "handletextpad": 0.5, **where, **options}
+    drawn = place.legend(handles=shown, frameon=False, fontsize=SMALL, labelcolor=INK, ncols=columns, **options)
     for text in drawn.get_texts():
         text.set_parse_math(False)  # a "$" in a name is a dollar
 
 
-# ---------------------------------------------------------------- bars, points, maps, tables
+# ---------------------------------------------------------------- points, maps, tables
 
 
-def bars(
-    ax: Axes,
-    names: Sequence[str],
-    values: Sequence[float],
-    ranges: Sequence[tuple[float, float]],
-    colours: Sequence[str],
-) -> None:
-    """One bar a name from zero, with its range (lowest, highest) as a thin line."""
-    at, heights = np.arange(len(names)), np.asarray(values)
-    ax.bar(at, heights, color=colours, width=0.7)
-    low, high = np.asarray(ranges).T
-    ax.errorbar(at, heights, yerr=[heights - low, high - heights], fmt="none", ecolor=GREY, elinewidth=1.4, capsize=2.5)
-    ax.set_xticks(at, names, rotation=30, ha="right", rotation_mode="anchor")
-
-
-def scatter(ax: Axes, xy: np.ndarray, labels: np.ndarray, names: Sequence[str], columns: int = 5) -> None:
-    """An embedding's points (N, 2), coloured by class, rasterised; above ten classes the second ten are triangles."""
+def scatter(ax: Axes, xy: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> None:
+    """An embedding's points (N, 2), coloured by class (at most ten), rasterised. Names of one letter stand at their
+    class's median, longer ones in a legend.
+    """
     size = float(np.clip(12_000 / len(xy), 2, 9))
-    for marker, first in (("o", 0), ("^", len(CLASS_COLOURS))):
-        shown = (labels >= first) & (labels < first + len(CLASS_COLOURS))
-        if shown.any():
-            colours = np.asarray(CLASS_COLOURS)[labels[shown].astype(int) - first]
-            x, y = xy[shown].astype(float).T
-            ax.scatter(x, y, s=size, c=colours, marker=marker, linewidths=0, rasterized=True)
-    looks_of = [(marker, colour) for marker in "o^" for colour in CLASS_COLOURS]
+    x, y = xy.astype(float).T
+    ax.scatter(x, y, s=size, c=np.asarray(CLASS_COLOURS)[labels], linewidths=0, rasterized=True)
     handles = [
-        Line2D([], [], ls="", marker=m, color=c, markersize=4, label=name)
-        for name, (m, c) in zip(names, looks_of, strict=False)
+        Line2D([], [], ls="", marker="o", color=colour, markersize=4, label=name)
+        for name, colour in zip(names, CLASS_COLOURS, strict=False)
     ]
-    legend(ax, handles, below=True, ncols=columns, handlelength=1, columnspacing=0.9, handletextpad=0.3)
-    style(ax, x="t-SNE dimension 1 (no unit)", y="t-SNE dimension 2 (no unit)", grid=None)
-    ax.set(xticks=[], yticks=[])
+    ax.set_axis_off()
+    if max(map(len, names)) == 1:
+        for number, name in enumerate(names):
+            box = {"facecolor": "white", "edgecolor": CLASS_COLOURS[number], "pad": 2}
+            ax.text(np.median(x[labels == number]), np.median(y[labels == number]), name, fontsize=TEXT, bbox=box)
+    else:
+        legend(ax, handles, columns=4, handlelength=1, borderaxespad=0.4)
 
 
 def heat_map(ax: Axes, x: np.ndarray, values: np.ndarray, low: float, high: float) -> QuadMesh:
@@ -235,25 +292,27 @@ def table(
         for column, (x, text) in enumerate(zip(right, row, strict=True)):
             weight = "bold" if i < 0 or (i, column) in strong else "normal"
             y, vertical = (-0.2, "bottom") if i < 0 else (i + 0.5, "center")
-            ax.text(x, y, text, ha="right", va=vertical, fontsize=TEXT, color=INK, fontweight=weight)
+            ax.text(x, y, text, ha="right", va=vertical, fontsize=SMALL, color=INK, fontweight=weight)
     for y, width in ((-above, 1.2), (0, 0.6), (len(rows), 1.2)):
         ax.plot([1, right[-1] + 1], [y, y], color=INK, linewidth=width, clip_on=False)
     return figure
 
 
-# ---------------------------------------------------------------- title and footer
+# ---------------------------------------------------------------- title and provenance
 
 
-def title(figure: Figure, text: str) -> None:
-    """The figure's number and caption above it, to the left."""
-    figure.suptitle(textwrap.fill(text, 92), x=0.012, ha="left", fontsize=TEXT + 1, color=INK, fontweight="bold")
+def title(figure: Sheet, text: str, records: Sequence[Record], note: str = "") -> None:
+    """The figure's number and caption above it, and beside them in grey the profile and the seeds; a note below."""
+    lines = [text, *textwrap.wrap(note[:1].upper() + note[1:], 80)]
+    figure.suptitle("\n".join(lines), x=0.012, ha="left", fontsize=TEXT + 1, color=INK, fontweight="bold")
+    if records:
+        seeds = {record.seed for record in records}
+        where = f"{records[0].profile}, seed{'s' * (len(seeds) > 1)} {ranges(seeds)}"
+        figure.text(0.988, 0.98, where, ha="right", va="top", fontsize=SMALL, color=GREY)
 
 
-def footer(figure: Figure, records: Iterable[Record], note: str = "") -> None:
-    """Below the figure in small grey type: profile, seeds, data, the records' commits ("+": changed since the
-    commit).
-    """
-    records = list(records)
+def provenance(records: Sequence[Record], note: str = "") -> str:
+    """Profile, seeds, data and the records' commits ("+": changed since the commit)."""
     parts = []
     if records:
         seeds: dict[str, set[int]] = {}
@@ -262,21 +321,12 @@ def footer(figure: Figure, records: Iterable[Record], note: str = "") -> None:
         sets = dict.fromkeys(name for record in records for name in _data(record))
         parts = [
             "profile " + ", ".join(dict.fromkeys(record.profile for record in records)),
-            seeds_of(seeds) + _of_seeds(figure, seeds),
-            "data " + ", ".join(DATA.get(name, name) for name in sets),
+            seeds_of(seeds),
+            "data " + ", ".join(DATA.get(name, name) for name in sets if name != OWN),
             "records at " + ", ".join(dict.fromkeys(_commit(record) for record in records)),
             *_mixed(records),
         ]
-    text = " · ".join([*(part for part in parts if part != "data "), *([note] if note else [])])
-    figure.supxlabel(textwrap.fill(text, 118), x=0.012, ha="left", fontsize=SMALL, color=GREY, parse_math=False)
-
-
-def _of_seeds(figure: Figure, seeds: Mapping[str, set[int]]) -> str:
-    """What a line of several seeds shows."""
-    if all(len(of_run) == 1 for of_run in seeds.values()):
-        return ""
-    banded = any(isinstance(drawn, PolyCollection) for ax in figure.axes for drawn in ax.collections)
-    return ", bands: their range" if banded else ", means"
+    return " · ".join(part for part in [*parts, note] if part not in ("", "data "))
 
 
 def _mixed(records: Iterable[Record]) -> list[str]:
@@ -294,5 +344,5 @@ def _data(record: Record) -> list[str]:
 
 
 def _commit(record: Record) -> str:
-    provenance = record.settings.get("provenance", {})
-    return (provenance.get("commit") or "no commit")[:9] + "+" * bool(provenance.get("dirty"))
+    commit = record.settings.get("provenance", {})
+    return (commit.get("commit") or "no commit")[:9] + "+" * bool(commit.get("dirty"))

@@ -6,8 +6,8 @@ import numpy as np
 from matplotlib.lines import Line2D
 
 from deepnet.claims.measures import accuracies, final_loss, last_loss, setting
-from deepnet.figures.lines import Groups, mean_result, positions
-from deepnet.figures.plots import BLUE, GREY, INK, VERMILLION, Sheet, legend, sheet, style, table
+from deepnet.figures.lines import mean_result, positions
+from deepnet.figures.plots import BLUE, GREY, INK, VERMILLION, Groups, Sheet, legend, sheet, style, table
 from experimentTable import EXPERIMENTS
 
 # the report's figure 5.6: run -> (validation accuracy, train loss); batch size and rate are in the table of experiments
@@ -23,7 +23,7 @@ def sweep_table(records: Groups) -> Sheet:
     """5.6: the report's twelve points, its numbers beside ours (mean over the seeds, of the restored and of the last
     epoch).
 
-    In bold the three best. The report's program meant to restore the best epoch and kept the last.
+    In bold the three best of each. The report's program meant to restore the best epoch and kept the last.
     """
 
     def ours(k: int, measure: Callable) -> float:
@@ -42,8 +42,9 @@ def sweep_table(records: Groups) -> Sheet:
     unit = next(
         "epochs" if positions(record)[1] == "epoch" else "steps" for runs in records.values() for record in runs
     )
-    pairs = (f"{what},\n{whose}" for what in ("val. acc.", "train loss") for whose in ("report", "ours", "at the end"))
-    header = ("\nrun", "batch\nsize", "learning\nrate", *pairs, f"{unit},\nours")
+    whose = ("report", "restored", "last")
+    pairs = (f"{what},\n{epoch}" for what in ("val. acc.", "train. loss") for epoch in whose)
+    header = ("\nrun", "batch\nsize", "learning\nrate", *pairs, f"\n{unit}")
     columns = {3: [accuracy for accuracy, _ in SWEEP.values()], 4: restored}
     return table(
         header, cells, bold=[(row, column) for column, values in columns.items() for row in three_best(values)]
@@ -51,9 +52,11 @@ def sweep_table(records: Groups) -> Sheet:
 
 
 def three_best(values: Sequence[float]) -> list[int]:
-    """Where the three best stand, with all that are as good as the third; none while a value is missing (NaN)."""
+    """Where the three best stand, without those that share a place with a fourth; none while a value is missing
+    (NaN).
+    """
     complete = not np.isnan(values).any()
-    return [i for i, value in enumerate(values) if complete and sum(other > value for other in values) < 3]
+    return [i for i, value in enumerate(values) if complete and sum(other >= value for other in values) <= 3]
 
 
 def searched_space(records: Groups) -> Sheet:
@@ -68,7 +71,7 @@ def searched_space(records: Groups) -> Sheet:
         "report's points, trained by us": (BLUE, BLUE, 2),
         "our search": (VERMILLION, VERMILLION, 2),
     }
-    figure, panels = sheet(1, 2, height=3.3)
+    figure, panels = sheet(1, 2, height=3.6)
     table_rows = [(EXPERIMENTS[f"sweep_{k}"], accuracy) for k, (accuracy, _) in SWEEP.items()]
     points = [("report", row.lr, row.batch_size, accuracy) for row, accuracy in table_rows]
     for name, runs in records.items():
@@ -84,20 +87,10 @@ def searched_space(records: Groups) -> Sheet:
         shown = [point for point in points if point[1] >= lowest]
         for group, lr, batch, accuracy in shown:
             edge, face, order = groups[group]
-            ax.plot(
-                [lr],
-                [accuracy],
-                markers.get(batch, "X"),
-                mec=edge,
-                mfc=face,
-                markersize=6,
-                label=f"_{group}",
-                zorder=order,
-            )
+            marker = markers.get(batch, "X")
+            ax.plot([lr], [accuracy], marker, mec=edge, mfc=face, markersize=6, label=f"_{group}", zorder=order)
         ax.set_xscale("log")
-        style(
-            ax, what, "learning rate", "validation accuracy (share of images)" if ax is panels[0] else "", grid="both"
-        )
+        style(ax, what, "learning rate", "validation accuracy" if ax is panels[0] else "", grid="both")
         rates = [lr for _, lr, *_ in shown]
         ax.set_xlim(min(rates) / 1.5, max(rates) * 1.5)
     panels[0].set_ylim(-0.02)
@@ -112,5 +105,5 @@ def searched_space(records: Groups) -> Sheet:
         for batch, m in markers.items()
         if batch in sizes
     ]
-    legend(panels[1], handles, handlelength=1)
+    legend(figure, handles, handlelength=1)
     return figure

@@ -91,6 +91,7 @@ def write_experiment(root, name, profile="cpu", seed=0, epochs=EPOCHS, noise=0.1
         "dataset": exp.dataset,
         "lr": exp.lr,
         "batch_size": exp.batch_size,
+        "patience": exp.patience,
     }
     if exp.kind == "training":
         ends = 8 if name in ("early_stopping", "sgd", "sweep_6") else epochs
@@ -99,9 +100,9 @@ def write_experiment(root, name, profile="cpu", seed=0, epochs=EPOCHS, noise=0.1
         epoch = int(np.argmax(accuracies)) if exp.patience else len(rows) - 1
         score, classes = accuracies[epoch], 100 if exp.dataset == "cifar100" else 10
         result = {
-            "split": split, "classes": classes, "epoch": epoch, "last_epoch": len(rows) - 1, "budget": epochs, "accuracy": score,
-            "macro_accuracy": score, "best_epoch": int(np.argmax(accuracies)), "best_accuracy": max(accuracies),
-            "stopped_early": len(rows) - 1 < epochs,
+            "split": split, "classes": classes, "epoch": epoch, "last_epoch": len(rows) - 1, "budget": epochs,
+            "accuracy": score, "macro_accuracy": score, "best_epoch": int(np.argmax(accuracies)),
+            "best_accuracy": max(accuracies), "stopped_early": len(rows) - 1 < epochs,
         }  # fmt: skip
         return predicted(write_record(root, name, rows, result, **place), score, classes)
     if exp.kind == "baseline":
@@ -133,7 +134,8 @@ def write_experiment(root, name, profile="cpu", seed=0, epochs=EPOCHS, noise=0.1
     ]  # fmt: skip
     rows = [
         {"pair": f"{plain} / {residual}", "plain": plain, "residual": residual, "block": block,
-         "plain_seconds": 0.002 * (i + 1) * (1 + 0.02 * rng.random()), "residual_seconds": 0.0023 * (i + 1) * (1 + 0.02 * rng.random())}
+         "plain_seconds": 0.002 * (i + 1) * (1 + 0.02 * rng.random()),
+         "residual_seconds": 0.0023 * (i + 1) * (1 + 0.02 * rng.random())}
         for i, (plain, residual) in enumerate(pairs) for block in range(10)
     ]  # fmt: skip
     return write_record(root, name, rows, identity={"blocks": 10, "steps": 20}, **place)
@@ -157,10 +159,6 @@ def named(ax):
 def texts(ax):
     """What is written in a panel."""
     return [text.get_text() for text in ax.texts]
-
-
-def footer_of(figure):
-    return figure.get_supxlabel().replace("\n", " ")
 
 
 def flat(root, name, **columns):

@@ -1,13 +1,10 @@
 """`curves`: any records beside one another, or one line that says why not."""
 
-from itertools import pairwise
-
 import numpy as np
 import pytest
 from helpers import refused
-from made_up_runs import footer_of, named, write_record
+from made_up_runs import named, write_record
 from matplotlib.colors import to_hex
-from matplotlib.text import Text
 
 from deepnet.figures.curves import MOST, by_run
 from deepnet.figures.plots import FAINT
@@ -31,9 +28,10 @@ def record(folder, name="net", seed=0, epochs=4, profile="own", scale=1.0, dirty
     return Record(made)
 
 
-def legend_of(ax):
-    """What the panel's legend says."""
-    return [text.get_text() for text in ax.get_legend().get_texts()]
+def legends_of(figure):
+    """What the legends below the panels say, one per block of panels."""
+    blocks = [legend for block in figure.subfigs for legend in block.legends]
+    return [[text.get_text() for text in legend.get_texts()] for legend in blocks]
 
 
 def test_curves_draw_a_readers_own_runs(runs_dir):
@@ -42,11 +40,11 @@ def test_curves_draw_a_readers_own_runs(runs_dir):
     left, right = figure.get_axes()
     assert list(named(left)["my_net"].get_ydata()) == [2.0, 1.0, pytest.approx(2 / 3), 0.5]
     assert named(right)["my_net"].get_color() != named(right)["other"].get_color()
-    assert "records at 012345678+, 012345678" in footer_of(figure)
+    assert "records at 012345678+, 012345678" in figure.provenance
     assert len(curves(own[0], "train_loss").get_axes()) == 1
     assert len(curves(iter(own), iter(["train_loss"])).get_axes()) == 1
     pair = curves(own[0], [("validation_accuracy", "train_loss")]).get_axes()[0]
-    assert pair.get_title(loc="left") == "Validation accuracy (dashed: train loss)"
+    assert pair.get_title(loc="left") == "Validation accuracy (dashed: training loss)"
 
 
 def test_missing_values_are_gaps(runs_dir):
@@ -127,11 +125,12 @@ def test_runs_of_one_name_are_told_apart_by_what_they_differ_in(tmp_path):
     assert set(named(curves(again, "train_loss").get_axes()[0])) == {"net", "net (2)", "net (3)"}
 
 
-def test_seeds_are_one_line_and_a_record_given_twice_counts_once(runs_dir):
+def test_each_seed_is_a_line_and_a_record_given_twice_counts_once(runs_dir):
     seeds = [record(runs_dir, seed=seed, scale=scale) for seed, scale in ((0, 1.0), (1, 3.0))]
     figure = curves([*seeds, seeds[1], Record(seeds[1].path)], "train_loss")
-    assert {name: line.get_ydata()[0] for name, line in named(figure.get_axes()[0]).items()} == {"net": 4.0}
-    assert "seeds 0-1, bands: their range" in footer_of(figure)
+    (ax,) = figure.get_axes()
+    assert [line.get_ydata()[0] for line in ax.get_lines()] == [2.0, 6.0] and set(named(ax)) == {"net"}
+    assert "seeds 0-1" in figure.provenance
 
 
 # ---------------------------------------------------------------- many runs, and names of all kinds
@@ -146,13 +145,10 @@ def test_of_many_runs_each_has_its_name_and_a_colour_of_its_own_in_its_panel(cou
     for ax in figure.get_axes():
         own, behind = named(ax), [line for line in ax.get_lines() if to_hex(line.get_color()) == FAINT]
         assert len({line.get_color() for line in own.values()}) == len(own) <= MOST and len(own) + len(behind) == count
-        names = ax.texts or figure.get_axes()[-1].get_legend().get_texts()
-        assert sorted(text.get_text() for text in names) == sorted(own)
-        boxes = sorted((Text.get_window_extent(text) for text in names), key=lambda box: box.y0)  # without its arrow
-        assert all(below.y1 <= above.y0 + 1 for below, above in pairwise(boxes)), "names overlap"
         assert ax.get_window_extent().width > 150 and ax.get_window_extent().height > 100, "a strip"
         seen += own
     assert sorted(seen) == sorted([run.name for run in runs] * 2)
+    assert sorted(name for legend in legends_of(figure) for name in legend) == sorted(run.name for run in runs)
 
 
 LONG = "with_a_name_that_goes_on_and_on_" * 6
@@ -162,17 +158,10 @@ ODD = ["_mine", "$5_a$", "100%", "a_$b", LONG + "a", LONG + "b", r"\\alpha", "Gr
 def test_names_are_shown_as_they_are(runs_dir):
     figure = curves([record(runs_dir, name) for name in ODD], ["train_loss", "validation_accuracy"])
     figure.draw_without_rendering()
-    left, right = figure.get_axes()
-    legend = right.get_legend()
-    assert sorted(name.replace("\n", "").strip() for name in legend_of(right)) == sorted(ODD)
+    (names,) = legends_of(figure)
+    assert sorted(name.replace("\n", "").strip() for name in names) == sorted(ODD)
+    (legend,) = figure.subfigs[0].legends
     assert not any(text.get_parse_math() for text in legend.get_texts())
-    assert legend.get_window_extent().x1 <= figure.bbox.x1 and legend.get_window_extent().y0 >= figure.bbox.y0
-    assert left.get_window_extent().width > 100 < right.get_window_extent().width
-
-
-def test_names_at_the_ends_of_lines_are_shown_as_they_are(runs_dir):
-    figure = curves([record(runs_dir, name) for name in ("_mine", "$5_a$", "a$b")], "train_loss")
-    figure.draw_without_rendering()
-    (ax,) = figure.get_axes()
-    assert ax.get_legend() is None and sorted(text.get_text().strip() for text in ax.texts) == ["$5_a$", "_mine", "a$b"]
-    assert not any(text.get_parse_math() for text in ax.texts)
+    box, panels = legend.get_window_extent(), [ax.get_window_extent() for ax in figure.get_axes()]
+    assert box.x0 >= 0 and box.x1 <= figure.bbox.x1 and box.y0 >= 0 and box.y1 <= min(panel.y0 for panel in panels)
+    assert all(panel.width > 100 and panel.height > 100 for panel in panels)

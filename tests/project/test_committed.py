@@ -10,7 +10,6 @@ import json
 import os
 import re
 from collections.abc import Callable
-from io import BytesIO
 from itertools import zip_longest
 from pathlib import Path
 
@@ -19,7 +18,7 @@ import numpy as np
 import pytest
 from helpers import ROOT
 from nbclient import NotebookClient
-from PIL import Image
+from pictures import alike, picture
 
 from benchmarks.benchmark import markdown
 from deepnet.claims.ledger import RULES, check, ledger, ledger_markdown, ledger_short
@@ -29,7 +28,7 @@ from deepnet.figures.words import prices, results, sources
 from experimentTable import EXPERIMENTS
 
 REMAKE = "REMAKE=1 python -m pytest tests/project/test_committed.py"
-NOTEBOOK, FIGURE = ROOT / "main.ipynb", ROOT / "report" / "figures" / "README.png"
+NOTEBOOK = ROOT / "main.ipynb"
 RESULTS, PROFILES, SPEED = (ROOT / "docs" / f"{page}.md" for page in ("results", "profiles", "speed"))
 FINDINGS = ROOT / "report" / "findings.md"
 PROFILE = "paper"  # the best that has evidence: whose outputs the notebook carries
@@ -52,8 +51,6 @@ BLOCKS: dict[str, tuple[Path, Callable[[], str]]] = {  # what stands between the
     ),
 }
 MOST_BYTES = 3_000_000
-# by how much the means of a tile may differ: another machine places a curve a hair's breadth aside
-TILE, GREY_LEVELS = 16, 6
 
 
 @pytest.mark.parametrize("block", BLOCKS)
@@ -101,11 +98,6 @@ def replay(tmp_path_factory: pytest.TempPathFactory) -> nbformat.NotebookNode:
     return replayed(PROFILE, tmp_path_factory.mktemp("replay"))
 
 
-def picture(png: bytes) -> np.ndarray:
-    """Grey levels (height, width)."""
-    return np.asarray(Image.open(BytesIO(png)).convert("L"), np.int16)
-
-
 def outputs(cell: nbformat.NotebookNode) -> tuple[str, list[np.ndarray]]:
     """What a cell has printed and shown as text, figures' titles and footers too, without bars, which have times; and
     its pictures.
@@ -119,18 +111,6 @@ def outputs(cell: nbformat.NotebookNode) -> tuple[str, list[np.ndarray]]:
         elif output.output_type != "display_data" or "text/markdown" in data:
             said.append(output.get("text") or data.get("text/markdown") or data.get("text/plain", ""))
     return "".join(said), pictures
-
-
-def tiles(image: np.ndarray) -> np.ndarray:
-    """The mean grey level of each tile."""
-    whole = np.pad(image, [(0, -side % TILE) for side in image.shape], mode="edge")
-    rows, columns = (side // TILE for side in whole.shape)
-    return whole.reshape(rows, TILE, columns, TILE).mean((1, 3))
-
-
-def alike(one: np.ndarray, other: np.ndarray) -> bool:
-    """Whether two drawings show one figure."""
-    return one.shape == other.shape and bool(np.abs(tiles(one) - tiles(other)).max() <= GREY_LEVELS)
 
 
 def evidence(notebook: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:
@@ -175,13 +155,6 @@ def test_the_other_profile_with_evidence_is_replayed_too(tmp_path):
     said = "".join(outputs(cell)[0] for cell in cells)
     assert ledger_markdown(ledger("cpu")) in said
     assert sum(len(outputs(cell)[1]) for cell in cells) > 20
-
-
-def test_the_readme_s_figure_is_that_of_the_records(replay):
-    drawn = (ROOT / "report" / "figures" / PROFILE / "3.3b.png").read_bytes()  # by the notebook
-    if os.environ.get("REMAKE"):
-        FIGURE.write_bytes(drawn)
-    assert alike(picture(drawn), picture(FIGURE.read_bytes())), f"another figure: run `{REMAKE}` and look at it"
 
 
 def test_the_committed_notebook_has_no_error_and_is_small():

@@ -148,7 +148,7 @@ def test_sync_writes_every_record_and_every_figure_and_says_where(runs_dir, made
     monkeypatch.setenv("EVIDENCE", "0")
     monkeypatch.setenv("WANDB_MODE", "offline")
     status, out, err = call("sync", "--weights")
-    numbers = ["2.1", "2.3", "2.4", "3.1", "3.3", "3.3b", "5.1"]
+    numbers = ["1.1", "2.1", "2.3", "2.4", "3.1", "3.3", "3.3b", "5.1"]
     assert (status, err) == (0, "")
     runs = {name_of(lines): lines for lines in offline_runs(runs_dir)}
     there = runs_dir / "wandb"

@@ -1,0 +1,76 @@
+"""The committed gallery of figures and table of runs: `python -m deepnet.figures.gallery` writes them to report/."""
+
+from collections.abc import Mapping
+
+from deepnet.figures.plots import Sheet
+from deepnet.figures.registry import FIGURES, FOLDER, draw, found, save
+from deepnet.records.reading import ROOT
+from deepnet.records.table import records_csv
+from experimentTable import EXPERIMENTS
+
+PROFILES = ("paper", "cpu")  # those with evidence, the preferred one first
+LEAD = "1.1"  # the figure that the README shows
+CHAPTERS = {
+    "1": "The question",
+    "2": "Dataset analysis",
+    "3": "Multilayer perceptrons",
+    "4": "Convolutional networks",
+    "5": "Fine-tuning a pre-trained model",
+}
+HEAD = """# Figures
+
+Every figure of the report by its number, and our own beside them: 1.1, 3.7, 4.5, 4.6, 5.9 and those with a letter.
+`python -m deepnet.figures.gallery` draws them from [the records](records). The profile `paper` is the report's own
+setting; where `cpu`, with smaller images in chapters 4 and 5, has records that `paper` lacks, it is shown as well or
+instead.
+[The findings](findings.md) discuss what the figures show; all runs stand in one table, [records.csv](records.csv).
+"""
+
+
+def shown_in(number: str) -> list[str]:
+    """The profiles that the gallery shows a figure from: the first one, and another that has runs which it lacks.
+
+    The first is left out where it has at most half of the figure's runs.
+    """
+    entry = FIGURES[number]
+    wanted = {name for name in (*entry.runs, *entry.also) if name in EXPERIMENTS}
+    first, second = ({name for name in wanted if found(name, profile)} for profile in PROFILES)
+    if not second - first:
+        return [PROFILES[0]]
+    return [*PROFILES] if len(first) > len(wanted) / 2 else [PROFILES[1]]
+
+
+def drawn() -> dict[tuple[str, str], Sheet]:
+    """(number, profile) -> figure, of all that the gallery shows, in its order."""
+    return {(number, profile): draw(number, profile) for number in FIGURES for profile in shown_in(number)}
+
+
+def page(figures: Mapping[tuple[str, str], Sheet]) -> str:
+    """The gallery as Markdown: each figure with its alternative text, where it comes from, and how it is read."""
+    parts, before = [HEAD], ""
+    for (number, profile), figure in figures.items():
+        chapter, place = number.split(".")[0], f"figures/{profile}/{number}"
+        if chapter != before.split(".")[0]:
+            parts.append(f"## {chapter} {CHAPTERS[chapter]}\n")
+        if number != before:
+            parts += [
+                f"### {number} {FIGURES[number].caption}\n",
+                *([f"{reading}\n"] if (reading := FIGURES[number].reading) else []),
+            ]
+        parts += [f"![{figure.alt}]({place}.png)\n", f"<sub>{figure.provenance} · [SVG]({place}.svg)</sub>\n"]
+        before = number
+    return "\n".join(parts)
+
+
+def write() -> None:
+    """Write the page, its pictures, the README's and the table of runs into report/."""
+    figures = drawn()
+    for (number, profile), figure in figures.items():
+        save(number, profile, figure)
+    (FOLDER / "README.png").write_bytes(figures[LEAD, PROFILES[0]].png)
+    (ROOT / "report" / "README.md").write_text(page(figures))
+    (ROOT / "report" / "records.csv").write_text(records_csv())
+
+
+if __name__ == "__main__":
+    write()

@@ -1,0 +1,116 @@
+"""Chapter 2's figures: the images, how many there are of each class, and where t-SNE puts them."""
+
+import textwrap
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from deepnet.figures.plots import (
+    BLUE,
+    FAINT,
+    INK,
+    SMALL,
+    TEXT,
+    VERMILLION,
+    Groups,
+    Sheet,
+    scatter,
+    sheet,
+    style,
+)  # fmt: skip
+from deepnet.text import DATA
+from experimentTable import UsageError
+
+if TYPE_CHECKING:
+    from deepnet.data.sets import ImageSet
+
+SHOWN = {"mnist": (0, 6), "cifar10": (355, 339), "cifar100": (338, 4)}  # which training images figures 2.3, 2.4 show
+
+
+def sample_images(dataset: str) -> "ImageSet":
+    """The embedded sample's training images: the same in every profile, there without any data."""
+    from deepnet.data.sets import load_images
+
+    return load_images(dataset, "train", "sample")
+
+
+def _names(names: Iterable[str]) -> list[str]:
+    return [name.replace("_", " ") for name in names]
+
+
+def distribution(records: Groups) -> Sheet:
+    """2.1: images per class in the three training sets, CIFAR-100's by superclass."""
+    from deepnet.data.sets import CLASS_NAMES, COARSE_NAMES, COARSE_OF
+
+    counts = {name: np.asarray(of_set) for name, of_set in records["distribution"][0].result["counts"].items()}
+    fine = counts["cifar100"]
+    counts["cifar100"] = np.bincount(COARSE_OF[: len(fine)], fine, minlength=len(COARSE_NAMES)).astype(int)
+    names = {"mnist": CLASS_NAMES["mnist"], "cifar10": CLASS_NAMES["cifar10"], "cifar100": COARSE_NAMES}
+    figure, axes = sheet(1, 3, height=4.0)
+    for ax, dataset in zip(axes, DATA, strict=True):
+        images = counts[dataset]
+        low, high = images.min(), images.max()
+        spread = f"{low:,} each" if low == high else f"{low:,} to {high:,} each"
+        ax.barh(np.arange(len(images)), images, color=BLUE, height=0.75)
+        ax.set_yticks(np.arange(len(images)), _names(names[dataset][: len(images)]))
+        style(ax, f"{DATA[dataset]}\n{spread}", "training images", grid="x")
+        ax.invert_yaxis()
+    axes[0].set_ylabel("digit", fontsize=TEXT)
+    axes[2].set_xlabel("training images\nper superclass", fontsize=TEXT)
+    return figure
+
+
+def rgb(records: Groups, *, dataset: str) -> Sheet:
+    """2.3, 2.4: two training images and their channels as grey maps; beside CIFAR-10's, two of MNIST's digits."""
+    beside = ["mnist"] if dataset == "cifar10" else []
+    figure, axes = sheet(2, 4 + len(beside), height=3.3)
+    for row, panels in enumerate(np.array(axes).reshape(2, -1)):
+        for ax, name in zip(panels, [*beside, dataset], strict=False):
+            images = sample_images(name)
+            image = images.images[SHOWN[name][row]].permute(1, 2, 0).numpy()
+            label = images.classes[int(images.labels[SHOWN[name][row]])].replace("_", " ")
+            ax.imshow(image, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+            style(ax, f"{DATA[name]}: {label}", grid=None)
+        for ax, colour, channel in zip(panels[-3:], ("red", "green", "blue"), np.moveaxis(image, 2, 0), strict=True):
+            ax.imshow(channel, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+            style(ax, f"{colour} (mean {channel.mean():.0f})", grid=None)
+    for ax in axes:
+        ax.set_axis_off()
+    return figure
+
+
+def _embedding(records: Groups, dataset: str) -> tuple[dict[str, np.ndarray], str]:
+    """Seed 0's points, and what is said of them; the skill, over all classes, is the seeds' mean."""
+    runs = records[f"tsne_{dataset}"]
+    points = next((record.points() for record in runs if record.seed == 0), None)
+    if points is None:
+        raise UsageError(f"only seed 0 of an embedding keeps its points; train tsne_{dataset} with --seeds 0")
+    skill = np.mean([record.result["knn_skill"] for record in runs])
+    return points, f"5-NN skill {skill:.2f} over {runs[0].result['classes']} classes"
+
+
+def tsne(records: Groups) -> Sheet:
+    """2.2: MNIST and CIFAR-10, coloured by class."""
+    figure, axes = sheet(1, len(records), height=4.2)
+    for ax, name in zip(axes, records, strict=True):
+        dataset = name.removeprefix("tsne_")
+        points, skill = _embedding(records, dataset)
+        scatter(ax, points["xy"], points["label"], _names(sample_images(dataset).classes))
+        ax.set_title(f"{DATA[dataset]}: {skill}", fontsize=TEXT, loc="left")
+    return figure
+
+
+def superclasses(records: Groups) -> Sheet:
+    """2.5: CIFAR-100's 20 superclasses, each on top of all others in grey."""
+    points, skill = _embedding(records, "cifar100")
+    x, y = points["xy"].astype(float).T
+    figure, axes = sheet(4, 5, height=6.0)
+    for coarse, (ax, name) in enumerate(zip(axes, _names(sample_images("cifar100").coarse_classes), strict=True)):
+        own = points["coarse"] == coarse
+        ax.scatter(x[::4], y[::4], s=1, color=FAINT, linewidths=0, rasterized=True)
+        ax.scatter(x[own], y[own], s=2.5, color=VERMILLION, linewidths=0, rasterized=True)
+        ax.set_title(textwrap.fill(name, 20), fontsize=SMALL, color=INK, y=0.95)
+        ax.set_axis_off()
+    figure.supxlabel(f"in colour the superclass, in grey a quarter of all images; {skill} (0: chance)", fontsize=SMALL)
+    return figure
