@@ -99,8 +99,10 @@ def lines(
             restores = record.settings["experiment"].get("patience") is not None
             if restores and best and metrics[0] == f"{record.result.get('split')}_accuracy":
                 y = record.column(metrics[0], trained_only=True)[best - 1]
-                ring = {"color": colour, "markerfacecolor": "none", "markersize": 9, "markeredgewidth": 1.5}
-                ax.plot([x[best - 1]], [y], "o", label="restored epoch", zorder=5, **ring)
+                ax.plot(
+                    [x[best - 1]], [y], "o", color=colour, mfc="none", markersize=9, mew=1.5, zorder=5,
+                    label="restored epoch",
+                )  # fmt: skip
     record = next(record for group in groups.values() for record in group)
     style(ax, _title(metrics), positions(record)[1], _unit(metrics[0]))
     ax.xaxis.set_major_locator(whole_numbers(5))

@@ -256,7 +256,7 @@ def scatter(ax: Axes, xy: np.ndarray, labels: np.ndarray, names: Sequence[str]) 
     if max(map(len, names)) == 1:
         for number, name in enumerate(names):
             box = {"facecolor": "white", "edgecolor": CLASS_COLOURS[number], "pad": 2}
-            ax.text(*np.median(xy[labels == number].astype(float), axis=0), name, fontsize=TEXT, bbox=box)
+            ax.text(np.median(x[labels == number]), np.median(y[labels == number]), name, fontsize=TEXT, bbox=box)
     else:
         legend(ax, handles, columns=4, handlelength=1, borderaxespad=0.4)
 
