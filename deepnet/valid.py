@@ -29,7 +29,7 @@ CHILDREN = {  # those with weights, the head last, of the table's models; "MLP" 
 }
 
 
-# ---------------------------------------------------------------- one value: (field, value) -> it as plain Python, or UsageError
+# ---------------------------------------------------------------- one value: (field, value) -> plain Python
 
 
 class UsageError(ValueError):
@@ -155,7 +155,7 @@ def optional(check: Callable[[str, Any], Any]) -> Callable[[str, Any], Any]:
     return lambda field, value: None if value is None else check(field, value)
 
 
-# ---------------------------------------------------------------- the fields of a row, beside each other and the table's rows
+# ---------------------------------------------------------------- the fields of a row, together and beside the table's
 
 
 def row_named(name: Any, table: Mapping[str, Any]) -> Any:
@@ -232,7 +232,6 @@ def settled(exp: Any, table: Mapping[str, Any], builders: Iterable[str]) -> dict
         chosen = {choose(f"child of {model}", name, children) for name in trainable}
         trainable = tuple(name for name in children if name in chosen) if chosen < {*children} else None
         if exp.dropout and children[-1] not in chosen:
-            raise UsageError(
-                f"dropout={exp.dropout!r} has no effect while {children[-1]!r} is frozen; leave it out, or train that too"
-            )
+            remedy = "leave it out, or train that too"
+            raise UsageError(f"dropout={exp.dropout!r} has no effect while {children[-1]!r} is frozen; {remedy}")
     return decided | {"model": model, "trainable": trainable}

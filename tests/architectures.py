@@ -282,13 +282,17 @@ def table(outcomes: dict[str, dict]) -> str:
         f"# {len(done)} architectures beside a plain loop",
         "",
         f"Written by `{Path(__file__).name}` on {date.today()} with torch {torch.__version__}, torchvision "
-        f"{torchvision.__version__} and timm {timm.__version__}, in float64 on a CPU, with random weights, {EPOCHS} epochs "
+        f"{torchvision.__version__} and timm {timm.__version__}, in float64 on a CPU, with random weights, {EPOCHS} "
+        "epochs "
         f"on {IMAGES} images.",
         "",
         f"{'; '.join(counts)}. A number is how far the weights are from the plain loop's at most, relative to a "
-        "tensor's largest number where that is above 1 (0: equal to the bit). Wherever the head alone learned, everything "
-        "frozen stayed as it was to the bit; whatever was refused was refused before anything was written. Every output of "
-        f"each model has {CLASSES} scores after `replace_head`, in evaluation and in training; a model that it refuses was "
+        "tensor's largest number where that is above 1 (0: equal to the bit). Wherever the head alone learned, "
+        "everything "
+        "frozen stayed as it was to the bit; whatever was refused was refused before anything was written. Every "
+        "output of "
+        f"each model has {CLASSES} scores after `replace_head`, in evaluation and in training; a model that it "
+        "refuses was "
         "built with so many, and its last child with parameters learned.",
         "",
         f"| family | library | builder | parameters | layers replaced | {' | '.join(WAYS.values())} |",

@@ -67,8 +67,10 @@ def bf16_sentence() -> str:
     shown = [model for model, verdict in equal.items() if verdict == "holds"]
     assert len(shown) == 1 and set(equal.values()) == {"holds", "undecided"}
     return (
-        f"In {len(points)} pairs of trainings from the same weights (question q7), test accuracy in bf16 differed from fp32's by "
-        f"{min(points):+.1f} to {max(points):+.1f} points, by {np.mean(points):.2f} on average. That the difference is within a point "
+        f"In {len(points)} pairs of trainings from the same weights (question q7), test accuracy in bf16 differed "
+        "from fp32's by "
+        f"{min(points):+.1f} to {max(points):+.1f} points, by {np.mean(points):.2f} on average. That the difference "
+        "is within a point "
         f"is shown for {shown[0]} alone; for the others it is neither shown nor excluded."
     )
 
@@ -111,7 +113,10 @@ def machines_sentences() -> Iterator[str]:
     yield f"MLP_res_96 alone takes {duration(estimated_seconds(experiment('MLP_res_96', 'cpu')))}"
     made = [record for profile in ("paper", "cpu") for runs in found("*", profile).values() for record in runs]
     there = [record.profile for record in made if record.settings["provenance"]["commit"].startswith(SESSION)]
-    yield f"{there.count('paper')} records of `paper` and {there.count('cpu')} of `cpu` come from one session of 18 minutes"
+    yield (
+        f"{there.count('paper')} records of `paper` and {there.count('cpu')} of `cpu` come from one session of 18 "
+        "minutes"
+    )
 
 
 def accuracies(name: str, *profiles: str) -> list[float]:
@@ -125,8 +130,10 @@ def count_of_verdicts() -> str:
     questions = sum(verdict.id.startswith("q") for verdict in verdicts)
     of = Counter(verdict.verdict for verdict in verdicts)
     return (
-        f"The report's {len(verdicts) - questions} claims and {questions} questions of our own are judged by rules that were "
-        f"committed before the first record that they read: {of['holds']} hold, {of['fails']} fail, {of['undecided']} are undecided, "
+        f"The report's {len(verdicts) - questions} claims and {questions} questions of our own are judged by rules "
+        "that were "
+        f"committed before the first record that they read: {of['holds']} hold, {of['fails']} fail, "
+        f"{of['undecided']} are undecided, "
         f"and {of['no evidence']} have no evidence in this profile."
     )
 
@@ -145,14 +152,18 @@ def depth_sentences() -> Iterator[str]:
     }
     paper, cpu = (f"{IN_WORDS[sum(which)]} of {IN_WORDS[len(which)]}" for which in above.values())
     yield (
-        f"MLP_4 is best (mean {four:.3f}), but MLP_23 ends above MLP_13 in {paper} seeds (means {deep:.3f} and {thirteen:.3f}), "
+        f"MLP_4 is best (mean {four:.3f}), but MLP_23 ends above MLP_13 in {paper} seeds (means {deep:.3f} and "
+        f"{thirteen:.3f}), "
         f"and in {cpu} in the smaller profile `cpu`."
     )
     residual = {depth: accuracies(f"MLP_res_{depth}", "paper") for depth in (5, 15, 35, 55, 96)}
     assert [len(seeds) for seeds in residual.values()] == [5, 5, 5, 1, 1]  # "five seeds up to 35 layers, one beyond"
     low, high = (f(accuracy for seeds in residual.values() for accuracy in seeds) for f in (min, max))
     yield f"Residual MLPs with 5 to 96 layers end between {low:.3f} and {high:.3f}"
-    yield f"their steps take {span((part.effect for part in check('3f', 'paper').parts), '.2f')} times as long as the plain ones"
+    yield (
+        f"their steps take {span((part.effect for part in check('3f', 'paper').parts), '.2f')} times as long as "
+        "the plain ones"
+    )
     for profile, sentence in (("paper", "alike at 128 pixels"), ("cpu", "but not at 32")):
         convolutional = [accuracies(f"CNN_res_{depth}", profile) for depth in (16, 35, 56)]
         yield f"{sentence} ({joined(f'{accuracy:.3f}' for (accuracy,) in convolutional)}, one seed)"
@@ -179,7 +190,8 @@ def speed_sentences() -> Iterator[str]:
     most = {name: f"{1 / row['time_shares']['products']:.1f}" for name, row in intel.items()}
     frozen, mlps, cnns = list(intel)[-3:], list(intel)[:3], list(intel)[3:7]
     yield (
-        f"If everything but the products were free, MLP_4 could be another {most['MLP_4']} times as fast, MLP_33 {most['MLP_33']}, CNN_10 "
+        f"If everything but the products were free, MLP_4 could be another {most['MLP_4']} times as fast, MLP_33 "
+        f"{most['MLP_33']}, CNN_10 "
         f"{most['CNN_10']}, the three rows behind a frozen prefix {joined(most[name] for name in frozen)}."
     )
     ratio = {name: f"{row['ratio']:.2g}" if row["ratio"] > 10 else f"{row['ratio']:.1f}" for name, row in zen.items()}
@@ -190,7 +202,10 @@ def speed_sentences() -> Iterator[str]:
     )
     ratio = {name: f"{row['ratio']:.2g}" if row["ratio"] > 10 else f"{row['ratio']:.1f}" for name, row in small.items()}
     bf16 = [small[name]["ratio"] for name in cnns if small[name]["precision"] == "bf16"]
-    yield f"had {span(bf16)} in the CNNs that train in bf16, and {joined(ratio[name] for name in frozen)} behind the frozen prefixes"
+    yield (
+        f"had {span(bf16)} in the CNNs that train in bf16, and {joined(ratio[name] for name in frozen)} behind "
+        "the frozen prefixes"
+    )
 
 
 def no_evidence_sentence() -> str:
@@ -198,7 +213,10 @@ def no_evidence_sentence() -> str:
     lacking = [verdict.id for verdict in ledger("paper") if verdict.verdict == "no evidence"]
     assert all(check(claim, "cpu").verdict != "no evidence" for claim in lacking)
     first, *ablations, last = lacking
-    return f"the CNNs' step times ({first}) and ablations ({', '.join(ablations)}) and bf16 ({last}) have no record; they are judged in `cpu`"
+    return (
+        f"the CNNs' step times ({first}) and ablations ({', '.join(ablations)}) and bf16 ({last}) have no "
+        "record; they are judged in `cpu`"
+    )
 
 
 def wider_sentence() -> str:
