@@ -1,6 +1,8 @@
-"""How things are written in figures, sentences and tables alike: data sets, numbers of things, seeds, Markdown."""
+"""How things are written in figures, sentences and tables alike: data sets, numbers of things, seeds, tables."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
 
 DATA = {"mnist": "MNIST", "cifar10": "CIFAR-10", "cifar100": "CIFAR-100"}
 
@@ -44,7 +46,33 @@ def seeds_of(runs: Mapping[str, Collection[int]]) -> str:
     return f"seed{'s' * several} {', '.join(which)}"
 
 
-def markdown(head: Sequence[str], rows: Iterable[Sequence[str]], right: Collection[str] = ()) -> str:
-    """A Markdown table; the columns headed by what is in `right` are aligned to the right."""
-    lines = (head, ["---:" if name in right else "---" for name in head], *rows)
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+@dataclass(frozen=True)
+class Table:
+    """A small table: HTML in a notebook, Markdown as text.
+
+    Columns headed by what is in `right` are aligned to the right.
+    """
+
+    head: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    caption: str = ""
+    right: Collection[str] = ()
+
+    def __str__(self) -> str:
+        lines = (self.head, ["---:" if name in self.right else "---" for name in self.head], *self.rows)
+        table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+        return f"{self.caption}\n\n{table}" if self.caption else table
+
+    _repr_markdown_ = __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        sides = ["right" if name in self.right else "left" for name in self.head]
+
+        def line(tag: str, cells: Sequence[str]) -> str:
+            styled = (
+                f'<{tag} style="text-align:{side}">{escape(c)}</{tag}>' for side, c in zip(sides, cells, strict=True)
+            )
+            return f"<tr>{''.join(styled)}</tr>"
+
+        caption = f'<caption style="caption-side:top;text-align:left">{escape(self.caption)}</caption>'
+        return f"<table>{caption}{line('th', self.head)}{''.join(line('td', row) for row in self.rows)}</table>"

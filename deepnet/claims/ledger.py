@@ -8,18 +8,19 @@ numbers become a verdict in deepnet/claims/intervals.py. Where the rules leave a
 
 import textwrap
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from html import escape
 
 from deepnet.claims import rules_depth, rules_tuning
 from deepnet.claims.evidence import Evidence, Rule, Source
 from deepnet.claims.intervals import Part, combine, few_seeds
 from deepnet.records.reading import find_openings, find_records
-from deepnet.text import counted, listed, markdown, ranges
+from deepnet.text import Table, counted, listed, ranges
 from experimentTable import PROFILES, choose, current_profile
 
-__all__ = ["RULES", "Rule", "Verdict", "check", "ledger", "ledger_markdown", "ledger_short"]
+__all__ = ["RULES", "Ledger", "Rule", "Verdict", "check", "ledger"]
 
 # by chapter, then the questions
 RULES: dict[str, Rule] = dict(sorted((rules_depth.RULES | rules_tuning.RULES).items()))
@@ -57,11 +58,15 @@ class Verdict:
         head = [f"{self.id} {self.text}, profile {self.profile}", f"says: {self.sentence}", f"rule: {self.rule}"]
         return "\n".join([*map(wrap, head), *(f"  {part}" for part in self.parts)])
 
-    def _repr_markdown_(self) -> str:
-        """The same for a notebook."""
-        head = f"**{self.id} {self.text}**, profile `{self.profile}`: {self.sentence}\n\n*Rule:* {self.rule}"
-        rows = [(p.text, *_found(p)) for p in self.parts]
-        return f"{head}\n\n{markdown(('part', *FOUND), rows)}" if rows else head
+    def table(self) -> Table:
+        """The parts, what is only printed beside included."""
+        return Table(("part", *FOUND), [(part.text, *_found(part)) for part in self.parts])
+
+    def _repr_html_(self) -> str:
+        """For a notebook: one line, which unfolds into the rule and the parts."""
+        line = f"<b>{self.id}</b> {escape(self.sentence)}: <b>{escape(self.text)}</b> <code>{self.profile}</code>"
+        parts = self.table()._repr_html_() if self.parts else ""
+        return f"<details><summary>{line}</summary><p><i>Rule:</i> {escape(self.rule)}</p>{parts}</details>"
 
 
 FOUND = ("ours", "interval", "seeds", "verdict")
@@ -70,6 +75,49 @@ FOUND = ("ours", "interval", "seeds", "verdict")
 def _found(part: Part) -> tuple[str, ...]:
     """A part's cells under `FOUND`, with a dash where there is nothing."""
     return tuple(cell or "–" for cell in (part.ours, part.span, ranges(part.seeds), part.verdict))
+
+
+class Ledger(list[Verdict]):
+    """Verdicts, one line each. In a notebook each line unfolds into its rule and its parts."""
+
+    @property
+    def summary(self) -> str:
+        """How many claims there are, since nothing is corrected for their number, and how many have which verdict.
+
+        Empty for some of them.
+        """
+        if len(self) < len(RULES):
+            return ""
+        questions = sum(v.id.startswith("q") for v in self)
+        counts = Counter(v.verdict for v in self)
+        each = ", ".join(f"{verdict} {counts[verdict]}" for verdict in VERDICTS if counts[verdict])
+        where = ", ".join(dict.fromkeys(v.profile for v in self))
+        claims = f"{counted(len(self) - questions, 'claim')} and {counted(questions, 'question')}"
+        return f"Profile {where}: {claims}, with no correction for their number ({each})."
+
+    def short(self) -> Table:
+        """One line per claim: what it says, its verdict, and the number that decides it."""
+        rows = [(v.id, v.sentence, v.text, v.deciding.number if v.deciding else "–") for v in self]
+        return Table(("id", "sentence", "verdict", "the number that decides"), rows, self.summary)
+
+    def parts(self) -> Table:
+        """One line per claim, then one for each of its parts that was judged.
+
+        What is only printed beside stands in the verdict itself (`check`).
+        """
+        rows: list[tuple[str, ...]] = []
+        for v in self:
+            rows.append((v.id, f"**{v.sentence}**", v.report, "", "", "", f"**{v.text}**"))
+            rows += [("", p.text, "", *_found(p)) for p in v.parts if p.seeds and p.verdict != "not judged"]
+        return Table(("id", "sentence", "the report", *FOUND), rows, self.summary)
+
+    def __str__(self) -> str:
+        return str(self.short())
+
+    _repr_markdown_ = __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        return f"<p>{self.summary}</p>" + "".join(verdict._repr_html_() for verdict in self)
 
 
 def check(
@@ -105,36 +153,6 @@ def ledger(
     profile: str | None = None,
     records: Source | None = None,
     openings: Sequence[dict] | None = None,
-) -> list[Verdict]:
+) -> Ledger:
     """The verdicts on all claims, then on our questions; the arguments are those of `check`."""
-    return [check(claim, profile, records, openings) for claim in RULES]
-
-
-def _summary(verdicts: Sequence[Verdict]) -> str:
-    """How many claims there are, since nothing is corrected for their number, and how many have which verdict."""
-    questions = sum(v.id.startswith("q") for v in verdicts)
-    counts = Counter(v.verdict for v in verdicts)
-    each = ", ".join(f"{verdict} {counts[verdict]}" for verdict in VERDICTS if counts[verdict])
-    where = ", ".join(dict.fromkeys(v.profile for v in verdicts))
-    claims = f"{counted(len(verdicts) - questions, 'claim')} and {counted(questions, 'question')}"
-    return f"Profile {where}: {claims}, with no correction for their number ({each})."
-
-
-def ledger_markdown(verdicts: Iterable[Verdict]) -> str:
-    """The verdicts as one table: a line for the claim, then one for each of its parts that was judged.
-
-    What is only printed beside stands in the verdict itself (`check`).
-    """
-    verdicts = list(verdicts)
-    rows: list[tuple[str, ...]] = []
-    for v in verdicts:
-        rows.append((v.id, f"**{v.sentence}**", v.report, "", "", "", f"**{v.text}**"))
-        rows += [("", p.text, "", *_found(p)) for p in v.parts if p.seeds and p.verdict != "not judged"]
-    return f"{_summary(verdicts)}\n\n{markdown(('id', 'sentence', 'the report', *FOUND), rows)}\n"
-
-
-def ledger_short(verdicts: Iterable[Verdict]) -> str:
-    """The verdicts as a table with a line a claim: what it says, its verdict, and the number that decided it."""
-    verdicts = list(verdicts)
-    rows = [(v.id, v.sentence, v.text, v.deciding.number if v.deciding else "–") for v in verdicts]
-    return f"{_summary(verdicts)}\n\n{markdown(('id', 'sentence', 'verdict', 'the number that decides'), rows)}\n"
+    return Ledger(check(claim, profile, records, openings) for claim in RULES)

@@ -1,221 +1,206 @@
-"""What was seen, in a sentence, with every number taken from the records."""
+"""What was seen, as small tables with every number taken from the records."""
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
-from typing import TYPE_CHECKING
+from dataclasses import asdict, replace
+from itertools import chain
+from typing import Any
 
 import numpy as np
 
-from deepnet.claims.ledger import ledger, ledger_markdown
-from deepnet.claims.measures import ends_early, final_loss, step_ratios
-from deepnet.figures.registry import found
+from deepnet.claims.ledger import RULES, Ledger, check
+from deepnet.claims.measures import final_loss, knn_skill, step_ratios
+from deepnet.figures.registry import FIGURES, found
 from deepnet.figures.sweep import SWEEP
-from deepnet.records.reading import Record, find_openings, find_records
-from deepnet.search.sweep import REPORT_SWEEP
-from deepnet.search.trials import describe_best, describe_point
-from deepnet.text import DATA, counted, duration, markdown, ranges, seeds_of
+from deepnet.records.reading import Record, find_openings
+from deepnet.search.sweep import REPORT_SWEEP, read_sweep
+from deepnet.search.trials import score
+from deepnet.text import DATA, Table, duration, ranges
 from experimentTable import (
     EXPERIMENTS,
     PROFILES,
     ROWS,
     UsageError,
+    choose,
     current_profile,
     estimated_seconds,
     experiment,
     is_supported,
 )
 
-if TYPE_CHECKING:
-    from IPython.display import Markdown
+JUDGED = [name for name in reversed(PROFILES) if PROFILES[name].judged]  # with evidence, the largest sizes first
+
+Runs = Mapping[str, Sequence[Record]]  # name -> its finished records of all seeds
+Row = tuple[str, ...]
 
 
-def _mean(values: Sequence[float]) -> str:
-    """The seeds' mean and, of several, their range: `0.912 (0.905 to 0.921)`."""
-    low, high = f"{min(values):.3g}", f"{max(values):.3g}"
-    return f"{np.mean(values):.3g}" + (f" ({low} to {high})" if low != high else "")
+def _find(what: Sequence[str], profile: str | None) -> tuple[Runs, str]:
+    """The records of runs, and a caption that names their profile and what has no record."""
+    asked = current_profile(profile)
+    names = [run for name in what for run in (FIGURES[name].runs if name in FIGURES else [name])]
+    for name in names:
+        if not name.startswith("search_"):
+            choose("run or figure", name, [*FIGURES, *EXPERIMENTS])
+    for at in dict.fromkeys((asked, *JUDGED)):
+        by_name = {name: found(name, at) for name in names}
+        if any(by_name.values()):
+            break
+    else:
+        return {}, f"No finished record of {', '.join(names)} in {asked}."
+    caption = f"Profile {at}{f' ({asked} has no record of these runs)' if at != asked else ''}."
+    if missing := [name for name, records in by_name.items() if not records]:
+        caption += f" No finished record of {', '.join(missing)}."
+    return {name: records for found_ in by_name.values() for name, records in found_.items()}, caption
 
 
-def _row(profile: str) -> str:
-    """What a row of metrics is: in the sample a set number of steps."""
-    return "epoch" if PROFILES[profile].row_unit == "epoch" else "row"
+def _spread(values: Sequence[float], digits: int = 3) -> str:
+    """The mean and, of several values, their standard deviation: "0.912 ± 0.008"."""
+    deviation = f" ± {np.std(values, ddof=1):.{digits}f}" if len(values) > 1 else ""
+    return f"{np.mean(values):.{digits}f}{deviation}"
 
 
-def _training(name: str, records: list[Record]) -> str:
-    split = records[0].result["split"]
-    loss, score = (
-        _mean([measure(record) for record in records])
-        for measure in (final_loss, lambda record: record.result["accuracy"])
-    )
-    row, early = (
-        _row(records[0].profile),
-        [str(record.result["last_epoch"]) for record in records if ends_early(record)],
-    )
-    restored = [
-        str(record.result["epoch"]) for record in records if record.result["epoch"] < record.result["last_epoch"]
-    ]
-    best = f" (restored: {row} {', '.join(restored)})" if restored else ""
-    stopped = f", stopped early after {row} {', '.join(early)}" if early else ""
-    some = f" ({len(early)} of {counted(len(records), 'seed')})" if 0 < len(early) < len(records) else ""
-    return f"{name} train loss {loss}, {split} accuracy {score}{best}{stopped}{some}"
+def _number(value: object) -> str:
+    """A number or a name; whole numbers grouped by thousands."""
+    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _distribution(name: str, records: list[Record]) -> str:
-    spans = {DATA[data]: (min(counts), max(counts)) for data, counts in records[0].result["counts"].items()}
-    said = (
-        f"{low:,} images in every class" if low == high else f"{low:,} to {high:,} images a class"
-        for low, high in spans.values()
-    )
-    return ", ".join(f"{data} has {span}" for data, span in zip(spans, said, strict=True))
+def _seeds(records: Sequence[Record]) -> str:
+    return ranges(record.seed for record in records)
 
 
-def _tsne(name: str, records: list[Record]) -> str:
-    skill, classes = _mean([record.result["knn_skill"] for record in records]), records[0].result["classes"]
-    data = DATA[experiment(name).dataset]
-    return f"in the plane, the 5 nearest neighbours tell {data}'s {classes} classes apart with skill {skill} (0 chance, 1 always)"
+def _of(records: Sequence[Record], key: str) -> list[Any]:
+    return [record.result[key] for record in records]
 
 
-def _timing(name: str, records: list[Record]) -> str:
-    pairs = step_ratios(records)
-    blocks = counted(max(map(len, pairs.values())), "block")
-    said = (
-        f"{np.mean(r):.2f} ({min(r):.2f} to {max(r):.2f}) for {plain} / {residual}"
-        for (plain, residual), r in pairs.items()
-    )
-    steps = counted(records[0].settings["identity"]["steps"], "step")
-    return f"over {blocks} of {steps}, a residual step takes the plain one's time times {', '.join(said)}"
-
-
-def _baseline(name: str, records: list[Record]) -> str:
-    chosen = [record.result["chosen"].replace("_", " ") for record in records]
-    scores = {
-        key.replace("_", " "): _mean([record.result["classifiers"][key]["validation_accuracy"] for record in records])
-        for key in records[0].result["classifiers"]
-    }
-    parts = " and of the ".join(f"{key} {score}" for key, score in scores.items())
-    return f"validation accuracy of the {parts}; held-out train images chose the {', the '.join(dict.fromkeys(chosen))}"
-
-
-_SENTENCES = {
-    "training": _training,
-    "distribution": _distribution,
-    "tsne": _tsne,
-    "timing": _timing,
-    "baseline": _baseline,
+TRAINING = ("run", "seeds", "training loss", "accuracy", "set", "epochs")
+# what is not a training: the head of its table
+HEADS = {
+    "distribution": ("data set", "classes", "fewest training images in a class", "most"),
+    "tsne": ("data set", "classes", "seeds", "5-NN skill (0: chance, 1: no error)"),
+    "timing": ("plain", "residual", "blocks", "time per step, residual / plain"),
 }
 
 
-def _gradients(name: str, records: list[Record]) -> str:
-    trained = [[row for row in record.rows if "gradient_norm" in row] for record in records]
-    if not all(trained):
-        return f"{name} has no gradients recorded"
-    first, last = ([rows[at] for rows in trained] for at in (0, -1))
-    rms = [f"10^{_mean([row['gradient_log10_rms'][0] for row in rows])}" for rows in (first, last)]
-    norm = [_mean([row["gradient_norm"] for row in rows]) for rows in (first, last)]
-    return f"{name} first layer's RMS {rms[0]} at first and {rms[1]} at the end, global norm {norm[0]} and {norm[1]}"
+def _rows(kind: str, name: str, records: Sequence[Record]) -> Iterator[Row]:
+    """The lines of one run under the head of its kind."""
+    first = records[0].result
+    if kind == "distribution":
+        yield from ((DATA[d], f"{len(n)}", f"{min(n):,}", f"{max(n):,}") for d, n in first["counts"].items())
+    elif kind == "tsne":
+        skill = _spread([*map(knn_skill, records)])
+        yield DATA[experiment(name).dataset], f"{first['classes']}", _seeds(records), skill
+    elif kind == "timing":
+        for pair, ratios in step_ratios(records).items():
+            yield *pair, f"{len(ratios)}", _spread(ratios, 2)
+    elif kind == "baseline":
+        for key in first["classifiers"]:
+            scores = [record.result["classifiers"][key]["validation_accuracy"] for record in records]
+            yield f"{name}, {key.replace('_', ' ')}", _seeds(records), "–", _spread(scores), "validation", "–"
+    else:
+        last, final = set(_of(records, "last_epoch")), set(_of(records, "epoch"))
+        epochs = ranges(last) + (f" (restored: {ranges(final)})" if final != last else "")
+        loss = _spread([*map(final_loss, records)], 4)
+        yield name, _seeds(records), loss, _spread(_of(records, "accuracy")), first["split"], epochs
 
 
-def _said(
-    names: Sequence[str], profile: str | None, sentence: Callable[[str, list[Record]], str], what: str = ""
-) -> str:
-    """`sentence` of each run that has records, and the names of those that have none."""
-    profile = current_profile(profile)
-    records = {name: runs for name in names if (runs := find_records(name, profile))}
-    missing = [name for name in names if name not in records]
-    absent = [f"no finished record of {', '.join(missing)}"] if missing else []
-    if not records:
-        return f"Nothing seen in {profile} yet: {absent[0]}."
-    seeds = seeds_of({name: [record.seed for record in runs] for name, runs in records.items()})
-    return f"Seen in {profile}, {seeds}{what}: {'; '.join([*(sentence(*item) for item in records.items()), *absent])}."
+def results_table(*what: str, profile: str | None = None, most: int = 8) -> Table:
+    """What runs ended at: of trainings a row per run, with mean ± standard deviation over the seeds.
 
+    Trainings count at their final epoch, which with early stopping is the restored one.
 
-def seen(*names: str, profile: str | None = None) -> str:
-    """One sentence on these experiments in one profile: final train loss and accuracy of trainings, the finding of the
-    others.
+    what: names of runs of one kind, or numbers of figures, which stand for the runs that they show.
+    profile: where it has no record of these runs, another profile's are shown, and the caption says so.
+    most: of more trainings, the most accurate are shown.
+
+    Example: `results_table("3.1")`, `results_table("MLP_4", "MLP_13")`.
     """
-    return _said(names, profile, lambda name, records: _SENTENCES[experiment(name).kind](name, records))
+    runs, caption = _find(what, profile)
+    kinds = {name: EXPERIMENTS[name].kind if name in EXPERIMENTS else "training" for name in runs}
+    heads = {HEADS.get(kind, TRAINING) for kind in kinds.values()} or {TRAINING}
+    if len(heads) > 1:
+        raise UsageError(f"{', '.join(runs)} are of several kinds; make a table of each")
+    (head,) = heads
+    shown = set(runs)
+    if head == TRAINING and any(len(records) > 1 for records in runs.values()):
+        caption += " Mean ± standard deviation over the seeds."
+    if head == TRAINING and len(runs) > most:
+        shown = {*sorted(runs, key=lambda name: float(np.mean(_of(runs[name], "accuracy"))), reverse=True)[:most]}
+        caption += f" The {most} most accurate of {len(runs)} runs."
+    rows = [*chain.from_iterable(_rows(kinds[name], name, runs[name]) for name in runs if name in shown)]
+    return Table(head, rows, caption, right=head[2:])
 
 
-def seen_gradients(*names: str, profile: str | None = None) -> str:
-    """One sentence on these trainings' gradients, each a mean over the steps of the first and of the last row of
-    training.
-    """
-    row = _row(current_profile(profile))
-    return _said(names, profile, _gradients, f", gradients averaged over the first {row} and over the last")
+def results_of(name: str, measure: str = "accuracy", profile: str | None = None) -> list[float]:
+    """One number per seed of a run: "train_loss" of the final epoch, or an entry of the record's result."""
+    records = _find([name], profile)[0].get(name, ())
+    return [*map(final_loss, records)] if measure == "train_loss" else _of(records, measure)
 
 
-def seen_search(config: Mapping, name: str = "search", profile: str | None = None, seed: int | None = None) -> str:
-    """One sentence on the best trial of a search (of one seed's, or of all seeds') beside the report's, and where in
-    `config` it lies.
-    """
-    profile, metric = current_profile(profile), config["metric"]["name"]
-    trials = [record for runs in found(f"{name}_*", profile).values() for record in runs if seed in (None, record.seed)]
-    # else they are of a search by another metric
-    trials = [record for record in trials if any(metric in row for row in record.rows)]
-    best = max(SWEEP, key=lambda k: SWEEP[k][0])
-    report = (
-        f"the report's best had {describe_point(REPORT_SWEEP, SWEEP[best][0], asdict(experiment(f'sweep_{best}')))}"
-    )
-    if not trials:
-        return f"Nothing seen in {profile} yet: no finished trial of {name}; {report}."
-    seeds = seeds_of({name: {record.seed for record in trials}})
-    return f"Seen in {profile}, {seeds}: {describe_best(config, trials)}; {report}."
-
-
-def openings(profile: str | None = None) -> str:
-    """How often chapter 5's test set was opened in this profile, and what was found."""
-    profile = current_profile(profile)
-    lines = find_openings(profile)
-    if not lines:
-        return f"The test set has not been opened in {profile} yet."
-    times = counted(len({(line["run"], line["seed"], line["time"]) for line in lines}), "time")
-    said = (
-        f"{line['run']} ({line['classifier'].replace('_', ' ')}, seed {line['seed']}) {line['accuracy']:.4g}"
-        for line in lines
-    )
-    return f"The test set has been opened {times} in {profile}: test accuracy {', '.join(said)}."
-
-
-def table(rows: Sequence[dict]) -> "Markdown":
-    """Dicts with the same keys as a table for a notebook; whole numbers grouped by thousands."""
-    from IPython.display import Markdown
-
-    head = {key: key.replace("_", " ") for key in rows[0]}
-    cells = [[f"{value:,}" if isinstance(value, int) else str(value) for value in row.values()] for row in rows]
-    return Markdown(
-        markdown(
-            [*head.values()], cells, right={head[key] for key, value in rows[0].items() if not isinstance(value, str)}
-        )
-    )
-
-
-def results(profile: str | None = None) -> str:
-    """Train loss and accuracy at the epoch that counts, of every training that has finished, the search's too, and of
-    the baseline.
-
-    That is the last one, with early stopping the restored one. A column a seed. The accuracy is that of the set named
-    beside it.
-    """
-    profile = current_profile(profile)
-    names = [*(row.name for row in ROWS if row.kind in ("training", "baseline")), "search_*"]
-    runs = {run: records for name in names for run, records in found(name, profile).items()}
-    seeds = sorted({record.seed for records in runs.values() for record in records})
-
-    def line(name: str, what: str, measure: Callable[[Record], float]) -> list[str]:
-        by_seed = {record.seed: f"{measure(record):.4g}" for record in runs[name]}
-        return [name, what, *(by_seed.get(seed, "–") for seed in seeds)]
-
-    lines = []
+def gradients_table(*what: str, profile: str | None = None) -> Table:
+    """The first layer's RMS gradient and the global norm, means over the steps of the first and last epoch."""
+    runs, caption = _find(what, profile)
+    rows = []
     for name, records in runs.items():
-        if "train_loss" in records[0].rows[-1]:
-            lines.append(line(name, "train loss", final_loss))
-        lines.append(line(name, f"{records[0].result['split']} accuracy", lambda record: record.result["accuracy"]))
-    head = ["run", "", *(f"seed {seed}" for seed in seeds)]
-    return markdown(head, lines, right=head[2:])
+        trained = [[row for row in record.rows if "gradient_norm" in row] for record in records]
+        if all(trained):
+            ends = [[rows[at] for rows in trained] for at in (0, -1)]
+            rms = (_spread([row["gradient_log10_rms"][0] for row in end], 1) for end in ends)
+            norm = (_spread([row["gradient_norm"] for row in end], 2) for end in ends)
+            rows.append((name, _seeds(records), *rms, *norm))
+    what_of = ("log10 of the first layer's RMS gradient", "global gradient norm")
+    head = ("run", "seeds", *(f"{what}, {end}" for what in what_of for end in ("first epoch", "last")))
+    return Table(head, rows, caption, right=head[2:])
 
 
-def sources(profile: str | None = None) -> str:
-    """Which records were made by which commit, on which machine, in which precision: a Markdown table."""
+def search_table(config: Mapping = REPORT_SWEEP, name: str = "search", profile: str | None = None) -> Table:
+    """The five best trials of a search by the metric of `config`, its sweep configuration, and the report's best."""
+    sweep, metric = read_sweep(config), config["metric"]["name"]
+    runs, caption = _find([f"{name}_*"], profile)
+    trials = [record for records in runs.values() for record in records if any(metric in row for row in record.rows)]
+    best = sorted(trials, key=lambda record: score(record, sweep), reverse=sweep.maximize)[:5]
+    k, (accuracy, _) = max(SWEEP.items(), key=lambda item: item[1])
+    points = [(record.name, f"{record.seed}", score(record, sweep), record.settings["experiment"]) for record in best]
+    points.append(("the report's best", "–", accuracy, asdict(experiment(f"sweep_{k}"))))
+    rows = [(run, seed, *map(_number, (s, *(at[p] for p in sweep.parameters)))) for run, seed, s, at in points]
+    head = ("trial", "seed", metric.replace("_", " "), *(name.replace("_", " ") for name in sweep.parameters))
+    return Table(head, rows, f"{caption} The best {len(best)} of {len(trials)} trials.", right=head[2:])
+
+
+def openings_table(profile: str | None = None) -> Table:
+    """Each opening of chapter 5's test set in this profile, and what was found."""
+    profile = current_profile(profile)
+    rows = [
+        (line["run"], line["classifier"].replace("_", " "), f"{line['seed']}", f"{line['accuracy']:.4g}")
+        for line in find_openings(profile)
+    ]
+    head = ("run", "classifier", "seed", "test accuracy")
+    return Table(head, rows, f"Profile {profile}: every opening of the test set.", right=head[2:])
+
+
+def verdicts_of(*claims: str, profile: str | None = None) -> Ledger:
+    """The verdicts on these claims (none: on all); where `profile` has no evidence, that of another which has some.
+
+    Example: `verdicts_of("3a", "3b")`.
+    """
+    verdicts = Ledger(check(claim, profile) for claim in claims or RULES)
+    for i, verdict in enumerate(verdicts):
+        if verdict.verdict == "no evidence":
+            others = (check(verdict.id, other) for other in JUDGED if other != verdict.profile)
+            seen = next((other for other in others if other.verdict != "no evidence"), None)
+            if seen:
+                verdicts[i] = replace(seen, note=", ".join(filter(None, [seen.note, f"in {seen.profile}"])))
+    return verdicts
+
+
+def table(rows: Sequence[Mapping]) -> Table:
+    """Mappings with the same keys as a table."""
+    cells = [[*map(_number, row.values())] for row in rows]
+    head = {key: key.replace("_", " ") for key in rows[0]}
+    return Table([*head.values()], cells, right=[head[k] for k, value in rows[0].items() if not isinstance(value, str)])
+
+
+def sources(profile: str | None = None) -> Table:
+    """Which records were made by which commit, on which machine, in which precision."""
     made: dict[tuple[str, ...], dict[str, list[int]]] = {}
     for name, records in found("*", current_profile(profile)).items():
         for record in records:
@@ -223,18 +208,13 @@ def sources(profile: str | None = None) -> str:
             machine = by["processor"] if by["device"] == "cpu" else by["device"]
             kind = (by["commit"][:7], machine, str(by["threads"]), by["precision"])
             made.setdefault(kind, {}).setdefault(name, []).append(record.seed)
-    rows = [
-        (*kind, ", ".join(f"{name} ({ranges(seeds)})" for name, seeds in runs.items())) for kind, runs in made.items()
-    ]
-    return markdown(["commit", "machine", "threads", "precision", "runs (seeds)"], rows)
+    runs_of = [", ".join(f"{name} ({ranges(seeds)})" for name, seeds in runs.items()) for runs in made.values()]
+    rows = [(*kind, runs) for kind, runs in zip(made, runs_of, strict=True)]
+    return Table(["commit", "machine", "threads", "precision", "runs (seeds)"], rows)
 
 
-def prices(names: Collection[str] = EXPERIMENTS) -> str:
-    """What one run costs in each profile, estimated for a family of runs together, as `run.py list` has it: a Markdown
-    table.
-
-    `names`: the runs that it is to have.
-    """
+def prices(names: Collection[str] = EXPERIMENTS) -> Table:
+    """What one of the runs `names` costs in each profile, estimated for a family of runs together."""
     families: dict[str, list[str]] = {}
     for row in (row for row in ROWS if row.name in names):
         families.setdefault(row.family, []).append(row.name)
@@ -243,24 +223,12 @@ def prices(names: Collection[str] = EXPERIMENTS) -> str:
         return duration(estimated_seconds(exp)) if is_supported(exp := experiment(name, profile)) else "–"
 
     rows = [(", ".join(alike), *(cost(alike[0], profile) for profile in PROFILES)) for alike in families.values()]
-    return markdown(["runs", *PROFILES], rows, right=PROFILES)
-
-
-def verdicts(profile: str | None = None) -> "Markdown":
-    """The claim ledger for a notebook; one line in the sample, which judges nothing."""
-    from IPython.display import Markdown
-
-    judged = ledger(profile)
-    return Markdown(
-        ledger_markdown(judged)
-        if PROFILES[current_profile(profile)].judged
-        else f"No claim is judged: {judged[0].note}."
-    )
+    return Table(["runs", *PROFILES], rows, right=[*PROFILES])
 
 
 @contextmanager
 def print_errors() -> Iterator[None]:
-    """What cannot be done here and now is said in one line, as `run_all` does it, and the notebook goes on."""
+    """Print in one line what cannot be done here and now, as `run_all` does, and let the notebook go on."""
     try:
         yield
     except UsageError as error:

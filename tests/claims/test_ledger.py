@@ -5,7 +5,7 @@ from made_up_records import seeds_of, world
 from test_rules import CASES, F, H, U, chapter_5
 
 from deepnet.claims import intervals as st
-from deepnet.claims.ledger import RULES, check, ledger, ledger_markdown, ledger_short
+from deepnet.claims.ledger import RULES, check, ledger
 from deepnet.claims.rules_tuning import CHAPTER_5
 from experimentTable import EXPERIMENTS
 
@@ -33,8 +33,15 @@ def test_a_verdict_prints_its_parts():
     lines = str(verdict).splitlines()
     assert lines[0] == "4a holds, profile paper" and lines[1] == f"says: {RULES['4a'].sentence}"
     assert lines[-1] == "  holds       test accuracy, CNN_13 less CNN_10, above 0: 0.1 [0.1, 0.1] (95%), seeds 0-2"
-    markdown = verdict._repr_markdown_()
-    assert "| train loss, CNN_10 less CNN_13, above 0 | 0.1 | [0.1, 0.1] (95%) | 0-2 | holds |" in markdown
+    assert verdict.table().rows[0] == (
+        "train loss, CNN_10 less CNN_13, above 0",
+        "0.1",
+        "[0.1, 0.1] (95%)",
+        "0-2",
+        "holds",
+    )
+    html = verdict._repr_html_()
+    assert html.startswith("<details><summary><b>4a</b> ") and "train loss, CNN_10 less CNN_13, above 0" in html
 
 
 @pytest.mark.parametrize("claim", RULES)
@@ -60,7 +67,7 @@ def table_of(text):
 def test_ledger():
     verdicts = some()
     assert [verdict.id for verdict in verdicts] == list(RULES)
-    head, rows = table_of(ledger_markdown(verdicts))
+    head, rows = table_of(str(verdicts.parts()))
     assert head == (
         "Profile cpu: 24 claims and 7 questions, with no correction for their number "
         "(holds 1, fails 2, undecided 1, no evidence 26, not judged 1)."
@@ -85,8 +92,8 @@ def test_ledger():
 
 def test_the_short_ledger_has_a_line_a_claim_with_the_number_that_decides():
     verdicts = some()
-    head, rows = table_of(ledger_short(verdicts))
-    assert head == ledger_markdown(verdicts).split("\n")[0]
+    head, rows = table_of(str(verdicts))
+    assert head == verdicts.summary
     assert rows[0] == ["id", "sentence", "verdict", "the number that decides"]
     lines = {row[0]: row[1:] for row in rows[2:]}
     assert list(lines) == list(RULES)

@@ -4,11 +4,10 @@ import pytest
 from helpers import refused
 from made_up_runs import named, write_experiment
 
-from deepnet.claims.ledger import ledger, ledger_markdown, ledger_short
+from deepnet.claims.ledger import ledger
 from deepnet.figures import registry as figures
 from deepnet.figures.registry import FIGURES, draw, show
-from deepnet.figures.words import openings, seen, seen_gradients, seen_search
-from deepnet.search.sweep import REPORT_SWEEP
+from deepnet.figures.words import gradients_table, results_table
 from experimentTable import EXPERIMENTS
 
 
@@ -75,23 +74,19 @@ def test_of_partial_evidence_every_figure_is_drawn_or_missed_in_one_line(partial
 
 
 def test_of_partial_evidence_all_is_said(partial):
-    said = seen("MLP_4", "MLP_13", "MLP_33", profile="cpu")
-    assert said.startswith("Seen in cpu, seeds 0-2 (MLP_4), 0 (MLP_33): MLP_4 train loss ")
-    assert said.endswith("; no finished record of MLP_13.")
-    assert seen("CNN_10", "CNN_13", profile="cpu") == "Nothing seen in cpu yet: no finished record of CNN_10, CNN_13."
-    assert seen_gradients("MLP_13", "MLP_33", profile="cpu").endswith("; no finished record of MLP_13.")
-    assert seen_search(REPORT_SWEEP, profile="cpu").startswith(
-        "Nothing seen in cpu yet: no finished trial of search; the report's best had "
-    )
-    assert openings("cpu") == "The test set has not been opened in cpu yet."
+    made = results_table("MLP_4", "MLP_13", "MLP_33", profile="cpu")
+    assert [row[:2] for row in made.rows] == [("MLP_4", "0-2"), ("MLP_33", "0")]
+    assert made.caption.startswith("Profile cpu. No finished record of MLP_13.")
+    assert gradients_table("MLP_13", "MLP_33", profile="cpu").caption.endswith("No finished record of MLP_13.")
 
 
 def test_of_partial_evidence_the_ledger_is_written(partial):
-    verdicts = {verdict.id: verdict for verdict in ledger("cpu")}
+    judged = ledger("cpu")
+    verdicts = {verdict.id: verdict for verdict in judged}
     assert (verdicts["3c"].text, verdicts["3a"].text) == (
         "holds (one seed)",
         "no evidence (no record of MLP_13, MLP_23)",
     )
     assert {verdict.verdict for id, verdict in verdicts.items() if id[0] in "245"} == {"no evidence", "not judged"}
     assert verdicts["5i"].text == "no evidence (no record of train_resnet, baseline, fine_tune_1 and 26 more)"
-    assert "| 3c | " in ledger_short(verdicts.values()) and "| 3c | " in ledger_markdown(verdicts.values())
+    assert "| 3c | " in str(judged) and "| 3c | " in str(judged.parts())

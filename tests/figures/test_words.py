@@ -1,153 +1,142 @@
-"""Sentences are read by the numbers of their records."""
+"""Tables are read by the numbers of their records."""
 
 import json
 
 import numpy as np
 import pytest
+from helpers import refused
 from made_up_runs import VERDICTS, trial
 
-from deepnet.claims.ledger import ledger, ledger_markdown, ledger_short
-from deepnet.figures.words import openings, seen, seen_gradients, seen_search, table
+from deepnet.claims.ledger import check, ledger
+from deepnet.figures.words import (
+    gradients_table,
+    openings_table,
+    results_of,
+    results_table,
+    search_table,
+    table,
+    verdicts_of,
+)  # fmt: skip
 from deepnet.records.reading import find_record, find_records
-from deepnet.search.sweep import REPORT_SWEEP
-from deepnet.text import counted, listed, ranges, seeds_of
+from deepnet.text import Table, counted, listed, ranges, seeds_of
 from experimentTable import EXPERIMENTS
 
 
-def test_the_final_loss_and_accuracy_of_trainings_are_said(records):
-    mlp = find_records("MLP_13", "cpu")
-    losses = [record.column("train_loss")[-1] for record in mlp]
-    said = seen("MLP_13", "early_stopping", profile="cpu")
-    assert f"MLP_13 train loss {np.mean(losses):.3g} ({min(losses):.3g} to {max(losses):.3g}), test accuracy " in said
-    score = find_record("early_stopping", "cpu").result["accuracy"]
-    assert said.endswith(f", validation accuracy {score:.3g}, stopped early after epoch 8.")
-    trained = [
+def line(made, name):
+    """The cells of one row of a table, without its first."""
+    return next(tuple(row[1:]) for row in made.rows if row[0] == name)
+
+
+def test_a_training_s_row_has_the_spread_over_its_seeds(records):
+    losses = [record.column("train_loss")[-1] for record in find_records("MLP_13", "cpu")]
+    scores = results_of("MLP_13", profile="cpu")
+    made = results_table("3.1", profile="cpu")
+    assert [row[0] for row in made.rows] == ["MLP_4", "MLP_13", "MLP_23"]
+    loss, score = (f"{np.mean(v):.{d}f} ± {np.std(v, ddof=1):.{d}f}" for v, d in ((losses, 4), (scores, 3)))
+    assert line(made, "MLP_13") == ("0-1", loss, score, "test", "20")
+    assert made.caption == "Profile cpu. Mean ± standard deviation over the seeds."
+    assert results_of("MLP_13", "train_loss", "cpu") == pytest.approx(losses)
+
+
+def test_the_restored_epoch_counts(records):
+    record = next(
         run
         for name, exp in EXPERIMENTS.items()
-        if exp.kind == "training"
+        if exp.kind == "training" and exp.chapter == 5
         for run in find_records(name, "cpu")
-        if exp.chapter == 5
+        if run.result["epoch"] < run.result["last_epoch"]
+    )
+    epoch, last = record.result["epoch"], record.result["last_epoch"]
+    cells = line(results_table(record.name, profile="cpu"), record.name)
+    assert cells[1] == f"{record.column('train_loss')[epoch]:.4f}" and cells[-1] == f"{last} (restored: {epoch})"
+
+
+def test_of_many_runs_the_most_accurate_are_shown(records):
+    made = results_table("5.6", profile="cpu", most=3)
+    scores = sorted((results_of(f"sweep_{k}", profile="cpu")[0] for k in range(1, 13)), reverse=True)
+    assert {row[3] for row in made.rows} == {f"{score:.3f}" for score in scores[:3]}
+    assert made.caption.endswith("The 3 most accurate of 12 runs.")
+
+
+def test_the_analyses_have_tables_of_their_own(records):
+    assert results_table("distribution", profile="cpu").rows == [
+        ("MNIST", "10", "5,421", "6,742"), ("CIFAR-10", "10", "5,000", "5,000"), ("CIFAR-100", "100", "500", "500"),
+    ]  # fmt: skip
+    assert results_table("tsne_cifar100", profile="cpu").rows == [("CIFAR-100", "100", "0", "0.900")]
+    baseline = results_table("baseline", profile="cpu")
+    assert line(baseline, "baseline, svm") == ("0", "–", "0.370", "validation", "–")
+    rows = [row for row in find_record("timing_4", "cpu").rows if row["plain"] == "CNN_30"]
+    ratios = [row["residual_seconds"] / row["plain_seconds"] for row in rows]
+    expected = ("CNN_res_35", "10", f"{np.mean(ratios):.2f} ± {np.std(ratios, ddof=1):.2f}")
+    assert line(results_table("timing_4", profile="cpu"), "CNN_30") == expected
+    refused(lambda: results_table("MLP_4", "distribution", profile="cpu"), "several kinds")
+
+
+def test_gradients_are_shown_at_both_ends_of_training(records):
+    ends = [find_record("CNN_30", "cpu").rows[row] for row in (1, -1)]
+    made = gradients_table("CNN_30", "fine_tune_1", profile="cpu")
+    rms, norm = [f"{end['gradient_log10_rms'][0]:.1f}" for end in ends], [f"{end['gradient_norm']:.2f}" for end in ends]
+    assert made.rows == [("CNN_30", "0", *rms, *norm)]  # fine_tune_1 records none
+
+
+def test_another_profile_with_evidence_stands_in(records):
+    assert results_table("MLP_4", profile="paper").caption.startswith(
+        "Profile cpu (paper has no record of these runs)."
+    )
+    (verdict,) = verdicts_of("3a", profile="paper")
+    assert (verdict.profile, verdict.verdict) == ("cpu", check("3a", "cpu").verdict) and "in cpu" in verdict.text
+
+
+def test_what_has_no_record_is_named(runs_dir):
+    assert results_table("MLP_4", profile="cpu").caption == "No finished record of MLP_4 in cpu."
+    assert verdicts_of("3a", profile="cpu")[0].verdict == "no evidence"
+    refused(lambda: results_table("MLP_5", profile="cpu"), "unknown run or figure 'MLP_5'")
+
+
+def test_a_search_s_best_trials_stand_above_the_report_s(runs_dir):
+    for number, score in enumerate((0.2, 0.41, 0.3, 0.1, 0.25, 0.35), start=1):
+        trial(runs_dir, number, score, number * 1e-3, 32)
+    trial(runs_dir, 1, 0.5, 1e-3, 32, name="search_wide")
+    made = search_table(profile="cpu")
+    assert [row[0] for row in made.rows] == [
+        "search_2",
+        "search_6",
+        "search_3",
+        "search_5",
+        "search_1",
+        "the report's best",
     ]
-    restored = next(run for run in trained if run.result["epoch"] < run.result["last_epoch"])
-    loss = restored.column("train_loss")[restored.result["epoch"]]  # of the epoch whose accuracy is said
-    assert f"{restored.name} train loss {loss:.3g}, " in seen(restored.name, profile="cpu")
-    assert "stopped early after row 8." in seen("early_stopping", profile="sample")
+    assert line(made, "search_2") == ("0", "0.41", "0.002", "32")
+    assert line(made, "the report's best") == ("–", "0.507", "0.009306", "64")
+    assert made.caption.endswith("The best 5 of 6 trials.")
 
 
-def test_the_analyses_findings_are_said(records):
-    assert seen("distribution", profile="cpu").endswith(
-        ": MNIST has 5,421 to 6,742 images a class, CIFAR-10 has 5,000 images in every class, CIFAR-100 has 500 images in every class."
-    )
-    assert "CIFAR-100's 100 classes apart with skill 0.9 (" in seen("tsne_cifar100", profile="cpu")
-    assert seen("baseline", profile="cpu").endswith(
-        "of the svm 0.37 and of the logistic regression 0.35; held-out train images chose the svm."
-    )
-    ratios = [
-        row["residual_seconds"] / row["plain_seconds"]
-        for row in find_record("timing_4", "cpu").rows
-        if row["plain"] == "CNN_30"
-    ]
-    said = seen("timing_4", profile="cpu")
-    assert "over 10 blocks of 20 steps, a residual step takes the plain one's time times " in said
-    assert f"{np.mean(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f}) for CNN_30 / CNN_res_35." in said
-
-
-def test_the_first_layers_gradient_and_the_global_norm_are_said_at_both_ends(records):
-    first, last = (find_record("CNN_30", "cpu").rows[row] for row in (1, -1))
-    said = seen_gradients("CNN_30", "fine_tune_1", profile="cpu")
-    assert said.startswith("Seen in cpu, seed 0, gradients averaged over the first epoch and over the last: ")
-    rms, norm = ([row[key] for row in (first, last)] for key in ("gradient_log10_rms", "gradient_norm"))
-    assert f"CNN_30 first layer's RMS 10^{rms[0][0]:.3g} at first and 10^{rms[1][0]:.3g} at the end, " in said
-    assert f"global norm {norm[0]:.3g} and {norm[1]:.3g}; fine_tune_1 has no gradients recorded." in said
-    several = [record.rows[-1]["gradient_norm"] for record in find_records("MLP_13", "cpu")]
-    assert f" and {np.mean(several):.3g} ({min(several):.3g} to {max(several):.3g})." in seen_gradients(
-        "MLP_13", profile="cpu"
-    )
-    assert "the first row and" in seen_gradients("MLP_13", profile="sample")
-
-
-@pytest.mark.parametrize(
-    ("lr", "batch_size", "rate", "batch"),
-    [
-        (9.5e-3, 64, "0.0095 (at the upper edge of 1e-06 to 0.01)", "64 (inside 16 to 256)"),
-        (1e-4, 256, "0.0001 (inside 1e-06 to 0.01)", "256 (at the upper edge of 16 to 256)"),
-        (1.5e-6, 16, "1.5e-06 (at the lower edge of 1e-06 to 0.01)", "16 (at the lower edge of 16 to 256)"),
-        (5e-3, 128, "0.005 (inside 1e-06 to 0.01)", "128 (inside 16 to 256)"),  # on the range's own, logarithmic scale
-    ],
-)
-def test_a_searchs_best_trial_is_said_beside_the_reports(runs_dir, lr, batch_size, rate, batch):
-    trial(runs_dir, 1, 0.2, 1e-3, 32)
-    trial(runs_dir, 2, 0.41, lr, batch_size)
-    said = seen_search(REPORT_SWEEP, profile="cpu")
-    assert f"of 2 trials search_2 is best, validation accuracy 0.41, learning rate {rate}, batch size {batch}; " in said
-    assert (
-        "the report's best had validation accuracy 0.507, learning rate 0.00931 (at the upper edge of 1e-06 to 0.01)"
-        in said
-    )
-
-
-def test_trials_that_are_as_good_are_named(runs_dir):
-    trial(runs_dir, 1, 0.4, 1e-3, 32)
-    assert "of 1 trial search_1 is best," in seen_search(REPORT_SWEEP, profile="cpu")
-    trial(runs_dir, 2, 0.4, 1e-4, 32)
-    assert "of 2 trials search_1 is best (as good: search_2)," in seen_search(REPORT_SWEEP, profile="cpu")
-
-
-def test_a_search_s_trials_are_its_own_and_its_seed_s(runs_dir):
+def test_a_search_is_shown_whatever_it_searches_and_by_whatever_metric(runs_dir):
     trial(runs_dir, 1, 0.3, 1e-3, 32)
-    trial(runs_dir, 1, 0.4, 1e-3, 32, seed=1)
-    for name in ("search_wide", "search_1", "search_1b"):
-        trial(runs_dir, 2, 0.5, 1e-3, 32, name=name)
-    assert "seeds 0-1: of 2 trials search_1 is best, validation accuracy 0.4," in seen_search(
-        REPORT_SWEEP, profile="cpu"
-    )
-    assert "seed 0: of 1 trial search_1 is best, validation accuracy 0.3," in seen_search(
-        REPORT_SWEEP, profile="cpu", seed=0
-    )
-    assert "of 1 trial search_wide_2 is best, " in seen_search(REPORT_SWEEP, "search_wide", "cpu")
-
-
-def test_a_search_is_said_whatever_it_searches_and_by_whatever_metric(runs_dir):
-    trial(runs_dir, 1, 0.3, 1e-3, 32)
+    trial(runs_dir, 2, 0.4, 1e-2, 32)
     other = {
         "method": "random",
         "metric": {"name": "validation_accuracy", "goal": "minimize"},
         "parameters": {"lr": {"values": [1e-3, 1e-2]}},
     }
-    said = seen_search(other, profile="cpu")
-    assert (
-        "search_1 is best, validation accuracy 0.3, learning rate 0.001 (searched: 0.001 to 0.01); the report's best"
-        in said
-    )
-    trial(runs_dir, 2, 0.4, 1e-2, 32)
-    assert "learning rate 0.001 (at the lower edge of 0.001 to 0.01); the report's best" in seen_search(
-        other, profile="cpu"
-    )
+    made = search_table(other, profile="cpu")
+    assert made.head == ("trial", "seed", "validation accuracy", "lr") and made.rows[0][0] == "search_1"
     other["metric"]["name"] = "validation_loss"
-    assert "no finished trial of search" in seen_search(other, profile="cpu")
+    assert [row[0] for row in search_table(other, profile="cpu").rows] == ["the report's best"]
 
 
-def test_openings_of_the_test_set_are_counted(runs_dir):
+def test_openings_of_the_test_set_are_listed(runs_dir):
     log = runs_dir / "cpu" / "openings.jsonl"
     log.parent.mkdir(parents=True)
-    line = {"time": "2025-01-01", "run": "dropout", "seed": 0, "classifier": "resnet18", "accuracy": 0.5034}
-    log.write_text(json.dumps(line) + "\n")
-    assert (
-        openings("cpu")
-        == "The test set has been opened 1 time in cpu: test accuracy dropout (resnet18, seed 0) 0.5034."
-    )
-    log.write_text(json.dumps(line) + "\n" + json.dumps(line | {"seed": 1}) + "\n")
-    assert "opened 2 times in cpu" in openings("cpu")
+    opening = {"time": "2025-01-01", "run": "dropout", "seed": 0, "classifier": "resnet18", "accuracy": 0.5034}
+    log.write_text(json.dumps(opening) + "\n" + json.dumps(opening | {"seed": 1}) + "\n")
+    assert openings_table("cpu").rows == [("dropout", "resnet18", seed, "0.5034") for seed in "01"]
 
 
 def test_nothing_is_judged_in_the_sample(records):
-    said = [
-        seen(*EXPERIMENTS, profile="sample"),
-        seen_gradients(*EXPERIMENTS, profile="sample"),
-        seen_search(REPORT_SWEEP, profile="sample"),
-    ]
-    said += [openings("sample"), ledger_short(ledger("sample")), ledger_markdown(ledger("sample"))]
-    assert not any(verdict in words for verdict in VERDICTS for words in said)
+    said = [*(results_table(name, profile="sample") for name in EXPERIMENTS), search_table(profile="sample")]
+    said += [openings_table("sample"), ledger("sample"), ledger("sample").parts()]
+    assert not any(verdict in str(words) for verdict in VERDICTS for words in said)
 
 
 def test_how_things_are_written():
@@ -159,6 +148,12 @@ def test_how_things_are_written():
     assert seeds_of({"z": [1], **{key: [0] for key in "abcdef"}}) == "seeds 1 (z), 0 (a, b, c and 3 more)"
 
 
-def test_a_notebooks_table_groups_thousands_and_aligns_numbers():
-    markdown = table([{"name": "MLP_4", "weight_layers": 4, "parameters": 1083338}]).data
+def test_a_table_groups_thousands_and_aligns_numbers():
+    markdown = str(table([{"name": "MLP_4", "weight_layers": 4, "parameters": 1083338}]))
     assert markdown == "| name | weight layers | parameters |\n| --- | ---: | ---: |\n| MLP_4 | 4 | 1,083,338 |"
+
+
+def test_a_table_in_a_notebook_is_html():
+    html = Table(("part", "seeds"), [("4 < 13", "0-2")], "Seen.", right=["seeds"])._repr_html_()
+    assert "<caption" in html and "Seen.</caption>" in html
+    assert '<td style="text-align:left">4 &lt; 13</td><td style="text-align:right">0-2</td>' in html

@@ -21,10 +21,10 @@ from nbclient import NotebookClient
 from pictures import alike, picture
 
 from benchmarks.benchmark import markdown
-from deepnet.claims.ledger import RULES, check, ledger, ledger_markdown, ledger_short
+from deepnet.claims.ledger import RULES, check, ledger
 from deepnet.figures.plots import Sheet
 from deepnet.figures.registry import draw
-from deepnet.figures.words import prices, results, sources
+from deepnet.figures.words import prices, results_table, sources
 from experimentTable import EXPERIMENTS
 
 REMAKE = "REMAKE=1 python -m pytest tests/project/test_committed.py"
@@ -38,16 +38,20 @@ def benchmark(machine: str) -> str:
     return markdown(json.loads((ROOT / "benchmarks" / "results" / f"{machine}.json").read_text()))
 
 
+TRAINED = [*(name for name, exp in EXPERIMENTS.items() if exp.kind in ("training", "baseline")), "search_*"]
 BLOCKS: dict[str, tuple[Path, Callable[[], str]]] = {  # what stands between the marks of that name, and where
-    "ledger": (RESULTS, lambda: ledger_short(ledger(PROFILE))),
+    "ledger": (RESULTS, lambda: str(ledger(PROFILE))),
     "benchmark": (SPEED, lambda: benchmark("intel-r-xeon-r-processor-family-6-model-207-2-cores")),
     "benchmark-gpu": (SPEED, lambda: benchmark("nvidia-h200-16-cores")),
-    **{f"parts-{p}": (FINDINGS, lambda p=p: ledger_markdown(ledger(p))) for p in ("paper", "cpu")},
-    **{f"results-{p}": (FINDINGS, lambda p=p: results(p)) for p in ("paper", "cpu")},
-    **{f"sources-{p}": (FINDINGS, lambda p=p: sources(p)) for p in ("paper", "cpu")},
+    **{f"parts-{p}": (FINDINGS, lambda p=p: str(ledger(p).parts())) for p in ("paper", "cpu")},
+    **{
+        f"results-{p}": (FINDINGS, lambda p=p: str(results_table(*TRAINED, profile=p, most=len(TRAINED) + 12)))
+        for p in ("paper", "cpu")
+    },
+    **{f"sources-{p}": (FINDINGS, lambda p=p: str(sources(p))) for p in ("paper", "cpu")},
     "prices": (
         PROFILES,
-        lambda: prices(EXPERIMENTS if os.environ.get("REMAKE") else re.findall(r"\w+", PROFILES.read_text())),
+        lambda: str(prices(EXPERIMENTS if os.environ.get("REMAKE") else re.findall(r"\w+", PROFILES.read_text()))),
     ),
 }
 MOST_BYTES = 3_000_000
@@ -153,7 +157,7 @@ def test_a_small_change_makes_another_figure(change):
 def test_the_other_profile_with_evidence_is_replayed_too(tmp_path):
     cells = evidence(replayed("cpu", tmp_path))  # an error would have ended it
     said = "".join(outputs(cell)[0] for cell in cells)
-    assert ledger_markdown(ledger("cpu")) in said
+    assert str(ledger("cpu")) in said
     assert sum(len(outputs(cell)[1]) for cell in cells) > 20
 
 
