@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from functools import partial
 from html import escape
 
-from deepnet.claims import rules_depth, rules_tuning
+from deepnet.claims import rules_depth, rules_tuning  # noqa: F401 (each enters its rules)
+from deepnet.claims.evidence import RULES as ENTERED
 from deepnet.claims.evidence import Evidence, Rule, Source
 from deepnet.claims.intervals import Part, combine, few_seeds
 from deepnet.records.reading import find_openings, find_records
@@ -23,7 +24,7 @@ from experimentTable import PROFILES, choose, current_profile
 __all__ = ["RULES", "Ledger", "Rule", "Verdict", "check", "ledger"]
 
 # by chapter, then the questions
-RULES: dict[str, Rule] = dict(sorted((rules_depth.RULES | rules_tuning.RULES).items()))
+RULES: dict[str, Rule] = dict(sorted(ENTERED.items()))
 
 VERDICTS = ("holds", "fails", "undecided", "no evidence", "not judged")
 

@@ -1,36 +1,13 @@
-"""What the rules read off the record of one run: its final accuracy, its gradient's norm, whether it learned
-nothing.
-"""
+"""What the rules read off the record of one run: its final accuracy, its gradient's norm, whether it learned at all."""
 
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from math import log
-from typing import Protocol
 
 import numpy as np
 
 from deepnet.claims.intervals import Number, accuracy_number, macro_number, t_interval
-
-
-class Record(Protocol):
-    """What the rules read of a finished run: a part of reading.Record."""
-
-    name: str
-    seed: int
-
-    @property
-    def settings(self) -> dict: ...
-
-    @property
-    def rows(self) -> list[dict]: ...
-
-    @property
-    def result(self) -> dict: ...
-
-    def column(self, metric: str, trained_only: bool = False) -> np.ndarray: ...
-
-    def predictions(self) -> np.ndarray: ...
-
+from deepnet.records.reading import Record
 
 Runs = Mapping[int, Record]  # seed -> finished record of one run
 Measure = Callable[[Record], Number | float]  # a float is a bare number, which no images give an interval to
@@ -55,25 +32,23 @@ def best_accuracy(record: Record) -> Number:
 
 
 def macro_accuracy(record: Record) -> Number:
-    """Final, mean over classes."""
+    """The mean over classes, of the final epoch."""
     return macro_number(record.result["macro_accuracy"], record.predictions)
 
 
 def accuracies(record: Record) -> np.ndarray:
-    """Evaluation accuracy, one value an epoch, epoch 0 (untrained) included."""
+    """Evaluation accuracy, one value per epoch, epoch 0 (untrained) included."""
     return record.column(f"{record.result['split']}_accuracy")
 
 
 def opened_accuracies(runs: Runs, openings: Iterable[Mapping]) -> dict[int, float]:
-    """Seed -> CIFAR-100's test accuracy of each run, from the first opening of its weights: later ones are no second
-    chance.
-
-    Of the baseline, the classifier chosen on held-out images counts.
+    """Seed -> CIFAR-100's test accuracy of each run, from the first opening of its weights: a later one is no second
+    chance. Of the baseline, the classifier that was chosen on held-out images counts.
     """
     found: dict[int, float] = {}
     for line in openings:
-        record = runs.get(line["seed"])
-        if record is None or (record.name, record.result["sha256"].get("weights.pt")) != (line["run"], line["weights"]):
+        record, opened = runs.get(line["seed"]), (line["run"], line["weights"])
+        if record is None or (record.name, record.result["sha256"].get("weights.pt")) != opened:
             continue
         if record.result.get("chosen") in (None, line.get("classifier")):
             found.setdefault(record.seed, line["accuracy"])
@@ -81,34 +56,34 @@ def opened_accuracies(runs: Runs, openings: Iterable[Mapping]) -> dict[int, floa
 
 
 def final_loss(record: Record) -> float:
-    """Train loss of the final epoch."""
+    """Training loss of the final epoch."""
     return float(record.column("train_loss")[record.result["epoch"]])
 
 
 def last_loss(record: Record) -> float:
-    """Train loss of the last epoch that ran."""
+    """Training loss of the last epoch that ran."""
     return float(record.column("train_loss")[record.result["last_epoch"]])
 
 
 def last_gap(record: Record) -> float:
-    """Train accuracy less evaluation accuracy in the last epoch that ran."""
+    """Training accuracy minus evaluation accuracy in the last epoch that ran."""
     last = record.result["last_epoch"]
     return float(record.column("train_accuracy")[last] - accuracies(record)[last])
 
 
 def late_gain(record: Record) -> float:
-    """Evaluation accuracy of the last epoch less that five epochs before."""
+    """Evaluation accuracy of the last epoch minus that of five epochs before."""
     last = record.result["last_epoch"]
     return float(accuracies(record)[last] - accuracies(record)[last - 5])
 
 
 def norm(record: Record) -> float:
-    """The report's sum of gradient norms, a step, averaged over training."""
+    """The report's sum of gradient norms, per step, averaged over training."""
     return float(np.mean(record.column("gradient_norm_sum", True) / record.column("steps", True)))
 
 
 def global_norm(record: Record) -> float:
-    """The gradient's global L2 norm, a step, averaged over training."""
+    """The gradient's global L2 norm, per step, averaged over training."""
     return float(np.mean(record.column("gradient_norm", True)))
 
 
@@ -124,12 +99,12 @@ def layer_rms(record: Record) -> np.ndarray:
 
 
 def mean_rms(record: Record) -> float:
-    """The RMS gradient of a layer: geometric mean over layers and training."""
+    """The RMS gradient of a layer: the geometric mean over layers and training."""
     return float(10 ** layer_rms(record).mean())
 
 
 def first_to_last(record: Record) -> float:
-    """log10 of the first layer's RMS gradient less the last layer's, averaged over training."""
+    """log10 of the first layer's RMS gradient minus the last layer's, averaged over training."""
     return float(layer_rms(record)[0] - layer_rms(record)[-1])
 
 
@@ -144,29 +119,24 @@ def learns_nothing(record: Record) -> bool:
     return final_loss(record) >= log(classes) - 0.05 and record.result["macro_accuracy"] <= 1.5 / classes
 
 
-def balanced(data: str, record: Record) -> bool:
-    """Whether all classes of a data set are equally frequent."""
-    return len(set(record.result["counts"][data])) == 1
-
-
 def ends_early(record: Record) -> bool:
     """Whether the run ended before its budget."""
     return record.result["last_epoch"] < record.result["budget"]
 
 
 def falls_steadily(record: Record) -> bool:
-    """Whether the train loss falls in at least 90 % of the epochs; the first has none before it and is not counted."""
+    """Whether the training loss falls in at least 90% of the epochs, of which the first is not counted."""
     return bool(np.mean(np.diff(record.column("train_loss", True)) < 0) >= 0.9)
 
 
 def oscillates(record: Record) -> bool:
-    """Whether the accuracies of the last five epochs change direction at least twice; standing still is none."""
+    """Whether the accuracy changes direction at least twice in the last five epochs; standing still is no change."""
     moves = np.sign(np.diff(accuracies(record)[1:][-5:]))
     return int(np.count_nonzero(np.diff(moves[moves != 0]))) >= 2
 
 
 def step_ratios(records: Iterable[Record]) -> dict[tuple[str, str], list[float]]:
-    """(plain, residual) -> seconds a step, residual to plain, of each alternating block."""
+    """(plain, residual) -> seconds per step, residual / plain, of each alternating block."""
     ratios: dict[tuple[str, str], list[float]] = {}
     for row in (row for record in records for row in record.rows):
         ratios.setdefault((row["plain"], row["residual"]), []).append(row["residual_seconds"] / row["plain_seconds"])
@@ -174,7 +144,7 @@ def step_ratios(records: Iterable[Record]) -> dict[tuple[str, str], list[float]]
 
 
 def step_ratio(record: Record, plain: str, residual: str) -> Number:
-    """Seconds a step, residual to plain: mean of the alternating blocks' ratios, with a t interval over the blocks."""
+    """Seconds per step, residual / plain: the mean over the alternating blocks, with a t interval over them."""
     ratios = step_ratios([record]).get((plain, residual), [])
     return Number(float(np.mean(ratios)), partial(t_interval, ratios))
 

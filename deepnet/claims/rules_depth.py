@@ -8,27 +8,25 @@ from functools import partial
 from itertools import combinations, pairwise
 from math import log
 
-from deepnet.claims.evidence import Evidence, Rule, compare, enter, has, nothing_learned, one, timing, vanished
-from deepnet.claims.intervals import BESIDE, Number, Part, above, alike, at_least, at_most, below, judge
-from deepnet.claims.measures import (
-    accuracies,
-    balanced,
-    final_accuracy,
-    final_loss,
-    global_norm,
-    knn_skill,
-    logarithm,
-    macro_accuracy,
-    mean_rms,
-    norm,
+from deepnet.claims import measures as m
+from deepnet.claims.evidence import Evidence, compare, nothing_learned, property_of, rule, single, timing, vanished
+from deepnet.claims.intervals import (
+    SHOWN_ONLY,
+    Number,
+    Part,
+    above,
+    at_least,
+    at_most,
+    below,
+    equivalent,
+    judge,
+    judge_property,
 )
 from experimentTable import BOTH_PRECISIONS
 
-RULES: dict[str, Rule] = {}
-rule = partial(enter, RULES)
-
 PLAIN_MLPS = ("MLP_4", "MLP_13", "MLP_23")
-NORMS = {"norm": norm, "global L2 norm": global_norm, "mean RMS a layer": mean_rms}  # the first is the report's, judged
+# the first is the report's, and judged
+NORMS = {"norm": m.norm, "global L2 norm": m.global_norm, "mean RMS per layer": m.mean_rms}
 
 
 @rule(
@@ -36,11 +34,12 @@ NORMS = {"norm": norm, "global L2 norm": global_norm, "mean RMS a layer": mean_r
     "both CIFAR exactly equal counts; MNIST's largest class at most 1.3 times its smallest",
 )  # fmt: skip
 def _(ev: Evidence) -> Iterator[Part]:
+    counts = {seed: record.result["counts"] for seed, record in ev.runs("distribution").items()}
     for name in ("cifar10", "cifar100"):
-        yield has(ev, f"equal counts in {name}", partial(balanced, name), "distribution")
-    counts = {seed: record.result["counts"]["mnist"] for seed, record in ev.runs("distribution").items()}
-    ratio = {seed: Number(max(classes) / min(classes)) for seed, classes in counts.items()}
-    yield judge("largest to smallest class count in mnist", ratio, at_most(1.3))
+        found = {seed: len(set(images[name])) == 1 for seed, images in counts.items()}
+        yield judge_property(f"equal counts in {name}", found)
+    ratio = {seed: Number(max(images["mnist"]) / min(images["mnist"])) for seed, images in counts.items()}
+    yield judge("largest / smallest class count in mnist", ratio, at_most(1.3))
 
 
 @rule(
@@ -51,9 +50,9 @@ def _(ev: Evidence) -> Iterator[Part]:
     "MNIST at least .9; CIFAR-10 at most .5; CIFAR-100 below CIFAR-10",
 )  # fmt: skip
 def _(ev: Evidence) -> Iterator[Part]:
-    yield one(ev, "5-NN skill", knn_skill, "tsne_mnist", at_least(0.9))
-    yield one(ev, "5-NN skill", knn_skill, "tsne_cifar10", at_most(0.5))
-    yield compare(ev, "5-NN skill", knn_skill, "tsne_cifar100", "tsne_cifar10", below(0))
+    yield single(ev, "5-NN skill", m.knn_skill, "tsne_mnist", at_least(0.9))
+    yield single(ev, "5-NN skill", m.knn_skill, "tsne_cifar10", at_most(0.5))
+    yield compare(ev, "5-NN skill", m.knn_skill, "tsne_cifar100", "tsne_cifar10", below())
 
 
 @rule(
@@ -62,8 +61,8 @@ def _(ev: Evidence) -> Iterator[Part]:
 )  # fmt: skip
 def _(ev: Evidence) -> Iterator[Part]:
     for shallow, deep in pairwise(PLAIN_MLPS):
-        yield compare(ev, "train loss", final_loss, deep, shallow, above(0))
-        yield compare(ev, "test accuracy", final_accuracy, shallow, deep, above(0))
+        yield compare(ev, "training loss", m.final_loss, deep, shallow, above())
+        yield compare(ev, "test accuracy", m.final_accuracy, shallow, deep, above())
 
 
 @rule(
@@ -73,18 +72,15 @@ def _(ev: Evidence) -> Iterator[Part]:
 def _(ev: Evidence) -> Iterator[Part]:
     for other in ("MLP_4", "MLP_13"):
         yield compare(
-            ev, "mean test accuracy of epochs 1 to 3", lambda r: accuracies(r)[1:4].mean(),
+            ev, "mean test accuracy of epochs 1 to 3", lambda r: m.accuracies(r)[1:4].mean(),
             other, "MLP_23", at_least(0.05),
         )  # fmt: skip
 
 
 @rule(
-    "3c",
-    "MLP_33 learns nothing: loss about 2.3, accuracy about 0.1",
-    "MLP_33",
-    "learns nothing",
+    "3c", "MLP_33 learns nothing: loss about 2.3, accuracy about 0.1", "MLP_33", "learns nothing",
     "loss 2.3, accuracy 0.1",
-)
+)  # fmt: skip
 def _(ev: Evidence) -> Iterator[Part]:
     yield from nothing_learned(ev, "MLP_33")
 
@@ -95,11 +91,13 @@ def _(ev: Evidence) -> Iterator[Part]:
     "norm 4 < 13 < 23 in the seed (yes/no; three models only, so it describes and does not explain); MLP_33 vanishes",
 )  # fmt: skip
 def _(ev: Evidence) -> Iterator[Part]:
-    yield has(ev, "norm 4 < 13 < 23", lambda *runs: all(norm(a) < norm(b) for a, b in pairwise(runs)), *PLAIN_MLPS)
+    yield property_of(
+        ev, "norm 4 < 13 < 23", lambda *runs: all(m.norm(a) < m.norm(b) for a, b in pairwise(runs)), *PLAIN_MLPS
+    )
     yield from vanished(ev, "MLP_33")
     for words, measure in NORMS.items():
         for name in PLAIN_MLPS:
-            yield one(ev, words, measure, name, BESIDE)
+            yield single(ev, words, measure, name, SHOWN_ONLY)
 
 
 @rule(
@@ -111,8 +109,8 @@ def _(ev: Evidence) -> Iterator[Part]:
 def _(ev: Evidence) -> Iterator[Part]:
     deepest = [name for name in ("MLP_res_55", "MLP_res_96") if ev.find(name)]
     for name in ("MLP_res_15", "MLP_res_35", *deepest):
-        yield compare(ev, "test accuracy", final_accuracy, name, "MLP_res_5", alike(0.01))
-    yield compare(ev, "test accuracy of epoch 1", lambda r: accuracies(r)[1], "MLP_res_35", "MLP_res_5", BESIDE)
+        yield compare(ev, "test accuracy", m.final_accuracy, name, "MLP_res_5", equivalent(0.01))
+    yield compare(ev, "test accuracy of epoch 1", lambda r: m.accuracies(r)[1], "MLP_res_35", "MLP_res_5", SHOWN_ONLY)
 
 
 @rule(
@@ -131,9 +129,9 @@ def _(ev: Evidence) -> Iterator[Part]:
 )  # fmt: skip
 def _(ev: Evidence) -> Iterator[Part]:
     for words, measure in NORMS.items():
-        aim = alike(log(2)) if measure is norm else BESIDE
+        aim = equivalent(log(2)) if measure is m.norm else SHOWN_ONLY
         for name in ("MLP_res_15", "MLP_res_35"):
-            yield compare(ev, f"log {words}", partial(logarithm, measure), name, "MLP_res_5", aim)
+            yield compare(ev, f"log {words}", partial(m.logarithm, measure), name, "MLP_res_5", aim)
 
 
 @rule(
@@ -141,8 +139,8 @@ def _(ev: Evidence) -> Iterator[Part]:
     "13 lower in train loss and higher in test accuracy",
 )  # fmt: skip
 def _(ev: Evidence) -> Iterator[Part]:
-    yield compare(ev, "train loss", final_loss, "CNN_10", "CNN_13", above(0))
-    yield compare(ev, "test accuracy", final_accuracy, "CNN_13", "CNN_10", above(0))
+    yield compare(ev, "training loss", m.final_loss, "CNN_10", "CNN_13", above())
+    yield compare(ev, "test accuracy", m.final_accuracy, "CNN_13", "CNN_10", above())
 
 
 @rule(
@@ -160,8 +158,8 @@ def _(ev: Evidence) -> Iterator[Part]:
 )  # fmt: skip
 def _(ev: Evidence) -> Iterator[Part]:
     for a, b in combinations(("CNN_res_16", "CNN_res_35", "CNN_res_56"), 2):
-        yield compare(ev, "test accuracy", final_accuracy, a, b, alike(0.03))
-        yield compare(ev, "train loss", final_loss, a, b, alike(0.1))
+        yield compare(ev, "test accuracy", m.final_accuracy, a, b, equivalent(0.03))
+        yield compare(ev, "training loss", m.final_loss, a, b, equivalent(0.1))
 
 
 @rule(
@@ -180,7 +178,7 @@ def learning(claim: str, question: str, run: str) -> None:
 
     @rule(claim, question, "", f"{run} ends with macro accuracy above .5")
     def _(ev: Evidence) -> Iterator[Part]:
-        yield one(ev, "macro accuracy", macro_accuracy, run, above(0.5))
+        yield single(ev, "macro accuracy", m.macro_accuracy, run, above(0.5))
 
 
 learning("q1", "does MLP_33 fail because its gradient lies under Adam's eps?", "MLP_33_eps")
@@ -193,7 +191,7 @@ learning("q3", "does MLP_33 learn once the signal keeps its size?", "MLP_33_he")
     "MLP_33_he's final test accuracy below MLP_4_he's by at least .01",
 )  # fmt: skip
 def _(ev: Evidence) -> Iterator[Part]:
-    yield compare(ev, "test accuracy", final_accuracy, "MLP_4_he", "MLP_33_he", at_least(0.01))
+    yield compare(ev, "test accuracy", m.final_accuracy, "MLP_4_he", "MLP_33_he", at_least(0.01))
 
 
 learning("q5", "does CNN_30 learn once the signal keeps its size?", "CNN_30_he")
@@ -204,15 +202,17 @@ learning("q5", "does CNN_30 learn once the signal keeps its size?", "CNN_30_he")
     "CNN_30_he's final train loss above CNN_13_he's (He et al.'s degradation is one of training loss)",
 )  # fmt: skip
 def _(ev: Evidence) -> Iterator[Part]:
-    yield compare(ev, "train loss", final_loss, "CNN_30_he", "CNN_13_he", above(0))
+    yield compare(ev, "training loss", m.final_loss, "CNN_30_he", "CNN_13_he", above())
 
 
 @rule(
-    "q7", "does bf16 end where fp32 does?", "after 5 epochs on CIFAR-10 at 32 pixels, bf16 less fp32 from the same weights",
-    "test accuracy alike, margin .01, of CNN_10, 13, res_16, res_56 and ResNet-18. Printed beside, not judged: train loss",
+    "q7", "does bf16 end where fp32 does?",
+    "after 5 epochs on CIFAR-10 at 32 pixels, bf16 less fp32 from the same weights",
+    "test accuracy alike, margin .01, of CNN_10, 13, res_16, res_56 and ResNet-18. Printed beside, not judged: train "
+    "loss",
 )  # fmt: skip
 def _(ev: Evidence) -> Iterator[Part]:
     for model in BOTH_PRECISIONS:
-        yield compare(ev, "test accuracy", final_accuracy, f"{model}_bf16", f"{model}_fp32", alike(0.01))
+        yield compare(ev, "test accuracy", m.final_accuracy, f"{model}_bf16", f"{model}_fp32", equivalent(0.01))
     for model in BOTH_PRECISIONS:
-        yield compare(ev, "train loss", final_loss, f"{model}_bf16", f"{model}_fp32", BESIDE)
+        yield compare(ev, "training loss", m.final_loss, f"{model}_bf16", f"{model}_fp32", SHOWN_ONLY)

@@ -7,39 +7,23 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import combinations
 
-from deepnet.claims.evidence import Evidence, Rule, compare, enter, has, in_paper, one
+from deepnet.claims import measures as m
+from deepnet.claims.evidence import Evidence, compare, paper_only, property_of, rule, single
 from deepnet.claims.intervals import (
-    BESIDE,
     NOT_BELOW,
+    SHOWN_ONLY,
     Part,
     above,
-    alike,
     at_least,
     at_most,
     below,
+    difference,
+    equivalent,
     judge,
     judge_property,
-    less,
 )
-from deepnet.claims.measures import (
-    Record,
-    Runs,
-    best_accuracy,
-    best_of,
-    ends_early,
-    falls_steadily,
-    final_accuracy,
-    last_gap,
-    last_loss,
-    late_gain,
-    numbers,
-    oscillates,
-    setting,
-)
+from deepnet.claims.measures import Record, Runs, numbers
 from experimentTable import EXPERIMENTS
-
-RULES: dict[str, Rule] = {}
-rule = partial(enter, RULES)
 
 ADAPTIVE = ("adam", "adamw", "rmsprop")
 CHAPTER_5 = tuple(name for name, exp in EXPERIMENTS.items() if exp.chapter == 5 and exp.family != "control")
@@ -54,12 +38,12 @@ def twelve(ev: Evidence, name: str) -> Trials:
 
 def best_have(text: str, trials: Trials, places: int, test: Callable[[Record], bool]) -> Part:
     """A yes/no property of all the `places` best in one seed."""
-    return judge_property(text, {seed: all(map(test, best_of(runs, places))) for seed, runs in trials.items()})
+    return judge_property(text, {seed: all(map(test, m.best_of(runs, places))) for seed, runs in trials.items()})
 
 
 def winners(trials: Trials) -> Runs:
     """The best of each seed, of several the first."""
-    return {seed: best_of(runs, 1)[0] for seed, runs in trials.items()}
+    return {seed: m.best_of(runs, 1)[0] for seed, runs in trials.items()}
 
 
 @rule(
@@ -68,7 +52,9 @@ def winners(trials: Trials) -> Runs:
     "† alike .37, margin .03", "0.37",
 )  # fmt: skip
 def _(ev: Evidence) -> Iterator[Part]:
-    yield in_paper(ev, "test accuracy of the baseline", ev.test_accuracy(ev.runs("baseline")), alike(0.03, 0.37))
+    yield paper_only(
+        ev, "test accuracy of the baseline", ev.test_accuracy("baseline", ev.runs("baseline")), equivalent(0.03, 0.37)
+    )
 
 
 @rule(
@@ -76,9 +62,9 @@ def _(ev: Evidence) -> Iterator[Part]:
     "fine_tune_1 and the baseline, both on validation", "below it. † alike .29, margin .03", "0.29",
 )  # fmt: skip
 def _(ev: Evidence) -> Iterator[Part]:
-    yield compare(ev, "validation accuracy", final_accuracy, "fine_tune_1", "baseline", below(0))
-    head_only = numbers(ev.runs("fine_tune_1"), final_accuracy)
-    yield in_paper(ev, "validation accuracy of fine_tune_1", head_only, alike(0.03, 0.29))
+    yield compare(ev, "validation accuracy", m.final_accuracy, "fine_tune_1", "baseline", below())
+    head_only = numbers(ev.runs("fine_tune_1"), m.final_accuracy)
+    yield paper_only(ev, "validation accuracy of fine_tune_1", head_only, equivalent(0.03, 0.29))
 
 
 @rule(
@@ -86,8 +72,8 @@ def _(ev: Evidence) -> Iterator[Part]:
     "last train loss at most .1, and train accuracy at least .3 above validation accuracy", "loss near 0",
 )  # fmt: skip
 def _(ev: Evidence) -> Iterator[Part]:
-    yield one(ev, "last train loss", last_loss, "fine_tune_2", at_most(0.1))
-    yield one(ev, "last train less validation accuracy", last_gap, "fine_tune_2", at_least(0.3))
+    yield single(ev, "last training loss", m.last_loss, "fine_tune_2", at_most(0.1))
+    yield single(ev, "last training − validation accuracy", m.last_gap, "fine_tune_2", at_least(0.3))
 
 
 @rule(
@@ -98,9 +84,9 @@ def _(ev: Evidence) -> Iterator[Part]:
 )  # fmt: skip
 def _(ev: Evidence) -> Iterator[Part]:
     for name in ("fine_tune_2_lr", "fine_tune_3_lr"):
-        yield has(ev, f"{name}'s train loss falls in at least 90 % of the epochs", falls_steadily, name)
-    yield compare(ev, "best validation accuracy", best_accuracy, "fine_tune_2", "fine_tune_3_lr", at_most(0.02))
-    yield one(ev, "gain of the last five epochs", late_gain, "fine_tune_3_lr", at_least(0.005))
+        yield property_of(ev, f"{name}'s training loss falls in at least 90% of the epochs", m.falls_steadily, name)
+    yield compare(ev, "best validation accuracy", m.best_accuracy, "fine_tune_2", "fine_tune_3_lr", at_most(0.02))
+    yield single(ev, "gain of the last five epochs", m.late_gain, "fine_tune_3_lr", at_least(0.005))
 
 
 @rule(
@@ -109,9 +95,9 @@ def _(ev: Evidence) -> Iterator[Part]:
     "last five epochs",
 )  # fmt: skip
 def _(ev: Evidence) -> Iterator[Part]:
-    yield has(ev, "ends before its budget", ends_early, "early_stopping")
-    yield one(ev, "last train loss", last_loss, "early_stopping", at_most(0.5))
-    yield has(ev, "changes direction at least twice in the last five epochs", oscillates, "early_stopping")
+    yield property_of(ev, "ends before its budget", m.ends_early, "early_stopping")
+    yield single(ev, "last training loss", m.last_loss, "early_stopping", at_most(0.5))
+    yield property_of(ev, "changes direction at least twice in the last five epochs", m.oscillates, "early_stopping")
 
 
 @rule(
@@ -122,13 +108,13 @@ def _(ev: Evidence) -> Iterator[Part]:
 )  # fmt: skip
 def _(ev: Evidence) -> Iterator[Part]:
     for name, aim in (*((name, at_least(0.3)) for name in ADAPTIVE), ("sgd", below(0.3))):
-        yield one(ev, "last train less validation accuracy", last_gap, name, aim)
-    yield has(
+        yield single(ev, "last training − validation accuracy", m.last_gap, name, aim)
+    yield property_of(
         ev, "sgd alone ends early",
-        lambda sgd, *others: ends_early(sgd) and not any(map(ends_early, others)), "sgd", *ADAPTIVE,
+        lambda sgd, *others: m.ends_early(sgd) and not any(map(m.ends_early, others)), "sgd", *ADAPTIVE,
     )  # fmt: skip
     for name in ADAPTIVE:
-        yield compare(ev, "best validation accuracy", best_accuracy, name, "sgd", at_least(0.05))
+        yield compare(ev, "best validation accuracy", m.best_accuracy, name, "sgd", at_least(0.05))
 
 
 @rule(
@@ -140,10 +126,10 @@ def _(ev: Evidence) -> Iterator[Part]:
 def _(ev: Evidence) -> Iterator[Part]:
     slow = [f"{name}_2" for name in ADAPTIVE]
     pairs = [(name, "sgd_2", at_least(0.1)) for name in slow]
-    pairs += [(a, b, alike(0.05)) for a, b in combinations(slow, 2)]
+    pairs += [(a, b, equivalent(0.05)) for a, b in combinations(slow, 2)]
     pairs += [("adam_2", name, NOT_BELOW) for name in slow[1:]]
     for a, b, aim in pairs:
-        yield compare(ev, "best validation accuracy", best_accuracy, a, b, aim)
+        yield compare(ev, "best validation accuracy", m.best_accuracy, a, b, aim)
 
 
 @rule(
@@ -154,14 +140,16 @@ def _(ev: Evidence) -> Iterator[Part]:
 )  # fmt: skip
 def _(ev: Evidence) -> Iterator[Part]:
     def in_range(record: Record) -> bool:
-        return 1e-3 <= setting("lr", record) <= 1e-2 and setting("batch_size", record) in (64, 128)
+        return 1e-3 <= m.setting("lr", record) <= 1e-2 and m.setting("batch_size", record) in (64, 128)
 
     trials = twelve(ev, "search")
     yield best_have("the three best have a rate in [1e-3, 1e-2] and batch 64 or 128", trials, 3, in_range)
     best = winners(trials)
     for field in ("lr", "batch_size"):
-        yield judge(f"{field} of the best trial", numbers(best, partial(setting, field)), BESIDE)
-    yield in_paper(ev, "validation accuracy of the best trial", numbers(best, best_accuracy), alike(0.03, 0.507))
+        yield judge(f"{field} of the best trial", numbers(best, partial(m.setting, field)), SHOWN_ONLY)
+    yield paper_only(
+        ev, "validation accuracy of the best trial", numbers(best, m.best_accuracy), equivalent(0.03, 0.507)
+    )
 
 
 @rule(
@@ -176,11 +164,11 @@ def _(ev: Evidence) -> Iterator[Part]:
     dropout = {seed: record for seed, record in ev.find("dropout").items() if seed in seeds}
     # train_resnet's accuracy is another data set's
     others = {s: [r for r in runs if r.name not in ("dropout", "train_resnet")] for s, runs in seeds.items()}
-    best = {seed: max(map(best_accuracy, runs), key=lambda number: number.value) for seed, runs in others.items()}
-    ours, test = numbers(dropout, best_accuracy), ev.test_accuracy(dropout)
-    yield judge("best validation accuracy, best other run's less dropout's", less(best, ours), at_most(0.01))
-    yield judge("dropout's validation less test accuracy", less(ours, test), at_most(0.03))
-    yield in_paper(ev, "dropout's test accuracy", test, alike(0.03, 0.51))
+    best = {seed: max(map(m.best_accuracy, runs), key=lambda number: number.value) for seed, runs in others.items()}
+    ours, test = numbers(dropout, m.best_accuracy), ev.test_accuracy("dropout", dropout)
+    yield judge("best validation accuracy, best other run − dropout", difference(best, ours), at_most(0.01))
+    yield judge("dropout's validation − test accuracy", difference(ours, test), at_most(0.03))
+    yield paper_only(ev, "dropout's test accuracy", test, equivalent(0.03, 0.51))
 
 
 @rule(
@@ -191,12 +179,12 @@ def _(ev: Evidence) -> Iterator[Part]:
 )  # fmt: skip
 def _(ev: Evidence) -> Iterator[Part]:
     for name in ADAPTIVE:
-        yield compare(ev, "best validation accuracy", best_accuracy, f"{name}_2", name, above(0))
+        yield compare(ev, "best validation accuracy", m.best_accuracy, f"{name}_2", name, above())
     points = twelve(ev, "sweep")
     yield best_have(
-        "the best of the twelve points has a rate below 5e-4", points, 1, lambda run: setting("lr", run) < 5e-4
+        "the best of the twelve points has a rate below 5e-4", points, 1, lambda run: m.setting("lr", run) < 5e-4
     )
-    yield judge("its rate", numbers(winners(points), partial(setting, "lr")), BESIDE)
+    yield judge("its rate", numbers(winners(points), partial(m.setting, "lr")), SHOWN_ONLY)
 
 
 @rule(
@@ -207,5 +195,5 @@ def _(ev: Evidence) -> Iterator[Part]:
 )  # fmt: skip
 def _(ev: Evidence) -> Iterator[Part]:
     pair = ("fine_tune_2", "fine_tune_3_lr")
-    yield compare(ev, "last train less validation accuracy", last_gap, *pair, above(0))
-    yield compare(ev, "validation accuracy", final_accuracy, *pair, at_most(0.02))
+    yield compare(ev, "last training − validation accuracy", m.last_gap, *pair, above())
+    yield compare(ev, "validation accuracy", m.final_accuracy, *pair, at_most(0.02))

@@ -50,8 +50,9 @@ def train(name, seed=0, loss=1.0, accuracy=0.5, train=0.5, macro=None, epochs=20
     best = int(np.argmax(accuracies)) + 1
     final = best if stop else ran
     result = {
-        "status": "finished", "split": more.get("split", "validation"), "classes": 10, "epoch": final, "last_epoch": ran,
-        "best_epoch": best, "budget": epochs, "accuracy": accuracies[final - 1], "best_accuracy": max(accuracies),
+        "status": "finished", "split": more.get("split", "validation"), "classes": 10, "epoch": final,
+        "last_epoch": ran, "best_epoch": best, "budget": epochs, "accuracy": accuracies[final - 1],
+        "best_accuracy": max(accuracies),
         "macro_accuracy": accuracies[final - 1] if macro is None else macro, "sha256": WEIGHTS,
     }  # fmt: skip
     experiment = {"lr": more.get("lr", 5e-4), "batch_size": more.get("batch_size", 128)}

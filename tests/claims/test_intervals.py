@@ -36,6 +36,6 @@ def test_paired_interval_covers():
 
 def test_macro_accuracy_counts_the_images_of_rare_classes():
     balanced, skewed = np.arange(100) % 2, np.repeat([0, 1], [90, 10])
-    span = lambda labels: st.macro_number(0.5, lambda: np.stack([labels, labels])).alone(0.95)  # noqa: E731
+    span = lambda labels: st.macro_number(0.5, lambda: np.stack([labels, labels])).interval(0.95)  # noqa: E731
     assert span(balanced) == pytest.approx(st.wilson_interval(0.5, 100, 0.95))
     assert span(skewed) == pytest.approx(st.wilson_interval(0.5, 36, 0.95))

@@ -32,16 +32,16 @@ def test_a_verdict_prints_its_parts():
     verdict = check("4a", "paper", world(**CASES[[case[0] for case in CASES].index("4a")][2]))
     lines = str(verdict).splitlines()
     assert lines[0] == "4a holds, profile paper" and lines[1] == f"says: {RULES['4a'].sentence}"
-    assert lines[-1] == "  holds       test accuracy, CNN_13 less CNN_10, above 0: 0.1 [0.1, 0.1] (95%), seeds 0-2"
+    assert lines[-1] == "  holds       test accuracy, CNN_13 − CNN_10, above 0: 0.1 [0.1, 0.1] (95%), seeds 0-2"
     assert verdict.table().rows[0] == (
-        "train loss, CNN_10 less CNN_13, above 0",
+        "training loss, CNN_10 − CNN_13, above 0",
         "0.1",
         "[0.1, 0.1] (95%)",
         "0-2",
         "holds",
     )
     html = verdict._repr_html_()
-    assert html.startswith("<details><summary><b>4a</b> ") and "train loss, CNN_10 less CNN_13, above 0" in html
+    assert html.startswith("<details><summary><b>4a</b> ") and "training loss, CNN_10 − CNN_13, above 0" in html
 
 
 @pytest.mark.parametrize("claim", RULES)
@@ -77,7 +77,7 @@ def test_ledger():
     assert rows[at] == ["4a", f"**{RULES['4a'].sentence}**", "", "", "", "", "**holds**"]
     assert rows[at + 1] == [
         "",
-        "train loss, CNN_10 less CNN_13, above 0",
+        "training loss, CNN_10 − CNN_13, above 0",
         "",
         "0.1",
         "[0.1, 0.1] (95%)",
@@ -100,10 +100,12 @@ def test_the_short_ledger_has_a_line_a_claim_with_the_number_that_decides():
     assert lines["4a"] == [
         RULES["4a"].sentence,
         "holds",
-        "train loss, CNN_10 less CNN_13, above 0: 0.1 [0.1, 0.1] (95%)",
+        "training loss, CNN_10 − CNN_13, above 0: 0.1 [0.1, 0.1] (95%)",
     ]
-    assert lines["3a"][1:] == ["fails", "train loss, MLP_23 less MLP_13, above 0: -0.1 [-0.1, -0.1] (95%)"]
-    assert lines["5c"][1] == "undecided" and lines["5c"][2].startswith("last train loss of fine_tune_2, at most 0.1: ")
+    assert lines["3a"][1:] == ["fails", "training loss, MLP_23 − MLP_13, above 0: -0.1 [-0.1, -0.1] (95%)"]
+    assert lines["5c"][1] == "undecided" and lines["5c"][2].startswith(
+        "last training loss of fine_tune_2, at most 0.1: "
+    )
     assert lines["4b"][1:] == ["no evidence (no record of CNN_30)", "–"]
 
 
