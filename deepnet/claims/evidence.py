@@ -84,7 +84,8 @@ def timing(ev: Evidence, name: str, *pairs: tuple[str, str]) -> Iterator[Part]:
 
 def paper_only(ev: Evidence, text: str, found: Mapping[int, Number], aim: Aim) -> Part:
     """A part that depends on 128-pixel input († in the rules): left out everywhere but in `paper`."""
-    return judge(text, found, aim) if ev.paper else Part(f"{text}, {aim.text} (needs 128 pixels)", "not judged")
+    text = f"{text} at 128 pixels"
+    return judge(text, found, aim) if ev.paper else Part(f"{text}, {aim.text}", "not judged")
 
 
 # ---------------------------------------------------------------- a rule

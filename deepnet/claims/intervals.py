@@ -164,8 +164,8 @@ SHOWN_ONLY = Aim("", lambda low, high: "not judged")
 
 
 def _written(value: float) -> str:
-    """Four significant digits; zero for what only rounding left of a difference."""
-    return f"{value:.4g}" if abs(value) > 1e-14 else "0"
+    """Three significant digits; zero for what only rounding left of a difference."""
+    return f"{value:.3g}" if abs(value) > 1e-14 else "0"
 
 
 @dataclass(frozen=True)

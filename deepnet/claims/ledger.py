@@ -21,7 +21,7 @@ from deepnet.records.reading import find_openings, find_records
 from deepnet.text import Table, counted, listed, ranges
 from experimentTable import PROFILES, choose, current_profile
 
-__all__ = ["RULES", "Ledger", "Rule", "Verdict", "check", "ledger"]
+__all__ = ["RULES", "Ledger", "Rule", "Verdict", "check", "ledger", "side_by_side"]
 
 # by chapter, then the questions
 RULES: dict[str, Rule] = dict(sorted(ENTERED.items()))
@@ -60,22 +60,16 @@ class Verdict:
         return "\n".join([*map(wrap, head), *(f"  {part}" for part in self.parts)])
 
     def table(self) -> Table:
-        """The parts, what is only printed beside included."""
-        return Table(("part", *FOUND), [(part.text, *_found(part)) for part in self.parts])
+        """The parts, those that are shown only included; a dash stands where there is nothing."""
+        cells = [(part.text, part.ours, part.span, ranges(part.seeds), part.verdict) for part in self.parts]
+        head = ("part", "ours", "interval", "seeds", "verdict")
+        return Table(head, [tuple(cell or "–" for cell in row) for row in cells])
 
     def _repr_html_(self) -> str:
         """For a notebook: one line, which unfolds into the rule and the parts."""
         line = f"<b>{self.id}</b> {escape(self.sentence)}: <b>{escape(self.text)}</b> <code>{self.profile}</code>"
         parts = self.table()._repr_html_() if self.parts else ""
         return f"<details><summary>{line}</summary><p><i>Rule:</i> {escape(self.rule)}</p>{parts}</details>"
-
-
-FOUND = ("ours", "interval", "seeds", "verdict")
-
-
-def _found(part: Part) -> tuple[str, ...]:
-    """A part's cells under `FOUND`, with a dash where there is nothing."""
-    return tuple(cell or "–" for cell in (part.ours, part.span, ranges(part.seeds), part.verdict))
 
 
 class Ledger(list[Verdict]):
@@ -100,17 +94,6 @@ class Ledger(list[Verdict]):
         """One line per claim: what it says, its verdict, and the number that decides it."""
         rows = [(v.id, v.sentence, v.text, v.deciding.number if v.deciding else "–") for v in self]
         return Table(("id", "sentence", "verdict", "the number that decides"), rows, self.summary)
-
-    def parts(self) -> Table:
-        """One line per claim, then one for each of its parts that was judged.
-
-        What is only printed beside stands in the verdict itself (`check`).
-        """
-        rows: list[tuple[str, ...]] = []
-        for v in self:
-            rows.append((v.id, f"**{v.sentence}**", v.report, "", "", "", f"**{v.text}**"))
-            rows += [("", p.text, "", *_found(p)) for p in v.parts if p.seeds and p.verdict != "not judged"]
-        return Table(("id", "sentence", "the report", *FOUND), rows, self.summary)
 
     def __str__(self) -> str:
         return str(self.short())
@@ -157,3 +140,15 @@ def ledger(
 ) -> Ledger:
     """The verdicts on all claims, then on our questions; the arguments are those of `check`."""
     return Ledger(check(claim, profile, records, openings) for claim in RULES)
+
+
+def side_by_side(claim: str, *profiles: str) -> Table:
+    """The judged parts of one claim, a column per profile: verdict, effect, interval, and number n of seeds."""
+    rows: dict[str, list[str]] = {}
+    for i, profile in enumerate(profiles):
+        for part in check(claim, profile).parts:
+            if part.seeds and part.verdict != "not judged":
+                found = f"{part.ours} {part.span}".rstrip()
+                row = rows.setdefault(part.text, ["–"] * len(profiles))
+                row[i] = f"{part.verdict}: {found}, n = {len(part.seeds)}"
+    return Table((claim, *profiles), [(text, *cells) for text, cells in rows.items()])

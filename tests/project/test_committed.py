@@ -21,7 +21,7 @@ from nbclient import NotebookClient
 from pictures import alike, picture
 
 from benchmarks.benchmark import markdown
-from deepnet.claims.ledger import RULES, check, ledger
+from deepnet.claims.ledger import RULES, check, ledger, side_by_side
 from deepnet.figures.plots import Sheet
 from deepnet.figures.registry import draw
 from deepnet.figures.words import prices, results_table, sources
@@ -43,7 +43,7 @@ BLOCKS: dict[str, tuple[Path, Callable[[], str]]] = {  # what stands between the
     "ledger": (RESULTS, lambda: str(ledger(PROFILE))),
     "benchmark": (SPEED, lambda: benchmark("intel-r-xeon-r-processor-family-6-model-207-2-cores")),
     "benchmark-gpu": (SPEED, lambda: benchmark("nvidia-h200-16-cores")),
-    **{f"parts-{p}": (FINDINGS, lambda p=p: str(ledger(p).parts())) for p in ("paper", "cpu")},
+    **{claim: (FINDINGS, lambda claim=claim: str(side_by_side(claim, "paper", "cpu"))) for claim in RULES},
     **{
         f"results-{p}": (FINDINGS, lambda p=p: str(results_table(*TRAINED, profile=p, most=len(TRAINED) + 12)))
         for p in ("paper", "cpu")
