@@ -30,7 +30,7 @@ from experimentTable import EXPERIMENTS
 REMAKE = "REMAKE=1 python -m pytest tests/project/test_committed.py"
 NOTEBOOK = ROOT / "main.ipynb"
 RESULTS, PROFILES, SPEED = (ROOT / "docs" / f"{page}.md" for page in ("results", "profiles", "speed"))
-FINDINGS = ROOT / "report" / "findings.md"
+FINDINGS, PROVENANCE = (ROOT / "report" / f"{page}.md" for page in ("findings", "provenance"))
 PROFILE = "paper"  # the best that has evidence: whose outputs the notebook carries
 
 
@@ -48,7 +48,7 @@ BLOCKS: dict[str, tuple[Path, Callable[[], str]]] = {  # what stands between the
         f"results-{p}": (FINDINGS, lambda p=p: str(results_table(*TRAINED, profile=p, most=len(TRAINED) + 12)))
         for p in ("paper", "cpu")
     },
-    **{f"sources-{p}": (FINDINGS, lambda p=p: str(sources(p))) for p in ("paper", "cpu")},
+    **{f"sources-{p}": (PROVENANCE, lambda p=p: str(sources(p))) for p in ("paper", "cpu")},
     "prices": (
         PROFILES,
         lambda: str(prices(EXPERIMENTS if os.environ.get("REMAKE") else re.findall(r"\w+", PROFILES.read_text()))),
@@ -71,12 +71,15 @@ def test_a_table_is_what_the_records_say(block):
 
 @pytest.mark.parametrize("claim", RULES)
 def test_the_findings_say_of_each_claim_what_its_rule_says(claim):
-    """Each has one paragraph, which begins with its verdict in both profiles; how many seeds stand behind it is in the
-    tables.
-    """
+    """Each begins with its answer and its verdict in both profiles; how many seeds stand behind it is in its table."""
     text = " ".join(FINDINGS.read_text().split("## Claim by claim")[1].split())
     said = re.findall(rf"\*\*{claim}, [^*]*\*\* \(paper: ([^,()]*), cpu: ([^,()]*)\)", text)
     assert said == [(check(claim, "paper").verdict, check(claim, "cpu").verdict)]
+
+
+def test_no_paragraph_of_the_findings_is_long():
+    prose = re.sub(r"<!-- (\S+) -->.*?<!-- /\1 -->", "", FINDINGS.read_text(), flags=re.DOTALL)
+    assert max(len(paragraph.split()) for paragraph in re.split(r"\n\n|\n- ", prose)) <= 90
 
 
 def replayed(profile: str, folder: Path) -> nbformat.NotebookNode:

@@ -96,7 +96,7 @@ def anchors(page: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-@pytest.mark.parametrize("page", [*PAGES, ROOT / "report" / "findings.md"], ids=named)
+@pytest.mark.parametrize("page", [*PAGES, *(ROOT / "report").glob("*.md")], ids=named)
 def test_a_link_leads_to_what_is_there(page):
     for target in re.findall(r"\]\(([^)\s]+)\)", prose(page)):
         if "://" not in target:
