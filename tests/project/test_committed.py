@@ -45,7 +45,7 @@ BLOCKS: dict[str, tuple[Path, Callable[[], str]]] = {  # what stands between the
     "benchmark-gpu": (SPEED, lambda: benchmark("nvidia-h200-16-cores")),
     **{claim: (FINDINGS, lambda claim=claim: str(side_by_side(claim, "paper", "cpu"))) for claim in RULES},
     **{
-        f"results-{p}": (FINDINGS, lambda p=p: str(results_table(*TRAINED, profile=p, most=len(TRAINED) + 12)))
+        f"results-{p}": (PROVENANCE, lambda p=p: str(results_table(*TRAINED, profile=p, most=len(TRAINED) + 12)))
         for p in ("paper", "cpu")
     },
     **{f"sources-{p}": (PROVENANCE, lambda p=p: str(sources(p))) for p in ("paper", "cpu")},
