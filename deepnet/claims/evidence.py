@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from deepnet.claims import measures as m
@@ -111,13 +112,22 @@ class Rule:
         return f"{self.measured}: {self.holds_if}" if self.measured else self.holds_if
 
 
+def _texts() -> dict[str, list[str]]:
+    """id -> the cells of its line in rules.md."""
+    lines = Path(__file__).with_name("rules.md").read_text("utf-8").splitlines()
+    table = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("|")]
+    return {cells[0]: cells for cells in table[2:]}
+
+
+TEXTS = _texts()
 RULES: dict[str, Rule] = {}
 
 
-def rule(claim: str, sentence: str, measured: str, holds_if: str, report: str = "") -> Callable[[Parts], Parts]:
-    """Enter the decorated function, evidence -> parts, in `RULES`."""
+def rule(claim: str) -> Callable[[Parts], Parts]:
+    """Enter the decorated function, evidence -> parts, in `RULES`, with the text that rules.md has for it."""
 
     def entered(parts: Parts) -> Parts:
+        _, sentence, measured, holds_if, report = TEXTS[claim]
         RULES[claim] = Rule(claim, sentence, measured, holds_if, report, parts)
         return parts
 

@@ -1,9 +1,7 @@
 """The report's claims and our questions, each judged by a rule fixed before any evidence.
 
-A rule that turns out to be wrong is not edited: a new one is added under a new id beside it, with the reason, and both
-verdicts are shown. Everything here is a function of records; nothing trains. The rules stand in
-deepnet/claims/rules_depth.py and deepnet/claims/rules_tuning.py, what they read in deepnet/claims/measures.py, and how
-numbers become a verdict in deepnet/claims/intervals.py. Where the rules leave a choice, the code that makes it says so.
+Everything here is a function of records; nothing trains. What the rules say stands in rules.md, how they are applied in
+rules.py, what they read in measures.py, and how numbers become a verdict in intervals.py.
 """
 
 import textwrap
@@ -13,9 +11,8 @@ from dataclasses import dataclass
 from functools import partial
 from html import escape
 
-from deepnet.claims import rules_depth, rules_tuning  # noqa: F401 (each enters its rules)
-from deepnet.claims.evidence import RULES as ENTERED
-from deepnet.claims.evidence import Evidence, Rule, Source
+from deepnet.claims import rules
+from deepnet.claims.evidence import TEXTS, Evidence, Rule, Source
 from deepnet.claims.intervals import Part, combine, few_seeds
 from deepnet.records.reading import find_openings, find_records
 from deepnet.text import Table, counted, listed, ranges
@@ -23,8 +20,7 @@ from experimentTable import PROFILES, choose, current_profile
 
 __all__ = ["RULES", "Ledger", "Rule", "Verdict", "check", "ledger", "side_by_side"]
 
-# by chapter, then the questions
-RULES: dict[str, Rule] = dict(sorted(ENTERED.items()))
+RULES: dict[str, Rule] = {claim: rules.RULES[claim] for claim in TEXTS}  # by chapter, then the questions
 
 VERDICTS = ("holds", "fails", "undecided", "no evidence", "not judged")
 

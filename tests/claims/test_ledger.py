@@ -6,7 +6,7 @@ from test_rules import CASES, F, H, U, chapter_5
 
 from deepnet.claims import intervals as st
 from deepnet.claims.ledger import RULES, check, ledger, side_by_side
-from deepnet.claims.rules_tuning import CHAPTER_5
+from deepnet.claims.rules import CHAPTER_5
 from experimentTable import EXPERIMENTS
 
 

@@ -7,7 +7,7 @@ from made_up_records import analysis, baseline, blocks, many, opened, wide, worl
 
 from deepnet.claims import intervals as st
 from deepnet.claims.ledger import check
-from deepnet.claims.rules_tuning import CHAPTER_5
+from deepnet.claims.rules import CHAPTER_5
 from experimentTable import BOTH_PRECISIONS
 
 MLPS = ("MLP_4", "MLP_13", "MLP_23")

@@ -62,7 +62,7 @@ def bf16_sentence() -> str:
         model: part.verdict
         for part in check("q7", "cpu").parts
         for model in BOTH_PRECISIONS
-        if part.text.startswith(f"test accuracy, {model}_bf16 less")
+        if part.text.startswith(f"test accuracy, {model}_bf16 −")
     }
     shown = [model for model, verdict in equal.items() if verdict == "holds"]
     assert len(shown) == 1 and set(equal.values()) == {"holds", "undecided"}
