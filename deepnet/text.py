@@ -48,30 +48,28 @@ def seeds_of(runs: Mapping[str, Collection[int]]) -> str:
 
 @dataclass(frozen=True)
 class Table:
-    """A small table: HTML in a notebook, Markdown as text.
-
-    Columns headed by what is in `right` are aligned to the right.
-    """
+    """A small table: HTML in a notebook, Markdown as text. Columns of numbers are aligned to the right."""
 
     head: Sequence[str]
     rows: Sequence[Sequence[str]]
     caption: str = ""
-    right: Collection[str] = ()
+
+    def _aligned(self) -> list[str]:
+        columns = [column[1:] for column in zip(self.head, *self.rows, strict=True)]
+        return ["right" if all(cell[:1] in "0123456789-–" for cell in column) else "left" for column in columns]
 
     def __str__(self) -> str:
-        lines = (self.head, ["---:" if name in self.right else "---" for name in self.head], *self.rows)
+        lines = (self.head, ["---:" if side == "right" else "---" for side in self._aligned()], *self.rows)
         table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
         return f"{self.caption}\n\n{table}" if self.caption else table
 
     _repr_markdown_ = __repr__ = __str__
 
     def _repr_html_(self) -> str:
-        sides = ["right" if name in self.right else "left" for name in self.head]
+        sides = self._aligned()
 
         def line(tag: str, cells: Sequence[str]) -> str:
-            styled = (
-                f'<{tag} style="text-align:{side}">{escape(c)}</{tag}>' for side, c in zip(sides, cells, strict=True)
-            )
+            styled = (f'<{tag} style="text-align:{s}">{escape(c)}</{tag}>' for s, c in zip(sides, cells, strict=True))
             return f"<tr>{''.join(styled)}</tr>"
 
         caption = f'<caption style="caption-side:top;text-align:left">{escape(self.caption)}</caption>'

@@ -3,7 +3,6 @@
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
-from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -31,7 +30,7 @@ from experimentTable import (
 JUDGED = [name for name in reversed(PROFILES) if PROFILES[name].judged]  # with evidence, the largest sizes first
 
 Runs = Mapping[str, Sequence[Record]]  # name -> its finished records of all seeds
-Row = tuple[str, ...]
+Row = dict[str, str]  # column -> cell
 
 
 def _find(what: Sequence[str], profile: str | None) -> tuple[Runs, str]:
@@ -72,35 +71,36 @@ def _of(records: Sequence[Record], key: str) -> list[Any]:
     return [record.result[key] for record in records]
 
 
-TRAINING = ("run", "seeds", "training loss", "accuracy", "set", "epochs")
-# what is not a training: the head of its table
-HEADS = {
-    "distribution": ("data set", "classes", "fewest training images in a class", "most"),
-    "tsne": ("data set", "classes", "seeds", "5-NN skill (0: chance, 1: no error)"),
-    "timing": ("plain", "residual", "blocks", "time per step, residual / plain"),
-}
-
-
-def _rows(kind: str, name: str, records: Sequence[Record]) -> Iterator[Row]:
-    """The lines of one run under the head of its kind."""
-    first = records[0].result
+def _rows(name: str, records: Sequence[Record]) -> Iterator[Row]:
+    """The lines of one run; those of one kind have the same columns."""
+    first, kind = records[0].result, EXPERIMENTS[name].kind if name in EXPERIMENTS else "training"
     if kind == "distribution":
-        yield from ((DATA[d], f"{len(n)}", f"{min(n):,}", f"{max(n):,}") for d, n in first["counts"].items())
+        for data, images in first["counts"].items():
+            least, most = f"{min(images):,}", f"{max(images):,}"
+            yield {"data set": DATA[data], "classes": f"{len(images)}", "fewest training images": least, "most": most}
     elif kind == "tsne":
-        skill = _spread([*map(knn_skill, records)])
-        yield DATA[experiment(name).dataset], f"{first['classes']}", _seeds(records), skill
+        data, skill = DATA[experiment(name).dataset], _spread([*map(knn_skill, records)])
+        yield {"data set": data, "classes": f"{first['classes']}", "seeds": _seeds(records), "5-NN skill": skill}
     elif kind == "timing":
-        for pair, ratios in step_ratios(records).items():
-            yield *pair, f"{len(ratios)}", _spread(ratios, 2)
-    elif kind == "baseline":
-        for key in first["classifiers"]:
-            scores = [record.result["classifiers"][key]["validation_accuracy"] for record in records]
-            yield f"{name}, {key.replace('_', ' ')}", _seeds(records), "–", _spread(scores), "validation", "–"
+        for (plain, residual), ratios in step_ratios(records).items():
+            blocks, ratio = f"{len(ratios)}", _spread(ratios, 2)
+            yield {"plain": plain, "residual": residual, "blocks": blocks, "step time, residual / plain": ratio}
     else:
-        last, final = set(_of(records, "last_epoch")), set(_of(records, "epoch"))
-        epochs = ranges(last) + (f" (restored: {ranges(final)})" if final != last else "")
-        loss = _spread([*map(final_loss, records)], 4)
-        yield name, _seeds(records), loss, _spread(_of(records, "accuracy")), first["split"], epochs
+        loss = epochs = "–"
+        scores = {name: _of(records, "accuracy")}
+        if kind == "baseline":
+            keys = {f"{name}, {key.replace('_', ' ')}": key for key in first["classifiers"]}
+            found_ = _of(records, "classifiers")
+            scores = {run: [each[key]["validation_accuracy"] for each in found_] for run, key in keys.items()}
+        else:
+            last, final = set(_of(records, "last_epoch")), set(_of(records, "epoch"))
+            epochs = ranges(last) + (f" (restored: {ranges(final)})" if final != last else "")
+            loss = _spread([*map(final_loss, records)], 4)
+        for run, values in scores.items():
+            yield {
+                "run": run, "seeds": _seeds(records), "training loss": loss, "accuracy": _spread(values),
+                "set": first["split"], "epochs": epochs,
+            }  # fmt: skip
 
 
 def results_table(*what: str, profile: str | None = None, most: int = 8) -> Table:
@@ -115,19 +115,16 @@ def results_table(*what: str, profile: str | None = None, most: int = 8) -> Tabl
     Example: `results_table("3.1")`, `results_table("MLP_4", "MLP_13")`.
     """
     runs, caption = _find(what, profile)
-    kinds = {name: EXPERIMENTS[name].kind if name in EXPERIMENTS else "training" for name in runs}
-    heads = {HEADS.get(kind, TRAINING) for kind in kinds.values()} or {TRAINING}
-    if len(heads) > 1:
+    rows = [row for name, records in runs.items() for row in _rows(name, records)]
+    if len({tuple(row) for row in rows}) > 1:
         raise UsageError(f"{', '.join(runs)} are of several kinds; make a table of each")
-    (head,) = heads
-    shown = set(runs)
-    if head == TRAINING and any(len(records) > 1 for records in runs.values()):
-        caption += " Mean ± standard deviation over the seeds."
-    if head == TRAINING and len(runs) > most:
-        shown = {*sorted(runs, key=lambda name: float(np.mean(_of(runs[name], "accuracy"))), reverse=True)[:most]}
-        caption += f" The {most} most accurate of {len(runs)} runs."
-    rows = [*chain.from_iterable(_rows(kinds[name], name, runs[name]) for name in runs if name in shown)]
-    return Table(head, rows, caption, right=head[2:])
+    if any("±" in cell for row in rows for cell in row.values()):
+        caption += f" Mean ± standard deviation over the {'seeds' if 'seeds' in rows[0] else 'blocks'}."
+    if len(rows) > most:
+        best = sorted(rows, key=lambda row: row["accuracy"], reverse=True)[:most]
+        caption += f" The {most} most accurate of {len(rows)} runs."
+        rows = [row for row in rows if row in best]
+    return table(rows, caption)
 
 
 def results_of(name: str, measure: str = "accuracy", profile: str | None = None) -> list[float]:
@@ -140,16 +137,15 @@ def gradients_table(*what: str, profile: str | None = None) -> Table:
     """The first layer's RMS gradient and the global norm, means over the steps of the first and last epoch."""
     runs, caption = _find(what, profile)
     rows = []
+    columns = [f"{what}, {end}" for what in ("log10 RMS, layer 1", "global norm") for end in ("first epoch", "last")]
     for name, records in runs.items():
         trained = [[row for row in record.rows if "gradient_norm" in row] for record in records]
         if all(trained):
             ends = [[rows[at] for rows in trained] for at in (0, -1)]
             rms = (_spread([row["gradient_log10_rms"][0] for row in end], 1) for end in ends)
             norm = (_spread([row["gradient_norm"] for row in end], 2) for end in ends)
-            rows.append((name, _seeds(records), *rms, *norm))
-    what_of = ("log10 of the first layer's RMS gradient", "global gradient norm")
-    head = ("run", "seeds", *(f"{what}, {end}" for what in what_of for end in ("first epoch", "last")))
-    return Table(head, rows, caption, right=head[2:])
+            rows.append({"run": name, "seeds": _seeds(records), **dict(zip(columns, (*rms, *norm), strict=True))})
+    return table(rows, caption)
 
 
 def search_table(config: Mapping = REPORT_SWEEP, name: str = "search", profile: str | None = None) -> Table:
@@ -159,22 +155,23 @@ def search_table(config: Mapping = REPORT_SWEEP, name: str = "search", profile: 
     trials = [record for records in runs.values() for record in records if any(metric in row for row in record.rows)]
     best = sorted(trials, key=lambda record: score(record, sweep), reverse=sweep.maximize)[:5]
     k, (accuracy, _) = max(SWEEP.items(), key=lambda item: item[1])
-    points = [(record.name, f"{record.seed}", score(record, sweep), record.settings["experiment"]) for record in best]
+    points = [(r.name, f"{r.seed}", score(r, sweep), r.settings["experiment"]) for r in best]
     points.append(("the report's best", "–", accuracy, asdict(experiment(f"sweep_{k}"))))
-    rows = [(run, seed, *map(_number, (s, *(at[p] for p in sweep.parameters)))) for run, seed, s, at in points]
-    head = ("trial", "seed", metric.replace("_", " "), *(name.replace("_", " ") for name in sweep.parameters))
-    return Table(head, rows, f"{caption} The best {len(best)} of {len(trials)} trials.", right=head[2:])
+    rows = [
+        {"trial": run, "seed": seed, metric: s, **{name: at[name] for name in sweep.parameters}}
+        for run, seed, s, at in points
+    ]
+    return table(rows, f"{caption} The best {len(best)} of {len(trials)} trials.")
 
 
 def openings_table(profile: str | None = None) -> Table:
     """Each opening of chapter 5's test set in this profile, and what was found."""
     profile = current_profile(profile)
     rows = [
-        (line["run"], line["classifier"].replace("_", " "), f"{line['seed']}", f"{line['accuracy']:.4g}")
+        {"run": line["run"], "classifier": line["classifier"], "seed": line["seed"], "test accuracy": line["accuracy"]}
         for line in find_openings(profile)
     ]
-    head = ("run", "classifier", "seed", "test accuracy")
-    return Table(head, rows, f"Profile {profile}: every opening of the test set.", right=head[2:])
+    return table(rows, f"Profile {profile}: every opening of the test set.")
 
 
 def verdicts_of(*claims: str, profile: str | None = None) -> Ledger:
@@ -192,11 +189,10 @@ def verdicts_of(*claims: str, profile: str | None = None) -> Ledger:
     return verdicts
 
 
-def table(rows: Sequence[Mapping]) -> Table:
+def table(rows: Sequence[Mapping], caption: str = "") -> Table:
     """Mappings with the same keys as a table."""
-    cells = [[*map(_number, row.values())] for row in rows]
-    head = {key: key.replace("_", " ") for key in rows[0]}
-    return Table([*head.values()], cells, right=[head[k] for k, value in rows[0].items() if not isinstance(value, str)])
+    head = [key.replace("_", " ") for key in rows[0]] if rows else []
+    return Table(head, [[*map(_number, row.values())] for row in rows], caption)
 
 
 def sources(profile: str | None = None) -> Table:
@@ -223,7 +219,7 @@ def prices(names: Collection[str] = EXPERIMENTS) -> Table:
         return duration(estimated_seconds(exp)) if is_supported(exp := experiment(name, profile)) else "–"
 
     rows = [(", ".join(alike), *(cost(alike[0], profile) for profile in PROFILES)) for alike in families.values()]
-    return Table(["runs", *PROFILES], rows, right=[*PROFILES])
+    return Table(["runs", *PROFILES], rows)
 
 
 @contextmanager

@@ -75,7 +75,7 @@ def test_of_partial_evidence_every_figure_is_drawn_or_missed_in_one_line(partial
 
 def test_of_partial_evidence_all_is_said(partial):
     made = results_table("MLP_4", "MLP_13", "MLP_33", profile="cpu")
-    assert [row[:2] for row in made.rows] == [("MLP_4", "0-2"), ("MLP_33", "0")]
+    assert [row[:2] for row in made.rows] == [["MLP_4", "0-2"], ["MLP_33", "0"]]
     assert made.caption.startswith("Profile cpu. No finished record of MLP_13.")
     assert gradients_table("MLP_13", "MLP_33", profile="cpu").caption.endswith("No finished record of MLP_13.")
 
