@@ -49,7 +49,7 @@ def _find(what: Sequence[str], profile: str | None) -> tuple[Runs, str]:
     caption = f"Profile {at}{f' ({asked} has no record of these runs)' if at != asked else ''}."
     if missing := [name for name, records in by_name.items() if not records]:
         caption += f" No finished record of {', '.join(missing)}."
-    return {name: records for found_ in by_name.values() for name, records in found_.items()}, caption
+    return {name: records for runs in by_name.values() for name, records in runs.items()}, caption
 
 
 def _spread(values: Sequence[float], digits: int = 3) -> str:
@@ -64,10 +64,12 @@ def _number(value: object) -> str:
 
 
 def _seeds(records: Sequence[Record]) -> str:
+    """The seeds of the records: "0-2, 5"."""
     return ranges(record.seed for record in records)
 
 
 def _of(records: Sequence[Record], key: str) -> list[Any]:
+    """An entry of each record's result."""
     return [record.result[key] for record in records]
 
 
@@ -90,8 +92,8 @@ def _rows(name: str, records: Sequence[Record]) -> Iterator[Row]:
         scores = {name: _of(records, "accuracy")}
         if kind == "baseline":
             keys = {f"{name}, {key.replace('_', ' ')}": key for key in first["classifiers"]}
-            found_ = _of(records, "classifiers")
-            scores = {run: [each[key]["validation_accuracy"] for each in found_] for run, key in keys.items()}
+            tried = _of(records, "classifiers")
+            scores = {run: [each[key]["validation_accuracy"] for each in tried] for run, key in keys.items()}
         else:
             last, final = set(_of(records, "last_epoch")), set(_of(records, "epoch"))
             epochs = ranges(last) + (f" (restored: {ranges(final)})" if final != last else "")
