@@ -119,6 +119,11 @@ def wins(name: str, other: str, profile: str = EVIDENCE) -> str:
     return f"{sum(a > b for a, b in pairs)} of {len(pairs)}"
 
 
+def power(exponent: float, digits: int = 0) -> str:
+    """A power of ten as a formula in Markdown: "$10^{-15}$"."""
+    return f"$10^{{{exponent:.{digits}f}}}$"
+
+
 def evidence(name: str) -> list[Record]:
     """The committed records of a run in `EVIDENCE` or, where that has none, in the other profile with evidence."""
     judged = [profile for profile in PROFILES if PROFILES[profile].judged and profile != EVIDENCE]

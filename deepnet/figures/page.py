@@ -11,6 +11,7 @@ from typing import Any
 
 import nbformat
 from bs4 import BeautifulSoup
+from latex2mathml.converter import convert
 from nbconvert import HTMLExporter
 from papermill import execute_notebook
 from tqdm import tqdm
@@ -19,11 +20,21 @@ from traitlets.config import Config
 from deepnet.records.reading import ROOT
 from experimentTable import current_profile
 
+HIDDEN = ("setup", "reading", "injected-parameters")  # cells with these tags show what they say, not their code
+STYLE = """
+main { max-width: 60em; margin: auto; }
+.jp-RenderedMarkdown pre, .jp-RenderedMarkdown code { font-family: var(--jp-code-font-family); font-size: 13px; }
+.jp-RenderedMarkdown pre { background: #f7f7f7; padding: 0.6em; overflow-x: auto; line-height: 1.35; }
+.jp-RenderedImage img { max-width: 100%; height: auto; }
+"""
+MATH = re.compile(r"\$\$(.+?)\$\$|\$([^$\n]+?)\$", re.DOTALL)
+
 
 def build(profile: str) -> Path:
-    """Execute main.ipynb in `profile`, into report/notebook.ipynb and .html (others: notebook-<profile>); the page.
+    """Execute main.ipynb in `profile` and return the page: report/notebook.html, beside the executed notebook.
 
-    A cell that fails ends it, and the notebook up to there is kept. Raises UsageError for an unknown profile.
+    Other profiles than `paper` stand in the files' names. A cell that fails ends it, and the notebook up to there is
+    kept. Raises UsageError for an unknown profile.
 
     Example::
 
@@ -31,53 +42,59 @@ def build(profile: str) -> Path:
     """
     name = "notebook" if current_profile(profile) == "paper" else f"notebook-{profile}"
     made = ROOT / "report" / f"{name}.ipynb"
-    hooks: dict[str, Any] = {"on_cell_start": _progress()}
+    hooks: dict[str, Any] = {"on_cell_start": _sections()}
     execute_notebook(
         str(ROOT / "main.ipynb"), str(made), {"PROFILE": profile}, kernel_name="python3", cwd=str(ROOT),
-        coalesce_streams=True, iopub_timeout=60, **hooks,
+        iopub_timeout=60, **hooks,
     )  # fmt: skip
-    made.with_suffix(".html").write_text(html(nbformat.read(made, as_version=4)))
-    return made.with_suffix(".html")
+    page = made.with_suffix(".html")
+    page.write_text(html(nbformat.read(made, as_version=4)), encoding="utf-8")
+    return page
 
 
-def _progress() -> Any:
-    """What nbclient calls before each cell: it prints each section once, with the seconds since the beginning."""
-    begun, section = time.monotonic(), ""
+def _sections() -> Any:
+    """What nbclient calls before each cell: it prints each section's title and the seconds since the beginning."""
+    begun = time.monotonic()
 
     def report(cell: nbformat.NotebookNode, cell_index: int) -> None:
-        nonlocal section
-        headings = re.findall(r"^##+ (.+)$", cell.source, re.MULTILINE) if cell.cell_type == "markdown" else []
-        if headings and headings[-1] != section:
-            section = headings[-1]
-            tqdm.write(f"{time.monotonic() - begun:5.0f} s  {section}")
+        if cell.cell_type == "markdown":
+            for heading in re.findall(r"^##+ (.+)$", cell.source, re.MULTILINE):
+                tqdm.write(f"{time.monotonic() - begun:4.0f} s  {heading}")
 
     return report
 
 
 def html(notebook: nbformat.NotebookNode) -> str:
-    """The executed notebook as one page for the folder report/.
+    """The executed notebook as one page that needs no network, for the folder report/.
 
-    Cells tagged "reading" show what they say and not how it is computed; a figure has its description as alternative
-    text, and links lead from report/ to the files that they name.
+    Formulas are MathML, figures have their descriptions as alternative text, and links lead from report/ to the files.
     """
-    config = Config()
-    config.TagRemovePreprocessor.enabled = True
-    config.TagRemovePreprocessor.remove_input_tags = ("reading", "injected-parameters")
-    config.HTMLExporter.preprocessors = ["nbconvert.preprocessors.TagRemovePreprocessor"]
-    exporter = HTMLExporter(config=config, embed_images=True, exclude_input_prompt=True, exclude_output_prompt=True)
+    config = Config(TagRemovePreprocessor={"enabled": True, "remove_input_tags": HIDDEN})
+    exporter = HTMLExporter(
+        config=config, preprocessors=["nbconvert.preprocessors.TagRemovePreprocessor"],
+        exclude_input_prompt=True, exclude_output_prompt=True,
+    )  # fmt: skip
     page = BeautifulSoup(exporter.from_notebook_node(notebook)[0], "html.parser")
-    texts = [
-        output.data["text/plain"].strip("<>")
-        for cell in notebook.cells
-        for output in cell.get("outputs", ())
-        if "image/png" in output.get("data", {})
-    ]
-    for image, text in zip(page.select(".jp-RenderedImage img"), texts, strict=True):
-        image["alt"] = text
+    for script in page.select("script"):  # MathJax and RequireJS, from the network
+        script.decompose()
+    page.title.string = "CNN and deep network"
+    page.head.append(BeautifulSoup(f"<style>{STYLE}</style>", "html.parser"))
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", ())]
+    pictures = [output for output in outputs if "image/png" in output.get("data", {})]
+    for image, output in zip(page.select(".jp-RenderedImage img"), pictures, strict=True):
+        image["alt"] = output.metadata.get("image/png", {}).get("alt") or output.data["text/plain"].strip("<>")
     for link in page.select("a[href]"):
-        if (ROOT / link["href"].partition("#")[0]).exists() and not link["href"].startswith("#"):
+        if not link["href"].startswith("#") and (ROOT / link["href"].partition("#")[0]).exists():
             link["href"] = f"../{link['href']}"
+    for text in page.select_one("main").find_all(string=MATH):
+        if not text.find_parent(["code", "pre"]):
+            text.replace_with(BeautifulSoup(MATH.sub(_mathml, text), "html.parser"))
     return str(page)
+
+
+def _mathml(formula: re.Match) -> str:
+    block, inline = formula.groups()
+    return convert(block or inline, display="block" if block else "inline")
 
 
 if __name__ == "__main__":
