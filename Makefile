@@ -1,39 +1,42 @@
 # `make` lists the targets. The same steps as plain pip and jupyter lines stand in docs/troubleshooting.md.
 
-PROFILE ?= sample
+PROFILE ?= paper
 # The first of these that is Python 3.11 to 3.13 makes .venv; `make PYTHON=/path/to/python3.12 ...` names another.
 PYTHON ?= python3.11 python3.12 python3.13 python3 python
 INSTALLED := .venv/.installed
 RUN := .venv/bin/python -m
+# PyTorch's own index of wheels without CUDA, a tenth of the size, for a machine without an NVIDIA card
+CPU_WHEELS ?= https://download.pytorch.org/whl/cpu
 # What users import, and the two that utilityFunction lends its figures and verdicts from
 DOCUMENTED := coreFunction utilityFunction myModel modelBlock experimentTable deepnet.figures.registry deepnet.claims.ledger
 
-.PHONY: help notebook test faults benchmark docs check clean
+.PHONY: help notebook sample lab test faults benchmark docs check clean
 .DEFAULT_GOAL := help
 
 help:
 	@printf '%s\n' \
-	  'make notebook [PROFILE=sample]  execute main.ipynb into report/notebook-<profile>.ipynb and .html' \
-	  'make test                       run all tests' \
-	  'make faults                     200 kills and what came of them, into tests/faults-summary.md' \
-	  'make benchmark                  this package against the plain recipe, into benchmarks/results' \
-	  'make docs                       pages of the public functions, from their docstrings, into docs/api' \
-	  'make check                      ruff (lint, format) and mypy' \
-	  'make clean                      remove .venv and caches; runs/ and report/ stay' \
+	  'make notebook   replay the committed evidence: report/notebook.ipynb and .html, in two minutes' \
+	  'make sample     train every experiment at sample size: report/notebook-sample.ipynb and .html, in ten minutes' \
+	  'make lab        open main.ipynb in JupyterLab' \
+	  'make test       run all tests' \
+	  'make faults     200 kills and what came of them, into tests/faults-summary.md' \
+	  'make benchmark  this package against the plain recipe, into benchmarks/results' \
+	  'make docs       pages of the public functions, from their docstrings, into docs/api' \
+	  'make check      ruff (lint, format) and mypy' \
+	  'make clean      remove .venv and caches; runs/ and report/ stay' \
 	  '' \
 	  'The first of them makes .venv and installs the requirements, which takes minutes.'
 
-# The kernel is the one that ipykernel brings into .venv; no cell has a time limit, a busy machine's output is waited for.
-# Carriage returns are resolved by a preprocessor named here, since nbconvert's own --coalesce-streams comes before the execution.
-# The page is made without nbconvert's warnings: its template has no place for a figure's alternative text, and says so each time.
 notebook: $(INSTALLED)
-	@echo 'Executing main.ipynb in the profile $(PROFILE) ...'
-	PROFILE='$(PROFILE)' $(RUN) nbconvert --to notebook --execute main.ipynb \
-	  --ExecutePreprocessor.kernel_name=python3 --ExecutePreprocessor.iopub_timeout=60 --KernelManager.transport_encryption=auto \
-	  --NotebookExporter.preprocessors=nbconvert.preprocessors.CoalesceStreamsPreprocessor \
-	  --output-dir report --output 'notebook-$(PROFILE).ipynb'
-	@$(RUN) nbconvert --to html --log-level=ERROR 'report/notebook-$(PROFILE).ipynb'
-	@echo 'Made report/notebook-$(PROFILE).html, the page of it'
+	@echo 'Replaying main.ipynb in the profile $(PROFILE); its live parts train for about a minute ...'
+	@$(RUN) deepnet.figures.page '$(PROFILE)'
+
+sample: $(INSTALLED)
+	@echo 'Training every experiment at sample size: about 8 minutes on two cores, and 0.5 GB of disk in runs/ ...'
+	@$(RUN) deepnet.figures.page sample
+
+lab: $(INSTALLED)
+	$(RUN) jupyterlab main.ipynb
 
 test: $(INSTALLED)
 	$(RUN) pytest -n 2 --dist loadfile
@@ -54,7 +57,14 @@ check: $(INSTALLED)
 	$(RUN) mypy
 
 $(INSTALLED): requirements.txt requirements-dev.txt | .venv/bin/python
-	PIP_DISABLE_PIP_VERSION_CHECK=1 $(RUN) pip install -r requirements.txt -r requirements-dev.txt
+	@index=; size='PyTorch with CUDA, 3 GB to download and 6.4 GB on disk'; \
+	if ! command -v nvidia-smi >/dev/null 2>&1; then \
+	  if .venv/bin/python -c 'from urllib.request import urlopen; urlopen("$(CPU_WHEELS)/torch/", timeout=5)' 2>/dev/null; then \
+	    index='--extra-index-url $(CPU_WHEELS)'; size='PyTorch for the processor alone, 0.7 GB to download and 2 GB on disk'; \
+	  else echo 'No NVIDIA card, but $(CPU_WHEELS) does not answer: taking the wheels of the package index'; fi; \
+	fi; \
+	echo "Installing into .venv: $$size, in about three minutes"; \
+	PIP_DISABLE_PIP_VERSION_CHECK=1 $(RUN) pip install $$index -r requirements.txt -r requirements-dev.txt
 	@touch $@
 
 .venv/bin/python:

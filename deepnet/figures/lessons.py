@@ -61,7 +61,9 @@ def code(thing: Any, *names: str) -> "Markdown":
 
     source = dedent(inspect.getsource(thing))
     parts = [_defined(source, name) for name in names] or [source.rstrip()]
-    return Markdown("```python\n" + "\n".join(parts) + "\n```")
+    spaced = [f"\n\n{part}" if part.startswith(("def ", "class ")) else part for part in parts]
+    shown = "\n".join(spaced).strip().replace("  # fmt: skip", "")
+    return Markdown(f"```python\n{shown}\n```")
 
 
 def _defined(source: str, name: str) -> str:
@@ -373,7 +375,7 @@ def confusion(record: Record) -> Sheet:
     figure, (ax,) = sheet(height=4.2)
     ax.imshow(counts, cmap="Blues", vmax=counts.max() * 1.2)
     for y, x in np.ndindex(*counts.shape):
-        ax.text(x, y, counts[y, x], ha="center", va="center", fontsize=TEXT, color="white" if x == y else INK)
+        ax.text(x, y, str(counts[y, x]), ha="center", va="center", fontsize=TEXT, color="white" if x == y else INK)
     ax.set_xticks(range(len(names)), names, rotation=40, ha="right", rotation_mode="anchor")
     ax.set_yticks(range(len(names)), names)
     style(ax, x="predicted class", y="class", grid=None)

@@ -22,9 +22,10 @@ from experimentTable import current_profile
 
 HIDDEN = ("setup", "reading", "injected-parameters")  # cells with these tags show what they say, not their code
 STYLE = """
-main { max-width: 60em; margin: auto; }
+main { max-width: 1000px; margin: auto; }
+.jp-RenderedMarkdown p, .jp-RenderedMarkdown li { max-width: 52em; }
 .jp-RenderedMarkdown pre, .jp-RenderedMarkdown code { font-family: var(--jp-code-font-family); font-size: 13px; }
-.jp-RenderedMarkdown pre { background: #f7f7f7; padding: 0.6em; overflow-x: auto; line-height: 1.35; }
+.jp-RenderedMarkdown pre { background: #f7f7f7; padding: 0.6em; overflow-x: auto; white-space: pre; line-height: 1.35; }
 .jp-RenderedImage img { max-width: 100%; height: auto; }
 """
 MATH = re.compile(r"\$\$(.+?)\$\$|\$([^$\n]+?)\$", re.DOTALL)
@@ -74,7 +75,7 @@ def html(notebook: nbformat.NotebookNode) -> str:
         config=config, preprocessors=["nbconvert.preprocessors.TagRemovePreprocessor"],
         exclude_input_prompt=True, exclude_output_prompt=True,
     )  # fmt: skip
-    page = BeautifulSoup(exporter.from_notebook_node(notebook)[0], "html.parser")
+    page: Any = BeautifulSoup(exporter.from_notebook_node(notebook)[0], "html.parser")
     for script in page.select("script"):  # MathJax and RequireJS, from the network
         script.decompose()
     page.title.string = "CNN and deep network"

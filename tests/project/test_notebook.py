@@ -1,5 +1,5 @@
-"""The notebook, top to bottom and twice, in the sample profile with its budgets cut to a step and its sets to a few
-images.
+"""The notebook: what each of its sections has, what the committed one says, the page that is made of it, and its
+execution, twice, in the sample profile with its budgets cut to a step and its sets to a few images.
 """
 
 import json
@@ -23,15 +23,24 @@ small.__enter__()
 """
 
 
-def executed(figures: bool = True) -> nbformat.NotebookNode:
-    """The notebook after its execution; without the lines that show a figure where `figures` is False."""
-    notebook = nbformat.read(ROOT / "main.ipynb", as_version=4)
-    if not figures:
+def committed() -> nbformat.NotebookNode:
+    return nbformat.read(ROOT / "main.ipynb", as_version=4)
+
+
+def executed(again: bool = False) -> nbformat.NotebookNode:
+    """The notebook after its execution; `again`: without what was shown the first time, figures and lessons."""
+    notebook = committed()
+    if again:
+        notebook.cells = [cell for cell in notebook.cells if "live" not in tags(cell) or "my_digits" in cell.source]
         for cell in notebook.cells:
             cell.source = re.sub(r"^show\(.*\n?", "", cell.source, flags=re.MULTILINE)
     notebook.cells.insert(0, nbformat.v4.new_code_cell(SMALL))
     NotebookClient(notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": str(ROOT)}}).execute()
     return notebook
+
+
+def tags(cell: nbformat.NotebookNode) -> list[str]:
+    return cell.metadata.get("tags", [])
 
 
 def outputs(notebook: nbformat.NotebookNode, kind: str) -> list:
@@ -56,7 +65,7 @@ def twice(tmp_path_factory: pytest.TempPathFactory) -> tuple[nbformat.NotebookNo
         first = executed()
         written = {path: path.stat().st_mtime_ns for path in runs.rglob("result.json")}
         openings = (runs / "sample" / "openings.jsonl").read_bytes()
-        second = executed(figures=False)  # the first has drawn them
+        second = executed(again=True)
         assert (runs / "sample" / "openings.jsonl").read_bytes() == openings
         again = {path: path.stat().st_mtime_ns for path in runs.rglob("result.json") if "/own/" not in str(path)}
         yield first, written, second, again
@@ -65,8 +74,7 @@ def twice(tmp_path_factory: pytest.TempPathFactory) -> tuple[nbformat.NotebookNo
 
 def test_every_figure_is_drawn(twice):
     pictures = [out for out in outputs(twice[0], "display_data") if "image/png" in out.data]
-    controls = {"3.7", "3.7b", "4.5", "4.5b", "4.6"}  # no budget in the sample
-    assert len(pictures) == len(FIGURES) - len(controls)
+    assert len(pictures) == len(FIGURES)
 
 
 def test_every_row_has_a_record(twice):
@@ -95,6 +103,82 @@ def test_nothing_is_said_on_standard_error_and_no_verdict_in_the_sample(twice):
     assert not any(verdict in said for verdict in ("holds", "fails", "undecided"))
 
 
-def test_the_committed_notebook_names_no_error():
-    notebook = nbformat.read(ROOT / "main.ipynb", as_version=4)
+# ---------------------------------------------------------------- what it says
+
+PARTS = {  # what each section has, and how it is known
+    "the idea": r"\*\*The idea\.\*\*",
+    "what the report said": r"\*\*The report said\*\*",
+    "the code as it stands": r"^code\(",
+    "the run": r"run_all\(",
+    "a figure": r"^(show|\w+_diagram)\(",
+    "a table": r"^\w+_table\(",
+    "what it shows": r"\*\*What it shows",
+    "the verdict": r"^verdicts_of\(",
+    "something to try": r"\*\*Try it\.\*\*",
+}
+FAILED = ("neither cached", "no finished record", "does not answer", "no budget", "  0%|", "http")
+
+
+def sections() -> dict[str, list[nbformat.NotebookNode]]:
+    """The cells of each section by its heading; a section's heading may stand at the end of a cell of text."""
+    found: dict[str, list[nbformat.NotebookNode]] = {}
+    heading = ""
+    for cell in committed().cells:
+        for piece in re.split(r"^(?=##)", cell.source, flags=re.MULTILINE) if cell.cell_type == "markdown" else [""]:
+            if piece.startswith("##"):
+                heading = piece.splitlines()[0].strip("# ")
+            part = nbformat.from_dict({**cell, "source": piece}) if piece else cell
+            found.setdefault(heading, []).append(part)
+    return found
+
+
+def test_each_section_has_its_parts():
+    numbered = {heading: cells for heading, cells in sections().items() if re.match(r"\d\.\d ", heading)}
+    assert len(numbered) == 13
+    for heading, cells in numbered.items():
+        source = "\n".join(cell.source for cell in cells)
+        lacking = [part for part, sign in PARTS.items() if not re.search(sign, source, re.MULTILINE)]
+        assert not lacking, f"{heading} lacks {', '.join(lacking)}"
+        assert sum("live" in tags(cell) for cell in cells) == 1, heading
+
+
+def test_each_chapter_ends_with_an_exercise():
+    source = "\n".join(cell.source for cell in committed().cells)
+    assert [int(number) for number in re.findall(r"^\*\*Exercise (\d)\.\*\*", source, re.MULTILINE)] == [2, 3, 4, 5]
+
+
+def test_links_lead_to_headings_and_files():
+    source = "\n".join(cell.source for cell in committed().cells if cell.cell_type == "markdown")
+    headings = {heading.replace(" ", "-") for heading in sections()}
+    for link in re.findall(r"\]\(([^)]+)\)", source):
+        assert (link[1:] in headings) if link.startswith("#") else (ROOT / link).exists(), link
+
+
+def test_no_number_of_a_result_is_typed():
+    """What the text says of results it computes: numbers with three decimals stand in no text as they are."""
+    source = "\n".join(cell.source for cell in committed().cells if cell.cell_type == "markdown")
+    assert re.findall(r"0\.\d{3,}", source.replace("is 0.507", "")) == []  # the report's own
+
+
+def test_the_committed_notebook_shows_no_failure_and_is_small():
+    notebook = committed()
+    assert (ROOT / "main.ipynb").stat().st_size < 3_000_000
     assert outputs(notebook, "error") == []
+    streams = outputs(notebook, "stream")
+    assert [out.text for out in streams if out.name == "stderr"] == []
+    shown = [out.data for kind in ("display_data", "execute_result") for out in outputs(notebook, kind)]
+    text = [data.get("text/markdown", data["text/plain"]) for data in shown if "image/png" not in data]
+    said = "\n".join([*(out.text for out in streams), *text])
+    assert [word for word in FAILED if word in said.lower()] == []
+    assert all(cell.outputs for cell in notebook.cells if cell.cell_type == "code" and "parameters" not in tags(cell))
+
+
+# ---------------------------------------------------------------- the page
+
+
+def test_the_page_needs_no_network():
+    page = pytest.importorskip("deepnet.figures.page").html(committed())
+    assert not re.search(r'(src|href)="http[^"]*\.(js|css)', page) and "<script" not in page
+    assert "<math" in page and not re.search(r"\$\$|\\\\frac", page)
+    assert 'href="../myModel.py"' in page and 'alt=""' not in page
+    assert "verdicts_of" in page and "results_of(" not in page  # how a sentence is computed is left to the notebook
