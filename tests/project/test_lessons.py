@@ -22,7 +22,7 @@ def test_code_is_what_the_module_says_now():
 @pytest.mark.parametrize(
     ("number", "profile", "where"),
     [("3.1", "paper", "paper"), ("3.1", "cpu", "cpu"), ("4.4", "paper", "cpu"), ("3.4", "cpu", "paper"),
-     ("5.9", "cpu", "paper"), ("3.1", "sample", "sample"), ("3.7", "sample", "cpu")],
+     ("5.9", "cpu", "paper"), ("3.1", "sample", "sample"), ("3.7", "sample", "paper")],
 )  # fmt: skip
 def test_a_figure_is_shown_from_the_profile_that_has_most_of_its_records(number, profile, where, capsys):
     assert shown_from(number, profile) == where
