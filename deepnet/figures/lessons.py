@@ -308,12 +308,14 @@ def frozen_diagram(runs: Mapping[str, Collection[str]], stages: Sequence[str]) -
         frozen_diagram({"fine_tune_1": ["fc"]}, ["conv1", "layer1", "layer2", "layer3", "layer4", "fc"])
     """
     figure, ax = _canvas(
-        "Which stages learn (orange) and which are frozen (grey)", 0.6 + 0.4 * len(runs), len(stages) + 2
+        "Which stages learn (orange) and which are frozen (grey)", 0.6 + 0.4 * len(runs), 1.25 * len(stages) + 1.3
     )
     for row, (run, learns) in enumerate(runs.items()):
         y = 1 - (row + 0.5) / len(runs)
         ax.text(1.4, y, run, ha="right", va="center", fontsize=TEXT, color=INK)
-        boxes = [_box(ax, at + 2, y, stage, LEARNS if stage in learns else FROZEN) for at, stage in enumerate(stages)]
+        boxes = [
+            _box(ax, 1.25 * at + 2, y, stage, LEARNS if stage in learns else FROZEN) for at, stage in enumerate(stages)
+        ]
         for start, end in pairwise(boxes):
             _arrow(ax, start, end)
     return figure
