@@ -32,7 +32,7 @@ notebook: $(INSTALLED)
 	@$(RUN) deepnet.figures.page '$(PROFILE)'
 
 sample: $(INSTALLED)
-	@echo 'Training every experiment at sample size: about 8 minutes on two cores, and 0.5 GB of disk in runs/ ...'
+	@echo 'Training every experiment at sample size: about 8 minutes on two cores, and 0.3 GB of disk in runs/ ...'
 	@$(RUN) deepnet.figures.page sample
 
 lab: $(INSTALLED)
