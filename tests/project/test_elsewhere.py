@@ -129,7 +129,9 @@ def begun(profile: str | None, tmp_path: Path) -> str:
     return "".join(output.text for cell in notebook.cells for output in cell.get("outputs", ()))
 
 
-@pytest.mark.parametrize(("environment", "parameter", "taken"), [("paper", "cpu", "cpu"), ("cpu", None, "cpu"), ("", None, "paper")])
+@pytest.mark.parametrize(
+    ("environment", "parameter", "taken"), [("paper", "cpu", "cpu"), ("cpu", None, "cpu"), ("", None, "paper")]
+)
 def test_the_notebook_takes_its_profile_from_papermill_or_the_environment(
     environment, parameter, taken, tmp_path, monkeypatch
 ):
