@@ -18,14 +18,17 @@ from deepnet.data.sets import FINGERPRINTS, VALIDATION
 from deepnet.figures.registry import found
 from deepnet.records.reading import find_openings, find_records
 from deepnet.text import duration
-from experimentTable import BOTH_PRECISIONS, BUDGETS, ROWS, Experiment, estimated_seconds, experiment, is_supported
-from myModel import MODELS, count_modules, model_table
+from experimentTable import BOTH_PRECISIONS, ROWS, Experiment, estimated_seconds, experiment, is_supported
+from myModel import MODELS, count_modules
 
 NOTEBOOK, README = ROOT / "main.ipynb", ROOT / "README.md"
 RESULTS, PROFILES, SPEED, MACHINES, DIFFERENCES = (
     ROOT / "docs" / f"{page}.md" for page in ("results", "profiles", "speed", "many-machines", "differences")
 )
-IN_WORDS = ["no", "one", "two", "three", "four", "five", "six", "seven", "eight"]
+IN_WORDS = [
+    "no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve", "thirteen",
+    "fourteen", "fifteen",
+]  # fmt: skip
 SESSION = "131b5b2"  # the commit that most records of `paper` were made at, side by side on one GPU
 # a row of a reader's own is in no sentence
 TABLE = [row for row in ROWS if row.name in re.findall(r"\w+", PROFILES.read_text())]
@@ -219,15 +222,6 @@ def no_evidence_sentence() -> str:
     )
 
 
-def wider_sentence() -> str:
-    """Parameters of the widest residual MLPs beside the others', in millions."""
-    millions = {row["name"]: row["parameters"] / 1e6 for row in model_table(MODELS)}
-    others, wide = ([millions[f"MLP_res_{depth}"] for depth in depths] for depths in ((5, 15, 35), (55, 96)))
-    return (
-        f"MLP_res_55 and 96 are wider too: {wide[0]:.0f} and {wide[1]:.0f} million parameters against {span(others)}."
-    )
-
-
 def split_sentence(form: str) -> list[str]:
     """How CIFAR-100's train set is split."""
     whole, held_out = FINGERPRINTS["cifar100", "complete"]["train"][0], VALIDATION["complete"]
@@ -246,9 +240,6 @@ SENTENCES: dict[str, tuple[Path, Callable[[], Iterable[str]]]] = {
     "speed": (SPEED, speed_sentences),
     "no evidence": (RESULTS, lambda: [no_evidence_sentence()]),
     "modules": (DIFFERENCES, lambda: [f"MLP_res_55 has {count_modules(MODELS['MLP_res_55']())} modules, not 55."]),
-    "the split": (NOTEBOOK, lambda: split_sentence("The train set is split {:,} / {:,}")),
-    "wider": (NOTEBOOK, lambda: [wider_sentence()]),
-    "the sample's steps": (NOTEBOOK, lambda: [f"In the sample's {BUDGETS['mlp'][0]} steps MLP_23 need not learn"]),
 }
 
 
