@@ -9,6 +9,7 @@ from concurrent.futures import Executor, Future
 from functools import partial
 
 import pytest
+import torch
 from helpers import ROOT, python, refused, untimed
 
 import coreFunction
@@ -41,6 +42,7 @@ def kill_a_worker_at(path, client):
     os.kill(holders[busy[0]], signal.SIGKILL)
 
 
+@pytest.mark.skipif(torch.get_num_threads() > 1, reason="Dask's threads have torch threads of their own")
 def test_killed_worker_loses_nothing(cluster, runs_dir, tiny, tmp_path, monkeypatch):
     with distributed.Client(cluster) as client:
         rows = runs_dir / "sample" / "MLP_4" / "seed-0" / "rows.jsonl"
