@@ -115,7 +115,7 @@ def test_interrupt_ends_the_pool(start, runs_dir):
     assert caller.wait(60) == 1
     out, err = caller.said()
     assert (out.splitlines()[-1], err) == ("interrupted; the same call goes on from here", "")
-    assert in_group(caller) == []
+    until(lambda: in_group(caller) == [], 10)  # multiprocessing's resource tracker ends a moment after the caller
     assert begun(runs_dir) == ["MLP_4"] and not (runs_dir / "sample" / "MLP_4" / "seed-0" / "result.json").exists()
     assert not list(runs_dir.glob(".caller-*"))
 
