@@ -106,6 +106,8 @@ PROFILES: dict[str, Profile] = {
         left_out=("control_bf16",),  # what bf16 does is asked at 32 pixels
     ),
 }  # fmt: skip
+# Those whose records claims are judged by, the largest sizes first: where one lacks a record, the next is looked at.
+JUDGED = tuple(name for name in reversed(PROFILES) if PROFILES[name].judged)
 
 
 # ---------------------------------------------------------------- a row

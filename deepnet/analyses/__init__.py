@@ -1,0 +1,1 @@
+"""What is computed without training a network, and the final test."""

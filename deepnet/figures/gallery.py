@@ -6,9 +6,8 @@ from deepnet.figures.plots import Sheet
 from deepnet.figures.registry import FIGURES, FOLDER, draw, found, save
 from deepnet.records.reading import ROOT
 from deepnet.records.table import records_csv
-from experimentTable import EXPERIMENTS
+from experimentTable import EXPERIMENTS, JUDGED
 
-PROFILES = ("paper", "cpu")  # those with evidence, the preferred one first
 LEAD = "1.1"  # the figure that the README shows
 CHAPTERS = {
     "1": "The question",
@@ -34,10 +33,10 @@ def shown_in(number: str) -> list[str]:
     """
     entry = FIGURES[number]
     wanted = {name for name in (*entry.runs, *entry.also) if name in EXPERIMENTS}
-    first, second = ({name for name in wanted if found(name, profile)} for profile in PROFILES)
+    first, second = ({name for name in wanted if found(name, profile)} for profile in JUDGED)
     if not second - first:
-        return [PROFILES[0]]
-    return [*PROFILES] if len(first) > len(wanted) / 2 else [PROFILES[1]]
+        return [JUDGED[0]]
+    return [*JUDGED] if len(first) > len(wanted) / 2 else [JUDGED[1]]
 
 
 def drawn() -> dict[tuple[str, str], Sheet]:
@@ -67,7 +66,7 @@ def write() -> None:
     figures = drawn()
     for (number, profile), figure in figures.items():
         save(number, profile, figure)
-    (FOLDER / "README.png").write_bytes(figures[LEAD, PROFILES[0]].png)
+    (FOLDER / "README.png").write_bytes(figures[LEAD, JUDGED[0]].png)
     (ROOT / "report" / "README.md").write_text(page(figures))
     (ROOT / "report" / "records.csv").write_text(records_csv())
 

@@ -33,17 +33,17 @@ from deepnet.figures.plots import (
     whole_numbers,
 )
 from deepnet.figures.registry import FIGURES, found
-from deepnet.figures.words import results_of
-from deepnet.records.reading import Record, find_openings, find_records
+from deepnet.figures.words import records_of, results_of
+from deepnet.records.reading import Record, find_openings
 from deepnet.text import DATA
 from deepnet.training.early_stopping import EarlyStopping
-from experimentTable import PROFILES, UsageError, current_profile, experiment, is_supported
+from experimentTable import JUDGED, PROFILES, UsageError, current_profile, experiment, is_supported
 
 if TYPE_CHECKING:
     from IPython.display import Markdown
 
 LEARNS, FROZEN, PLAIN = "#f6d6b8", "#dfe7ee", "#ffffff"  # the fill of a diagram's boxes
-EVIDENCE = "paper"  # whose numbers the notebook's sentences are of, whatever profile it shows
+EVIDENCE = JUDGED[0]  # whose numbers the notebook's sentences are of, whatever profile it shows
 
 # ---------------------------------------------------------------- code and records
 
@@ -90,8 +90,7 @@ def shown_from(number: str, profile: str | None = None) -> str:
     rows = [experiment(name, profile) for name in runs if not name.endswith("*")]
     if not PROFILES[profile].judged and all(map(is_supported, rows)):
         return profile
-    judged = [name for name in PROFILES if PROFILES[name].judged]
-    counts = {name: sum(len(found(run, name)) for run in runs) for name in dict.fromkeys([profile, "paper", *judged])}
+    counts = {name: sum(len(found(run, name)) for run in runs) for name in dict.fromkeys([profile, *JUDGED])}
     best = max(counts, key=lambda name: counts[name])  # of equals the first
     if best != profile:
         print(f"Figure {number} is shown from the profile {best}, which has more of its records than {profile}.")
@@ -125,10 +124,9 @@ def power(exponent: float, digits: int = 0) -> str:
     return f"$10^{{{exponent:.{digits}f}}}$"
 
 
-def evidence(name: str) -> list[Record]:
+def evidence(name: str) -> Sequence[Record]:
     """The committed records of a run in `EVIDENCE` or, where that has none, in the other profile with evidence."""
-    judged = [profile for profile in PROFILES if PROFILES[profile].judged and profile != EVIDENCE]
-    return next((found for profile in (EVIDENCE, *judged) if (found := find_records(name, profile))), [])
+    return records_of(name, EVIDENCE)
 
 
 def measured(name: str, key: str, epoch: int, layer: int) -> float:

@@ -17,6 +17,7 @@ from deepnet.search.trials import score
 from deepnet.text import DATA, Table, duration, ranges
 from experimentTable import (
     EXPERIMENTS,
+    JUDGED,
     PROFILES,
     ROWS,
     UsageError,
@@ -26,8 +27,6 @@ from experimentTable import (
     experiment,
     is_supported,
 )
-
-JUDGED = [name for name in reversed(PROFILES) if PROFILES[name].judged]  # with evidence, the largest sizes first
 
 Runs = Mapping[str, Sequence[Record]]  # name -> its finished records of all seeds
 Row = dict[str, str]  # column -> cell
@@ -129,9 +128,14 @@ def results_table(*what: str, profile: str | None = None, most: int = 8) -> Tabl
     return table(rows, caption)
 
 
+def records_of(name: str, profile: str | None = None) -> Sequence[Record]:
+    """The finished records of a run, those of another profile with evidence where `profile` has none."""
+    return _find([name], profile)[0].get(name, ())
+
+
 def results_of(name: str, measure: str = "accuracy", profile: str | None = None) -> list[float]:
     """One number per seed of a run: "train_loss" of the final epoch, or an entry of the record's result."""
-    records = _find([name], profile)[0].get(name, ())
+    records = records_of(name, profile)
     return [*map(final_loss, records)] if measure == "train_loss" else _of(records, measure)
 
 

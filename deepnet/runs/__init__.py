@@ -1,1 +1,1 @@
-"""Which runs are asked for, and what of them is there already."""
+"""Many runs: which are asked for, their order and processes, what the evidence lacks, and verification."""

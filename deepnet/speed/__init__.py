@@ -1,0 +1,1 @@
+"""What only makes training faster; results differ from those without it by rounding alone."""

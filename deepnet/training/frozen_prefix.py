@@ -1,4 +1,4 @@
-"""What is frozen is computed once: a frozen prefix's outputs, feature extraction, the classical baseline."""
+"""The frozen prefix of a model: found, computed once for all images, and held to stay as it was."""
 
 from typing import Any
 
@@ -19,14 +19,8 @@ from myModel import set_train_mode
 
 # a larger cache, or one of more than half of the free memory, is not made; the whole model runs instead
 MAX_CACHE_BYTES = 6 * 2**30
-
-
-# ---------------------------------------------------------------- the frozen prefix
-
 # Modules of these packages do in evaluation mode the same for an image each time, but for those below.
 KNOWN = ("torch.nn.", "torchvision.models.resnet", "torchvision.ops.misc", "modelBlock", "myModel")
-
-
 DRAW_IN_TRAINING = (
     nn.modules.dropout._DropoutNd, nn.RReLU, nn.modules.batchnorm._NormBase, nn.RNNBase, nn.MultiheadAttention,
     nn.TransformerEncoderLayer, nn.TransformerDecoderLayer,

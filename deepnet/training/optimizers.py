@@ -1,4 +1,4 @@
-"""Optimizers: made, restored from a checkpoint, and kept from what makes their steps slow on a CPU."""
+"""Optimizers: how they are made, and restored from a checkpoint."""
 
 from collections.abc import Callable
 from functools import partial

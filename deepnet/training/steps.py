@@ -1,4 +1,4 @@
-"""The pieces of the loop: training for an epoch, evaluation, what is measured on the way, early stopping."""
+"""The pieces of the loop: training for one epoch, and evaluation."""
 
 import time
 from collections.abc import Callable, Sequence
