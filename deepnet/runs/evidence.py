@@ -8,6 +8,7 @@ from deepnet.claims.evidence import Evidence
 from deepnet.claims.ledger import RULES
 from deepnet.records.reading import find_record, find_records
 from deepnet.runs.asked import untrained_parents
+from deepnet.runs.verification import committed
 from deepnet.valid import whole
 from experimentTable import EXPERIMENTS, Experiment, current_profile, estimated_seconds, experiment, is_supported
 
@@ -21,7 +22,7 @@ class Missing:
     exp: Experiment
     claim: str  # the first claim in the queue that needs it
     seconds: float  # what it is estimated to take, without the runs that it starts from
-    published: bool  # whether it has a record already, and is trained again for its weights alone
+    published: bool  # whether the evidence has it, so that it is trained again for its weights alone
 
 
 def runs_of(claim: str, profile: str) -> list[str]:
@@ -63,24 +64,28 @@ def missing_evidence(profile: str | None = None, seeds: int = 3) -> list[Missing
     """
     profile, seeds = current_profile(profile), whole("seeds", seeds, least=1)
     waiting = {claim: list(_missing_runs(claim, profile, seeds)) for claim in RULES}
-    prices = {exp: seconds_of(exp) for runs in waiting.values() for exp in runs}
+    # A run takes as long with any seed, so that the records of its other seeds are read once.
+    price = {
+        name: seconds_of(exp) for name, exp in {exp.name: exp for exps in waiting.values() for exp in exps}.items()
+    }
     queue: dict[Experiment, Missing] = {}
 
     def remaining(claim: str) -> float:
-        return sum(prices[exp] for exp in waiting[claim] if exp not in queue)
+        return sum(price[exp.name] for exp in waiting[claim] if exp not in queue)
 
     while any(remaining(claim) for claim in waiting):
         claim = min((claim for claim in waiting if remaining(claim)), key=remaining)
         for exp in waiting.pop(claim):
-            recorded = find_record(exp.name, profile, exp.seed) is not None
-            queue.setdefault(exp, Missing(exp, claim, prices[exp], recorded))
+            published = exp.seed in committed(exp.name, profile)
+            queue.setdefault(exp, Missing(exp, claim, price[exp.name], published))
     return list(queue.values())
 
 
 def _missing_runs(claim: str, profile: str, seeds: int) -> Iterator[Experiment]:
     """What the claim lacks, each run after those that it starts from."""
+    names = runs_of(claim, profile)
     for seed in range(seeds):
-        for name in runs_of(claim, profile):
+        for name in names:
             exp = experiment(name, profile, seed)
             found = find_record(name, profile, seed)
             if is_supported(exp) and not (exp.kind in SEEDLESS and seed) and not (found and found.result):

@@ -42,7 +42,7 @@ def test_the_pictures_are_those_of_the_records_and_small(figures):
     for (number, profile), figure in figures.items():
         committed = (FOLDER / profile / f"{number}.png").read_bytes()
         assert alike(picture(figure.png), picture(committed)), f"another figure {number} ({profile}): {REMEDY}"
-    lead = figures[gallery.LEAD, gallery.PROFILES[0]]
+    lead = figures[gallery.LEAD, gallery.JUDGED[0]]
     assert alike(picture(lead.png), picture((FOLDER / "README.png").read_bytes())), REMEDY
     assert sum(path.stat().st_size for path in _tracked()) < MOST_BYTES
 

@@ -61,3 +61,17 @@ def test_working_it_off_publishes_what_has_ended(made, monkeypatch, tmp_path, ru
     assert call("evidence", "--count", "1", "--minutes", "5")[0] == 0
     assert published == ["MLP_13"]
     assert call("evidence", "--count", "1")[1].startswith("profile sample: 0 runs missing for 1 seed of each claim")
+
+
+def test_an_interrupted_run_is_published_once_it_has_ended(made, monkeypatch, tmp_path, runs_dir, tiny, call):
+    published = []
+    monkeypatch.setattr(reading, "EVIDENCE", tmp_path / "evidence")
+    monkeypatch.setattr(evidence, "RULES", {"3x": None})
+    monkeypatch.setattr(evidence, "runs_of", lambda claim, profile: ["MLP_4"])
+    monkeypatch.setattr(run, "publish_record", lambda record: published.append(record.name) or record.path)
+    lend(made, runs_dir, "MLP_4")
+    for file in ("result.json", "weights.pt", "predictions.npy"):
+        (runs_dir / "sample" / "MLP_4" / "seed-0" / file).unlink(missing_ok=True)
+    assert "again" not in call("evidence", "--count", "1")[1]
+    assert call("evidence", "--count", "1", "--minutes", "5")[0] == 0
+    assert published == ["MLP_4"]
