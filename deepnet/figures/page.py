@@ -43,10 +43,12 @@ def build(profile: str) -> Path:
     """
     name = "notebook" if current_profile(profile) == "paper" else f"notebook-{profile}"
     made = ROOT / "report" / f"{name}.ipynb"
-    hooks: dict[str, Any] = {"on_cell_start": _sections()}
+    # Encrypted where the kernel can be, else it warns on the terminal that its TCP ports are not.
+    encrypted = Config(KernelManager={"transport_encryption": "auto"})
+    options: dict[str, Any] = {"on_cell_start": _sections(), "config": encrypted}
     execute_notebook(
         str(ROOT / "main.ipynb"), str(made), {"PROFILE": profile}, kernel_name="python3", cwd=str(ROOT),
-        iopub_timeout=60, **hooks,
+        iopub_timeout=60, **options,
     )  # fmt: skip
     page = made.with_suffix(".html")
     page.write_text(html(nbformat.read(made, as_version=4)), encoding="utf-8")

@@ -252,6 +252,7 @@ def draw(number: str, profile: str | None = None) -> Sheet:
             f"train with: {remedy}"
         )
     beside = {run: runs for name in entry.also for run, runs in found(name, profile).items()}
+    lacks_own = bool(missing)
     missing += [
         name for name in entry.also
         if name in EXPERIMENTS and name not in beside and is_supported(experiment(name, profile))
@@ -260,7 +261,9 @@ def draw(number: str, profile: str | None = None) -> Sheet:
     figure = entry.function(records | beside | openings)
     shown = [record for runs in (records | beside).values() for record in runs]
     note = f"no finished record of {', '.join(missing)}" if missing else ""
-    title(figure, f"{number}  {entry.caption}", shown, note)
+    # Runs that only stand beside the figure's own may be absent, which a reader need not take for a failure.
+    said = note if lacks_own or not missing else f"without {', '.join(missing)}"
+    title(figure, f"{number}  {entry.caption}", shown, said)
     figure.alt = entry.alt or entry.caption
     figure.provenance = provenance(shown, note) if entry.runs else f"profile {profile} · the embedded sample's images"
     return figure
