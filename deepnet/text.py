@@ -1,6 +1,6 @@
 """How things are written in figures, sentences and tables alike: data sets, numbers of things, seeds, tables."""
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
@@ -48,18 +48,33 @@ def seeds_of(runs: Mapping[str, Collection[int]]) -> str:
 
 @dataclass(frozen=True)
 class Table:
-    """A small table: HTML in a notebook, Markdown as text. Columns of numbers are aligned to the right."""
+    """A small table: HTML in a notebook, Markdown as text. Columns of numbers are aligned to the right.
+
+    `bold`: (row, column) of the cells in bold.
+    """
 
     head: Sequence[str]
     rows: Sequence[Sequence[str]]
     caption: str = ""
+    bold: Collection[tuple[int, int]] = ()
+
+    def _marked(self, begin: str, end: str, plain: Callable[[str], str] = str) -> list[list[str]]:
+        """The rows, with the marks of bold text around the cells that are."""
+        return [
+            [f"{begin}{plain(cell)}{end}" if (i, j) in self.bold else plain(cell) for j, cell in enumerate(row)]
+            for i, row in enumerate(self.rows)
+        ]
 
     def _aligned(self) -> list[str]:
         columns = [column[1:] for column in zip(self.head, *self.rows, strict=True)]
         return ["right" if all(cell[:1] in "0123456789-–" for cell in column) else "left" for column in columns]
 
     def __str__(self) -> str:
-        lines = (self.head, ["---:" if side == "right" else "---" for side in self._aligned()], *self.rows)
+        lines = (
+            self.head,
+            ["---:" if side == "right" else "---" for side in self._aligned()],
+            *self._marked("**", "**"),
+        )
         table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
         return f"{self.caption}\n\n{table}" if self.caption else table
 
@@ -68,9 +83,10 @@ class Table:
     def _repr_html_(self) -> str:
         sides = self._aligned()
 
-        def line(tag: str, cells: Sequence[str]) -> str:
-            styled = (f'<{tag} style="text-align:{s}">{escape(c)}</{tag}>' for s, c in zip(sides, cells, strict=True))
+        def line(tag: str, cells: Iterable[str]) -> str:
+            styled = (f'<{tag} style="text-align:{s}">{c}</{tag}>' for s, c in zip(sides, cells, strict=True))
             return f"<tr>{''.join(styled)}</tr>"
 
         caption = f'<caption style="caption-side:top;text-align:left">{escape(self.caption)}</caption>'
-        return f"<table>{caption}{line('th', self.head)}{''.join(line('td', row) for row in self.rows)}</table>"
+        rows = "".join(line("td", row) for row in self._marked("<b>", "</b>", escape))
+        return f"<table>{caption}{line('th', map(escape, self.head))}{rows}</table>"

@@ -56,7 +56,8 @@ def page(figures: Mapping[tuple[str, str], Sheet]) -> str:
                 f"### {number} {FIGURES[number].caption}\n",
                 *([f"{reading}\n"] if (reading := FIGURES[number].reading) else []),
             ]
-        parts += [f"![{figure.alt}]({place}.png)\n", f"<sub>{figure.provenance} · [SVG]({place}.svg)</sub>\n"]
+        picture = str(figure.table) if figure.table else f"![{figure.alt}]({place}.png)"
+        parts += [f"{picture}\n", f"<sub>{figure.provenance} · [SVG]({place}.svg)</sub>\n"]
         before = number
     return "\n".join(parts)
 

@@ -28,14 +28,15 @@ if TYPE_CHECKING:
 SHOWN = {"mnist": (0, 6), "cifar10": (355, 339), "cifar100": (338, 4)}  # which training images figures 2.3, 2.4 show
 
 
-def sample_images(dataset: str) -> "ImageSet":
-    """The embedded sample's training images: the same in every profile, there without any data."""
+def sample_images(dataset: str, part: str = "train") -> "ImageSet":
+    """Images of the embedded sample: the same in every profile, there without any data."""
     from deepnet.data.sets import load_images
 
-    return load_images(dataset, "train", "sample")
+    return load_images(dataset, part, "sample")
 
 
-def _names(names: Iterable[str]) -> list[str]:
+def spelled(names: Iterable[str]) -> list[str]:
+    """Names of classes with spaces."""
     return [name.replace("_", " ") for name in names]
 
 
@@ -53,7 +54,7 @@ def distribution(records: Groups) -> Sheet:
         low, high = images.min(), images.max()
         spread = f"{low:,} each" if low == high else f"{low:,} to {high:,} each"
         ax.barh(np.arange(len(images)), images, color=BLUE, height=0.75)
-        ax.set_yticks(np.arange(len(images)), _names(names[dataset][: len(images)]))
+        ax.set_yticks(np.arange(len(images)), spelled(names[dataset][: len(images)]))
         style(ax, f"{DATA[dataset]}\n{spread}", "training images", grid="x")
         ax.invert_yaxis()
     axes[0].set_ylabel("digit", fontsize=TEXT)
@@ -96,7 +97,7 @@ def tsne(records: Groups) -> Sheet:
     for ax, name in zip(axes, records, strict=True):
         dataset = name.removeprefix("tsne_")
         points, skill = _embedding(records, dataset)
-        scatter(ax, points["xy"], points["label"], _names(sample_images(dataset).classes))
+        scatter(ax, points["xy"], points["label"], spelled(sample_images(dataset).classes))
         ax.set_title(f"{DATA[dataset]}: {skill}", fontsize=TEXT, loc="left")
     return figure
 
@@ -106,7 +107,7 @@ def superclasses(records: Groups) -> Sheet:
     points, skill = _embedding(records, "cifar100")
     x, y = points["xy"].astype(float).T
     figure, axes = sheet(4, 5, height=6.0)
-    for coarse, (ax, name) in enumerate(zip(axes, _names(sample_images("cifar100").coarse_classes), strict=True)):
+    for coarse, (ax, name) in enumerate(zip(axes, spelled(sample_images("cifar100").coarse_classes), strict=True)):
         own = points["coarse"] == coarse
         ax.scatter(x[::4], y[::4], s=1, color=FAINT, linewidths=0, rasterized=True)
         ax.scatter(x[own], y[own], s=2.5, color=VERMILLION, linewidths=0, rasterized=True)

@@ -30,6 +30,7 @@ from deepnet.figures.plots import (
     default_style,
     sheet,
     style,
+    title,
     whole_numbers,
 )
 from deepnet.figures.registry import FIGURES, found
@@ -216,7 +217,7 @@ def pictures(rows: Mapping[str, tuple[Tensor, Sequence[str]]], caption: str) -> 
     for ax in axes:
         ax.set(xticks=[], yticks=[])
         ax.spines[:].set_visible(False)
-    _title(figure, caption)
+    title(figure, caption)
     return figure
 
 
@@ -233,17 +234,12 @@ def examples(count: int = 8) -> Sheet:
 # ---------------------------------------------------------------- diagrams
 
 
-def _title(figure: Sheet, text: str) -> None:
-    """What the figure shows, above it; a saved notebook keeps it as the figure's text."""
-    figure.suptitle(text, x=0.012, ha="left", fontsize=TEXT + 1, color=INK, fontweight="bold")
-
-
 def _canvas(caption: str, height: float, width: float) -> tuple[Sheet, Axes]:
     """A figure without axes whose coordinates are (0, 0) to (width, 1)."""
     figure, (ax,) = sheet(height=height)
     ax.set_axis_off()
     ax.set(xlim=(0, width), ylim=(0, 1))
-    _title(figure, caption)
+    title(figure, caption)
     return figure, ax
 
 
@@ -293,7 +289,7 @@ def pooling_diagram(side: int = 6, pooled: int = 2) -> Sheet:
                 line(cut * size / pooled - 0.5, color=INK, linewidth=1.4)
         style(ax, f"{size} x {size}", grid=None)
         ax.set(xticks=[], yticks=[])
-    _title(figure, f"Adaptive max pooling: each of {pooled} x {pooled} fields is replaced by its largest number")
+    title(figure, f"Adaptive max pooling: each of {pooled} x {pooled} fields is replaced by its largest number")
     return figure
 
 
@@ -347,7 +343,7 @@ def stopping_diagram(record: Record, patience: int, min_delta: float) -> Sheet:
     ax.legend(frameon=False, fontsize=TEXT, loc="lower right", labelcolor=INK)
     ax.xaxis.set_major_locator(whole_numbers(12))
     style(ax, x="epoch", y=f"{record.result['split']} accuracy")
-    _title(figure, f"Early stopping of {record.name}: patience {patience}, a gain counts above {min_delta:g}")
+    title(figure, f"Early stopping of {record.name}: patience {patience}, a gain counts above {min_delta:g}")
     return figure
 
 
@@ -361,23 +357,5 @@ def signal_plot(variances: Mapping[str, Sequence[float]]) -> Sheet:
     ax.xaxis.set_major_locator(whole_numbers(12))
     ax.legend(frameon=False, fontsize=TEXT, labelcolor=INK)
     style(ax, x="weight layer, counted from the input", y="variance across images")
-    _title(figure, "How much of the difference between images is left at each depth")
-    return figure
-
-
-@default_style()
-def confusion(record: Record) -> Sheet:
-    """How often images of each class (rows) are given each class (columns), from the record's predictions."""
-    label, given = record.predictions().astype(int)
-    names = [name.replace("_", " ") for name in CLASS_NAMES[record.settings["experiment"]["dataset"]]]
-    counts = np.zeros((len(names), len(names)), int)
-    np.add.at(counts, (label, given), 1)
-    figure, (ax,) = sheet(height=4.2)
-    ax.imshow(counts, cmap="Blues", vmax=counts.max() * 1.2)
-    for y, x in np.ndindex(*counts.shape):
-        ax.text(x, y, str(counts[y, x]), ha="center", va="center", fontsize=TEXT, color="white" if x == y else INK)
-    ax.set_xticks(range(len(names)), names, rotation=40, ha="right", rotation_mode="anchor")
-    ax.set_yticks(range(len(names)), names)
-    style(ax, x="predicted class", y="class", grid=None)
-    _title(figure, f"Which classes {record.name} confuses, of {len(label):,} {record.result['split']} images")
+    title(figure, "How much of the difference between images is left at each depth")
     return figure

@@ -8,6 +8,7 @@ import textwrap
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cached_property
 from io import BytesIO
 from math import ceil, log10
@@ -25,7 +26,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from deepnet.records.reading import Record
-from deepnet.text import DATA, ranges, seeds_of
+from deepnet.text import DATA, Table, ranges, seeds_of
 from experimentTable import EXPERIMENTS, OWN, Experiment
 
 WIDTH = 7.0  # inches: a column of text
@@ -73,10 +74,14 @@ def default_style() -> Iterator[None]:
 
 
 class Sheet(Figure):
-    """A figure that shows itself in a notebook, once, whether or not matplotlib's inline backend is active."""
+    """A figure that shows itself in a notebook, once, whether or not matplotlib's inline backend is active.
+
+    One that is a table shows itself there as text, which can be copied and searched; a picture of it is what is saved.
+    """
 
     alt = ""  # what a reader who does not see the figure is told
     provenance = ""  # which records it shows
+    table: Table | None = None
 
     @default_style()
     def draw(self, renderer: Any) -> None:
@@ -117,7 +122,18 @@ class Sheet(Figure):
         """Title and provenance, which a saved notebook keeps beside the picture."""
         return f"<{' · '.join(filter(None, (' '.join(self.get_suptitle().split()), self.provenance)))}>"
 
-    def _repr_png_(self) -> tuple[bytes, dict[str, Any]]:
+    def _captioned(self) -> Table:
+        return replace(self.table or Table((), ()), caption=repr(self)[1:-1])
+
+    def _repr_html_(self) -> str | None:
+        return self._captioned()._repr_html_() if self.table else None
+
+    def _repr_markdown_(self) -> str | None:
+        return str(self._captioned()) if self.table else None
+
+    def _repr_png_(self) -> tuple[bytes, dict[str, Any]] | None:
+        if self.table:
+            return None
         width, height = (round(inches * self.dpi) for inches in self.get_size_inches())
         return self.png, {"width": width, "height": height, "alt": self.alt}
 
@@ -274,35 +290,34 @@ def heat_map(ax: Axes, x: np.ndarray, values: np.ndarray, low: float, high: floa
     return mesh
 
 
-def table(
-    header: Sequence[str], rows: Sequence[Sequence[str]], bold: Iterable[tuple[int, int]] = (), height: float = 3.4
-) -> Sheet:
-    """A table as a figure: columns as wide as their text, right-aligned, between three rules; `bold`: (row, column) of
-    cells.
-    """
+def drawn_table(table: Table, height: float = 3.4) -> Sheet:
+    """A table as a figure: columns as wide as their text, right-aligned, between three rules."""
+    header = [textwrap.fill(text, 10) for text in table.head]
     figure, (ax,) = sheet(height=height)
     above = max(text.count("\n") + 1 for text in header)
     widths = [
-        4 + max(len(part) for text in column for part in text.split("\n")) for column in zip(header, *rows, strict=True)
+        4 + max(len(part) for text in column for part in text.split("\n"))
+        for column in zip(header, *table.rows, strict=True)
     ]
-    right, strong = np.cumsum(widths) - 1, set(bold)
+    right = np.cumsum(widths) - 1
     ax.set_axis_off()
-    ax.set(xlim=(0, right[-1] + 1), ylim=(len(rows), -above))
-    for i, row in enumerate([header, *rows], start=-1):
+    ax.set(xlim=(0, right[-1] + 1), ylim=(len(table.rows), -above))
+    for i, row in enumerate([header, *table.rows], start=-1):
         for column, (x, text) in enumerate(zip(right, row, strict=True)):
-            weight = "bold" if i < 0 or (i, column) in strong else "normal"
+            weight = "bold" if i < 0 or (i, column) in table.bold else "normal"
             y, vertical = (-0.2, "bottom") if i < 0 else (i + 0.5, "center")
             ax.text(x, y, text, ha="right", va=vertical, fontsize=SMALL, color=INK, fontweight=weight)
-    for y, width in ((-above, 1.2), (0, 0.6), (len(rows), 1.2)):
+    for y, width in ((-above, 1.2), (0, 0.6), (len(table.rows), 1.2)):
         ax.plot([1, right[-1] + 1], [y, y], color=INK, linewidth=width, clip_on=False)
+    figure.table = table
     return figure
 
 
 # ---------------------------------------------------------------- title and provenance
 
 
-def title(figure: Sheet, text: str, records: Sequence[Record], note: str = "") -> None:
-    """The figure's number and caption above it, and beside them in grey the profile and the seeds; a note below."""
+def title(figure: Sheet, text: str, records: Sequence[Record] = (), note: str = "") -> None:
+    """What the figure shows, above it, and beside that in grey its records' profile and seeds; a note below."""
     lines = [text, *textwrap.wrap(note[:1].upper() + note[1:], 80)]
     figure.suptitle("\n".join(lines), x=0.012, ha="left", fontsize=TEXT + 1, color=INK, fontweight="bold")
     if records:

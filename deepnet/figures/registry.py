@@ -1,6 +1,6 @@
 """The report's figures by number, and our own beside them: records in, `Figure` out.
 
-`draw("3.1")` shows one, `save("3.1")` and `save_all()` write them, `curves(records, metrics)` draws a reader's own
+`draw("3.1")` shows one, `save("3.1")` writes it, `curves(records, metrics)` draws a reader's own
 runs. Every figure is a pure function of the records of one profile; it reads no others, and trains nothing.
 """
 
@@ -25,6 +25,7 @@ from deepnet.figures.lines import (
     timing,
     training,
 )
+from deepnet.figures.mistakes import superclass_confusion
 from deepnet.figures.plots import Sheet, default_style, provenance, title
 from deepnet.figures.sweep import SWEEP_RUNS, searched_space, sweep_table
 from deepnet.records.reading import ROOT, find_openings, find_records, roots
@@ -38,7 +39,7 @@ from experimentTable import (
     supporting_profiles,
 )
 
-__all__ = ["FIGURES", "Entry", "curves", "draw", "save", "save_all", "show"]
+__all__ = ["FIGURES", "Entry", "curves", "draw", "save", "show"]
 
 FOLDER = ROOT / "report" / "figures"
 LOSS_TEST = ("train_loss", "test_accuracy")
@@ -201,6 +202,12 @@ FIGURES: dict[str, Entry] = {
     "5.8": _multiples(
         "With dropout before the head, and without (sweep_6)", "sweep_6", "dropout", function=dropout, also=(OPENINGS,)
     ),
+    "5.8b": Entry(
+        superclass_confusion, ("dropout",), "Which superclasses the final model confuses",
+        "A map of CIFAR-100's twenty superclasses: in each row, the number of validation images of that superclass "
+        "which the final model, the one with dropout, puts into each superclass.",
+        "A number below ten is not printed, only shaded.",
+    ),
     "5.9": Entry(
         searched_space, (*SWEEP_RUNS, "search_*"), "The searched space: learning rate and batch size",
         "Validation accuracy against learning rate, the batch size as marker: the report's points, ours at the same "
@@ -317,14 +324,3 @@ def show(number: str, profile: str | None = None) -> None:
 @cache
 def _say_once(line: str) -> None:
     print(line)
-
-
-def save_all(profile: str | None = None) -> list[Path]:
-    """Write every figure whose runs have records; say in a line each which have not."""
-    paths = []
-    for number in FIGURES:
-        try:
-            paths += save(number, profile)
-        except UsageError as error:
-            print(error)
-    return paths

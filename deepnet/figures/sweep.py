@@ -7,7 +7,8 @@ from matplotlib.lines import Line2D
 
 from deepnet.claims.measures import accuracies, final_loss, last_loss, setting
 from deepnet.figures.lines import mean_result, positions
-from deepnet.figures.plots import BLUE, GREY, INK, VERMILLION, Groups, Sheet, legend, sheet, style, table
+from deepnet.figures.plots import BLUE, GREY, INK, VERMILLION, Groups, Sheet, drawn_table, legend, sheet, style
+from deepnet.text import Table
 from experimentTable import EXPERIMENTS
 
 # the report's figure 5.6: run -> (validation accuracy, train loss); batch size and rate are in the table of experiments
@@ -42,13 +43,14 @@ def sweep_table(records: Groups) -> Sheet:
     unit = next(
         "epochs" if positions(record)[1] == "epoch" else "steps" for runs in records.values() for record in runs
     )
-    whose = ("report", "restored", "last")
-    pairs = (f"{what},\n{epoch}" for what in ("val. acc.", "train. loss") for epoch in whose)
-    header = ("\nrun", "batch\nsize", "learning\nrate", *pairs, f"\n{unit}")
-    columns = {3: [accuracy for accuracy, _ in SWEEP.values()], 4: restored}
-    return table(
-        header, cells, bold=[(row, column) for column, values in columns.items() for row in three_best(values)]
+    pairs = (
+        f"{what}, {epoch}"
+        for what in ("validation accuracy", "training loss")
+        for epoch in ("report", "restored", "last")
     )
+    columns = {3: [accuracy for accuracy, _ in SWEEP.values()], 4: restored}
+    bold = {(row, column) for column, values in columns.items() for row in three_best(values)}
+    return drawn_table(Table(("run", "batch size", "learning rate", *pairs, unit), cells, bold=bold))
 
 
 def three_best(values: Sequence[float]) -> list[int]:

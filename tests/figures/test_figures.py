@@ -19,7 +19,7 @@ from deepnet.figures import images as images_of
 from deepnet.figures import registry as figures
 from deepnet.figures.lines import LIMITS
 from deepnet.figures.plots import COLOURS, FAINT, PALETTE, SMALL, labels, looks
-from deepnet.figures.registry import FIGURES, draw, save, save_all
+from deepnet.figures.registry import FIGURES, draw, save
 from deepnet.records.files import sha256
 from deepnet.records.reading import find_record, find_records
 from experimentTable import EXPERIMENTS, UsageError
@@ -314,14 +314,6 @@ def test_save_writes_the_same_svg_and_png_again(records, tmp_path, monkeypatch):
     off = pixels.astype(int) - [int(COLOURS["MLP_33"][k : k + 2], 16) for k in (1, 3, 5)]
     assert abs(off).max(axis=1).min() <= 2  # the run's colour is among the 256
     assert [path.read_bytes() for path in save("3.2", "cpu")] == before
-
-
-def test_save_all_goes_on_where_records_are_missing(runs_dir, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(figures, "FOLDER", tmp_path)
-    monkeypatch.setattr(figures, "FIGURES", {number: FIGURES[number] for number in ("3.2", "4.2")})
-    write_experiment(runs_dir, "CNN_30", "cpu", epochs=3)
-    assert [path.name for path in save_all("cpu")] == ["4.2.svg", "4.2.png"]
-    assert capsys.readouterr().out.startswith("figure 3.2 has no finished record of MLP_33")
 
 
 def dark(style: str) -> AbstractContextManager:

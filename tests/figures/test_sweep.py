@@ -51,6 +51,14 @@ def test_the_sweeps_table_has_a_dash_for_a_run_without_record_and_then_marks_non
     assert strong == ["0.4956", "0.5070", "0.4959"]
 
 
+def test_the_sweeps_table_shows_itself_as_text_and_is_saved_as_a_picture(records):
+    figure = draw("5.6", "cpu")
+    assert figure._repr_png_() is None and figure.png.startswith(b"\x89PNG")
+    assert figure._repr_html_().count("<tr>") == figure._repr_markdown_().count("\n| ") - 1 == 13
+    assert figure._repr_html_().count("<b>") == figure._repr_markdown_().count("**") // 2 > 0
+    assert draw("5.9", "cpu")._repr_html_() is None
+
+
 @pytest.mark.parametrize(
     ("values", "best"),
     [

@@ -1,0 +1,87 @@
+"""What a trained model gets wrong: which classes it confuses, and on which images. From the records' predictions."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+
+from deepnet.figures.images import sample_images, spelled
+from deepnet.figures.plots import INK, SMALL, TEXT, Groups, Sheet, default_style, sheet, style, title
+from deepnet.records.reading import Record
+
+SAMPLED = 1_000  # MNIST's and CIFAR-10's test images in the embedded sample: the first of each class
+
+
+def counted(true: np.ndarray, given: np.ndarray, classes: int) -> np.ndarray:
+    """How often images of each class (rows) are given each class (columns), (classes, classes)."""
+    counts = np.zeros((classes, classes), int)
+    np.add.at(counts, (true, given), 1)
+    return counts
+
+
+def confusion_map(ax: Axes, counts: np.ndarray, names: Sequence[str], least: int = 0) -> None:
+    """`counts` as a map; numbers stand in the cells that have at least `least`."""
+    ax.imshow(counts, cmap="Blues", vmax=counts.max() * 1.2, aspect="auto")
+    for y, x in zip(*np.nonzero(counts >= least), strict=True):
+        ax.text(x, y, str(counts[y, x]), ha="center", va="center", fontsize=SMALL, color="white" if x == y else INK)
+    ax.set_xticks(range(len(names)), names, rotation=40, ha="right", rotation_mode="anchor")
+    ax.set_yticks(range(len(names)), names)
+    style(ax, x="predicted class", y="class", grid=None)
+
+
+def superclass_confusion(records: Groups) -> Sheet:
+    """5.8b: CIFAR-100's superclasses, confused by the final model on the validation images of all its seeds."""
+    from deepnet.data.sets import COARSE_NAMES, COARSE_OF
+
+    (runs,) = records.values()
+    true, given = np.concatenate([record.predictions() for record in runs], axis=1).astype(int)
+    figure, (ax,) = sheet(height=6.2)
+    coarse = np.asarray(COARSE_OF)
+    confusion_map(ax, counted(coarse[true], coarse[given], len(COARSE_NAMES)), spelled(COARSE_NAMES), least=10)
+    within = (coarse[true] == coarse[given])[true != given].mean()
+    right = f"class right: {(true == given).mean():.0%} of {len(true):,} validation images"
+    ax.set_title(f"{right}; mistakes within a superclass: {within:.0%}", fontsize=TEXT, loc="right")
+    return figure
+
+
+@default_style()
+def confusion(record: Record) -> Sheet:
+    """How often images of each class (rows) are given each class (columns), from the record's predictions.
+
+    Example::
+
+        confusion(find_record("CNN_res_56", "paper"))
+    """
+    from deepnet.data.sets import CLASS_NAMES
+
+    true, given = record.predictions().astype(int)
+    names = spelled(CLASS_NAMES[record.settings["experiment"]["dataset"]])
+    figure, (ax,) = sheet(height=4.2)
+    confusion_map(ax, counted(true, given, len(names)), names)
+    title(figure, f"Which classes {record.name} confuses, of {len(true):,} {record.result['split']} images", [record])
+    return figure
+
+
+@default_style()
+def misclassified(record: Record, images: int = 12) -> Sheet:
+    """The first test images that a run of chapter 3 or 4 gets wrong, of those that the embedded sample holds.
+
+    Example::
+
+        misclassified(find_record("CNN_res_56", "paper"))
+    """
+    from deepnet.data.sets import first_of_each_class
+
+    dataset = record.settings["experiment"]["dataset"]
+    sample, (true, given) = sample_images(dataset, "test"), record.predictions().astype(int)
+    here = first_of_each_class(true, SAMPLED)  # where the sample's test images stand among all of them
+    wrong = np.flatnonzero(true[here] != given[here])[:images]
+    figure, axes = sheet(2, -(-images // 2), height=3.0)
+    for ax, i in zip(axes, wrong, strict=False):
+        ax.imshow(sample.images[i].permute(1, 2, 0).numpy(), cmap="gray", interpolation="nearest")
+        was, said = (spelled([sample.classes[label]])[0] for label in (true[here[i]], given[here[i]]))
+        ax.set_title(f"{said},\nnot {was}", fontsize=SMALL, color=INK)
+    for ax in axes:
+        ax.set_axis_off()
+    title(figure, f"Images that {record.name} gets wrong", [record])
+    return figure
