@@ -27,7 +27,7 @@ class Evidence:
 
     def runs(self, name: str) -> Runs:
         """As `find`, for a run that the rule needs: its absence is noted."""
-        return self.find(name) or self._note(name)
+        return self.find(name) or self.lacks(name)
 
     def together(self, *names: str) -> dict[int, tuple[Record, ...]]:
         """The records of several runs in the seeds that all of them have."""
@@ -37,14 +37,28 @@ class Evidence:
     def test_accuracy(self, name: str, runs: Runs) -> dict[int, Number]:
         """`opened_accuracies`. An opening leaves no predictions, so a number from it has no interval of its own."""
         found = {seed: Number(accuracy) for seed, accuracy in m.opened_accuracies(runs, self._openings).items()}
-        return found or (self._note(f"the final test of {name}") if runs else {})
+        return found or (self.lacks(f"the final test of {name}") if runs else {})
 
-    def _note(self, name: str) -> dict:
-        self.missing += [] if name in self.missing else [name]
+    def lacks(self, what: str) -> dict:
+        """Note that there is no record of `what`, which the rule needs; nothing, as what was found."""
+        self.missing += [] if what in self.missing else [what]
         return {}
+
+    def enough(self, seeds: int, *names: str) -> Iterator[Part]:
+        """A part without evidence, unless the runs `names` have at least so many seeds in common."""
+        found = len(self.together(*names))
+        if found < seeds:
+            if all(map(self.find, names)):
+                self.lacks(f"{seeds} seeds of {' and '.join(names)} (there {'is' if found == 1 else 'are'} {found})")
+            yield Part(f"at least {seeds} seeds of {' and '.join(names)}", "no evidence")
 
 
 # ---------------------------------------------------------------- the forms that parts take
+
+TIMED = {  # the pairs of a plain and a residual model whose steps are compared
+    "timing_3": (("MLP_4", "MLP_res_5"), ("MLP_13", "MLP_res_15"), ("MLP_33", "MLP_res_35")),
+    "timing_4": (("CNN_13", "CNN_res_16"), ("CNN_30", "CNN_res_35")),
+}
 
 
 def single(ev: Evidence, text: str, measure: Measure, name: str, aim: Aim) -> Part:
@@ -75,10 +89,10 @@ def vanished(ev: Evidence, name: str) -> Iterator[Part]:
     yield single(ev, "log10 of the RMS gradient, first layer − last layer,", m.first_to_last, name, SHOWN_ONLY)
 
 
-def timing(ev: Evidence, name: str, *pairs: tuple[str, str]) -> Iterator[Part]:
-    """That each residual model takes at least .97 of its plain one's time, in one run: its first seed's."""
-    runs = dict(list(ev.runs(name).items())[:1])
-    for plain, residual in pairs:
+def timing(ev: Evidence, name: str, records: int | None = 1) -> Iterator[Part]:
+    """That each residual model takes at least .97 of its plain one's time, in the first `records` runs (None: all)."""
+    runs = dict(list(ev.runs(name).items())[:records])
+    for plain, residual in TIMED[name]:
         measure = partial(m.step_ratio, plain=plain, residual=residual)
         yield judge(f"seconds per step, {residual} / {plain}", numbers(runs, measure), at_least(0.97))
 

@@ -8,10 +8,11 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from math import sqrt
+from typing import Any
 
 import numpy as np
 
-from deepnet.text import seeds_of
+from deepnet.text import counted, ranges
 from experimentTable import UsageError
 
 Interval = tuple[float, float]
@@ -174,11 +175,12 @@ class Part:
 
     text: str
     verdict: str
-    seeds: tuple[int, ...] = ()
+    seeds: tuple = ()
     level: float | None = None  # of the intervals
     # a value and its interval: of the mean over three seeds or more, else of each seed; a bare number has no interval
     estimates: tuple[tuple[float, Interval | None], ...] = ()
     count: int | None = None  # of a property: how many of the seeds have it
+    unit: str = "seed"  # what `seeds` lists; of another unit, the names of each
 
     @property
     def effect(self) -> float | None:
@@ -209,16 +211,25 @@ class Part:
         return f"{'; '.join(written)} ({self.level:.0%})"
 
     @property
+    def which(self) -> str:
+        """The seeds, as "0-2, 5"; of another unit how many there are."""
+        return ranges(self.seeds) if self.unit == "seed" else counted(len(self.seeds), self.unit)
+
+    @property
     def number(self) -> str:
         """What was measured, with the effect and its interval."""
         return f"{self.text}: {self.ours} {self.span}".rstrip() if self.seeds else self.text
 
     def __str__(self) -> str:
-        return f"{self.verdict:<11} {self.number}" + (f", {seeds_of({self.text: self.seeds})}" if self.seeds else "")
+        seeds = f"seed{'s' * (len(self.seeds) > 1)} " if self.unit == "seed" else ""
+        return f"{self.verdict:<11} {self.number}" + (f", {seeds}{self.which}" if self.seeds else "")
 
 
-def judge(text: str, numbers: Mapping[int, Number], aim: Aim) -> Part:
-    """Judge `numbers`, seed -> Number, by `aim`: over the seeds if there are three, else each by itself."""
+def judge(text: str, numbers: Mapping[Any, Number], aim: Aim, unit: str = "seed") -> Part:
+    """Judge `numbers`, seed -> Number, by `aim`: over the seeds if there are three, else each by itself.
+
+    Where the `unit` is another than a seed, the keys name the units.
+    """
     values = [number.value for number in numbers.values()]
     estimates: list[tuple[float, Interval | None]]
     if len(values) > FEW_SEEDS:
@@ -228,7 +239,8 @@ def judge(text: str, numbers: Mapping[int, Number], aim: Aim) -> Part:
     ends = (interval or (value, value) for value, interval in estimates)
     verdicts = {aim.verdict(round(low, ROUND), round(high, ROUND)) for low, high in ends} or {"no evidence"}
     verdict = verdicts.pop() if len(verdicts) == 1 else "undecided"
-    return Part(f"{text}, {aim.text}".removesuffix(", "), verdict, tuple(numbers), aim.level, tuple(estimates))
+    text = f"{text}, {aim.text}".removesuffix(", ")
+    return Part(text, verdict, tuple(numbers), aim.level, tuple(estimates), unit=unit)
 
 
 def judge_property(text: str, found: Mapping[int, bool]) -> Part:
@@ -252,6 +264,6 @@ def combine(parts: Iterable[Part]) -> str:
 
 def few_seeds(parts: Iterable[Part]) -> str:
     """The words that a verdict from one or two seeds carries; empty from three on."""
-    counts = {len(part.seeds) for part in parts if part.verdict not in ("not judged", "no evidence")}
-    words = [word for count, word in ((1, "one seed"), (2, "two seeds")) if count in counts]
+    counts = {(len(part.seeds), part.unit) for part in parts if part.verdict not in ("not judged", "no evidence")}
+    words = [f"{('one', 'two')[n - 1]} {unit}{'s' * (n > 1)}" for n, unit in sorted(counts) if 1 <= n <= FEW_SEEDS]
     return " and ".join(words) + (" in some parts" if words and len(counts) > 1 else "")

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from functools import partial
 from html import escape
 
-from deepnet.claims import rules
+from deepnet.claims import amended, rules  # noqa: F401 (which enters its rules)
 from deepnet.claims.evidence import TEXTS, Evidence, Rule, Source
 from deepnet.claims.intervals import Part, combine, few_seeds
 from deepnet.records.reading import find_openings, find_records
-from deepnet.text import Table, counted, listed, ranges
+from deepnet.text import Table, counted, listed
 from experimentTable import PROFILES, choose, current_profile
 
 __all__ = ["RULES", "Ledger", "Rule", "Verdict", "check", "ledger", "side_by_side"]
@@ -57,7 +57,7 @@ class Verdict:
 
     def table(self) -> Table:
         """The parts, those that are shown only included; a dash stands where there is nothing."""
-        cells = [(part.text, part.ours, part.span, ranges(part.seeds), part.verdict) for part in self.parts]
+        cells = [(part.text, part.ours, part.span, part.which, part.verdict) for part in self.parts]
         head = ("part", "ours", "interval", "seeds", "verdict")
         return Table(head, [tuple(cell or "–" for cell in row) for row in cells])
 
@@ -79,11 +79,12 @@ class Ledger(list[Verdict]):
         """
         if len(self) < len(RULES):
             return ""
-        questions = sum(v.id.startswith("q") for v in self)
+        questions, amended_ones = sum(v.id.startswith("q") for v in self), sum(v.id.endswith("′") for v in self)
         counts = Counter(v.verdict for v in self)
         each = ", ".join(f"{verdict} {counts[verdict]}" for verdict in VERDICTS if counts[verdict])
         where = ", ".join(dict.fromkeys(v.profile for v in self))
-        claims = f"{counted(len(self) - questions, 'claim')} and {counted(questions, 'question')}"
+        claims = f"{counted(len(self) - questions - amended_ones, 'claim')}, {counted(amended_ones, 'amended rule')}"
+        claims += f" and {counted(questions, 'question')}"
         return f"Profile {where}: {claims}, with no correction for their number ({each})."
 
     def short(self) -> Table:
@@ -106,12 +107,13 @@ def check(
     records: Source | None = None,
     openings: Sequence[dict] | None = None,
 ) -> Verdict:
-    """Judge `claim` ("2a" .. "5k", "q1" .. "q7") by its rule on the evidence of one profile.
+    """Judge `claim` ("2a" .. "5k", "q1" .. "q12") by its rule on the evidence of one profile.
 
+    The rule that was added beside that of 3a is "3a′", or "3a'" for short.
     profile: None is the environment's PROFILE, else "sample". records: name -> finished records of all seeds;
     None reads those of the profile, and its openings with them. Raises UsageError for an unknown claim or profile.
     """
-    rule = RULES[choose("claim", claim, RULES)]
+    rule = RULES[choose("claim", str(claim).replace("'", "′"), RULES)]
     profile = current_profile(profile)
     verdict = partial(Verdict, rule.id, rule.sentence, rule=rule.text, report=rule.report, profile=profile)
     if not PROFILES[profile].judged:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
+from itertools import takewhile
 from math import log
 
 import numpy as np
@@ -10,6 +11,7 @@ from deepnet.claims.intervals import Number, accuracy_number, macro_number, t_in
 from deepnet.records.reading import Record
 
 Runs = Mapping[int, Record]  # seed -> finished record of one run
+Column = Callable[[Record], np.ndarray]  # one value per epoch, epoch 0 (untrained) included
 Measure = Callable[[Record], Number | float]  # a float is a bare number, which no images give an interval to
 
 
@@ -67,8 +69,27 @@ def last_loss(record: Record) -> float:
 
 def last_gap(record: Record) -> float:
     """Training accuracy minus evaluation accuracy in the last epoch that ran."""
-    last = record.result["last_epoch"]
-    return float(record.column("train_accuracy")[last] - accuracies(record)[last])
+    return float(gaps(record)[record.result["last_epoch"]])
+
+
+def train_losses(record: Record) -> np.ndarray:
+    """Training loss, one value per epoch; NaN for epoch 0."""
+    return record.column("train_loss")
+
+
+def gaps(record: Record) -> np.ndarray:
+    """Training accuracy minus evaluation accuracy, one value per epoch; NaN for epoch 0."""
+    return record.column("train_accuracy") - accuracies(record)
+
+
+def last_five(column: Column, record: Record) -> float:
+    """The mean of a column over the last five epochs that ran."""
+    return float(column(record)[1:][-5:].mean())
+
+
+def late_rise(record: Record) -> float:
+    """Evaluation accuracy, the mean of the last five epochs minus that of the five before."""
+    return float(accuracies(record)[1:][-5:].mean() - accuracies(record)[1:][-10:-5].mean())
 
 
 def late_gain(record: Record) -> float:
@@ -113,6 +134,20 @@ def vanishes(record: Record) -> bool:
     return first_to_last(record) < -6
 
 
+def dies(row: Mapping) -> bool:
+    """Whether a hidden layer is dead as a whole at the end of an epoch. The last layer is followed by no ReLU."""
+    return 1.0 in row.get("probe_dead", [])[:-1]
+
+
+def first_to_last_alive(record: Record) -> float | None:
+    """`first_to_last` in the last epoch before any hidden layer is dead as a whole; None where there is none.
+
+    Once a layer is dead the gradient below it is exactly 0, for which rows have a floor, not a measurement.
+    """
+    alive = list(takewhile(lambda row: not dies(row), record.rows))[1:]
+    return alive[-1]["gradient_log10_rms"][0] - alive[-1]["gradient_log10_rms"][-1] if alive else None
+
+
 def learns_nothing(record: Record) -> bool:
     """Whether the final train loss and macro accuracy are those of guessing."""
     classes = record.result["classes"]
@@ -122,6 +157,11 @@ def learns_nothing(record: Record) -> bool:
 def ends_early(record: Record) -> bool:
     """Whether the run ended before its budget."""
     return record.result["last_epoch"] < record.result["budget"]
+
+
+def stopping_cost(record: Record) -> float:
+    """Evaluation accuracy of the best epoch minus that of the last that ran."""
+    return float(record.result["best_accuracy"] - accuracies(record)[record.result["last_epoch"]])
 
 
 def falls_steadily(record: Record) -> bool:
