@@ -5,15 +5,13 @@ shown.
 """
 
 from collections.abc import Iterator
-from functools import partial
 
 from deepnet.claims import measures as m
 from deepnet.claims.evidence import Evidence, compare, nothing_learned, property_of, rule, single, timing
-from deepnet.claims.intervals import SHOWN_ONLY, Number, Part, above, at_least, at_most, judge, judge_property
+from deepnet.claims.intervals import SHOWN_ONLY, Number, Part, above, at_least, at_most, judge_property
 from deepnet.claims.rules import CHAPTER_5, order_of_depth
 from experimentTable import EXPERIMENTS
 
-LOSS, ACCURACY, GAP = (partial(m.last_five, column) for column in (m.train_losses, m.accuracies, m.gaps))
 LAST_FIVE = ", mean of the last five epochs"
 # sweep_3 and sweep_8 have the same learning rate and batch size: one training, which counts once
 STOPPING = [name for name in CHAPTER_5 if EXPERIMENTS[name].patience is not None and name != "sweep_8"]
@@ -22,7 +20,7 @@ STOPPING = [name for name in CHAPTER_5 if EXPERIMENTS[name].patience is not None
 @rule("3a′")
 def _(ev: Evidence) -> Iterator[Part]:
     yield from ev.enough(10, "MLP_13", "MLP_23")
-    yield from order_of_depth(ev, LOSS, ACCURACY, LAST_FIVE)
+    yield from order_of_depth(ev, m.late_loss, m.late_accuracy, LAST_FIVE)
 
 
 @rule("3f′")
@@ -33,8 +31,8 @@ def _(ev: Evidence) -> Iterator[Part]:
 
 @rule("4a′")
 def _(ev: Evidence) -> Iterator[Part]:
-    yield compare(ev, f"training loss{LAST_FIVE}", LOSS, "CNN_10", "CNN_13", above())
-    yield compare(ev, f"test accuracy{LAST_FIVE}", ACCURACY, "CNN_13", "CNN_10", above())
+    yield compare(ev, f"training loss{LAST_FIVE}", m.late_loss, "CNN_10", "CNN_13", above())
+    yield compare(ev, f"test accuracy{LAST_FIVE}", m.late_accuracy, "CNN_13", "CNN_10", above())
 
 
 @rule("4b′")
@@ -46,7 +44,7 @@ def _(ev: Evidence) -> Iterator[Part]:
         ev.lacks("an epoch of CNN_30 after which no layer is dead")
     vanishes = {seed: number.value < -6 for seed, number in alive.items()}
     yield judge_property("CNN_30's gradient vanishes before a layer is dead", vanishes)
-    yield judge("log10 of the RMS gradient, first layer − last layer, before a layer is dead", alive, SHOWN_ONLY)
+    yield ev.judge("log10 of the RMS gradient, first layer − last layer, before a layer is dead", alive, SHOWN_ONLY)
 
 
 @rule("4d′")
@@ -60,15 +58,15 @@ def _(ev: Evidence) -> Iterator[Part]:
     for name in ("fine_tune_2_lr", "fine_tune_3_lr"):
         yield property_of(ev, f"{name}'s training loss falls in at least 90% of the epochs", m.falls_steadily, name)
     pair = ("fine_tune_2", "fine_tune_3_lr")
-    yield compare(ev, f"validation accuracy{LAST_FIVE}", ACCURACY, *pair, at_most(0.02))
+    yield compare(ev, f"validation accuracy{LAST_FIVE}", m.late_accuracy, *pair, at_most(0.02))
     yield single(ev, "gain of the last five epochs on the five before", m.late_rise, "fine_tune_3_lr", at_least(0.005))
 
 
 @rule("5k′")
 def _(ev: Evidence) -> Iterator[Part]:
     pair = ("fine_tune_2", "fine_tune_3_lr")
-    yield compare(ev, f"training − validation accuracy{LAST_FIVE}", GAP, *pair, above())
-    yield compare(ev, f"validation accuracy{LAST_FIVE}", ACCURACY, *pair, at_most(0.02))
+    yield compare(ev, f"training − validation accuracy{LAST_FIVE}", m.late_gap, *pair, above())
+    yield compare(ev, f"validation accuracy{LAST_FIVE}", m.late_accuracy, *pair, at_most(0.02))
 
 
 @rule("q12")
@@ -77,4 +75,4 @@ def _(ev: Evidence) -> Iterator[Part]:
     cost = {run: Number(m.stopping_cost(record)) for run, record in runs.items() if m.ends_early(record)}
     if not cost:
         ev.lacks("a run of chapter 5 that stopped early, of seed 1 or above")
-    yield judge("validation accuracy, best − last epoch of a run", cost, above(0.005), unit="run")
+    yield ev.judge("validation accuracy, best − last epoch of a run", cost, above(0.005), unit="run")

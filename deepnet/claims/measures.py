@@ -43,6 +43,11 @@ def accuracies(record: Record) -> np.ndarray:
     return record.column(f"{record.result['split']}_accuracy")
 
 
+def macro_accuracies(record: Record) -> np.ndarray:
+    """The mean over classes, one value per epoch."""
+    return record.column(f"{record.result['split']}_macro_accuracy")
+
+
 def opened_accuracies(runs: Runs, openings: Iterable[Mapping]) -> dict[int, float]:
     """Seed -> CIFAR-100's test accuracy of each run, from the first opening of its weights: a later one is no second
     chance. Of the baseline, the classifier that was chosen on held-out images counts.
@@ -85,6 +90,9 @@ def gaps(record: Record) -> np.ndarray:
 def last_five(column: Column, record: Record) -> float:
     """The mean of a column over the last five epochs that ran."""
     return float(column(record)[1:][-5:].mean())
+
+
+late_loss, late_accuracy, late_gap = (partial(last_five, column) for column in (train_losses, accuracies, gaps))
 
 
 def late_rise(record: Record) -> float:
@@ -203,3 +211,37 @@ def knn_skill(record: Record) -> float:
 def setting(field: str, record: Record) -> float:
     """A field of the experiment that the record is of."""
     return record.settings["experiment"][field]
+
+
+# ---------------------------------------------------------------- the same at other epochs
+
+EPOCHS = ("registered", "last", "last five", "best")
+# what can be read at other epochs than the registered ones, and from which column
+COLUMNS: dict[Measure, Column] = {
+    final_accuracy: accuracies, best_accuracy: accuracies, late_accuracy: accuracies, macro_accuracy: macro_accuracies,
+    final_loss: train_losses, last_loss: train_losses, late_loss: train_losses, last_gap: gaps, late_gap: gaps,
+}  # fmt: skip
+STORED = {accuracies: final_accuracy, macro_accuracies: macro_accuracy}  # what the final epoch's predictions give
+
+
+def at_epochs(epochs: str, measure: Measure) -> Measure:
+    """`measure`, read at the last epoch, at the mean of the last five or at the best in place of its registered epochs.
+
+    The best epoch is that of the evaluation accuracy, for a loss too. A measure of another kind stays as it is, and so
+    does any measure of a record without epochs.
+    """
+    if epochs == "registered" or measure not in COLUMNS:
+        return measure
+    column = COLUMNS[measure]
+
+    def read(record: Record) -> Number | float:
+        last = record.result.get("last_epoch")
+        if last is None:
+            return measure(record)
+        first = {"last": last, "last five": max(1, last - 4)}.get(epochs, record.result["best_epoch"])
+        chosen = [first] if epochs == "best" else list(range(first, last + 1))
+        if chosen == [record.result["epoch"]] and column in STORED:
+            return STORED[column](record)
+        return float(column(record)[chosen].mean())
+
+    return read
