@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from html import escape
 
-from deepnet.claims import rules
+from deepnet.claims import atlas, rules  # noqa: F401  (atlas enters its rules)
 from deepnet.claims.evidence import TEXTS, Evidence, Rule, Source
 from deepnet.claims.intervals import Part, combine, few_seeds
 from deepnet.records.reading import find_openings, find_records
@@ -106,7 +106,7 @@ def check(
     records: Source | None = None,
     openings: Sequence[dict] | None = None,
 ) -> Verdict:
-    """Judge `claim` ("2a" .. "5k", "q1" .. "q7") by its rule on the evidence of one profile.
+    """Judge `claim` ("2a" .. "5k", "q1" .. "q12") by its rule on the evidence of one profile.
 
     profile: None is the environment's PROFILE, else "sample". records: name -> finished records of all seeds;
     None reads those of the profile, and its openings with them. Raises UsageError for an unknown claim or profile.
