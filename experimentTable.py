@@ -5,12 +5,13 @@ state (default initialisation, the optimizers' defaults) is torch's default.
 """
 
 import os
-from collections.abc import Callable
+from collections import ChainMap
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import Any
 
-from deepnet import valid
+from deepnet import grid, valid
 
 # Some of these are for others to import from here.
 from deepnet.valid import ANALYSES, EVAL_SPLIT, NAME, OWN, RunLockedError, UsageError, choose  # noqa: F401
@@ -76,6 +77,11 @@ BUDGETS = {
     "control_cnn":     (0,     0,      0,   4100,   240),
     "control_fp64":    (0,     0,      0,   9000,   240),
     "control_bf16":    (0,     0,      0,   1000,     0),
+    "atlas_eps":       (0,     0,      0,     80,    10),
+    "atlas_cure":      (0,     0,      0,    400,    15),
+    "atlas_cnn":       (0,     0,      0,    700,     0),
+    "atlas_rate":      (0,     0,      0,    200,    10),
+    "atlas_cell":      (0,     0,      0,    200,    15),
     "timing":          (0,     0,      5,    600,    30),
     "resnet":          (36,    4,     21,  14000,    45),
     "baseline":        (0,     0,     33,    600,   330),
@@ -94,7 +100,7 @@ PROFILES: dict[str, Profile] = {
         budgets={family: (steps, rows) for family, (steps, rows, *_) in BUDGETS.items()},
         seconds={family: price for family, (*_, price, _, _) in BUDGETS.items()},
         tsne_images=800, timing_blocks=(3, 1), search_trials=4, judged=False, row_unit="steps",
-        left_out=("control", "control_cnn", "control_fp64", "control_bf16"),  # for which it is too small
+        left_out=tuple(family for family in BUDGETS if family.startswith(("control", "atlas"))),  # it is too small
     ),
     "cpu": Profile(
         "cpu", "complete", {2: 32, 3: 28, 4: 32, 5: 64},
@@ -103,7 +109,7 @@ PROFILES: dict[str, Profile] = {
     "paper": Profile(
         "paper", "complete", {2: 32, 3: 28, 4: 128, 5: 128}, budgets={},
         seconds={family: price for family, (*_, price) in BUDGETS.items()}, priced_on="one H200",
-        left_out=("control_bf16",),  # what bf16 does is asked at 32 pixels
+        left_out=("control_bf16", "atlas_cnn"),  # what is asked at 32 pixels
     ),
 }  # fmt: skip
 # Those whose records claims are judged by, the largest sizes first: where one lacks a record, the next is looked at.
@@ -138,7 +144,9 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "keep_weights": valid.truth,
     "final_test": valid.truth,
 }
-EXPERIMENTS: dict[str, "Experiment"] = {}  # the table by name, filled below
+EXPERIMENTS: dict[str, "Experiment"] = {}  # the report's table by name, filled below
+ATLAS: dict[str, "Experiment"] = {}  # the rows of the degradation atlas, a table of their own
+TABLE: Mapping[str, "Experiment"] = ChainMap(ATLAS, EXPERIMENTS)  # where a name is looked up; the report's come first
 
 
 @dataclass(frozen=True)
@@ -190,7 +198,7 @@ class Experiment:
         if (self.dataset == OWN) != (self.profile == OWN):
             raise UsageError("the data set 'own' is that of coreFunction.pipeline; give your model and data to it")
         if EXPERIMENTS and self.dataset != OWN:  # the table's own rows are settled once all of them are there
-            for key, value in valid.settled(self, EXPERIMENTS, BUILDERS).items():
+            for key, value in valid.settled(self, TABLE, BUILDERS).items():
                 object.__setattr__(self, key, value)
 
 
@@ -262,8 +270,9 @@ ROWS = [
     ),
     _stop("dropout", family="dropout", dropout=0.5, lr=0.0093064, batch_size=64, epochs=100, final_test=True),
 ]  # fmt: skip
+ATLAS |= {name: Experiment(name, **row) for name, row in grid.ROWS.items()}
 EXPERIMENTS |= {row.name: row for row in ROWS}
-for row in ROWS:
+for row in TABLE.values():
     row.__post_init__()  # once more, beside the others
 
 
@@ -277,7 +286,7 @@ def experiment(name: str, profile: str = "", seed: int = 0) -> Experiment:
 
     >>> experiment("MLP_4", "cpu", seed=1)
     """
-    return replace(valid.row_named(name, EXPERIMENTS), profile=profile, seed=seed)
+    return replace(valid.row_named(name, TABLE), profile=profile, seed=seed)
 
 
 def current_profile(profile: str | None = None) -> str:

@@ -13,6 +13,7 @@ import torchvision
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
+from deepnet import grid
 from experimentTable import BUILDERS, UsageError, choose
 from modelBlock import chain, plain_block, residual_block
 
@@ -66,22 +67,30 @@ class MLP(nn.Sequential):
     """Linear layers with ReLU between them: (N, ...), flattened to (N, widths[0]), -> (N, widths[-1]).
 
     `blocks` end in a ReLU, `last` does not. Plain: one block holds all Linear layers but the last. Residual: each two
-    layers, counted from the input, are a residual block; the one or two left over are `last`.
+    layers, counted from the input, are a residual block; the one or two left over are `last`. `batch_norm` puts batch
+    normalisation behind each Linear layer but the last, so before each ReLU; a residual block's second one stands
+    before the addition (He et al. 2016, arXiv:1512.03385).
 
     >>> MLP([784, 64, 10])(torch.zeros(2, 1, 28, 28)).shape
     torch.Size([2, 10])
     """
 
-    def __init__(self, widths: Sequence[int], residual: bool = False) -> None:
+    def __init__(self, widths: Sequence[int], residual: bool = False, batch_norm: bool = False) -> None:
         cut = len(widths) - 2  # Linear layers in blocks
+        layer = _normalised_linear if batch_norm else nn.Linear
         blocks: list[nn.Module]
         if residual:
             cut -= cut % 2
-            blocks = [residual_block(widths[i : i + 3], nn.Linear, nn.Linear) for i in range(0, cut, 2)]
+            blocks = [residual_block(widths[i : i + 3], layer, nn.Linear) for i in range(0, cut, 2)]
         else:
-            blocks = [plain_block(widths[: cut + 1], nn.Linear)] if cut > 0 else []
-        last = chain(widths[cut:], nn.Linear)
+            blocks = [plain_block(widths[: cut + 1], layer)] if cut > 0 else []
+        before = plain_block(widths[cut:-1], layer) if len(widths[cut:]) > 2 else ()
+        last = nn.Sequential(*before, *chain(widths[-2:], nn.Linear))
         super().__init__(OrderedDict(flatten=nn.Flatten(), blocks=nn.Sequential(*blocks), last=last))
+
+
+def _normalised_linear(width_in: int, width_out: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(width_in, width_out), nn.BatchNorm1d(width_out))
 
 
 class CNN(nn.Sequential):
@@ -134,8 +143,8 @@ def resnet18(num_classes: int = 10, *, image_size: int = LAYOUT_SIZE) -> nn.Modu
     return replace_head(torchvision.models.resnet18(weights=None), num_classes)
 
 
-def _mlp(widths: Sequence[int], residual: bool = False) -> Callable[..., nn.Module]:
-    return lambda *, image_size=LAYOUT_SIZE: MLP(widths, residual)
+def _mlp(widths: Sequence[int], residual: bool = False, batch_norm: bool = False) -> Callable[..., nn.Module]:
+    return lambda *, image_size=LAYOUT_SIZE: MLP(widths, residual, batch_norm)
 
 
 def _cnn(layout: Layout, head: Sequence[int], residual: bool = False) -> Callable[..., nn.Module]:
@@ -162,6 +171,10 @@ MODELS |= {
     "CNN_res_56": _cnn(CNN_56, HEAD_30, residual=True),
     "resnet18": resnet18,
 }
+MODELS |= {  # those of the atlas that the report does not have
+    name: _mlp([784, 1024, 256, *[64] * (depth - 3), 10], shortcuts, batch_norm)
+    for name, (depth, shortcuts, batch_norm) in grid.MODELS.items() if name not in MODELS
+}  # fmt: skip
 
 
 # ---------------------------------------------------------------- heads, weights, freezing (of any model, in place)

@@ -16,12 +16,14 @@ from typing import Any, NoReturn
 from deepnet.records import reading
 from deepnet.records.publish import publish as publish_record
 from deepnet.records.reading import find_record, roots
+from deepnet.runs.families import family_runs, progress_of
 from deepnet.search.sweep import REPORT_SWEEP
 from deepnet.text import counted, duration
 from experimentTable import (
     NAME,
     PROFILES,
     ROWS,
+    Experiment,
     UsageError,
     choose,
     current_profile,
@@ -82,13 +84,36 @@ def chosen_names(arguments: argparse.Namespace, recorded: bool = False) -> list[
     return names
 
 
+def chosen_runs(arguments: argparse.Namespace) -> list[Experiment]:
+    """The experiments named, in all the seeds asked for, or the runs of a family."""
+    seeds = parse_seeds(arguments.seeds) if arguments.seeds else None
+    profile = current_profile(arguments.profile)
+    if not arguments.family:
+        names = chosen_names(arguments)
+        return [experiment(name, profile, seed) for seed in seeds or [0] for name in names]
+    if arguments.names or arguments.chapter is not None:
+        raise UsageError("--family names its runs itself; leave out the names and --chapter")
+    return family_runs(arguments.family, profile, seeds)
+
+
 def list_runs(arguments: argparse.Namespace) -> bool:
     """Print every experiment: what it is, its state with seed 0 and its estimated time.
 
-    A damaged record says so in its row, and the reason on standard error.
+    A damaged record says so in its row, and the reason on standard error. With --family: how many seeds of each of its
+    rows have finished.
     """
     profile = current_profile(arguments.profile)
     roots()  # refused once, where no folder is named, and not in each row
+    if arguments.family:
+        progress = progress_of(family_runs(arguments.family, profile))
+        if arguments.json:
+            print(json.dumps(progress, indent=1))
+        else:
+            finished, runs, seconds = (sum(each[key] for each in progress) for key in ("finished", "runs", "seconds"))
+            print(f"profile {profile}: {finished} of {counted(runs, 'run')} finished, {duration(seconds)} to go")
+            for each in progress:
+                print(f"{each['name']:30} {each['finished']} of {each['runs']}")
+        return True
     table = []
     for row in ROWS:
         exp = experiment(row.name, profile)
@@ -127,7 +152,7 @@ def list_runs(arguments: argparse.Namespace) -> bool:
 
 def train(arguments: argparse.Namespace) -> bool:
     """Train what is named; with --minutes leave off between epochs when the time is up."""
-    names, seeds = chosen_names(arguments), parse_seeds(arguments.seeds)  # refused at once, before torch is imported
+    runs = chosen_runs(arguments)  # refused at once, before torch is imported
     from coreFunction import run_all
     from deepnet.runs.queue import dask_executor, process_pool
 
@@ -141,12 +166,12 @@ def train(arguments: argparse.Namespace) -> bool:
     )
     with workers as executor:
         records = run_all(
-            *names, profile=arguments.profile, seeds=seeds, evidence=not arguments.fresh, executor=executor,
+            *runs, profile=arguments.profile, evidence=not arguments.fresh, executor=executor,
             stop=lambda: time.monotonic() > end,
         )  # fmt: skip
     for record in records:
         print(record)
-    return len(records) == len(names) * len(seeds)
+    return len(records) == len(runs)
 
 
 def evidence(arguments: argparse.Namespace) -> bool:
@@ -254,10 +279,12 @@ def _print_record(record: Any) -> None:
 def publish(arguments: argparse.Namespace) -> bool:
     """Copy the records that have ended, failed ones too, weights left out, to report/records."""
     profile = current_profile(arguments.profile)
-    names = chosen_names(arguments, recorded=True)
+    family = family_runs(arguments.family, profile) if arguments.family else []
+    names = list(dict.fromkeys(exp.name for exp in family)) or chosen_names(arguments, recorded=True)
     found = {name: reading.find_records(name, profile, evidence=False, failed=True) for name in names}
     published = {name: sorted((reading.EVIDENCE / profile / name).glob("seed-*/result.json")) for name in names}
-    if missing := [name for name in names if not found[name] and not published[name]]:
+    missing = [name for name in names if not found[name] and not published[name]]
+    if missing and (not family or missing == names):
         raise UsageError(f"{missing[0]} has no finished record in {profile}; train it first")
     for name, records in found.items():
         for result in published[name] if not records else ():
@@ -350,7 +377,11 @@ def parser() -> _Parser:
         if name not in ("list", "search", "evidence"):
             command.add_argument("names", nargs="*", metavar="NAME", help="an experiment's name, as `list` shows it")
             command.add_argument("--chapter", type=int, help="all experiments of this chapter")
-        if name in ("train", "show", "verify"):
+        if name in ("list", "train", "publish"):
+            command.add_argument("--family", default="", help="the atlas or a part of it, as atlas_eps (docs/atlas.md)")
+        if name == "train":
+            command.add_argument("--seeds", help="3, 0,2 or 0-4 (default 0; of a family all its seeds)")
+        if name in ("show", "verify"):
             command.add_argument("--seeds", default="0", help="3, 0,2 or 0-4 (default 0)")
         if name == "sync":
             command.add_argument("--seeds", help="3, 0,2 or 0-4 (default all)")

@@ -90,9 +90,11 @@ class Aim:
 
     @property
     def text(self) -> str:
-        """As "above 0" or "equivalent to 0.37 within 0.03"."""
+        """As "above 0", "in [0.1, 0.9]" or "equivalent to 0.37 within 0.03"."""
         if self.word == "equivalent" and self.to is not None:
             return f"equivalent{f' to {self.to:g}' if self.to else ''} within {self.most - self.to:.3g}"
+        if isfinite(self.least) and isfinite(self.most):
+            return f"{self.word} [{self.least:.3g}, {self.most:.3g}]"
         return f"{self.word} {self.least if isfinite(self.least) else self.most:g}" if self.word else ""
 
     def verdict(self, low: Any, high: Any) -> Any:

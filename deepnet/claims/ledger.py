@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cache, partial
 from html import escape
 
-from deepnet.claims import amended, rules  # noqa: F401 (which enters its rules)
+from deepnet.claims import amended, atlas, rules  # noqa: F401  (which enter their rules)
 from deepnet.claims.evidence import REGISTERED, TEXTS, Evidence, Rule, Setting, Source
 from deepnet.claims.intervals import Part, combine, few_seeds
 from deepnet.records.reading import find_openings, find_records

@@ -11,7 +11,7 @@ from helpers import ROOT
 
 # From the ground up. A room imports its own modules and those of the lines above it.
 ORDER = [
-    "deepnet.valid", "deepnet.text", "experimentTable", "modelBlock", "myModel", "deepnet.machine",
+    "deepnet.valid", "deepnet.text", "deepnet.grid", "experimentTable", "modelBlock", "myModel", "deepnet.machine",
     "deepnet.seeds", "deepnet.progress", "deepnet.records", "deepnet.account", "deepnet.claims",
     "deepnet.speed", "deepnet.data", "deepnet.training", "deepnet.analyses", "deepnet.runs", "deepnet.search",
     "deepnet.figures", "utilityFunction", "coreFunction", "run",

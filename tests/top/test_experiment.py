@@ -246,7 +246,7 @@ def test_numbers_and_names_of_any_kind_are_kept_as_plain_python(given, kept):
 
 
 REFUSED = [
-    ({"model": "MLP_31"}, "unknown model 'MLP_31'; did you mean MLP_33? choose MLP_4, "),
+    ({"model": "MLP_res_34"}, "unknown model 'MLP_res_34'; did you mean MLP_res_35? choose MLP_4, "),
     ({"model": "mlp_33"}, "did you mean MLP_33?"),
     ({"optimizer": "adam"}, "unknown optimizer 'adam'; did you mean Adam? choose Adam, AdamW, RMSprop or SGD"),
     ({"optimizer": "zzz"}, "unknown optimizer 'zzz'; choose Adam"),

@@ -1,0 +1,163 @@
+"""How the questions of the degradation atlas (q8 to q11) are judged; what they say stands in rules.md."""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from functools import cache, partial
+from itertools import product
+from math import log, log10
+
+import numpy as np
+
+from deepnet.claims import measures as m
+from deepnet.claims.evidence import Evidence, rule, single
+from deepnet.claims.intervals import ROUND, SHOWN_ONLY, Aim, Interval, Part, above, difference, judge
+from deepnet.claims.measures import Record, Runs, numbers
+from deepnet.grid import CNN_ROW, CURES, EPS, EPS_DEPTHS, PLATEAU_SEEDS, RATE_ROWS, RATES, WITH_SHORTCUTS, eps_row
+
+# Layers by which each power of ten in eps moves the depth, if a layer shrinks the gradient by √6
+LAYERS_PER_DECADE = 1 / log10(6**0.5)
+RESAMPLES, BOOTSTRAP_SEED = 10_000, 0
+
+
+def inside(low: float, high: float) -> Aim:
+    """The 95 % interval lies within [low, high]."""
+    return Aim("in", low, high)
+
+
+def leaves_plateau(record: Record) -> bool:
+    """Whether the training loss of an epoch is below that of guessing, ln(classes), by more than 0.05."""
+    return bool(np.nanmin(record.column("train_loss", True)) < log(record.result["classes"]) - 0.05)
+
+
+def late(metric: str, record: Record) -> float:
+    """A metric's mean over the last three epochs."""
+    return float(np.mean(record.column(metric, True)[-3:]))
+
+
+# ---------------------------------------------------------------- q8: the depth at which half of the seeds leave
+
+
+@cache
+def half_depth(depths: tuple[int, ...], left: tuple[int, ...], seeds: int) -> float:
+    """The depth at which half of the `seeds` leave the plateau, by logistic regression on depth.
+
+    left: how many of the seeds leave it at each of `depths`. NaN where all or none of them do. The slope is all but
+    free (a penalty of 1e-6 on its square), so that outcomes which the depth separates give the middle between them.
+
+    >>> round(half_depth((10, 20, 30, 40), (5, 5, 0, 0), 5))
+    25
+    """
+    from sklearn.linear_model import LogisticRegression
+
+    if sum(left) in (0, seeds * len(depths)):
+        return float("nan")
+    scaled = (np.array(depths, dtype=float) - np.mean(depths)) / np.std(depths)
+    outcomes = np.repeat([1, 0], len(depths))
+    weights = np.concatenate([left, seeds - np.array(left)])
+    fit = LogisticRegression(C=1e6, max_iter=1000).fit(np.tile(scaled, 2)[:, None], outcomes, weights)
+    return float(np.mean(depths) - np.std(depths) * fit.intercept_[0] / fit.coef_[0, 0])
+
+
+def half_depths(left: np.ndarray) -> np.ndarray:
+    """`half_depth` at each eps. left: bool (seeds, depths, eps), whether each run leaves the plateau."""
+    return np.array([half_depth(EPS_DEPTHS, tuple(map(int, column)), len(left)) for column in left.sum(axis=0).T])
+
+
+def depth_slope(left: np.ndarray) -> float:
+    """The least-squares slope of `half_depths` on -log10 eps, in layers per decade; NaN where under two are known."""
+    depths = half_depths(left)
+    known = np.isfinite(depths)
+    return float(np.polyfit(-np.log10(EPS)[known], depths[known], 1)[0]) if known.sum() > 1 else float("nan")
+
+
+def bootstrap_interval(left: np.ndarray, level: float) -> Interval:
+    """Percentile interval of `depth_slope` over resampled seeds; resamples without a slope are left out.
+
+    A slope depends only on how often each seed is drawn, so that each such multiset is computed once.
+    """
+    draws = np.random.default_rng(BOOTSTRAP_SEED).integers(len(left), size=(RESAMPLES, len(left)))
+    counts = Counter(tuple(sorted(draw)) for draw in draws.tolist())
+    slopes = np.repeat([depth_slope(left[list(drawn)]) for drawn in counts], list(counts.values()))
+    low, high = np.nanquantile(slopes, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def judge_interval(text: str, value: float, interval: Interval | None, seeds: Sequence[int], aim: Aim) -> Part:
+    """Judge a number over all the seeds by an interval that is not Student's, or by itself where it has none."""
+    low, high = interval or (value, value)
+    verdict = str(aim.verdict(round(low, ROUND), round(high, ROUND)))
+    text = f"{text}, {aim.text}".removesuffix(", ")
+    return Part(text, verdict, tuple(seeds), aim.level, ((value, interval),))
+
+
+def outcomes_by_eps(ev: Evidence) -> tuple[list[int], np.ndarray]:
+    """The seeds in which all runs of the map have a record, and whether each leaves the plateau, as `depth_slope`."""
+    seeds = ev.together(*(eps_row(*cell) for cell in product(EPS_DEPTHS, EPS)))
+    left = [list(map(leaves_plateau, records)) for records in seeds.values()]
+    return list(seeds), np.reshape(left, (len(seeds), len(EPS_DEPTHS), len(EPS))).astype(bool)
+
+
+@rule("q8")
+def _(ev: Evidence) -> Iterator[Part]:
+    seeds, left = outcomes_by_eps(ev)
+    aim = inside(0.75 * LAYERS_PER_DECADE, 1.25 * LAYERS_PER_DECADE)
+    text, depths, slope = "layers gained per decade of eps", half_depths(left), depth_slope(left)
+    if np.isnan(slope):
+        few = " (fewer than two eps at which some runs leave the plateau and others do not)" if seeds else ""
+        yield Part(f"{text}, {aim.text}{few}", "undecided" if seeds else "no evidence")
+    else:
+        yield judge_interval(text, slope, bootstrap_interval(left, aim.level), seeds, aim)
+    for eps, depth in zip(EPS, depths, strict=True):
+        if np.isfinite(depth):
+            yield judge_interval(f"depth at which half leave, eps {eps:g}", depth, None, seeds, SHOWN_ONLY)
+
+
+# ---------------------------------------------------------------- q9 to q11
+
+
+def best_rate(ev: Evidence, depth: int) -> tuple[float, Runs]:
+    """The rate with the lowest training loss over the seeds that all rates have, and its runs in these."""
+    seeds = ev.together(*(RATE_ROWS[depth, lr] for lr in RATES))
+    if not seeds:
+        return float("nan"), {}
+    losses = np.mean([[late("train_loss", record) for record in records] for records in seeds.values()], axis=0)
+    best = int(np.argmin(losses))
+    return RATES[best], {seed: records[best] for seed, records in seeds.items()}
+
+
+@rule("q9")
+def _(ev: Evidence) -> Iterator[Part]:
+    best = {depth: best_rate(ev, depth) for depth in WITH_SHORTCUTS}
+    accuracy = {depth: numbers(runs, partial(late, "test_accuracy")) for depth, (_, runs) in best.items()}
+    text = "test accuracy of the last three epochs at the best rate"
+    for a, b in ((4, 13), (13, 23)):
+        yield judge(f"{text}, MLP_{a} − MLP_{b}", difference(accuracy[a], accuracy[b]), above(0.01))
+    for depth, (rate, runs) in best.items():
+        if runs:
+            yield judge(f"{text} ({rate:g}) of MLP_{depth}", accuracy[depth], SHOWN_ONLY)
+
+
+def cure(claim: str, row: str) -> None:
+    """Apply the rule of q10, which has an outcome for each cure and no sum."""
+
+    @rule(claim)
+    def _(ev: Evidence) -> Iterator[Part]:
+        yield single(ev, "macro accuracy", m.macro_accuracy, row, above(0.5))
+
+
+for letter, row in zip("abcde", CURES.values(), strict=True):
+    cure(f"q10{letter}", row)
+
+
+@rule("q11")
+def _(ev: Evidence) -> Iterator[Part]:
+    from scipy.stats import binomtest
+
+    runs = {seed: run for seed, run in ev.runs(CNN_ROW).items() if seed in PLATEAU_SEEDS}
+    left = sum(map(leaves_plateau, runs.values()))
+    text, aim = "share of the seeds that leave the plateau", inside(0.1, 0.9)
+    if not runs:
+        yield Part(f"{text}, {aim.text}", "no evidence")
+        return
+    interval = binomtest(left, len(runs)).proportion_ci(aim.level, "exact")
+    yield judge_interval(text, left / len(runs), (interval.low, interval.high), list(runs), aim)

@@ -1,0 +1,55 @@
+"""The runs of the atlas by family: which ones, in which order, and how far they are."""
+
+from collections.abc import Iterable, Sequence
+
+from deepnet.grid import FAMILIES, SEEDS
+from deepnet.records.reading import find_record
+from deepnet.valid import choose
+from experimentTable import Experiment, UsageError, estimated_seconds, experiment
+
+
+def families_of(prefix: str) -> list[str]:
+    """The families whose name begins so. Raises UsageError for none.
+
+    >>> families_of("atlas_cell")
+    ['atlas_cell', 'atlas_cell_between']
+    """
+    found = [family for family in FAMILIES if prefix and family.startswith(prefix)]
+    return found or [choose("family", prefix, FAMILIES)]
+
+
+def family_runs(prefix: str, profile: str, seeds: Sequence[int] | None = None) -> list[Experiment]:
+    """Each run of the families whose name begins with `prefix`, once, in the order to train them.
+
+    The most telling family comes first. Within a family all rows of one seed come before the next seed, so that a map
+    that is not complete is balanced. `seeds`: which of the family's own seeds; None takes them all. Raises UsageError
+    for an unknown family, and where none of the families has any of the seeds.
+
+    >>> len(family_runs("atlas_eps", "cpu", seeds=(0,)))
+    42
+    """
+    families = families_of(prefix)
+    found = [
+        experiment(name, profile, seed)
+        for family in families
+        for seed in SEEDS[family]
+        if seeds is None or seed in seeds
+        for name in FAMILIES[family]
+    ]
+    if not found:
+        own = dict.fromkeys(seed for family in families for seed in SEEDS[family])
+        raise UsageError(f"{prefix} has the seeds {', '.join(map(str, own))}; choose some of these")
+    return list(dict.fromkeys(found))
+
+
+def progress_of(runs: Iterable[Experiment]) -> list[dict]:
+    """One line per row: its name, how many runs it has, how many of them have finished, and the seconds to go."""
+    lines: dict[str, dict] = {}
+    for exp in runs:
+        line = lines.setdefault(exp.name, {"name": exp.name, "runs": 0, "finished": 0, "seconds": 0.0})
+        record = find_record(exp.name, exp.profile, exp.seed)
+        finished = bool(record and record.finished)
+        line["runs"] += 1
+        line["finished"] += finished
+        line["seconds"] += 0 if finished else estimated_seconds(exp)
+    return list(lines.values())
