@@ -9,8 +9,9 @@ from itertools import product
 
 from deepnet.claims.evidence import Setting, Source
 from deepnet.claims.intervals import FEW_SEEDS, ROUND
-from deepnet.claims.ledger import VERDICTS, Verdict, check, evidence_of
+from deepnet.claims.ledger import check, evidence_of
 from deepnet.claims.measures import EPOCHS
+from deepnet.claims.verdicts import JUDGED, Verdict, said
 from deepnet.text import Table
 from experimentTable import current_profile
 
@@ -51,17 +52,18 @@ class Robustness:
     @property
     def text(self) -> str:
         """As "in 20 of 27 settings, not without seed 2"."""
-        among, seeds = len(self.of_rule), " or ".join(map(str, self.needed_seeds))
-        stands = (
-            f"in {self.of_rule.count(self.verdict)} of {among} settings"
-            if among > 1
-            else "with every seed" * (not seeds)
-        )
-        return ", ".join(filter(None, [stands, f"not without seed {seeds}" if seeds else ""]))
+        seeds = ""
+        if self.needed_seeds:
+            *most, last = map(str, self.needed_seeds)
+            seeds = f"not without seed {', '.join(most)}{' or ' * bool(most)}{last}"
+        if len(self.of_rule) == 1:
+            return seeds or "without any one seed"
+        stands = f"in {self.of_rule.count(self.verdict)} of {len(self.of_rule)} settings"
+        return f"{stands}, {seeds}" if seeds else stands
 
     def table(self) -> Table:
         """One line per setting."""
-        rows = [(setting.text or "registered", verdict) for setting, verdict in self.outcomes]
+        rows = [(setting.text or "registered", said(self.id, verdict)) for setting, verdict in self.outcomes]
         return Table(("setting", "verdict"), rows, f"{self.id}, profile {self.profile}: stands {self.text}.")
 
     def __str__(self) -> str:
@@ -76,7 +78,7 @@ class Robustness:
 def _shown(verdict: Verdict) -> list[tuple]:
     """What the judged parts of a verdict say, by which two settings are told apart."""
     shown = []
-    for part in (part for part in verdict.parts if part.verdict in VERDICTS[:3]):
+    for part in (part for part in verdict.parts if part.verdict in JUDGED):
         numbers = (number for value, interval in part.estimates for number in (value, *(interval or ())))
         shown.append((part.text, part.count, *(round(number, ROUND) for number in numbers)))
     return shown
@@ -104,7 +106,7 @@ def settings_of(
         return _shown(check(claim, profile, records, openings, setting))
 
     registered = check(claim, profile, records, openings)
-    if registered.verdict not in VERDICTS[:3]:
+    if registered.verdict not in JUDGED:
         return []
     axes: list[list[Setting]] = [
         [Setting(epochs=epochs) for epochs in EPOCHS],
@@ -113,7 +115,7 @@ def settings_of(
     ]
     differing = [[s for i, s in enumerate(axis) if shown(s) not in map(shown, axis[:i])] for axis in axes]
     rule = [Setting(e.epochs, margin.margin, level.level) for e, margin, level in product(*differing)]
-    judged = [part.seeds for part in registered.parts if part.verdict in VERDICTS[:3]]
+    judged = [part.seeds for part in registered.parts if part.verdict in JUDGED]
     enough = all(len(seeds) > FEW_SEEDS + 1 for seeds in judged)
     seeds = sorted({seed for part in judged for seed in part if isinstance(seed, int)}) if enough else []
     return [*rule, *(Setting(without=seed) for seed in seeds)]

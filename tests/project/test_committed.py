@@ -21,7 +21,8 @@ from nbclient import NotebookClient
 from pictures import alike, picture
 
 from benchmarks.benchmark import markdown
-from deepnet.claims.ledger import RULES, check, ledger, side_by_side
+from deepnet.claims.beside import side_by_side, statistics_table
+from deepnet.claims.ledger import RULES, check, ledger
 from deepnet.figures.plots import Sheet
 from deepnet.figures.registry import draw
 from deepnet.figures.words import prices, results_table, sources, verdicts_of
@@ -41,6 +42,7 @@ def benchmark(machine: str) -> str:
 TRAINED = [*(name for name, exp in EXPERIMENTS.items() if exp.kind in ("training", "baseline")), "search_*"]
 BLOCKS: dict[str, tuple[Path, Callable[[], str]]] = {  # what stands between the marks of that name, and where
     "ledger": (RESULTS, lambda: str(ledger(PROFILE))),
+    **{f"statistics-{p}": (RESULTS, lambda p=p: str(statistics_table(p))) for p in ("paper", "cpu")},
     "benchmark": (SPEED, lambda: benchmark("intel-r-xeon-r-processor-family-6-model-207-2-cores")),
     "benchmark-gpu": (SPEED, lambda: benchmark("nvidia-h200-16-cores")),
     **{claim: (FINDINGS, lambda claim=claim: str(side_by_side(claim, "paper", "cpu"))) for claim in RULES},
@@ -70,10 +72,12 @@ def test_a_table_is_what_the_records_say(block):
 
 @pytest.mark.parametrize("claim", RULES)
 def test_the_findings_say_of_each_claim_what_its_rule_says(claim):
-    """Each begins with its answer and its verdict in both profiles; how many seeds stand behind it is in its table."""
+    """Each begins with its answer and its verdict in both profiles, in words that say where one or two seeds are all
+    there is.
+    """
     text = " ".join(FINDINGS.read_text().split("## Claim by claim")[1].split())
     said = re.findall(rf"\*\*{claim}, [^*]*\*\* \(paper: ([^,()]*), cpu: ([^,()]*)\)", text)
-    assert said == [(check(claim, "paper").verdict, check(claim, "cpu").verdict)]
+    assert said == [(check(claim, "paper").outcome, check(claim, "cpu").outcome)]
 
 
 def test_no_paragraph_of_the_findings_is_long():
