@@ -194,15 +194,8 @@ def test_a_cached_prefix_with_batch_normalisation_gives_the_same_weights(monkeyp
 def test_resnet_trains_the_same_behind_its_cache(monkeypatch, trainable, precision, with_bf16):
     """Two steps on 32 sample images: where the chunk is the batch, to the bit."""
     data = load_images("cifar10", "train", "sample", 32).subset(range(32))
-    options = {
-        "trainable": trainable,
-        "lr": 1e-3,
-        "optimizer": "SGD",
-        "epochs": 1,
-        "batch_size": 16,
-        "precision": precision,
-        "fast": True,
-    }
+    options = {"trainable": trainable, "precision": precision, "fast": True}
+    options |= {"lr": 1e-3, "optimizer": "SGD", "epochs": 1, "batch_size": 16}
     results = []
     for cut in (True, False):
         model = resnet(trainable)
