@@ -126,12 +126,9 @@ def check_executor(executor: Executor) -> None:
 
 
 def run_queue(
-    calls: Mapping[Experiment, Call],
-    recorded: int,
-    executor: Executor | None,
-    stop: Callable[[], bool],
+    calls: Mapping[Experiment, Call], recorded: int, executor: Executor | None, stop: Callable[[], bool],
     together: bool = True,
-) -> tuple[dict[Experiment, Record], list[Experiment]]:
+) -> tuple[dict[Experiment, Record], list[Experiment]]:  # fmt: skip
     """Make these runs, each by its call; returns the records, and the runs that other processes have locked.
 
     recorded: how many of the runs asked for have a record already. together: give the executor all runs at once that
