@@ -20,17 +20,11 @@ from deepnet.records.reading import Record, check_identity, find_openings, find_
 # ---------------------------------------------------------------- numbers
 
 
-leaves = (
-    st.none()
-    | st.booleans()
-    | st.integers()
-    | st.floats(-1e300, 1e300)
-    | st.text(max_size=3)
-    | st.sampled_from([math.nan, math.inf])
-)
+words = st.text(max_size=3)
+numbers = st.integers() | st.floats(-1e300, 1e300) | st.sampled_from([math.nan, math.inf])
 values = st.recursive(
-    leaves,
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner) | st.tuples(inner),
+    st.none() | st.booleans() | numbers | words,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(words, inner) | st.tuples(inner),
     max_leaves=8,
 )
 

@@ -277,10 +277,8 @@ def test_a_field_without_effect_on_an_analysis_is_that_of_the_reports_row_or_ref
     refused(lambda: replace(mine, lr=1e-3), "lr=0.001 has no effect on a baseline; leave it out, or at 0.0005")
     refused(lambda: replace(mine, dataset="mnist"), "unknown data set of a baseline 'mnist'; choose cifar100")
     refused(lambda: replace(mine, precision="fp64"), "fp64")
-    refused(
-        lambda: Experiment("mine", "timing", lr=1e-3),
-        "precision='auto' has no effect on a timing; leave it out, or at 'fp32'",
-    )
+    remedy = "precision='auto' has no effect on a timing; leave it out, or at 'fp32'"
+    refused(lambda: Experiment("mine", "timing", lr=1e-3), remedy)
 
 
 def test_a_row_cannot_start_from_itself(monkeypatch):
@@ -400,12 +398,8 @@ sys.exit(pytest.main(["-q", "-p", "no:cacheprovider", *sys.argv[1:]]))
 
 
 def test_a_row_a_model_and_a_figure_more_are_four_lines_and_change_no_test():
-    checks = [
-        "tests/top/test_models.py",
-        "tests/figures/test_partial.py",
-        "tests/project/test_committed.py",
-        "tests/top/test_experiment.py",
-    ]
+    files = ("top/test_models", "figures/test_partial", "project/test_committed", "top/test_experiment")
+    checks = [f"tests/{file}.py" for file in files]
     chosen = "registry or counts or MLP_43 or 3.2b or (table and prices) or partial_evidence or children_that"
     ended = python(ONE_MORE, *checks, "-k", chosen)
     assert ended.returncode == 0, ended.stdout

@@ -246,10 +246,8 @@ class Views(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.features, self.head = (
-            nn.Sequential(nn.Conv2d(3, 4, 5), nn.ReLU(), nn.MaxPool2d(2)),
-            nn.Linear(4 * 14 * 14, 10),
-        )
+        self.features = nn.Sequential(nn.Conv2d(3, 4, 5), nn.ReLU(), nn.MaxPool2d(2))
+        self.head = nn.Linear(4 * 14 * 14, 10)
 
     def forward(self, x):
         return self.head(self.features(x).view(-1, 4 * 14 * 14))

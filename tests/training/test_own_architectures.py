@@ -48,11 +48,8 @@ def test_number_types_of_a_model_are_kept(precision, fast):
     model = Fourier()
     before = model.filter.detach().clone()
     pipeline(model, digits(), held(), name="fourier", precision=precision, fast=fast, **QUICK)
-    assert (
-        model.filter.dtype == torch.complex64
-        and model.exact.dtype == torch.float64
-        and model.order.dtype == torch.int64
-    )
+    kinds = [tensor.dtype for tensor in (model.filter, model.exact, model.order)]
+    assert kinds == [torch.complex64, torch.float64, torch.int64]
     assert model.filter.imag.abs().max() > 0
     if precision != "fp64":
         assert not torch.equal(model.filter, before)
@@ -61,12 +58,8 @@ def test_number_types_of_a_model_are_kept(precision, fast):
 def test_a_model_in_float64_trains_in_float64_as_often_as_one_likes():
     model = mlp()
     for _ in range(2):
-        assert (
-            pipeline(model, digits(), held(), name="double", precision="fp64", **QUICK).settings["provenance"][
-                "precision"
-            ]
-            == "fp64"
-        )
+        record = pipeline(model, digits(), held(), name="double", precision="fp64", **QUICK)
+        assert record.settings["provenance"]["precision"] == "fp64"
     record = pipeline(model, digits(), held(), name="double", **QUICK)
     assert model[1].weight.dtype == torch.float64 and record.settings["experiment"]["precision"] == "fp64"
     assert pipeline(model, digits(), held(), name="single", precision="fp32", **QUICK).finished
@@ -121,11 +114,8 @@ def test_models_of_many_kinds_train_and_go_on(build, fast, monkeypatch):
     )
     assert record.finished
     assert record.weights()
-    assert (
-        len(record.rows[1]["probe_variance"])
-        == len(record.rows[1]["gradient_log10_rms"])
-        == len(record.settings["layers"])
-    )
+    row, layers = record.rows[1], record.settings["layers"]
+    assert len(row["probe_variance"]) == len(row["gradient_log10_rms"]) == len(layers)
 
 
 @pytest.mark.parametrize("trainable", [{"fc"}, ["fc"], ("fc",), {"fc": None}.keys()])
@@ -303,11 +293,10 @@ def test_a_head_that_is_made_before_the_convolutions_is_replaced():
 
 def test_a_network_s_own_dropout_stays_and_a_head_without_bias_stays_without():
     model = replace_head(torchvision.models.efficientnet_b0(), 4)
-    assert [type(child) for child in model.classifier] == [nn.Dropout, nn.Linear] and model.classifier[0].p == 0.2
-    assert replace_head(model, 5, 0.4).classifier[0].p == 0.4 and [type(c) for c in model.classifier] == [
-        nn.Dropout,
-        nn.Linear,
-    ]
+    for dropout in (0.2, 0.4):
+        assert [type(child) for child in model.classifier] == [nn.Dropout, nn.Linear]
+        assert model.classifier[0].p == dropout
+        replace_head(model, 5, 0.4)
     assert replace_head(nn.Sequential(nn.Flatten(), nn.Linear(8, 3, bias=False)), 4)[1].bias is None
 
 

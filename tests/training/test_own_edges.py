@@ -10,6 +10,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Subset, TensorDataset, WeightedRandomSampler
 
 from coreFunction import evaluate, extract_features, pipeline, train_epoch
+from deepnet.data import datasets
 from deepnet.records.reading import find_record
 from deepnet.training.features import forward_all
 from deepnet.training.own import described
@@ -113,23 +114,23 @@ def test_a_pass_has_as_many_items_as_the_loader_gives(loader, items):
 
 
 def test_a_loader_s_last_batch_of_one_that_batch_normalisation_cannot_take_is_refused_beforehand():
-    refused(
-        lambda: pipeline(normalised(), DataLoader(digits(0, 129), 64), held(), name="one", epochs=1),
-        "batch of one image",
-        "drop_last",
-    )
+    def train(**options):
+        return pipeline(normalised(), DataLoader(digits(0, 129), 64, **options), held(), name="one", epochs=1)
+
+    refused(train, "batch of one image", "drop_last")
     assert find_record("one", "own") is None
-    assert pipeline(normalised(), DataLoader(digits(0, 129), 64, drop_last=True), held(), name="one", epochs=1).finished
+    assert train(drop_last=True).finished
 
 
 def test_workers_read_tensors_too_where_they_are_asked_for(monkeypatch):
     asked = []
-    real = torch.utils.data.DataLoader.__init__
-    monkeypatch.setattr(
-        torch.utils.data.DataLoader,
-        "__init__",
-        lambda self, *a, **k: (asked.append(k.get("num_workers")), real(self, *a, **k))[1],
-    )
+
+    class Noted(DataLoader):
+        def __init__(self, *arguments, **options):
+            asked.append(options["num_workers"])
+            super().__init__(*arguments, **options)
+
+    monkeypatch.setattr(datasets, "DataLoader", Noted)
     pipeline(mlp(), digits(), held(), name="workers", workers=1, epochs=1)
     assert asked.count(1) >= 3
 
