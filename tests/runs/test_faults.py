@@ -86,7 +86,7 @@ def assert_whole(runs: Path, trials: int = 5) -> list[Record]:
     return made
 
 
-def test_search_of_three_processes_one_killed(reference, tmp_path):
+def test_search_of_three_processes_one_killed(tmp_path):
     runs, rows = tmp_path / "runs", tmp_path / "rows"
     tally = partial(tally_rows, rows)
     assert kill("search", runs, tally, partial(die_at, CHECKPOINT, "after", 1))  # so that there is something to join

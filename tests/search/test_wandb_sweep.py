@@ -8,7 +8,7 @@ import threading
 
 import pytest
 from helpers import refused
-from offline import flat, history, name_of, offline_runs, summary
+from offline import exit_code, flat, history, name_of, offline_runs, summary
 from test_search import SMALL
 
 from coreFunction import join, search
@@ -95,10 +95,6 @@ def configuration(lines):
     for line in lines:
         values |= line.get("config", {}).get("update", {}) | line.get("run", {}).get("config", {}).get("update", {})
     return values
-
-
-def exit_code(lines):
-    return next(line["exit"] for line in lines if line["type"] == "exit").get("exit_code", 0)
 
 
 def test_resume_after_stop(server, runs_dir, monkeypatch):

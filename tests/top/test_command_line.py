@@ -97,7 +97,7 @@ def test_fresh_leaves_the_evidence_aside_and_what_is_here_in_place(made, monkeyp
     assert call("train", "MLP_4", "--fresh")[0] == 0
 
 
-def test_publish_copies_what_is_finished(made, monkeypatch, evidence, runs_dir, tiny, call):
+def test_publish_copies_what_is_finished(made, evidence, runs_dir, tiny, call):
     lend(made, runs_dir, "MLP_4")
     record = runs_dir / "sample" / "MLP_4" / "seed-0"
     edit(record, "settings.json", "provenance", dirty=True)
@@ -117,7 +117,7 @@ def test_publish_copies_what_is_finished(made, monkeypatch, evidence, runs_dir, 
     assert "MLP_13 has no finished record in sample; train it first" in err
 
 
-def test_what_is_evidence_alone_is_said_to_be_published_already(made, monkeypatch, evidence, runs_dir, tiny, call):
+def test_what_is_evidence_alone_is_said_to_be_published_already(made, evidence, runs_dir, tiny, call):
     lend(made, evidence, "MLP_4")
     there = evidence / "sample" / "MLP_4" / "seed-0"
     assert call("publish", "MLP_4") == (0, f"MLP_4 is published already: {there}\n", "")
@@ -137,7 +137,7 @@ def test_a_folder_of_a_user_that_there_is_not_ends_in_one_line(call, monkeypatch
     assert "RUNS_DIR=~nobody9/x names an unknown user" in err
 
 
-def test_what_is_not_in_the_table_is_published_and_shown_too(made, monkeypatch, evidence, runs_dir, call):
+def test_what_is_not_in_the_table_is_published_and_shown_too(made, evidence, runs_dir, call):
     lend(made, runs_dir, "MLP_4")
     trial = (runs_dir / "sample" / "MLP_4").rename(runs_dir / "sample" / "search_1") / "seed-0"
     edit(trial, "settings.json", "experiment", name="search_1")
@@ -245,7 +245,7 @@ def test_a_full_records_folder_ends_in_one_line(call, tiny, runs_dir, tmp_path, 
     assert "set RUNS_DIR" in out
 
 
-def test_search_and_another_that_joins_it(made, tiny, call, runs_dir, monkeypatch):
+def test_search_and_another_that_joins_it(made, tiny, call, runs_dir):
     lend(made, runs_dir, "train_resnet")
     status, _, err = call("search", "--join", "none")
     assert status == 1

@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 from helpers import cut_off, digits, held, mlp, refused, untimed
-from offline import QUICK, flat, forget, history, name_of, offline_runs, summary, table
+from offline import QUICK, exit_code, flat, forget, history, name_of, offline_runs, summary, table
 
 from coreFunction import pipeline, run
 from deepnet.account import wandb_wanted
@@ -226,10 +226,6 @@ def test_spellings_of_a_mode(mode, monkeypatch, tiny, capfd, runs_dir):
 def opened(lines):
     """What W&B was told as a run was begun."""
     return next(line["run"] for line in lines if line["type"] == "run")
-
-
-def exit_code(lines):
-    return next(line["exit"] for line in lines if line["type"] == "exit").get("exit_code", 0)
 
 
 @pytest.mark.parametrize(("error", "code"), [(ZeroDivisionError(), 1), (KeyboardInterrupt(), 255), (SystemExit(3), 1)])

@@ -139,7 +139,7 @@ FALLS_BACK = [
 @pytest.mark.parametrize(
     ("build", "trainable"), [case[1:] for case in FALLS_BACK], ids=[case[0] for case in FALLS_BACK]
 )
-def test_other_models_are_not_cut_and_train_as_a_whole(monkeypatch, build, trainable):
+def test_other_models_are_not_cut_and_train_as_a_whole(build, trainable):
     model = build()
     train_only(model, trainable)
     assert split(model) is None
@@ -281,7 +281,7 @@ def test_a_data_set_that_may_change_is_read_anew_in_each_epoch(fast, clean):
     assert 0 <= asked_beforehand < 100
 
 
-def test_what_is_frozen_is_computed_once_where_the_caller_vouches_for_it(monkeypatch):
+def test_what_is_frozen_is_computed_once_where_the_caller_vouches_for_it():
     class Chain(nn.Module):
         def __init__(self):
             super().__init__()
