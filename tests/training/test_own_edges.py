@@ -138,23 +138,29 @@ def test_workers_read_tensors_too_where_they_are_asked_for(monkeypatch):
 # ---------------------------------------------------------------- sizes, schedules, failures in mid-run
 
 
-class Squeezing(nn.Module):
+class Linear(nn.Linear):
     def __init__(self):
-        super().__init__()
-        self.head = nn.Linear(64, 10)
+        super().__init__(64, 10)
 
     def forward(self, x):
-        return self.head(x.flatten(1)).squeeze()
+        return super().forward(x.flatten(1))
 
 
-class AtMost64(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.head = nn.Linear(64, 10)
+class Squeezing(Linear):
+    def forward(self, x):
+        return super().forward(x).squeeze()
 
+
+class AtMost64(Linear):
     def forward(self, x):
         assert len(x) <= 64, "too many at once"
-        return self.head(x.flatten(1))
+        return super().forward(x)
+
+
+class InTraining(Linear):
+    def forward(self, x):
+        scores = super().forward(x)
+        return (scores, scores) if self.training else scores
 
 
 @pytest.mark.parametrize(
@@ -273,21 +279,10 @@ def test_one_loss_is_told_from_another_whatever_it_is_made_of():
     assert told[:1] == [str(described(made(torch.ones(10))))]
 
 
-class InTraining(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.head = nn.Linear(64, 10)
-
-    def forward(self, x):
-        scores = self.head(x.flatten(1))
-        return (scores, scores) if self.training else scores
-
-
 def test_an_epoch_refuses_in_one_line_what_pipeline_refuses():
     model = InTraining()
-    refused(
-        lambda: train_epoch(model, digits(), torch.optim.SGD(model.parameters(), 0.1)), "a tuple", "aux_logits=False"
-    )
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    refused(lambda: train_epoch(model, digits(), optimizer), "a tuple", "aux_logits=False")
     model, (images, labels) = mlp(), digits().tensors
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
     refused(lambda: train_epoch(model, [(images, labels + 5)], optimizer), "labels 5 to 14", "10 outputs")
