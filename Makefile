@@ -42,7 +42,7 @@ test: $(INSTALLED)
 	$(RUN) pytest -n 2 --dist loadfile
 
 faults: $(INSTALLED)
-	KILLS=200 $(RUN) pytest tests/runs/test_faults.py -k killed_anywhere
+	KILLS=200 $(RUN) pytest tests/runs/test_faults.py -k resume_after_kill
 
 benchmark: $(INSTALLED)
 	.venv/bin/python benchmarks/benchmark.py

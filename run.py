@@ -4,15 +4,13 @@ import argparse
 import json
 import math
 import os
-import re
 import sys
 import time
-from collections.abc import Iterable
 from contextlib import nullcontext, redirect_stdout
 from dataclasses import asdict
-from functools import partial
-from typing import Any, NoReturn
+from typing import Any
 
+from deepnet.command_line import Parser, chosen_names, chosen_runs, make_parser, parse_seeds
 from deepnet.records import reading
 from deepnet.records.publish import publish as publish_record
 from deepnet.records.reading import find_record, roots
@@ -20,80 +18,15 @@ from deepnet.runs.families import family_runs, progress_of
 from deepnet.search.sweep import REPORT_SWEEP
 from deepnet.text import counted, duration
 from experimentTable import (
-    NAME,
     PROFILES,
     ROWS,
-    Experiment,
     UsageError,
-    choose,
     current_profile,
     estimated_seconds,
     experiment,
     identity,
     is_supported,
 )
-
-MOST_SEEDS = 1_000  # in one call
-
-
-def parse_seeds(text: str) -> list[int]:
-    """`"0-4"`, `"0,2"` or `"1"` as a list without repetitions.
-
-    Raises UsageError for what is no number, and for more than MOST_SEEDS.
-    """
-    seeds: dict[int, None] = {}
-    for part in text.split(","):
-        first, dash, last = (word.strip() for word in part.partition("-"))
-        if not first.isdecimal() or (dash and not last.isdecimal()) or int(first) > int(last or first):
-            raise UsageError(f"seeds {text!r} are no numbers; write 3, 0,2 or 0-4")
-        several = range(int(first), int(last or first) + 1)
-        seeds |= dict.fromkeys(several[: MOST_SEEDS + 1])
-        if len(seeds) > MOST_SEEDS:
-            raise UsageError(f"seeds {text!r} are more than {MOST_SEEDS:,}; name fewer in one call")
-    return list(seeds)
-
-
-def minutes(text: str) -> float:
-    """A number of minutes. Raises argparse's error for what is none, negative or not finite."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0 <= value < math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of minutes; write 90 or 0.5")
-    return value
-
-
-def chosen_names(arguments: argparse.Namespace, recorded: bool = False) -> list[str]:
-    """The experiments named, and all of a chapter that the profile has a budget for, each once.
-
-    `recorded`: what is not in the table will do too where it has a record, as a search's trial or a variant has.
-    """
-    profile = current_profile(arguments.profile)
-    for name in arguments.names:
-        if not (recorded and re.fullmatch(NAME, name) and any((root / profile / name).is_dir() for root in roots())):
-            experiment(name)
-    if arguments.chapter not in (None, *(row.chapter for row in ROWS)):
-        raise UsageError(f"the report's experiments are in chapters 2 to 5, not {arguments.chapter}")
-    chapter = [
-        row.name for row in ROWS if row.chapter == arguments.chapter and is_supported(experiment(row.name, profile))
-    ]
-    names = list(dict.fromkeys([*arguments.names, *chapter]))
-    if not names:
-        raise UsageError("name an experiment or a chapter; `python run.py list` shows them all")
-    return names
-
-
-def chosen_runs(arguments: argparse.Namespace) -> list[Experiment]:
-    """The experiments named, in all the seeds asked for, or the runs of a family."""
-    seeds = parse_seeds(arguments.seeds) if arguments.seeds else None
-    profile = current_profile(arguments.profile)
-    if not arguments.family:
-        names = chosen_names(arguments)
-        return [experiment(name, profile, seed) for seed in seeds or [0] for name in names]
-    if arguments.names or arguments.chapter is not None:
-        raise UsageError("--family names its runs itself; leave out the names and --chapter")
-    return family_runs(arguments.family, profile, seeds)
 
 
 def list_runs(arguments: argparse.Namespace) -> bool:
@@ -124,29 +57,24 @@ def list_runs(arguments: argparse.Namespace) -> bool:
         except UsageError as error:
             state = "damaged"
             print(f"run.py: {error}", file=sys.stderr)
-        what = {
-            key: identity(exp)[key]
-            for key in ("kind", "chapter", "model", "dataset", "lr", "optimizer", "epochs", "batch_size")
-        }
+        columns = ("kind", "chapter", "model", "dataset", "lr", "optimizer", "epochs", "batch_size")
+        what = {key: identity(exp)[key] for key in columns}
         table.append({"name": row.name, **what, "state": state, "seconds": estimated_seconds(exp)})
     if arguments.json:
         print(json.dumps(table, indent=1))
         return True
     where = PROFILES[profile].priced_on
     print(f"profile {profile}, seed 0{where and f', cost on {where}'}")
-    columns = (
+    line = (
         "{name:16} {chapter:>3} {model:10} {dataset:8} {lr:>9} {optimizer:9} {epochs:>6} {batch_size:>5} {cost:>12}"
-    )
-    line = f"{columns}  {{state}}".format_map
+        "  {state}"
+    ).format_map
     print(line({key: key for key in (*table[0], "cost")} | {"batch_size": "batch", "chapter": "ch."}))
     for entry in table:
-        cost = duration(entry["seconds"]) if entry["seconds"] else "not measured"
-        blank = (
-            {}
-            if entry["kind"] == "training"
-            else {"model": entry["kind"], "lr": "", "optimizer": "", "epochs": "", "batch_size": ""}
-        )
-        print(line(entry | {"cost": cost} | blank))
+        entry["cost"] = duration(entry["seconds"]) if entry["seconds"] else "not measured"
+        if entry["kind"] != "training":
+            entry |= dict.fromkeys(("lr", "optimizer", "epochs", "batch_size"), "") | {"model": entry["kind"]}
+        print(line(entry))
     return True
 
 
@@ -157,13 +85,11 @@ def train(arguments: argparse.Namespace) -> bool:
     from deepnet.runs.queue import dask_executor, process_pool
 
     end = time.monotonic() + 60 * arguments.minutes if arguments.minutes is not None else math.inf
-    workers = (
-        dask_executor(arguments.dask)
-        if arguments.dask
-        else process_pool(arguments.workers)
-        if arguments.workers is not None
-        else nullcontext()
-    )
+    workers: Any = nullcontext()
+    if arguments.dask:
+        workers = dask_executor(arguments.dask)
+    elif arguments.workers is not None:
+        workers = process_pool(arguments.workers)
     with workers as executor:
         records = run_all(
             *runs, profile=arguments.profile, evidence=not arguments.fresh, executor=executor,
@@ -215,18 +141,17 @@ def search(arguments: argparse.Namespace) -> bool:
 
     It ends when all its trials have; that is a success unless every one of them is without a score.
     """
-    name, profile, seed, count = (
-        arguments.join or arguments.name,
-        current_profile(arguments.profile),
-        arguments.seed,
-        arguments.count,
-    )
-    from coreFunction import join
-    from coreFunction import search as begin_search
+    where = {
+        "profile": current_profile(arguments.profile),  # refused at once, before torch is imported
+        "seed": arguments.seed,
+        "storage": arguments.storage,
+    }
+    import coreFunction
 
-    where: dict[str, Any] = {"profile": profile, "seed": seed, "storage": arguments.storage}
-    begin = partial(begin_search, REPORT_SWEEP, count)
-    records = (join if arguments.join else begin)(name=name, **where)
+    if arguments.join:
+        records = coreFunction.join(arguments.join, **where)
+    else:
+        records = coreFunction.search(REPORT_SWEEP, arguments.count, name=arguments.name, **where)
     for record in records:
         print(record)
     return bool(records)
@@ -243,16 +168,8 @@ def show(arguments: argparse.Namespace) -> bool:
                 remedy = f"`python run.py train {name} --profile {profile}`"
                 print(f"{name} (seed {seed}) has no record in {profile}; {remedy}", file=sys.stderr)
             elif arguments.json:
-                print(
-                    json.dumps(
-                        {
-                            "path": str(record.path),
-                            "settings": record.settings,
-                            "rows": record.rows,
-                            "result": record.result,
-                        }
-                    )
-                )
+                parts = {part: getattr(record, part) for part in ("settings", "rows", "result")}
+                print(json.dumps({"path": str(record.path), **parts}))
             else:
                 _print_record(record)
     return found
@@ -261,19 +178,15 @@ def show(arguments: argparse.Namespace) -> bool:
 def _print_record(record: Any) -> None:
     print(record, record.path, sep="\n")
     for part in ("identity", "provenance"):
-        print(
-            f"{part}: "
-            + ", ".join(f"{key} {value}" for key, value in record.settings[part].items() if value is not None)
-        )
+        print(f"{part}: {_listed(record.settings[part])}")
     for row in record.rows:
         print("  " + "  ".join(f"{key} {value}" for key, value in row.items() if not isinstance(value, list)))
     if record.result:
-        print(
-            "result: "
-            + ", ".join(
-                f"{key} {value}" for key, value in record.result.items() if key != "sha256" and value is not None
-            )
-        )
+        print(f"result: {_listed(record.result)}")
+
+
+def _listed(values: dict) -> str:
+    return ", ".join(f"{key} {value}" for key, value in values.items() if key != "sha256" and value is not None)
 
 
 def publish(arguments: argparse.Namespace) -> bool:
@@ -320,102 +233,25 @@ def sync(arguments: argparse.Namespace) -> bool:
     from deepnet.figures.registry import found
     from utilityFunction import sync as sync_records
 
-    records = [
-        r for name in names for runs in found(name, profile).values() for r in runs if seeds is None or r.seed in seeds
-    ]
+    records = [record for name in names for runs in found(name, profile).values() for record in runs]
+    records = [record for record in records if seeds is None or record.seed in seeds]
     missing = [name for name in arguments.names if name not in {record.name for record in records}]
     if missing or not records:
-        raise UsageError(
-            f"no finished record of {', '.join(missing) or 'a run'} in {profile}; `python run.py train` makes one"
-        )
+        what = ", ".join(missing) or "a run"
+        raise UsageError(f"no finished record of {what} in {profile}; `python run.py train` makes one")
     print(sync_records(records, profile, arguments.weights))
     return True
 
 
 COMMANDS = {
-    "list": (list_runs, "every experiment with its state and price"),
-    "train": (train, "train experiments, or go on with interrupted ones"),
-    "evidence": (evidence, "the runs that the claims wait for, in the order to train them; with --minutes, train them"),
-    "search": (search, "the report's hyperparameter search, by one process or several"),
-    "show": (show, "a run's settings, rows and result"),
-    "publish": (publish, "copy finished records to report/records, as evidence"),
-    "verify": (verify, "train committed records again, apart from all others, and say what differs"),
-    "sync": (
-        sync,
-        "write finished records and the figures to Weights & Biases; all of the profile where none is named",
-    ),
-}
+    "list": list_runs, "train": train, "evidence": evidence, "search": search, "show": show, "publish": publish,
+    "verify": verify, "sync": sync,
+}  # fmt: skip
 
 
-class _Parser(argparse.ArgumentParser):
-    """Says in one line what is wrong, and ends with status 2."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message}; `python {self.prog} --help` shows what there is\n")
-
-    def known(self, kind: str, value: str, choices: Iterable[str]) -> None:
-        try:
-            choose(kind, value, choices)
-        except UsageError as error:
-            self.exit(2, f"{self.prog}: {error}\n")
-
-    def parse_known_args(self, *arguments: Any) -> tuple[argparse.Namespace, list[str]]:  # type: ignore[override]
-        found, unknown = super().parse_known_args(*arguments)
-        if unknown and unknown[0].startswith("--"):
-            self.known("option", unknown[0].partition("=")[0], re.findall(r"--\w[\w-]*", self.format_usage()))
-        return found, unknown
-
-
-def parser() -> _Parser:
+def parser() -> Parser:
     """The commands and their options."""
-    top = _Parser(prog="run.py", description=__doc__)
-    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for name, (function, text) in COMMANDS.items():
-        command = commands.add_parser(name, help=text, description=text)
-        command.set_defaults(function=function)
-        command.add_argument("--profile", default="", help=f"{', '.join(PROFILES)} (default: $PROFILE, else sample)")
-        if name not in ("list", "search", "evidence"):
-            command.add_argument("names", nargs="*", metavar="NAME", help="an experiment's name, as `list` shows it")
-            command.add_argument("--chapter", type=int, help="all experiments of this chapter")
-        if name in ("list", "train", "publish"):
-            command.add_argument("--family", default="", help="the atlas or a part of it, as atlas_eps (docs/atlas.md)")
-        if name == "train":
-            command.add_argument("--seeds", help="3, 0,2 or 0-4 (default 0; of a family all its seeds)")
-        if name in ("show", "verify"):
-            command.add_argument("--seeds", default="0", help="3, 0,2 or 0-4 (default 0)")
-        if name == "sync":
-            command.add_argument("--seeds", help="3, 0,2 or 0-4 (default all)")
-            command.add_argument(
-                "--weights", action="store_true", help="the weights too, as artifacts, where a record has them"
-            )
-        if name in ("list", "show", "verify", "evidence"):
-            command.add_argument("--json", action="store_true", help="for programs")
-        if name in ("train", "evidence"):
-            command.add_argument("--minutes", type=minutes, help="leave off cleanly between epochs after this time")
-        if name == "evidence":
-            command.add_argument("--count", type=int, default=3, help="seeds that each claim is to rest on (default 3)")
-        if name == "train":
-            command.add_argument("--fresh", action="store_true", help="leave the committed records aside")
-            several = command.add_mutually_exclusive_group()
-            several.add_argument("--workers", type=int, help="so many processes side by side, which share the cores")
-            several.add_argument(
-                "--dask", metavar="ADDRESS", help="on the workers of this Dask scheduler, as tcp://host:8786"
-            )
-        if name == "search":
-            command.add_argument("--count", type=int, default=12, help="trials in all (default 12)")
-            command.add_argument("--name", default="search", help="its trials are NAME_1, NAME_2, ... (default search)")
-            command.add_argument(
-                "--join", metavar="NAME", help="work on the search of this name, which another process has begun"
-            )
-            command.add_argument("--seed", type=int, default=0, help="default 0")
-            command.add_argument(
-                "--storage",
-                default="",
-                help="a database server's URL, as postgresql+psycopg2://USER@HOST/DATABASE (default: SQLite)",
-            )
-        if name == "verify":
-            command.add_argument("--epochs", type=int, help="train and compare the first epochs alone")
-    return top
+    return make_parser(str(__doc__), COMMANDS)
 
 
 def main() -> int:

@@ -53,7 +53,7 @@ def work(worker: int, trials: int, seconds: float, ready: Barrier) -> None:
     for module in ("optuna._gp.acqf", "optuna.storages._rdb.models"):
         importlib.import_module(module)
 
-    coreFunction._train = partial(sleep, seconds)
+    coreFunction.prepare_training = partial(sleep, seconds)
     ready.wait()
     with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
         if not worker:

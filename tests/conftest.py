@@ -39,6 +39,15 @@ def runs_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
+def evidence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An evidence folder of the test's own, which holds nothing yet."""
+    from deepnet.records import reading
+
+    monkeypatch.setattr(reading, "EVIDENCE", tmp_path / "evidence")
+    return tmp_path / "evidence"
+
+
+@pytest.fixture
 def with_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
     """bf16 is not refused on any processor; one without it emulates it."""
     monkeypatch.setattr("deepnet.training.precision.has_bfloat16", lambda: True)

@@ -97,7 +97,7 @@ TRAINING: list[Place] = [
     ("before the result", "deepnet.records.folder:RunFolder.finish", "before"),
 ]
 UNFREEZING: list[Place] = [
-    ("while unfreezing", "coreFunction:train_only", "after"),
+    ("while unfreezing", "deepnet.runs.single:train_only", "after"),
     CHECKED,
     ("between the parent's weights and the freezing", "coreFunction:build", "after"),
     BATCH,

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -20,26 +21,20 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.utils.data import Dataset, TensorDataset
 
-import coreFunction
 from deepnet.analyses import final_test, kinds
 from deepnet.data.sets import load_images, load_test_set
 from deepnet.records.files import sha256
 from deepnet.records.reading import Record
+from deepnet.runs import single
+from deepnet.training import loop
 from experimentTable import PROFILES, UsageError
 
 ROOT = Path(__file__).resolve().parent.parent
 QUICK = {"lr": 1e-2, "epochs": 3, "batch_size": 32}  # of a `pipeline`
 TRAININGS = [
-    "MLP_4",
-    "MLP_res_5",
-    "CNN_10",
-    "CNN_res_16",
-    "train_resnet",
-    "fine_tune_1",
-    "fine_tune_2",
-    "early_stopping",
+    "MLP_4", "MLP_res_5", "CNN_10", "CNN_res_16", "train_resnet", "fine_tune_1", "fine_tune_2", "early_stopping",
     "dropout",
-]
+]  # fmt: skip
 ANALYSES = ["distribution", "tsne_mnist", "tsne_cifar100", "timing_3", "baseline"]
 needs_fork = pytest.mark.skipif(
     "fork" not in multiprocessing.get_all_start_methods() or torch.cuda.is_available() or torch.get_num_threads() > 1,
@@ -113,9 +108,26 @@ def untimed(rows: list[dict]) -> list[dict]:
     return [{key: value for key, value in row.items() if key != "train_seconds"} for row in rows]
 
 
-def interrupt(*_: object, **__: object) -> None:
-    """In place of any function: Ctrl-C."""
-    raise KeyboardInterrupt
+def raising(error: BaseException | type[BaseException]) -> Callable[..., Any]:
+    """In place of any function: raises this error."""
+
+    def call(*_: object, **__: object) -> None:
+        raise error
+
+    return call
+
+
+interrupt = raising(KeyboardInterrupt)  # Ctrl-C
+
+
+@contextmanager
+def cut_off(evaluations: int) -> Iterator[None]:
+    """Ctrl-C after so many evaluations, one per epoch from epoch 0 on; each of these epochs has left a checkpoint."""
+    calls, real = count(), loop.evaluate
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setenv("CHECKPOINT_SECONDS", "0")
+        patch.setattr(loop, "evaluate", lambda *a, **k: interrupt() if next(calls) == evaluations else real(*a, **k))
+        yield
 
 
 @contextmanager
@@ -131,7 +143,7 @@ def tiny_sample(images: int = 16) -> Iterator[None]:
         patch.setitem(
             PROFILES, "sample", replace(sample, budgets=budgets, tsne_images=50, timing_blocks=(2, 1), search_trials=2)
         )
-        patch.setattr(coreFunction, "load_images", few)
+        patch.setattr(single, "load_images", few)
         patch.setattr(kinds, "load_images", fifty(load_images))
         patch.setattr(final_test, "load_test_set", fifty(load_test_set))
         yield

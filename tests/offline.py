@@ -47,6 +47,11 @@ def name_of(lines: list[dict]) -> str:
     return next(line["run"]["display_name"] for line in reversed(lines) if line["type"] == "run")
 
 
+def exit_code(lines: list[dict]) -> int:
+    """How W&B was told that the run ended."""
+    return next(line["exit"] for line in lines if line["type"] == "exit").get("exit_code", 0)
+
+
 def summary(lines: list[dict]) -> dict:
     """What a run's table on W&B would show in the end."""
     values: dict = {}

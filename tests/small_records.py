@@ -27,15 +27,9 @@ def written(root, *, finished=True, seed=0, accuracy=0.5, status="finished", wei
             folder.save_array("predictions.npy", predictions=np.array([[0, 1], [0, 0]], np.uint8))
             if weights:
                 folder.save_weights(WEIGHTS)
-            return folder.finish(
-                {
-                    "status": status,
-                    "reason": None if status == "finished" else "stopped",
-                    "split": "test",
-                    "accuracy": accuracy,
-                },
-                WEIGHTS,
-            )
+            reason = None if status == "finished" else "stopped"
+            result = {"status": status, "reason": reason, "split": "test", "accuracy": accuracy}
+            return folder.finish(result, WEIGHTS)
         return Record(folder.path)
 
 

@@ -30,11 +30,10 @@ def final_test(record: Record, build: Callable[[Experiment], nn.Module], why_aga
         raise UsageError(f"{record.name} (seed {record.seed}) has not finished; the final test needs its final weights")
     busy = f"another process is at the test set of {record.profile}; ask again when it has ended"
     with lock(runs_dir() / record.profile / ".openings.lock", busy):
-        opened = {
-            o["classifier"]: o
-            for o in find_openings(record.profile, True)
-            if (o["run"], o["seed"]) == (record.name, record.seed)
-        }
+        of_this = [
+            o for o in find_openings(record.profile, True) if (o["run"], o["seed"]) == (record.name, record.seed)
+        ]
+        opened = {opening["classifier"]: opening for opening in of_this}
         tested = record.result["sha256"][WEIGHTS]
         if opened and not why_again:
             if any(opening["weights"] != tested for opening in opened.values()):

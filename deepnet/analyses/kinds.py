@@ -11,6 +11,7 @@ from torch import nn
 from deepnet.analyses.baseline import CS, best_row, classical_baseline, joined, linear
 from deepnet.data.sets import ImageSet, load_images
 from deepnet.machine import device
+from deepnet.progress import bar
 from deepnet.records.folder import RunFolder
 from deepnet.records.provenance import provenance
 from deepnet.records.reading import Record
@@ -34,10 +35,13 @@ ON_PROCESSOR = ("distribution", "tsne")
 PACKAGES = {"tsne": ("scikit-learn",), "baseline": ("scikit-learn",)}  # whose versions matter beside torch's
 
 
-def analyse(exp: Experiment, identity: dict, build: Callable[[Experiment], nn.Module]) -> Callable[[RunFolder], Record]:
+def prepare_analysis(
+    exp: Experiment, identity: dict, build: Callable[[Experiment], nn.Module], line: Any
+) -> Callable[[RunFolder], Record]:
     """Prepare an analysis, and return a function that runs it and writes its record to a folder.
 
-    `build` gives the model of an experiment. Raises UsageError for whatever is missing, before anything is written.
+    `build` gives the model of an experiment; `line` is the progress bar to show it on, None for a new one. Raises
+    UsageError for whatever is missing, before anything is written.
     """
     precision = "fp32" if exp.kind in ON_PROCESSOR else resolve_precision(exp.precision)
     made = provenance(precision, exp.kind in ON_PROCESSOR, PACKAGES.get(exp.kind, ()))
@@ -45,8 +49,14 @@ def analyse(exp: Experiment, identity: dict, build: Callable[[Experiment], nn.Mo
     prepared = act(exp, identity, build)
 
     def write(folder: RunFolder) -> Record:
+        shown = bar(1) if line is None else line
+        shown.reset(total=1)
+        shown.set_description_str(exp.name)
+        shown.set_postfix_str("")  # a training before it has left its loss there
         folder.start(identity, made)
-        return prepared(folder)
+        record = prepared(folder)
+        shown.update(1)
+        return record
 
     return write
 

@@ -5,9 +5,11 @@ from dataclasses import replace
 from typing import Any
 
 from deepnet.data.sets import data_identity
-from deepnet.records.reading import Record, find_record, same_identity
+from deepnet.progress import format_estimate
+from deepnet.records.folder import RunFolder
+from deepnet.records.reading import Record, find_record, runs_dir, same_identity
 from deepnet.valid import truth
-from experimentTable import Experiment, UsageError, current_profile, experiment
+from experimentTable import Experiment, UsageError, current_profile, estimated_seconds, experiment
 
 
 def check_options(evidence: Any, wandb: Any, stop: Any) -> None:
@@ -54,6 +56,13 @@ def untrained_parents(exp: Experiment) -> list[Experiment]:
         return []
     parent = replace(experiment(exp.start_from, exp.profile, exp.seed), keep_weights=True)
     return [] if ended(parent, evidence=False) else [parent, *untrained_parents(parent)]
+
+
+def say_trained_first(parent: Experiment) -> None:
+    """Print that a parent without weights here is trained before its children, with an estimated time."""
+    if not RunFolder(parent, runs_dir()).ended:  # `run` says what is wrong with one that has ended without weights
+        estimate = format_estimate(estimated_seconds(parent), parent.profile)
+        print(f"{parent.name} (seed {parent.seed}) has no weights here; it is trained first, {estimate}")
 
 
 def ended(exp: Experiment, evidence: bool) -> Record | None:

@@ -23,12 +23,59 @@ import torch
 
 from deepnet.progress import bar, format_estimate
 from deepnet.records.files import lock
-from deepnet.records.reading import Record, find_records, runs_dir
+from deepnet.records.reading import Record, find_records, roots, runs_dir
+from deepnet.runs.asked import ended, say_trained_first, untrained_parents
 from deepnet.text import listed
-from experimentTable import PROFILES, Experiment, RunLockedError, UsageError, estimated_seconds, experiment
+from experimentTable import (
+    PROFILES,
+    Experiment,
+    RunLockedError,
+    UsageError,
+    estimated_seconds,
+    experiment,
+    is_supported,
+    supporting_profiles,
+)
 
 Call = Callable[..., Record]  # makes one run; takes `stop`, which is asked after each epoch, and `line`, a progress bar
 AGAIN = "the same call goes on from here"
+
+
+def run_missing(
+    wanted: list[Experiment], evidence: bool, executor: Executor | None, wandb: bool, stop: Callable[[], bool],
+    run: Callable[..., Record],
+) -> list[Record]:  # fmt: skip
+    """The finished records of these experiments; those that are missing are made by `run`, parents before children.
+
+    See `coreFunction.run_all`, whose arguments these are.
+    """
+    roots()  # refused once, where no folder is named, and not with each run
+    if beyond := [exp for exp in wanted if not is_supported(exp)]:
+        names = ", ".join(dict.fromkeys(exp.name for exp in beyond))
+        profiles = " and ".join(dict.fromkeys(exp.profile for exp in beyond))
+        print(f"no budget in the profile {profiles} for {names}; choose profile {supporting_profiles(*beyond)}")
+        wanted = [exp for exp in wanted if exp not in beyond]
+    records = {exp: record for exp in wanted if (record := ended(exp, evidence))}
+    for failed in (record for record in records.values() if not record.finished):
+        print(failed)
+    asked = [exp for exp in wanted if exp not in records]
+    parents = list(dict.fromkeys(parent for exp in asked for parent in untrained_parents(exp) if parent not in asked))
+    for parent in parents:
+        say_trained_first(parent)
+    calls = {
+        exp: partial(run, exp, evidence=evidence and exp in asked, wandb=wandb)
+        for exp in sorted([*asked, *parents], key=count_ancestors)
+    }
+    recorded = len(wanted) - len(asked)
+    if calls:
+        made, locked = run_queue(calls, recorded, executor, stop)
+        if locked and not stop():
+            again = {exp: calls[exp] for exp in locked}  # once more, since the others have taken their time
+            made |= run_queue(again, recorded + len(calls) - len(again), executor, stop, together=False)[0]
+        records |= made
+        # Others may have finished meanwhile what they were at.
+        records |= {exp: record for exp in asked if exp not in records and (record := ended(exp, evidence))}
+    return [records[exp] for exp in wanted if exp in records and records[exp].finished]
 
 
 def count_ancestors(exp: Experiment) -> int:
@@ -79,12 +126,9 @@ def check_executor(executor: Executor) -> None:
 
 
 def run_queue(
-    calls: Mapping[Experiment, Call],
-    recorded: int,
-    executor: Executor | None,
-    stop: Callable[[], bool],
+    calls: Mapping[Experiment, Call], recorded: int, executor: Executor | None, stop: Callable[[], bool],
     together: bool = True,
-) -> tuple[dict[Experiment, Record], list[Experiment]]:
+) -> tuple[dict[Experiment, Record], list[Experiment]]:  # fmt: skip
     """Make these runs, each by its call; returns the records, and the runs that other processes have locked.
 
     recorded: how many of the runs asked for have a record already. together: give the executor all runs at once that

@@ -126,7 +126,8 @@ def compare(
     elif conditions and (last := _accuracy(evidence, evidence, epoch)) is not None:
         epochs = [*range(len(again.rows) if kind == "training" else 0), epoch]
         pairs = [(_accuracy(evidence, evidence, row), _accuracy(again, evidence, row)) for row in epochs]
-        accuracy, images = pairs[-1], _images(evidence)
+        accuracy = pairs[-1]
+        images = evidence.result.get("images") or evidence.predictions().shape[1]
         if all(_within(value, sampling_error(own, images)) for own, value in pairs if own is not None):
             expected = sampling_error(last, images)
             ground = f"the sampling error of {images} images, in each row of the same seed"
@@ -168,10 +169,6 @@ def _accuracy(record: Record, evidence: Record, epoch: int | None) -> float | No
     if epoch is None:
         return record.result.get("accuracy", record.result.get("knn_accuracy"))
     return record.rows[epoch].get(f"{evidence.result['split']}_accuracy") if epoch < len(record.rows) else None
-
-
-def _images(record: Record) -> int:
-    return record.result.get("images") or record.predictions().shape[1]
 
 
 def _within(accuracy: float | None, interval: Interval) -> bool:

@@ -230,12 +230,10 @@ def draw(study: Study, trials: list, sweep: Sweep) -> dict:
     drawn = [values_of(trial) for trial in trials]
     for _ in range(101):
         params = drawing.ask(distributions(sweep)).params
-        values = {
-            name: rng.choices(parameter.choices, parameter.probabilities)[0]
-            if parameter.probabilities
-            else parameter.value(params[name])
-            for name, parameter in sweep.parameters.items()
-        }
+        values = {name: parameter.value(params[name]) for name, parameter in sweep.parameters.items()}
+        for name, parameter in sweep.parameters.items():
+            if parameter.probabilities:
+                (values[name],) = rng.choices(parameter.choices, parameter.probabilities)
         if values not in drawn:
             break
         drawing.sampler = at_random

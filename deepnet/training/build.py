@@ -22,7 +22,7 @@ def built(exp: Experiment, weights_of: Callable[[Experiment], dict]) -> nn.Modul
         # The report's own networks are drawn with a head for ten classes; any other gets a new one, as ResNet-18 does
         # there.
         drawn_with_it = isinstance(model, MLP | CNN) and CLASSES[exp.dataset] == 10 and not exp.dropout
-        model = model if drawn_with_it else _headed(model, exp)
+        model = model if drawn_with_it else replace_head(model, CLASSES[exp.dataset], exp.dropout)
         initialise(model, exp.initialisation)
         return model
     parent = experiment(exp.start_from, exp.profile, exp.seed)
@@ -31,8 +31,4 @@ def built(exp: Experiment, weights_of: Callable[[Experiment], dict]) -> nn.Modul
     model.load_state_dict(weights)
     seed_everything(exp.seed, 0)
     same_head = CLASSES[parent.dataset] == CLASSES[exp.dataset] and parent.dropout == exp.dropout
-    return model if same_head else _headed(model, exp)
-
-
-def _headed(model: nn.Module, exp: Experiment) -> nn.Module:
-    return replace_head(model, CLASSES[exp.dataset], exp.dropout)
+    return model if same_head else replace_head(model, CLASSES[exp.dataset], exp.dropout)

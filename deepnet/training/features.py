@@ -14,14 +14,9 @@ from experimentTable import UsageError
 
 @torch.no_grad()
 def forward_all(
-    model: nn.Module,
-    data: Any,
-    precision: str = "fp32",
-    most_bytes: float = math.inf,
-    *,
-    batch_size: int = 500,
+    model: nn.Module, data: Any, precision: str = "fp32", most_bytes: float = math.inf, *, batch_size: int = 500,
     fast: bool = True,
-) -> tuple[Tensor, Tensor] | None:
+) -> tuple[Tensor, Tensor] | None:  # fmt: skip
     """The outputs (N, ...) of `model` for all of `data`, in its memory format, and the targets (N,).
 
     `data` is read once, in batches of `batch_size`, or in a loader's own. The model is left in evaluation mode. None

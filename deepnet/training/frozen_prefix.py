@@ -1,5 +1,7 @@
 """The frozen prefix of a model: found, computed once for all images, and held to stay as it was."""
 
+from collections.abc import Callable
+from itertools import takewhile
 from typing import Any
 
 import torch
@@ -19,6 +21,8 @@ from myModel import set_train_mode
 
 # a larger cache, or one of more than half of the free memory, is not made; the whole model runs instead
 MAX_CACHE_BYTES = 6 * 2**30
+# the children that torchvision's ResNet runs one after the other before it flattens its maps
+RESNET_STAGES = ("conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3", "layer4", "avgpool")
 # Modules of these packages do in evaluation mode the same for an image each time, but for those below.
 KNOWN = ("torch.nn.", "torchvision.models.resnet", "torchvision.ops.misc", "modelBlock", "myModel")
 DRAW_IN_TRAINING = (
@@ -40,18 +44,7 @@ def chain_of(model: nn.Module) -> list[nn.Module] | None:
         return list(model)
     resnet = torchvision.models.ResNet
     if isinstance(model, resnet) and forward is resnet.forward and type(model)._forward_impl is resnet._forward_impl:
-        stages = [
-            model.conv1,
-            model.bn1,
-            model.relu,
-            model.maxpool,
-            model.layer1,
-            model.layer2,
-            model.layer3,
-            model.layer4,
-            model.avgpool,
-        ]
-        return [*stages, nn.Sequential(nn.Flatten(1), model.fc)]
+        return [*map(model.get_submodule, RESNET_STAGES), nn.Sequential(nn.Flatten(1), model.fc)]
     return None
 
 
@@ -64,16 +57,20 @@ def split(model: nn.Module) -> tuple[nn.Sequential, nn.Sequential] | None:
     if (chain := chain_of(model)) is None:
         return None
     set_train_mode(model)
-    frozen = 0
-    while (
-        frozen < len(chain)
-        and not any(p.requires_grad for p in chain[frozen].parameters())
-        and _constant(chain[frozen])
-    ):
-        frozen += 1
-    if frozen == len(chain) or not any(True for module in chain[:frozen] for _ in module.parameters()):
+    frozen = _count_frozen(chain, _constant)
+    if frozen in (0, len(chain)):
         return None
     return nn.Sequential(*chain[:frozen]), nn.Sequential(*chain[frozen:])
+
+
+def _count_frozen(modules: list[nn.Module], constant: Callable[[nn.Module], bool] = lambda _: True) -> int:
+    """How many modules at the front are frozen, and `constant`; 0 where there is no parameter in any of them."""
+
+    def frozen(module: nn.Module) -> bool:
+        return not any(p.requires_grad for p in module.parameters()) and constant(module)
+
+    front = list(takewhile(frozen, modules))
+    return len(front) if any(True for module in front for _ in module.parameters()) else 0
 
 
 def _constant(module: nn.Module) -> bool:
@@ -98,10 +95,7 @@ def split_as_asked(model: nn.Module, sample: Tensor) -> tuple[nn.Sequential, nn.
     output for `sample`.
     """
     children = [child for _, child in model.named_children()]
-    frozen = 0
-    while frozen < len(children) and not any(p.requires_grad for p in children[frozen].parameters()):
-        frozen += 1
-    anything = any(True for child in children[:frozen] for _ in child.parameters())
+    frozen = _count_frozen(children)
     chain = chain_of(model) or children
     if chain is children and isinstance(children[-1], nn.Linear):
         chain = [*children[:-1], nn.Sequential(nn.Flatten(1), children[-1])]
@@ -109,7 +103,7 @@ def split_as_asked(model: nn.Module, sample: Tensor) -> tuple[nn.Sequential, nn.
     try:
         model.eval()
         with torch.no_grad(), preserved_random():
-            same = anything and frozen < len(children) and torch.equal(parts[1](parts[0](sample)), model(sample))
+            same = 0 < frozen < len(children) and torch.equal(parts[1](parts[0](sample)), model(sample))
     except Exception:  # whatever a reader's own model raises
         same = False
     if not same:

@@ -26,14 +26,9 @@ from myModel import train_only
 
 
 def checked_sets(
-    model: nn.Module,
-    train: Any,
-    evaluation: Any,
-    exp: Experiment,
-    recipe: Recipe,
-    classes: Sequence[Any] | None,
+    model: nn.Module, train: Any, evaluation: Any, exp: Experiment, recipe: Recipe, classes: Sequence[Any] | None,
     convert: bool,
-) -> tuple[Any, Any, dict]:
+) -> tuple[Any, Any, dict]:  # fmt: skip
     """Check all that `pipeline` is given, on a copy of the model, before any file is touched.
 
     Returns both sets with their labels as targets, and what the identity says of them and of the recipe.
@@ -57,11 +52,8 @@ def checked_sets(
             split_as_asked(trial, cast(train.first_inputs(4).to(device()), recipe.precision))
         rehearse(trial, train, evaluation, exp, recipe, exp.record_gradients)
     settings: dict = {"architecture": str(model), "images": [len(train), len(evaluation)], "classes": len(labels.names)}
-    settings |= {
-        "data": [fingerprint(train), fingerprint(evaluation)],
-        "fast": recipe.fast,
-        "eval_batch_size": recipe.eval_batch_size,
-    }
+    settings |= {"data": [fingerprint(train), fingerprint(evaluation)]}
+    settings |= {"fast": recipe.fast, "eval_batch_size": recipe.eval_batch_size}
     if labels.numbers is not None or classes is not None:
         settings["labels"] = list(labels.names)
     if recipe.loss is not cross_entropy:
@@ -75,11 +67,8 @@ def checked_sets(
         settings |= {"optimizer": type(made).__name__, "groups": groups, "lr": groups[0]["lr"]}
     if recipe.schedule:
         schedule = recipe.schedule(made)
-        settings["schedule"] = {
-            "type": type(schedule).__name__,
-            "per_step": recipe.schedule_per_step,
-            **plain(schedule.state_dict()),
-        }
+        kind = {"type": type(schedule).__name__, "per_step": recipe.schedule_per_step}
+        settings["schedule"] = kind | plain(schedule.state_dict())
     if frozen := [key for key, parameter in model.named_parameters() if not parameter.requires_grad]:
         settings["frozen"] = frozen
     return train, evaluation, settings
@@ -127,11 +116,8 @@ def described(thing: Any, depth: int = 3) -> Any:
     if isinstance(thing, Tensor):
         return digest({"": thing})[:16]
     if isinstance(thing, partial):
-        return {
-            "partial": described(thing.func, depth),
-            "args": described(thing.args),
-            "keywords": described(thing.keywords),
-        }
+        given = {"args": described(thing.args), "keywords": described(thing.keywords)}
+        return {"partial": described(thing.func, depth)} | given
     if isinstance(thing, CodeType):
         constants = [described(constant) for constant in thing.co_consts]
         return hashlib.sha256(repr((thing.co_code, thing.co_names, constants)).encode()).hexdigest()[:16]
@@ -144,23 +130,15 @@ def described(thing: Any, depth: int = 3) -> Any:
     if isinstance(thing, MethodType):
         return {"method": thing.__name__, "of": described(thing.__self__, depth)}
     if isinstance(thing, FunctionType):
-        cells = [
-            described(cell.cell_contents, depth - 1) for cell in thing.__closure__ or () if depth and cell != CellType()
-        ]
-        return {
-            "function": thing.__qualname__,
-            "code": described(thing.__code__),
-            "holds": [described(thing.__defaults__), cells],
-        }
+        cells = [cell.cell_contents for cell in thing.__closure__ or () if depth and cell != CellType()]
+        holds = [described(thing.__defaults__), [described(content, depth - 1) for content in cells]]
+        return {"function": thing.__qualname__, "code": described(thing.__code__), "holds": holds}
     if not depth or not hasattr(thing, "__dict__") or isinstance(thing, type):
         return getattr(thing, "__qualname__", type(thing).__qualname__)
-    state = (
-        {f"tensor {key}": value for key, value in thing.state_dict().items()} if isinstance(thing, nn.Module) else {}
-    )
-    settings = {key: value for key, value in sorted(vars(thing).items()) if not key.startswith("_")}
-    return {"type": type(thing).__qualname__} | {
-        key: described(value, depth - 1) for key, value in (settings | state).items()
-    }
+    parts = {key: value for key, value in sorted(vars(thing).items()) if not key.startswith("_")}
+    if isinstance(thing, nn.Module):
+        parts |= {f"tensor {key}": value for key, value in thing.state_dict().items()}
+    return {"type": type(thing).__qualname__} | {key: described(value, depth - 1) for key, value in parts.items()}
 
 
 def plain(values: dict) -> dict:

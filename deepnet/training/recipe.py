@@ -93,11 +93,8 @@ def trial_of(model: nn.Module) -> Iterator[nn.Module]:
 
 
 def _same(tensor: Tensor, values: Tensor) -> bool:
-    return (
-        tensor.dtype == values.dtype
-        and tensor.shape == values.shape
-        and bool(((tensor == values) | (tensor != tensor)).all())
-    )
+    alike = tensor.dtype == values.dtype and tensor.shape == values.shape
+    return alike and bool(((tensor == values) | (tensor != tensor)).all())
 
 
 def sizes_of_batches(source: Any, batch_size: int, training: bool) -> list[int]:
@@ -133,22 +130,18 @@ def rehearse(
     with preserved_random():
         sizes = sizes_of_batches(train, exp.batch_size, training=True)
         with torch.no_grad():
-            outputs = [
-                count_outputs(model, cast(_repeated(inputs, size).to(device()), recipe.precision), training=True)
-                for size in sizes
-            ]
+            tried = [cast(_repeated(inputs, size).to(device()), recipe.precision) for size in sizes]
+            outputs = [count_outputs(model, batch, training=True) for batch in tried]
         batches = [(_repeated(inputs, size), torch.arange(size) % outputs[0]) for size in sizes]
         sizes = sizes_of_batches(eval_set, recipe.eval_batch_size, training=False)
         evaluated = [(_repeated(seen, size), torch.arange(size) % outputs[0]) for size in sizes]
         try:
             optimizer = recipe.optimizer(model)
             schedule = recipe.schedule(optimizer) if recipe.schedule else None
-            if recipe.schedule and not all(
-                hasattr(schedule, method) for method in ("step", "state_dict", "load_state_dict")
-            ):
-                raise UsageError(
-                    f"schedule must give a scheduler of torch.optim.lr_scheduler, it gave {schedule!r:.60}"
-                )
+            methods = ("step", "state_dict", "load_state_dict")
+            if recipe.schedule and not all(hasattr(schedule, method) for method in methods):
+                kind = "a scheduler of torch.optim.lr_scheduler"
+                raise UsageError(f"schedule must give {kind}, it gave {schedule!r:.60}")
             gradients = GradientNorms(model) if record_gradients else None
             train_epoch(model, batches, optimizer, recipe.precision, gradients, loss=recipe.loss, fast=recipe.fast)
             model.load_state_dict(copy.deepcopy(model.state_dict()))  # as best weights are restored, and a checkpoint
@@ -171,10 +164,8 @@ def check_mean(loss: Loss, model: nn.Module, batch: tuple[Tensor, Tensor], preci
     with torch.no_grad():
         inputs, targets = (part.to(device()) for part in batch)
         outputs = model.eval()(cast(inputs, precision))
-        once, twice = (
-            float(loss(outputs, targets)),
-            float(loss(torch.cat([outputs, outputs]), torch.cat([targets, targets]))),
-        )
+        once = float(loss(outputs, targets))
+        twice = float(loss(torch.cat([outputs, outputs]), torch.cat([targets, targets])))
     if once and abs(twice - 2 * once) < 1e-3 * abs(once):
         raise UsageError("loss adds the images up; it must give their mean, as reduction='mean' does")
 

@@ -102,11 +102,8 @@ def train_epoch(
     if not steps:
         raise UsageError("the data gave no batch to train on; give at least one image")
     row = {"train_loss": float(loss_sum) / images, "train_accuracy": float(correct) / images}
-    row |= {
-        "learning_rate": optimizer.param_groups[0]["lr"],
-        "steps": steps,
-        "train_seconds": time.perf_counter() - start,
-    }
+    row |= {"learning_rate": optimizer.param_groups[0]["lr"], "steps": steps}
+    row |= {"train_seconds": time.perf_counter() - start}
     return row | (gradients.row(steps) if gradients else {})
 
 
@@ -144,15 +141,9 @@ def check_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
 
 @torch.no_grad()
 def evaluate(
-    model: nn.Module,
-    data: Any,
-    precision: str | None = None,
-    *,
-    batch_size: int | None = None,
-    loss: Loss = cross_entropy,
-    fast: bool = False,
-    classes: Sequence[Any] | None = None,
-) -> tuple[dict, np.ndarray]:
+    model: nn.Module, data: Any, precision: str | None = None, *, batch_size: int | None = None,
+    loss: Loss = cross_entropy, fast: bool = False, classes: Sequence[Any] | None = None,
+) -> tuple[dict, np.ndarray]:  # fmt: skip
     """Measure loss, accuracy (share of images) and macro accuracy (mean over classes).
 
     Leaves the model in evaluation mode.
@@ -191,11 +182,10 @@ def evaluate(
         if own:
             check_targets(outputs, labels)
         exact = outputs.float() if precision == "bf16" else outputs
-        value = (
-            cross_entropy(exact, labels, reduction="sum")
-            if loss is cross_entropy
-            else loss(exact, labels) * len(labels)
-        )
+        if loss is cross_entropy:
+            value = cross_entropy(exact, labels, reduction="sum")
+        else:
+            value = loss(exact, labels) * len(labels)
         if value.ndim:
             raise UsageError(
                 f"loss gives {value.numel()} numbers for a batch; it must give their mean, as reduction='mean' does"
@@ -206,10 +196,6 @@ def evaluate(
     if not targets:
         raise UsageError("the data gave no batch to evaluate on; give at least one image")
     predictions = torch.stack([torch.cat(targets), torch.cat(predicted)]).cpu().numpy()
-    mean = float(torch.stack(losses).sum()) / predictions.shape[1]
-    kind = np.min_scalar_type(outputs.shape[1] - 1)
-    return {
-        "accuracy": accuracy(predictions),
-        "macro_accuracy": macro_accuracy(predictions),
-        "loss": mean,
-    }, predictions.astype(kind)
+    measured = {"accuracy": accuracy(predictions), "macro_accuracy": macro_accuracy(predictions)}
+    measured["loss"] = float(torch.stack(losses).sum()) / predictions.shape[1]
+    return measured, predictions.astype(np.min_scalar_type(outputs.shape[1] - 1))

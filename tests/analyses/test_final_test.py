@@ -14,7 +14,6 @@ from coreFunction import final_test, run, run_all, search
 from deepnet.analyses import final_test as room
 from deepnet.data import sets
 from deepnet.data.sets import load_images, load_test_set
-from deepnet.records import reading
 from deepnet.records.folder import RunFolder
 from deepnet.records.reading import find_openings, find_record
 from deepnet.search.sweep import REPORT_SWEEP
@@ -80,11 +79,10 @@ def test_unfinished_run(ready, runs_dir):
     refused(lambda: final_test(find_record("dropout", "sample")), "dropout (seed 0) has not finished", "final weights")
 
 
-def test_published_opening(ready, runs_dir, tmp_path, monkeypatch):
-    monkeypatch.setattr(reading, "EVIDENCE", tmp_path / "evidence")
+def test_published_opening(ready, runs_dir, evidence, monkeypatch):
     first = final_test(find_record("dropout", "sample"))
-    (tmp_path / "evidence" / "sample").mkdir(parents=True)
-    (runs_dir / "sample" / "openings.jsonl").rename(tmp_path / "evidence" / "sample" / "openings.jsonl")
+    (evidence / "sample").mkdir(parents=True)
+    (runs_dir / "sample" / "openings.jsonl").rename(evidence / "sample" / "openings.jsonl")
     monkeypatch.setenv("EVIDENCE", "0")
     monkeypatch.setattr(room, "load_test_set", lambda *_: pytest.fail("the test set was opened"))
     assert final_test(find_record("dropout", "sample")) == first
@@ -113,11 +111,8 @@ def test_two_processes(ready):
         [sys.executable, "-c", OPENING], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as other:
         assert other.stdout.readline() == "open\n"
-        refused(
-            lambda: final_test(find_record("dropout", "sample")),
-            "another process is at the test set of sample",
-            "ask again",
-        )
+        busy = "another process is at the test set of sample; ask again"
+        refused(lambda: final_test(find_record("dropout", "sample")), busy)
         other.kill()
     final_test(find_record("dropout", "sample"))
     assert len(find_openings("sample")) == 1

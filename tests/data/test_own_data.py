@@ -1,17 +1,14 @@
 """A reader's own data and labels: read as they are, as often as training needs, each image with its own label."""
 
 import random
-from collections.abc import Callable
-from functools import partial
 
 import numpy as np
 import pytest
 import torch
-from helpers import QUICK, Listed, digits, held, mlp, refused, same, state, untimed
+from helpers import QUICK, Listed, cut_off, digits, held, mlp, refused, same, untimed
 from torch import nn
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset, TensorDataset
 
-import coreFunction
 from coreFunction import evaluate, extract_features, pipeline, train_epoch
 
 
@@ -37,6 +34,9 @@ def test_readings():
     assert sorted(train.reads)[: len(train) - 16] == [3] * (len(train) - 16)
     assert sorted(evaluation.reads)[: len(evaluation) - 16] == [4] * (len(evaluation) - 16)
     assert max(train.reads) < 15 and max(evaluation.reads) < 15
+    loaded = Counted(digits())
+    pipeline(mlp(), DataLoader(loaded, 50), held(), name="counted", epochs=2)
+    assert 2 * 200 <= sum(loaded.reads) <= 2 * 200 + 50 + 16  # its first batch once more
 
 
 class Drawing(Dataset):
@@ -70,6 +70,7 @@ def test_loader_gives_its_own_batches():
     loader = DataLoader(digits(), batch_size=50, shuffle=True, generator=torch.Generator())
     options = {"name": "loader", "lr": 1e-2, "epochs": 2}
     records = [pipeline(mlp(), loader, DataLoader(held(), batch_size=30), **options) for _ in range(2)]
+    assert records[0].settings["experiment"]["batch_size"] == 50
     assert [row.get("steps") for row in records[0].rows] == [None, 4, 4]
     assert untimed(records[0].rows) == untimed(records[1].rows)
     assert records[0].predictions().shape == (2, 100)
@@ -126,7 +127,7 @@ class Sized(nn.Module):
 @pytest.mark.parametrize("fast", [False, True])
 def test_evaluation_batches(asked, largest, fast):
     model = Sized()
-    pipeline(model, digits(), held(), name="sized", epochs=1, batch_size=8, fast=fast, **asked)
+    pipeline(model, digits(), held(), name="sized", epochs=1, batch_size=8, fast=fast, record_gradients=True, **asked)
     assert model.largest == {True: 8, False: largest}
     for call in (evaluate, extract_features):
         model = Sized()
@@ -221,40 +222,16 @@ def test_own_optimizer_schedule_and_loss():
     assert (identity["schedule"]["type"], identity["schedule"]["gamma"]) == ("StepLR", 0.5)
 
 
-def test_optimizer_of_another_model():
-    other = mlp()
-    make = lambda _: torch.optim.Adam(other.parameters())  # noqa: E731
-    refused(lambda: pipeline(mlp(), digits(), held(), name="no", optimizer=make), "not the model's")
-
-
-def cut_in_epoch(epoch: int, patch: pytest.MonkeyPatch, train: Callable) -> None:
-    """Train until the evaluation after this epoch fails, with a checkpoint after each epoch."""
-    calls, real = iter(range(99)), coreFunction.evaluate
-    patch.setenv("CHECKPOINT_SECONDS", "0")
-    with patch.context() as within, pytest.raises(ZeroDivisionError):
-        within.setattr(coreFunction, "evaluate", lambda *a, **k: 1 / 0 if next(calls) == epoch else real(*a, **k))
-        train()
-
-
-def test_resuming_under_another_schedule_or_loss(monkeypatch):
-    step = lambda gamma: lambda optimizer: torch.optim.lr_scheduler.StepLR(optimizer, 1, gamma)  # noqa: E731
-    options = {"schedule": step(0.5), "loss": nn.CrossEntropyLoss(label_smoothing=0.1), "name": "begun", "epochs": 3}
-    cut_in_epoch(2, monkeypatch, lambda: pipeline(mlp(), digits(), held(), **options))
-    for other in ({"schedule": step(0.1)}, {"loss": nn.CrossEntropyLoss()}, {"optimizer": torch.optim.Adam}):
-        again = partial(pipeline, mlp(), digits(), held(), resume=True, **options | other)
-        refused(again, "holds another run named begun")
-    assert pipeline(mlp(), digits(), held(), resume=True, **options).finished
-
-
 @pytest.mark.parametrize("per_step", [False, True])
-def test_resuming_a_schedule(monkeypatch, per_step):
+def test_resuming_a_schedule(per_step):
     options = {
         "optimizer": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9),
         "schedule": lambda optimizer: torch.optim.lr_scheduler.MultiStepLR(optimizer, [2, 9], 0.1),
         "schedule_per_step": per_step, "epochs": 4, "resume": True, "keep_weights": True,
     }  # fmt: skip
     straight = pipeline(mlp(), digits(), held(), name="straight", **options)
-    cut_in_epoch(3, monkeypatch, lambda: pipeline(mlp(), digits(), held(), name="cut", **options))
+    with cut_off(3):
+        pipeline(mlp(), digits(), held(), name="cut", **options)
     cut = pipeline(mlp(), digits(), held(), name="cut", **options)
     assert untimed(cut.rows) == untimed(straight.rows)
     assert same(cut.weights(), straight.weights())
@@ -277,15 +254,3 @@ def test_training_a_trained_model(capsys):
     assert second.settings["initial_weights"] == left != first.settings["initial_weights"]
     pipeline(mlp(), digits(), held(), name="twice", **QUICK)
     assert notice not in capsys.readouterr().out
-
-
-def test_refusal_leaves_the_model_as_it_was():
-    model = mlp().train()
-    model[1].requires_grad_(False)
-    before, modes = state(model), [module.training for module in model.modules()]
-    train = partial(pipeline, model, digits(), held(), name="no", trainable=("3",), loss=lambda *_: 1 / 0)
-    refused(train, "ZeroDivisionError")
-    assert same(state(model), before)
-    assert [module.training for module in model.modules()] == modes
-    assert [parameter.requires_grad for parameter in model.parameters()] == [False, False, True, True]
-    assert all(parameter.grad is None for parameter in model.parameters())

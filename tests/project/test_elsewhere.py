@@ -20,21 +20,9 @@ from deepnet.records.files import sha256
 # ---------------------------------------------------------------- a reader's own modules
 
 TAKEN = (
-    "report",
-    "run",
-    "records",
-    "figures",
-    "data",
-    "utils",
-    "train",
-    "search",
-    "text",
-    "lab",
-    "claims",
-    "speed",
-    "training",
-    "model",
-)
+    "report", "run", "records", "figures", "data", "utils", "train", "search", "text", "lab", "claims", "speed",
+    "training", "model",
+)  # fmt: skip
 USE = """
 import importlib, sys
 from pathlib import Path
@@ -85,18 +73,8 @@ def test_the_utilities_name_what_they_lend_and_nothing_else():
 
 @pytest.mark.skipif(not (ROOT / ".git").exists(), reason="not a clone")
 def test_a_clone_with_windows_line_ends_has_the_same_bytes(tmp_path):
-    command = [
-        "git",
-        "clone",
-        "--quiet",
-        "--no-hardlinks",
-        "-c",
-        "core.autocrlf=true",
-        "-c",
-        "core.eol=crlf",
-        str(ROOT),
-        "clone",
-    ]
+    settings = ["-c", "core.autocrlf=true", "-c", "core.eol=crlf"]
+    command = ["git", "clone", "--quiet", "--no-hardlinks", *settings, str(ROOT), "clone"]
     subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
     clone, checked = tmp_path / "clone", 0
     for result in clone.glob("report/records/**/result.json"):
@@ -105,11 +83,8 @@ def test_a_clone_with_windows_line_ends_has_the_same_bytes(tmp_path):
                 assert sha256(result.parent / file) == digest, result.parent / file
                 checked += 1
     assert checked > 400
-    fixed = [
-        *ROOT.glob("tests/golden.json"),
-        *ROOT.glob("report/records/**/*.json*"),
-        *ROOT.glob("data/sample/**/*.parquet"),
-    ]
+    patterns = "tests/golden.json", "report/records/**/*.json*", "data/sample/**/*.parquet"
+    fixed = [path for pattern in patterns for path in ROOT.glob(pattern)]
     assert all((clone / path.relative_to(ROOT)).read_bytes() == path.read_bytes() for path in fixed)
     assert b"\r" not in (clone / "experimentTable.py").read_bytes() + (clone / ".ci" / "run").read_bytes()
 
@@ -147,17 +122,8 @@ def test_an_installation_that_would_leave_the_data_behind_is_refused(tmp_path):
     clone = tmp_path / "clone"
     ignored = shutil.ignore_patterns(".git", "runs", "records", "sample", "*.egg-info", "__pycache__")
     shutil.copytree(ROOT, clone, ignore=ignored)
-    command = [
-        sys.executable,
-        "-m",
-        "pip",
-        "install",
-        "--no-index",
-        "--no-deps",
-        "--no-build-isolation",
-        "--target",
-        tmp_path / "there",
-    ]
-    done = subprocess.run([*command, clone], capture_output=True, text=True)
+    options = ["--no-index", "--no-deps", "--no-build-isolation", "--target"]
+    command = [sys.executable, "-m", "pip", "install", *options, tmp_path / "there", clone]
+    done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode != 0 and "pip install -e ." in done.stdout + done.stderr
     assert not (tmp_path / "there").exists() or not list((tmp_path / "there").iterdir())

@@ -5,6 +5,7 @@ import functools
 import subprocess
 import sys
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 from helpers import ROOT
@@ -14,7 +15,7 @@ ORDER = [
     "deepnet.valid", "deepnet.text", "deepnet.grid", "experimentTable", "modelBlock", "myModel", "deepnet.machine",
     "deepnet.seeds", "deepnet.progress", "deepnet.records", "deepnet.account", "deepnet.claims",
     "deepnet.speed", "deepnet.data", "deepnet.training", "deepnet.analyses", "deepnet.runs", "deepnet.search",
-    "deepnet.figures", "utilityFunction", "coreFunction", "run",
+    "deepnet.figures", "deepnet.command_line", "utilityFunction", "coreFunction", "run",
 ]  # fmt: skip
 FILES = {
     path.relative_to(ROOT).with_suffix("").as_posix().replace("/", "."): path for path in ROOT.glob("deepnet/**/*.py")
@@ -76,22 +77,7 @@ def test_imports_point_one_way():
 
 
 def test_there_is_no_circle():
-    open_ones: list[str] = []
-    done: set[str] = set()
-
-    def visit(name: str) -> None:
-        assert name not in open_ones, " -> ".join([*open_ones[open_ones.index(name) :], name])
-        if name in done:
-            return
-        open_ones.append(name)
-        for other, _ in imported(FILES[name]):
-            if other in FILES:
-                visit(other)
-        open_ones.pop()
-        done.add(name)
-
-    for name in FILES:
-        visit(name)
+    TopologicalSorter({name: [o for o, _ in imported(path) if o in FILES] for name, path in FILES.items()}).prepare()
 
 
 def test_what_is_imported_late_is_heavy():
@@ -104,13 +90,8 @@ def test_what_is_imported_late_is_heavy():
 
 
 def test_reading_needs_no_torch():
-    reading = [
-        "deepnet.records.reading",
-        "deepnet.claims.ledger",
-        "deepnet.figures.registry",
-        "deepnet.figures.words",
-        "run",
-    ]
+    rooms = ("records.reading", "claims.ledger", "figures.registry", "figures.words", "command_line")
+    reading = [*(f"deepnet.{name}" for name in rooms), "run"]
     code = f"import importlib, sys; sys.modules['torch'] = None; [importlib.import_module(name) for name in {reading}]"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

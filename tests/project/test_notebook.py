@@ -44,13 +44,8 @@ def tags(cell: nbformat.NotebookNode) -> list[str]:
 
 
 def outputs(notebook: nbformat.NotebookNode, kind: str) -> list:
-    return [
-        output
-        for cell in notebook.cells
-        if cell.cell_type == "code"
-        for output in cell.outputs
-        if output.output_type == kind
-    ]
+    all_outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
+    return [output for output in all_outputs if output.output_type == kind]
 
 
 @pytest.fixture(scope="module")

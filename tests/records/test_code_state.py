@@ -11,7 +11,7 @@ import pytest
 from helpers import ROOT, found, refused
 from small_records import EXPERIMENT, PROVENANCE, written
 
-from deepnet.records import code, reading
+from deepnet.records import code
 from deepnet.records.folder import RunFolder
 from deepnet.records.provenance import provenance
 from deepnet.records.publish import publish
@@ -37,12 +37,6 @@ def clone(tmp_path):
     git(folder, "add", ".")
     git(folder, "commit", "-q", "-m", "all")
     return folder
-
-
-@pytest.fixture
-def evidence(tmp_path, monkeypatch):
-    monkeypatch.setattr(reading, "EVIDENCE", tmp_path / "evidence")
-    return tmp_path / "evidence"
 
 
 # ---------------------------------------------------------------- the commit, and what differs from it

@@ -12,34 +12,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from small_records import EXPERIMENT, PROVENANCE, WEIGHTS, Hostile, written
 
-from deepnet.records import reading
 from deepnet.records.files import append_line, atomic, digest, rounded
 from deepnet.records.folder import RunFolder
 from deepnet.records.publish import publish
 from deepnet.records.reading import Record, check_identity, find_openings, find_record, find_records
 
-
-@pytest.fixture
-def evidence(tmp_path, monkeypatch):
-    """An evidence folder of the test's own."""
-    monkeypatch.setattr(reading, "EVIDENCE", tmp_path / "evidence")
-    return tmp_path / "evidence"
-
-
 # ---------------------------------------------------------------- numbers
 
 
-leaves = (
-    st.none()
-    | st.booleans()
-    | st.integers()
-    | st.floats(-1e300, 1e300)
-    | st.text(max_size=3)
-    | st.sampled_from([math.nan, math.inf])
-)
+words = st.text(max_size=3)
+numbers = st.integers() | st.floats(-1e300, 1e300) | st.sampled_from([math.nan, math.inf])
 values = st.recursive(
-    leaves,
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner) | st.tuples(inner),
+    st.none() | st.booleans() | numbers | words,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(words, inner) | st.tuples(inner),
     max_leaves=8,
 )
 
@@ -241,6 +226,13 @@ def test_digest():
     assert digest({"w": torch.zeros(2, 3)}) == digest(states[0])
 
 
+def flip_a_bit(path):
+    torch.save({"epoch": torch.zeros(1000)}, path)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
 BAD_FILES = {
     "hostile pickle": lambda path, mark: path.write_bytes(pickle.dumps(Hostile(mark))),
     "hostile archive": lambda path, mark: torch.save({"epoch": 0, "model": Hostile(mark)}, path),
@@ -250,6 +242,7 @@ BAD_FILES = {
         torch.save({"epoch": torch.zeros(1000)}, path),
         path.write_bytes(path.read_bytes()[:700]),
     ),
+    "one bit": lambda path, mark: flip_a_bit(path),
     "a folder": lambda path, mark: path.mkdir(),
 }
 

@@ -7,18 +7,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import QUICK, Listed, digits, held, interrupt, lend, mlp
+from helpers import QUICK, Listed, cut_off, digits, held, lend, mlp
 from small_records import EXPERIMENT, PROVENANCE, written
 from torch import nn
 from torch.utils.data import DataLoader
 
-import coreFunction
 from coreFunction import pipeline, run, run_all
 from deepnet import machine
-from deepnet.records import reading
 from deepnet.records.folder import RunFolder
 from deepnet.records.publish import publish
 from deepnet.records.reading import find_record
+from deepnet.training import loop
 from experimentTable import EXPERIMENTS, UsageError
 
 
@@ -76,6 +75,7 @@ REFUSALS: dict[str, Callable[[], object]] = {  # one from each place that refuse
     "no loss": lambda: train(loss=lambda outputs, _: outputs),
     "no model": lambda: pipeline("mlp", digits(), held(), name="mine"),
     "a model for other images": lambda: train(nn.Sequential(nn.Flatten(), nn.Linear(63, 10))),
+    "nothing to train": lambda: train(trainable=()),
     "a frozen model": lambda: train(mlp().requires_grad_(False)),
     "no images": lambda: train(train_set=digits(0, 0)),
     "a batch size beside a loader": lambda: train(train_set=DataLoader(digits(), 50)),
@@ -114,13 +114,6 @@ def test_finished_record(finished, call):
     assert everything(finished) == before
 
 
-def test_finished_record_and_run_all(finished, capsys):
-    before = everything(finished)
-    assert run_all(replace(EXPERIMENTS["MLP_4"], lr=1e-3)) == []
-    assert "holds another run named MLP_4" in capsys.readouterr().out
-    assert everything(finished) == before
-
-
 @pytest.mark.parametrize("seconds", ["30", "0"])
 def test_first_run(runs_dir, monkeypatch, seconds):
     """It leaves no record, unless there is a checkpoint to resume from."""
@@ -143,7 +136,7 @@ def test_error_before_the_first_checkpoint(finished, monkeypatch, error):
         raise error
 
     before = everything(finished / "own" / "mine" / "seed-0")
-    monkeypatch.setattr(coreFunction, "train_epoch", end)
+    monkeypatch.setattr(loop, "train_epoch", end)
     with pytest.raises(error):
         train()
     moved = list((finished / "own" / "mine").glob("seed-0.*"))
@@ -157,13 +150,9 @@ def test_error_before_the_first_checkpoint(finished, monkeypatch, error):
 
 
 @pytest.fixture
-def interrupted(runs_dir, monkeypatch):
+def interrupted(runs_dir):
     """A run that was interrupted in its third epoch, with a row more than its checkpoint."""
-    monkeypatch.setenv("CHECKPOINT_SECONDS", "0")
-    real, calls = coreFunction.train_epoch, iter(range(9))
-    third = lambda *args, **options: interrupt() if next(calls) == 2 else real(*args, **options)  # noqa: E731
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(coreFunction, "train_epoch", third)
+    with cut_off(3):
         train()
     folder = find_record("mine", "own").path
     with (folder / "rows.jsonl").open("a") as file:
@@ -200,13 +189,12 @@ def test_other_precision_or_version(runs_dir, key, value):
     assert everything(runs_dir) == before
 
 
-def test_evidence(runs_dir, tmp_path, monkeypatch):
-    monkeypatch.setattr(reading, "EVIDENCE", tmp_path / "evidence")
+def test_evidence(runs_dir, evidence):
     publish(written(runs_dir))
-    before = everything(tmp_path / "evidence")
+    before = everything(evidence)
     with RunFolder(EXPERIMENT, runs_dir) as folder:
         folder.start({"lr": 0.1}, PROVENANCE | {"dirty": True}, fresh=True)
         record = folder.finish({"status": "finished", "reason": None})
     with pytest.raises(UsageError, match="uncommitted code"):
         publish(record)
-    assert everything(tmp_path / "evidence") == before
+    assert everything(evidence) == before

@@ -20,12 +20,9 @@ from pathlib import Path
 import faults
 import optuna
 import pytest
-import torch
 from faults import ANYWHERE, PLACES, Reference, Tally, die_at, finish, kill, leap, log_of, series, start, tally_rows
 from helpers import ROOT, needs_fork
-from small_records import Hostile
 
-import coreFunction
 from deepnet.records.provenance import provenance
 from deepnet.records.reading import Record
 
@@ -89,7 +86,7 @@ def assert_whole(runs: Path, trials: int = 5) -> list[Record]:
     return made
 
 
-def test_search_of_three_processes_one_killed(reference, tmp_path):
+def test_search_of_three_processes_one_killed(tmp_path):
     runs, rows = tmp_path / "runs", tmp_path / "rows"
     tally = partial(tally_rows, rows)
     assert kill("search", runs, tally, partial(die_at, CHECKPOINT, "after", 1))  # so that there is something to join
@@ -121,19 +118,6 @@ def test_search_waits_for_a_stopped_process(tmp_path):
         process.join(faults.AT_MOST)
     assert [process.exitcode for process in (slow, other)] == [0, 0], log_of(runs).read_text()
     assert_whole(runs)
-
-
-def test_search_killed_twice(tmp_path, monkeypatch):
-    monkeypatch.setitem(faults.JOBS, "search", lambda: coreFunction.search(faults.SWEEP, 12, base="MLP_res_5"))
-    runs, begun = tmp_path / "runs", {}
-    for nth in (5, 6):  # of two a trial
-        assert kill("search", runs, partial(die_at, CHECKPOINT, "after", nth))
-        (cut_off,) = [record for record in faults.records(runs) if not record.result]
-        begun[cut_off.name] = cut_off.settings["identity"]
-    assert list(begun) == ["search_3", "search_6"]
-    finish("search", runs)
-    made = {record.name: record.settings["identity"] for record in assert_whole(runs, 12)}
-    assert begun.items() <= made.items()
 
 
 def summary(tallies: dict[str, Tally], seconds: float) -> str:
@@ -213,16 +197,6 @@ def goes_on(reference: Callable[[str], Reference], job: str, runs: Path) -> None
     assert not reference(job).harm(runs)
 
 
-@pytest.mark.parametrize(
-    ("room", "file"), [(0, "settings.json"), (100_000, "checkpoint.pt"), (800_000, "checkpoint.pt")]
-)
-def test_full_disk(reference, disk, room, file):
-    """No room for anything, for no checkpoint, and for one beside which the next does not fit."""
-    with full(disk, room):
-        refused(disk, "cannot write records to ", f"{file} (No space left on device); {WAY_ON}")
-    goes_on(reference, "early stopping", disk)
-
-
 def test_read_only_disk(reference, disk):
     assert kill("early stopping", disk, partial(die_at, CHECKPOINT, "after", 3))
     with read_only(disk):
@@ -238,35 +212,6 @@ def test_search_on_such_a_disk(reference, disk, hindered):
     assert str(disk) in said[-1]
     assert not any("Traceback" in line for line in said)
     goes_on(reference, "search", disk)
-
-
-# ---------------------------------------------------------------- a checkpoint that is none
-
-
-def flipped(path: Path, mark: Path) -> None:
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(content)
-
-
-DAMAGE = {
-    "cut off": lambda path, mark: os.truncate(path, path.stat().st_size // 2),
-    "one bit": flipped,
-    "garbage": lambda path, mark: path.write_bytes(random.Random(0).randbytes(path.stat().st_size)),
-    "hostile": lambda path, mark: torch.save({"epoch": 1, "model": Hostile(mark)}, path),
-}
-
-
-@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
-def test_damaged_checkpoint(reference, tmp_path, damage):
-    runs, mark = tmp_path / "runs", tmp_path / "executed"
-    assert kill("early stopping", runs, partial(die_at, CHECKPOINT, "after", 3))
-    (checkpoint,) = runs.rglob("checkpoint.pt")
-    damage(checkpoint, mark)
-    refused(runs, f"{checkpoint} cannot be read (", "); remove it to start this run again")
-    assert not mark.exists()
-    checkpoint.unlink()
-    goes_on(reference, "early stopping", runs)
 
 
 # ---------------------------------------------------------------- clocks

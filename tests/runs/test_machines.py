@@ -10,7 +10,7 @@ from functools import partial
 
 import pytest
 import torch
-from helpers import ROOT, python, refused, untimed
+from helpers import ROOT, python, raising, refused, untimed
 
 import coreFunction
 from coreFunction import run_all
@@ -131,7 +131,7 @@ def test_worker_of_a_pool_dies(runs_dir, tiny):
 
 
 def test_parent_is_in_the_estimate_once(monkeypatch, capsys):
-    monkeypatch.setattr(coreFunction, "run", lambda *_, **__: (_ for _ in ()).throw(UsageError("no data")))
+    monkeypatch.setattr(coreFunction, "run", raising(UsageError("no data")))
     names = ("fine_tune_2", "early_stopping", "fine_tune_2")
     run_all(*names)
     whole = sum(estimated_seconds(experiment(name, "sample")) for name in ("train_resnet", "fine_tune_1", *names[:2]))

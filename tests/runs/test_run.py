@@ -1,20 +1,21 @@
 """The table's rows, cut to two steps each: records of every kind, chains of parents, evidence, variants, failures."""
 
 import shutil
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
 import torch
-from helpers import ANALYSES, TRAININGS, found, interrupt, lend, refused, same, state, untimed
+from helpers import ANALYSES, TRAININGS, cut_off, found, lend, refused, same, state, untimed
 
 import coreFunction
 from coreFunction import build, run, run_all
 from deepnet.analyses import kinds
 from deepnet.analyses.baseline import CS
-from deepnet.records import reading
 from deepnet.records.folder import RunFolder
 from deepnet.records.reading import find_record
+from deepnet.runs import single
+from deepnet.training import loop
 from deepnet.training.metrics import accuracy
 from experimentTable import EXPERIMENTS, RunLockedError, experiment
 
@@ -22,18 +23,17 @@ from experimentTable import EXPERIMENTS, RunLockedError, experiment
 @pytest.fixture
 def no_training(monkeypatch):
     """Whatever trains an epoch fails the test."""
-    for module in (coreFunction, kinds):
+    for module in (loop, kinds):
         monkeypatch.setattr(module, "train_epoch", lambda *_: pytest.fail("an epoch was trained"))
 
 
 @pytest.fixture
-def evidence(made, monkeypatch, tmp_path):
+def evidence(made, evidence):
     """MLP_4 and, without its weights, train_resnet as committed records."""
-    monkeypatch.setattr(reading, "EVIDENCE", tmp_path / "evidence")
     for name in ("MLP_4", "train_resnet"):
-        target = tmp_path / "evidence" / "sample" / name
-        shutil.copytree(made / "sample" / name, target, ignore=shutil.ignore_patterns("*.pt"))
-    return tmp_path / "evidence"
+        without = shutil.ignore_patterns("*.pt")
+        shutil.copytree(made / "sample" / name, evidence / "sample" / name, ignore=without)
+    return evidence
 
 
 # ---------------------------------------------------------------- a record of every kind
@@ -157,13 +157,9 @@ def test_parent_without_weights_in_the_evidence(evidence, capsys, tiny):
     assert "train_resnet (seed 0) has no weights here; it is trained first" in capsys.readouterr().out
 
 
-def test_resume_after_interrupt(made, monkeypatch, capsys, tiny, runs_dir):
-    monkeypatch.setenv("CHECKPOINT_SECONDS", "0")
-    evaluate, calls = coreFunction.evaluate, iter(range(9))
-    with monkeypatch.context() as patch:
-        patch.setattr(coreFunction, "evaluate", lambda *a, **b: interrupt() if next(calls) == 1 else evaluate(*a, **b))
-        with pytest.raises(KeyboardInterrupt):
-            run_all("MLP_4")
+def test_resume_after_interrupt(made, capsys, tiny):
+    with cut_off(1):
+        run_all("MLP_4")
     assert capsys.readouterr().out.endswith("interrupted; the same call goes on from here\n")
     assert len(find_record("MLP_4", "sample").rows) == 1
     assert untimed(run_all("MLP_4")[0].rows) == untimed(found(made, "MLP_4").rows)
@@ -197,6 +193,8 @@ def test_rows_own_seed_and_profile(made, runs_dir, tiny, monkeypatch):
         ({"profile": "cpu"}, {"profile": "sample"}, ("MLP_4 is a row of the profile cpu", "profile='sample'")),
         ({}, {"seeds": ()}, ("seeds are empty", "seeds=(0,)")),
         ({}, {"seeds": (0, -1)}, ("seed must be a whole number of at least 0",)),
+        ({}, {"seeds": 0}, ("such as (0, 1), not 0",)),
+        ({}, {"seeds": (0, 2.0)}, ("seed must be a whole number of at least 0",)),
         ({}, {"seeds": "01"}, ("seed must be a whole number of at least 0", "'0'")),
     ],
 )
@@ -235,17 +233,18 @@ def test_other_experiment_of_the_same_name(made, runs_dir, tiny, capsys, no_trai
         (lambda: run("MLP_4", wandb="x"), ("wandb must be True, False or a W&B run, got 'x'",)),
         (lambda: run("MLP_4", evidence="no"), ("evidence must be True or False, got 'no'",)),
         (lambda: run_all("MLP_4", executor=ProcessPoolExecutor), ("executor must be one of concurrent.futures",)),
+        (lambda: run_all("MLP_4", executor=ThreadPoolExecutor(2)), ("threads share torch's random numbers",)),
+        (lambda: run(5), ("expected an experiment or its name", "'MLP_4'", "got 5")),
+        (lambda: run_all(["MLP_4"]), ("expected an experiment or its name", "'MLP_4'", "got ['MLP_4']")),
+        (
+            lambda: run(replace(EXPERIMENTS["MLP_4"], name="on_colour", dataset="cifar10")),
+            ("cannot take a batch of shape (2, 3, 28, 28)",),
+        ),
     ],
 )
 def test_refusals(action, words, tiny, runs_dir):
     refused(action, *words)
     assert not runs_dir.exists()
-
-
-def test_options_are_checked_before_records(made, runs_dir, tiny, no_training):
-    lend(made, runs_dir, "MLP_4")
-    refused(lambda: run_all("MLP_4", executor=3), "executor must be one of concurrent.futures")
-    refused(lambda: run("MLP_4", stop=True), "stop must be a function")
 
 
 def test_finished_parent_without_weights(made, runs_dir, tiny, capsys, no_training):
@@ -285,14 +284,14 @@ def test_loss_that_is_not_finite(tiny, capsys, monkeypatch):
     assert "MLP_4_far (seed 0) failed: the" in capsys.readouterr().out
     record = find_record("MLP_4_far", "sample")
     assert record.result["status"] == "failed"
-    monkeypatch.setattr(coreFunction, "train_epoch", lambda *_: pytest.fail("trained again"))
+    monkeypatch.setattr(loop, "train_epoch", lambda *_: pytest.fail("trained again"))
     assert run(exp).result == record.result
 
 
 def test_locked_run_is_tried_again_at_the_end(tiny, runs_dir, monkeypatch, capsys):
     holder = RunFolder(experiment("MLP_4", "sample"), runs_dir)
     holder.__enter__()
-    fit = coreFunction.fit
+    fit = single.fit
 
     def release_after(model, train, held, exp, *arguments, **options):
         record = fit(model, train, held, exp, *arguments, **options)
@@ -300,7 +299,7 @@ def test_locked_run_is_tried_again_at_the_end(tiny, runs_dir, monkeypatch, capsy
             holder.__exit__(None)
         return record
 
-    monkeypatch.setattr(coreFunction, "fit", release_after)
+    monkeypatch.setattr(single, "fit", release_after)
     assert [record.name for record in run_all("MLP_4", "MLP_res_5")] == ["MLP_4", "MLP_res_5"]
     assert "MLP_4 (seed 0) is being trained by another process" in capsys.readouterr().out
 

@@ -5,7 +5,7 @@ import os
 import signal
 import subprocess
 import sys
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
 
 import pytest
 import torch
@@ -50,11 +50,6 @@ def test_failure_does_not_stop_the_others(made, runs_dir, tiny, capsys):
         records = run_all("MLP_4", "MLP_res_5", executor=pool)
     assert [record.name for record in records] == ["MLP_res_5"]
     assert "result.json is damaged" in capsys.readouterr().out
-
-
-def test_threads_are_refused(tiny):
-    with ThreadPoolExecutor(2) as pool:
-        refused(lambda: run_all("MLP_4", executor=pool), "threads share torch's random numbers", "ProcessPoolExecutor")
 
 
 @needs_fork

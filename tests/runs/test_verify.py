@@ -15,11 +15,11 @@ from scipy import stats
 import coreFunction
 from coreFunction import run_all, verify
 from deepnet.claims.intervals import wilson_interval
-from deepnet.records import reading
 from deepnet.records.files import sha256
 from deepnet.records.reading import Record
 from deepnet.runs import verification
 from deepnet.runs.verification import compare
+from deepnet.training import loop
 from deepnet.training.optimizers import OPTIMIZERS
 from experimentTable import EXPERIMENTS
 
@@ -37,14 +37,12 @@ def more_seeds(tmp_path_factory):
 
 
 @pytest.fixture
-def evidence(made, more_seeds, tmp_path, monkeypatch, tiny):
+def evidence(made, more_seeds, evidence, tiny):
     """Runs of every kind as committed records, in a folder that the test may change; MLP_4 has three seeds."""
-    folder = tmp_path / "evidence"
     for root in (made, more_seeds):
         without = shutil.ignore_patterns("*.pt", ".*")
-        shutil.copytree(root / "sample", folder / "sample", ignore=without, dirs_exist_ok=True)
-    monkeypatch.setattr(reading, "EVIDENCE", folder)
-    return folder / "sample"
+        shutil.copytree(root / "sample", evidence / "sample", ignore=without, dirs_exist_ok=True)
+    return evidence / "sample"
 
 
 @pytest.fixture
@@ -57,8 +55,8 @@ def slower(monkeypatch):
 @pytest.fixture
 def trained(monkeypatch):
     """Counts the epochs that are trained."""
-    epochs, train_epoch = [], coreFunction.train_epoch
-    monkeypatch.setattr(coreFunction, "train_epoch", lambda *a, **named: epochs.append(a) or train_epoch(*a, **named))
+    epochs, train_epoch = [], loop.train_epoch
+    monkeypatch.setattr(loop, "train_epoch", lambda *a, **named: epochs.append(a) or train_epoch(*a, **named))
     return epochs
 
 
@@ -381,6 +379,6 @@ def test_json(evidence, call):
 
 
 def test_interrupt(evidence, call, monkeypatch):
-    monkeypatch.setattr(coreFunction, "train_epoch", interrupt)
+    monkeypatch.setattr(loop, "train_epoch", interrupt)
     status, _, err = call("verify", "MLP_4")
     assert (status, err) == (1, "interrupted; the same command begins again\n")

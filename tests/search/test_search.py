@@ -8,11 +8,10 @@ import numpy as np
 import optuna
 import pytest
 import torch
-from helpers import interrupt, refused
+from helpers import cut_off, interrupt, raising, refused
 
 import coreFunction
 from coreFunction import join, search
-from deepnet.records import reading
 from deepnet.records.files import WriteError
 from deepnet.records.reading import find_record
 from deepnet.search import searching, trials
@@ -59,20 +58,15 @@ def states(name="search"):
 @pytest.fixture
 def trained(monkeypatch):
     """The names of the runs that are trained."""
-    found, train = [], coreFunction._train
-    monkeypatch.setattr(coreFunction, "_train", lambda exp, *a: (found.append(exp.name), train(exp, *a))[1])
+    found, train = [], coreFunction.prepare_training
+    monkeypatch.setattr(coreFunction, "prepare_training", lambda exp, *a: (found.append(exp.name), train(exp, *a))[1])
     return found
 
 
 @pytest.fixture
-def as_evidence(runs_dir, tmp_path, monkeypatch):
+def as_evidence(runs_dir, evidence):
     """Makes all records committed ones, as in a clone."""
-
-    def move():
-        runs_dir.rename(tmp_path / "evidence")
-        monkeypatch.setattr(reading, "EVIDENCE", tmp_path / "evidence")
-
-    return move
+    return lambda: runs_dir.rename(evidence)
 
 
 # ---------------------------------------------------------------- what is trained, and what is not
@@ -136,13 +130,9 @@ def test_report_search_is_read(trained):
     assert 1e-6 <= following["lr"] <= 1e-2 and following["batch_size"] in (16, 32, 64, 128, 256)
 
 
-def test_resume_after_interrupt(monkeypatch, trained):
-    monkeypatch.setenv("CHECKPOINT_SECONDS", "0")
-    evaluate, calls = coreFunction.evaluate, iter(range(99))
-    with monkeypatch.context() as patch:  # in the second trial's second evaluation of three
-        patch.setattr(coreFunction, "evaluate", lambda *a, **b: interrupt() if next(calls) == 4 else evaluate(*a, **b))
-        with pytest.raises(KeyboardInterrupt):
-            search(SMALL, 3, base="MLP_4")
+def test_resume_after_interrupt(trained):
+    with cut_off(4):  # in the second trial's second evaluation of three
+        search(SMALL, 3, base="MLP_4")
     begun = find_record("search_2", "sample")
     assert not begun.result
     trained.clear()
@@ -266,7 +256,7 @@ def test_probabilities():
     ],
 )
 def test_failed_trial_is_passed_over(error, reason, monkeypatch, capsys):
-    trained, train = [], coreFunction._train
+    trained, train = [], coreFunction.prepare_training
 
     def failing(exp, *arguments):
         trained.append(exp.name)
@@ -274,7 +264,7 @@ def test_failed_trial_is_passed_over(error, reason, monkeypatch, capsys):
             raise error
         return train(exp, *arguments)
 
-    monkeypatch.setattr(coreFunction, "_train", failing)
+    monkeypatch.setattr(coreFunction, "prepare_training", failing)
     assert {*names(search(SMALL, 3, base="MLP_4"))} == {"search_1", "search_3"}
     assert capsys.readouterr().out.count(f"search_2 (seed 0) failed: {reason}\n") == 1
     assert states() == (["COMPLETE", "FAIL", "COMPLETE"], {"failed_2": reason})
@@ -301,7 +291,7 @@ def test_loss_that_is_not_finite(capsys):
 def test_error_that_is_not_the_trials(error, monkeypatch):
     """It ends the search, and the same call resumes the trial."""
     with monkeypatch.context() as patch:
-        patch.setattr(coreFunction, "_train", lambda *_: (_ for _ in ()).throw(error))
+        patch.setattr(coreFunction, "prepare_training", raising(error))
         with pytest.raises(type(error)):
             search(SMALL, 1, base="MLP_4")
     assert states() == (["RUNNING"], {})
@@ -310,7 +300,7 @@ def test_error_that_is_not_the_trials(error, monkeypatch):
 
 def test_locked_run_is_waited_for(monkeypatch):
     monkeypatch.setattr(searching, "POLL_SECONDS", 0.01)
-    calls, train = [], coreFunction._train
+    calls, train = [], coreFunction.prepare_training
 
     def locked_twice(exp, *arguments):
         calls.append(exp.name)
@@ -318,14 +308,14 @@ def test_locked_run_is_waited_for(monkeypatch):
             raise RunLockedError("search_1 is being trained by another process")
         return train(exp, *arguments)
 
-    monkeypatch.setattr(coreFunction, "_train", locked_twice)
+    monkeypatch.setattr(coreFunction, "prepare_training", locked_twice)
     assert names(search(SMALL, 1, base="MLP_4")) == ["search_1"]
     assert calls == ["search_1"] * 3
     assert states() == (["COMPLETE"], {})
 
 
 def test_without_the_parent_no_trial_is_begun(monkeypatch):
-    monkeypatch.setattr(coreFunction, "_train", lambda *_: (_ for _ in ()).throw(UsageError("the data are missing")))
+    monkeypatch.setattr(coreFunction, "prepare_training", raising(UsageError("the data are missing")))
     refused(lambda: search(REPORT_SWEEP, 2), "the data are missing")
     assert states() == ([], {})
 

@@ -8,25 +8,18 @@ import threading
 
 import pytest
 from helpers import refused
-from offline import flat, history, name_of, offline_runs, summary
+from offline import exit_code, flat, history, name_of, offline_runs, summary
+from test_search import SMALL
 
-import coreFunction
 from coreFunction import join, search
 from deepnet.records.reading import find_record
 from deepnet.search import searching
 from deepnet.search.sweep import REPORT_SWEEP
+from deepnet.training import loop
 
 wandb = pytest.importorskip("wandb", reason="wandb is not installed")
 pytestmark = pytest.mark.usefixtures("account", "tiny")
-SWEEP = {
-    "method": "bayes",
-    "metric": {"name": "train_loss", "goal": "minimize"},
-    "parameters": {
-        "lr": {"distribution": "log_uniform_values", "min": 1e-4, "max": 1e-1},
-        "batch_size": {"values": [8, 16]},
-    },
-}
-DRAWN = [{"lr": 0.09, "batch_size": 8}, {"lr": 0.001, "batch_size": 16}, {"lr": 0.02, "batch_size": 8}]
+DRAWN = [{"lr": 0.09, "batch_size": 16}, {"lr": 0.001, "batch_size": 32}, {"lr": 0.02, "batch_size": 16}]
 
 
 class Server:
@@ -70,9 +63,9 @@ def server(monkeypatch):
 
 
 def test_trials_are_written_to_the_agents_runs(server, runs_dir, capfd):
-    records = search(SWEEP, 3, base="MLP_4")
+    records = search(SMALL, 3, base="MLP_4")
     out, err = capfd.readouterr()
-    assert server.sweeps == [({"name": "search"} | SWEEP, "cnn-and-deep-network")]
+    assert server.sweeps == [({"name": "search"} | SMALL, "cnn-and-deep-network")]
     assert server.agents == [("sweep123", "cnn-and-deep-network", 1)] * 3
     losses = [min(record.column("train_loss", trained_only=True)) for record in records]
     assert losses == sorted(losses)
@@ -104,10 +97,6 @@ def configuration(lines):
     return values
 
 
-def exit_code(lines):
-    return next(line["exit"] for line in lines if line["type"] == "exit").get("exit_code", 0)
-
-
 def test_resume_after_stop(server, runs_dir, monkeypatch):
     """As by Ctrl-C, which W&B's agent keeps to itself and answers with an Exception in the trial's thread."""
 
@@ -115,11 +104,11 @@ def test_resume_after_stop(server, runs_dir, monkeypatch):
         raise Exception
 
     with monkeypatch.context() as patch:
-        patch.setattr(coreFunction, "evaluate", stop)
-        refused(lambda: search(SWEEP, 2, base="MLP_4"), "W&B's agent was stopped", "the same call resumes")
+        patch.setattr(loop, "evaluate", stop)
+        refused(lambda: search(SMALL, 2, base="MLP_4"), "W&B's agent was stopped", "the same call resumes")
     begun = find_record("search_1", "sample")
     assert not begun.result
-    records = search(SWEEP, 2, base="MLP_4")
+    records = search(SMALL, 2, base="MLP_4")
     assert sorted(record.name for record in records) == ["search_1", "search_2"]
     assert find_record("search_1", "sample").settings["identity"] == begun.settings["identity"]
     assert [find_record(f"search_{k}", "sample").settings["identity"]["lr"] for k in (1, 2)] == [0.09, 0.001]
@@ -134,13 +123,13 @@ def test_resume_after_stop(server, runs_dir, monkeypatch):
 
 def test_failed_trial_is_passed_over(server, runs_dir):
     server.values = [{"lr": 1e38}, {"lr": 1e-3}]
-    grid = SWEEP | {"method": "grid", "parameters": {"lr": {"values": [1e38, 1e-3]}}}
+    grid = SMALL | {"method": "grid", "parameters": {"lr": {"values": [1e38, 1e-3]}}}
     assert [record.name for record in search(grid, 9, base="MLP_4")] == ["search_2"]
     assert [exit_code(lines) for lines in offline_runs(runs_dir)] == [1, 0]
 
 
 def test_sweep_without_more_trials(server, runs_dir, monkeypatch):
-    refused(lambda: search(SWEEP, 4, base="MLP_4"), "sweep123 gives no more trials")
+    refused(lambda: search(SMALL, 4, base="MLP_4"), "sweep123 gives no more trials")
     monkeypatch.setattr(searching, "wandb_mode", lambda: "offline")
     assert len(join()) == 4
     assert [len(history(lines)) for lines in offline_runs(runs_dir)] == [3] * 4
@@ -165,5 +154,5 @@ def test_wandb_accepts_the_report_sweep():
 def test_wandb_makes_no_sweep(monkeypatch, runs_dir):
     monkeypatch.setattr(searching, "wandb_mode", lambda: "online")
     monkeypatch.setenv("WANDB_API_KEY", "nonsense")
-    refused(lambda: search(SWEEP, 1, base="MLP_4"), "W&B makes no sweep (", "WANDB_MODE=offline")
+    refused(lambda: search(SMALL, 1, base="MLP_4"), "W&B makes no sweep (", "WANDB_MODE=offline")
     assert not list(runs_dir.rglob("settings.json"))

@@ -164,13 +164,8 @@ def test_resnet18_in_bf16_uses_im2col_from_layer2_on(monkeypatch, with_bf16):
     im2col = Counted(conv2d_im2col)
     monkeypatch.setattr(convolutions, "conv2d_im2col", im2col)
     model = MODELS["resnet18"]()
-    train_epoch(
-        model,
-        [(torch.randn(2, 3, 64, 64), torch.arange(2))],
-        torch.optim.SGD(model.parameters(), lr=0.01),
-        "bf16",
-        fast=True,
-    )
+    batches, optimizer = [(torch.randn(2, 3, 64, 64), torch.arange(2))], torch.optim.SGD(model.parameters(), lr=0.01)
+    train_epoch(model, batches, optimizer, "bf16", fast=True)
     assert im2col.shapes[-5:] == [(2, 256, 4, 4), (2, 512, 2, 2), (2, 256, 4, 4), (2, 512, 2, 2), (2, 512, 2, 2)]
     assert len(im2col.shapes) == 15
 

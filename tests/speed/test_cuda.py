@@ -23,16 +23,8 @@ from myModel import train_only
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
 
 ROWS = [
-    "MLP_33",
-    "MLP_res_15",
-    "MLP_33_fp64",
-    "CNN_10",
-    "CNN_30",
-    "CNN_res_16",
-    "train_resnet",
-    "fine_tune_2",
-    "dropout",
-]
+    "MLP_33", "MLP_res_15", "MLP_33_fp64", "CNN_10", "CNN_30", "CNN_res_16", "train_resnet", "fine_tune_2", "dropout",
+]  # fmt: skip
 
 
 def trained(exp: Experiment, graph: bool, epochs: int = 2) -> tuple[str, list[dict]]:

@@ -110,7 +110,7 @@ def test_weights_as_an_artifact(runs_dir):
     assert len(offline_runs(runs_dir)) == 1
 
 
-def test_offline_files_lie_in_one_folder(runs_dir, monkeypatch, tmp_path, tiny):
+def test_offline_files_lie_in_one_folder(runs_dir, monkeypatch, tiny):
     """The images of tables and the weights too, which W&B would put into the user's folder."""
     monkeypatch.delenv("WANDB_DATA_DIR")
     run("MLP_4")
@@ -134,10 +134,15 @@ def test_summary_where_the_tables_fail(runs_dir, monkeypatch, capfd):
 # ---------------------------------------------------------------- run.py sync
 
 
-def test_sync_writes_all_records_and_figures(runs_dir, made, monkeypatch, call):
-    lend(made, runs_dir, "MLP_4", "fine_tune_1", "distribution")
+@pytest.fixture
+def offline(monkeypatch):
+    """W&B is offline, and the committed records are left aside."""
     monkeypatch.setenv("EVIDENCE", "0")
     monkeypatch.setenv("WANDB_MODE", "offline")
+
+
+def test_sync_writes_all_records_and_figures(runs_dir, made, offline, call):
+    lend(made, runs_dir, "MLP_4", "fine_tune_1", "distribution")
     status, out, err = call("sync", "--weights")
     numbers = ["1.1", "2.1", "2.3", "2.4", "3.1", "3.3", "3.3b", "5.1"]
     assert (status, err) == (0, "")
@@ -155,10 +160,8 @@ def test_sync_writes_all_records_and_figures(runs_dir, made, monkeypatch, call):
         assert np.array_equal(np.asarray(Image.open(file).convert("RGB")), np.asarray(drawn))
 
 
-def test_sync_of_named_runs(runs_dir, made, monkeypatch, call):
+def test_sync_of_named_runs(runs_dir, made, offline, call):
     lend(made, runs_dir, "MLP_4", "CNN_10", "distribution")
-    monkeypatch.setenv("EVIDENCE", "0")
-    monkeypatch.setenv("WANDB_MODE", "offline")
     assert call("sync", "distribution", "--chapter", "4", "--seeds", "0")[0] == 0
     written = [name_of(lines) for lines in offline_runs(runs_dir)]
     assert written == ["distribution-seed0", "CNN_10-seed0", "figures-sample"]
@@ -187,11 +190,10 @@ def test_sync_refusals(runs_dir, made, monkeypatch, call, environment, arguments
     assert not (runs_dir / "wandb").exists()
 
 
-def test_sync_that_fails(runs_dir, made, monkeypatch, call):
+def test_sync_that_fails(runs_dir, made, offline, monkeypatch, call):
     import wandb
 
     lend(made, runs_dir, "MLP_4")
-    monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setattr(wandb, "plot_table", lambda *_: 1 / 0)
     status, out, err = call("sync", "MLP_4")
     assert (status, out) == (1, "W&B: division by zero; the records are whole.\n")

@@ -5,58 +5,19 @@ from dataclasses import replace
 from fractions import Fraction
 
 import pytest
-import torch
-from helpers import refused
-from torch import nn
-from torch.utils.data import TensorDataset
+from helpers import raising, refused
 
 import coreFunction
-from coreFunction import pipeline, run, run_all, search, verify
+from coreFunction import run, run_all
 from deepnet import machine
 from deepnet.figures.registry import draw
 from deepnet.records.folder import checkpoint_seconds
 from deepnet.records.reading import roots
 from deepnet.runs import queue
-from deepnet.search.sweep import REPORT_SWEEP
 from deepnet.training.recipe import fast_by_default
 from experimentTable import EXPERIMENTS, PROFILES, Experiment, UsageError, identity
 
-
-def refuse(*_, **__):
-    """In place of a run: no data."""
-    raise UsageError("no data")
-
-
-IMAGES = TensorDataset(torch.rand(8, 1, 4, 4), torch.arange(8) % 2)
-
-
-def test_a_model_whose_output_is_no_row_of_scores_is_refused(runs_dir):
-    with pytest.raises(UsageError, match=r"gives \(2, 3, 4, 4\) for 2 images.*flatten"):
-        pipeline(nn.Conv2d(1, 3, 1), IMAGES, IMAGES, name="flat", wandb=False)
-
-
-def test_an_unknown_child_is_refused_before_the_old_record_is_moved(runs_dir):
-    model = nn.Sequential(nn.Flatten(), nn.Linear(16, 2))
-    made = pipeline(model, IMAGES, IMAGES, name="mine", epochs=1, wandb=False)
-    with pytest.raises(UsageError, match="unknown child 'fc'"):
-        pipeline(model, IMAGES, IMAGES, name="mine", epochs=1, wandb=False, trainable=("fc",))
-    assert (made.path / "result.json").exists()
-
-
-def test_a_model_that_cannot_take_its_data_set_is_refused(runs_dir):
-    with pytest.raises(UsageError, match=r"cannot take a batch of shape \(2, 3, 28, 28\)"):
-        run(replace(EXPERIMENTS["MLP_4"], name="MLP_on_colour", dataset="cifar10", profile="sample"), wandb=False)
-
-
-@pytest.mark.parametrize(("field", "value"), [("lr", True), ("dropout", False), ("record_gradients", "yes")])
-def test_a_truth_value_is_no_number_and_a_word_no_truth_value(field, value):
-    with pytest.raises(UsageError, match=field):
-        Experiment("x", model="MLP_4", **{"lr": 0.1, field: value})
-
-
-def test_seeds_are_a_sequence(runs_dir):
-    with pytest.raises(UsageError, match=r"such as \(0, 1\), not 0"):
-        run_all("MLP_4", seeds=0)
+refuse = raising(UsageError("no data"))  # in place of a run
 
 
 # the second is torch's device without memory
@@ -105,15 +66,6 @@ def test_epochs_that_the_profile_would_pass_over_are_refused(runs_dir, name, epo
     assert identity(replace(longer, family="", chapter=0))["epochs"] == epochs  # without a family it has its own
 
 
-def test_a_checkpoint_of_other_contents_is_refused_and_kept(runs_dir, tiny):
-    exp = replace(EXPERIMENTS["MLP_4"], name="cut", profile="sample")
-    unfinished = run(exp, wandb=False, stop=lambda: True)
-    torch.save({"epoch": 0, "model": {}}, unfinished.path / "checkpoint.pt")
-    with pytest.raises(UsageError, match=r"is no checkpoint of this run .*remove it to start again"):
-        run(exp, wandb=False)
-    assert (unfinished.path / "checkpoint.pt").exists()
-
-
 @pytest.mark.parametrize(
     ("profile", "said"), [("sample", "about 9 s"), ("paper", "about 10 s on one H200"), ("cpu", "time not known")]
 )
@@ -145,33 +97,6 @@ def test_who_would_train_for_long_is_told_which_profile_has_the_records(runs_dir
     assert said == [f"profile {other} has records of train_resnet" for other in there]
 
 
-SLIPS = [
-    (lambda: run_all("MLP_4", profile="papr"), "unknown profile 'papr'; did you mean paper?"),
-    (lambda: run_all("MLP_4", "mlp_13"), "unknown experiment 'mlp_13'; did you mean MLP_13?"),
-    (lambda: run_all("MLP_4", seeds=(0, -1)), "seed must be a whole number of at least 0"),
-    (lambda: run_all("MLP_4", seeds=(0, 2.0)), "seed must be a whole number of at least 0"),
-    (lambda: search(REPORT_SWEEP, 1, base="sweep1"), "unknown experiment 'sweep1'; did you mean sweep_1?"),
-    (lambda: search(REPORT_SWEEP, 1, profile="papr"), "unknown profile 'papr'; did you mean paper?"),
-    (
-        lambda: search(REPORT_SWEEP | {"parameters": {"epochs": {"values": [5]}}}, 1),
-        "epochs=5 of sweep_1 has no effect in the profile sample",
-    ),
-    (
-        lambda: search(REPORT_SWEEP | {"parameters": {"model": {"values": ["MLP_4"]}}}, 1),
-        "model='MLP_4' has no effect: sweep_1 starts from",
-    ),
-    (lambda: verify("MLP4"), "unknown experiment 'MLP4'; did you mean MLP_4?"),
-    (lambda: verify("MLP_4", "papr"), "unknown profile 'papr'; did you mean paper?"),
-    (lambda: draw("3.1", "papr"), "unknown profile 'papr'; did you mean paper?"),
-]
-
-
-@pytest.mark.parametrize(("action", "message"), SLIPS, ids=[case[1] for case in SLIPS])
-def test_a_slip_in_a_name_is_told_with_what_was_meant_and_nothing_is_written(runs_dir, tiny, action, message):
-    refused(action, message)
-    assert not runs_dir.exists()
-
-
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
@@ -190,3 +115,7 @@ def test_a_slip_in_a_name_is_told_with_what_was_meant_and_nothing_is_written(run
 def test_a_number_or_a_name_that_is_too_large_is_refused_in_a_short_line(fields, message):
     assert len(refused(lambda: Experiment(**{"name": "x", "model": "MLP_4", "lr": 0.1} | fields), message)) < 200
     assert Experiment("x" * 200, model="MLP_4", lr=1e300).lr == 1e300
+
+
+def test_a_figure_in_an_unknown_profile_is_refused():
+    refused(lambda: draw("3.1", "papr"), "unknown profile 'papr'; did you mean paper?")

@@ -5,12 +5,11 @@ import sys
 from collections import Counter
 
 import pytest
-from helpers import digits, held, mlp, refused, untimed
-from offline import QUICK, flat, forget, history, name_of, offline_runs, summary, table
+from helpers import cut_off, digits, held, mlp, refused, untimed
+from offline import QUICK, exit_code, flat, forget, history, name_of, offline_runs, summary, table
 
 from coreFunction import pipeline, run
 from deepnet.account import wandb_wanted
-from deepnet.records.reading import Record
 from myModel import MODELS, count_parameters
 from utilityFunction import Mirror, mirror
 
@@ -35,22 +34,11 @@ def test_offline_run(runs_dir, capfd):
     assert summary(lines)["status"] == "finished"
 
 
-def test_resumed_run_is_mirrored_from_its_beginning(runs_dir, monkeypatch):
-    monkeypatch.setenv("CHECKPOINT_SECONDS", "0")
-    with monkeypatch.context() as patch:
-        patch.setattr("coreFunction.EarlyStopping.update", lambda *_: 1 / 0)
-        with pytest.raises(ZeroDivisionError):
-            pipeline(mlp(), digits(), held(), wandb=True, name="resumed", **QUICK)
+def test_resumed_run_is_mirrored_from_its_beginning(runs_dir):
+    with cut_off(1):
+        pipeline(mlp(), digits(), held(), wandb=True, name="resumed", **QUICK)
     record = pipeline(mlp(), digits(), held(), wandb=True, name="resumed", resume=True, **QUICK)
     assert history(offline_runs(runs_dir)[-1]) == [flat(row) for row in record.rows]
-
-
-def test_mirror_afterwards(runs_dir, monkeypatch):
-    record = pipeline(mlp(), digits(), held(), name="later", wandb=False, **QUICK)
-    assert offline_runs(runs_dir) == []
-    mirror(Record(record.path))
-    (lines,) = offline_runs(runs_dir)
-    assert history(lines) == [flat(row) for row in record.rows]
 
 
 @pytest.mark.parametrize("way", ["WANDB_MODE", "wandb=False", "record=False"])
@@ -64,27 +52,27 @@ def test_turned_off(runs_dir, monkeypatch, capfd, tmp_path, way):
     assert not (tmp_path / "home").exists()
 
 
-def test_malformed_key(runs_dir, monkeypatch, capfd):
-    monkeypatch.setenv("WANDB_API_KEY", "nonsense")
-    records = [pipeline(mlp(), digits(), held(), wandb=True, name=name, **QUICK) for name in ("one", "two")]
-    out, _ = capfd.readouterr()
-    assert out.startswith("W&B: WANDB_API_KEY invalid")
-    assert out.endswith("; runs are kept offline; `wandb login`, then `wandb sync`, would upload them.\n")
-    assert out.count("\n") == 1
-    assert all(record.finished and len(record.rows) == 3 for record in records)
-    assert len(offline_runs(runs_dir)) == 2
+WRONG_KEY = {"WANDB_API_KEY": "a" * 40, "WANDB_BASE_URL": "http://127.0.0.1:9"}  # where nobody listens
 
 
-def test_wrong_key_and_dead_network(monkeypatch, capfd):
+@pytest.mark.parametrize(
+    ("environment", "problem"),
+    [
+        ({"WANDB_API_KEY": "nonsense"}, "WANDB_API_KEY invalid"),
+        (WRONG_KEY, "Failed to authenticate with http://127.0.0.1:9"),
+    ],
+)
+def test_wrong_key_or_dead_network(runs_dir, monkeypatch, capfd, environment, problem):
     """One line on what failed and where the runs go, for both runs together."""
-    monkeypatch.setenv("WANDB_API_KEY", "a" * 40)
-    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")  # nobody listens there
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
     records = [pipeline(mlp(), digits(), held(), wandb=True, name=name, **QUICK) for name in ("one", "two")]
     out, err = capfd.readouterr()
     (line,) = out.splitlines()
-    assert line.startswith("W&B: Failed to authenticate with http://127.0.0.1:9")
+    assert line.startswith(f"W&B: {problem}")
     assert line.endswith("; runs are kept offline; `wandb login`, then `wandb sync`, would upload them.")
     assert "Traceback" not in err
+    assert len(offline_runs(runs_dir)) == 2
     monkeypatch.setenv("WANDB_MODE", "disabled")
     forget()
     straight = pipeline(mlp(), digits(), held(), wandb=True, name="straight", **QUICK)
@@ -240,17 +228,13 @@ def opened(lines):
     return next(line["run"] for line in lines if line["type"] == "run")
 
 
-def exit_code(lines):
-    return next(line["exit"] for line in lines if line["type"] == "exit").get("exit_code", 0)
-
-
 @pytest.mark.parametrize(("error", "code"), [(ZeroDivisionError(), 1), (KeyboardInterrupt(), 255), (SystemExit(3), 1)])
 def test_run_that_ends_by_an_exception(error, code, runs_dir, monkeypatch):
     def fail(*_):
         raise error
 
     with monkeypatch.context() as patch:
-        patch.setattr("coreFunction.EarlyStopping.update", fail)
+        patch.setattr("deepnet.training.loop.EarlyStopping.update", fail)
         with pytest.raises(type(error)):
             pipeline(mlp(), digits(), held(), wandb=True, name="ended", **QUICK)
     assert Mirror.open == []

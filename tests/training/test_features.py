@@ -139,7 +139,7 @@ FALLS_BACK = [
 @pytest.mark.parametrize(
     ("build", "trainable"), [case[1:] for case in FALLS_BACK], ids=[case[0] for case in FALLS_BACK]
 )
-def test_other_models_are_not_cut_and_train_as_a_whole(monkeypatch, build, trainable):
+def test_other_models_are_not_cut_and_train_as_a_whole(build, trainable):
     model = build()
     train_only(model, trainable)
     assert split(model) is None
@@ -194,15 +194,8 @@ def test_a_cached_prefix_with_batch_normalisation_gives_the_same_weights(monkeyp
 def test_resnet_trains_the_same_behind_its_cache(monkeypatch, trainable, precision, with_bf16):
     """Two steps on 32 sample images: where the chunk is the batch, to the bit."""
     data = load_images("cifar10", "train", "sample", 32).subset(range(32))
-    options = {
-        "trainable": trainable,
-        "lr": 1e-3,
-        "optimizer": "SGD",
-        "epochs": 1,
-        "batch_size": 16,
-        "precision": precision,
-        "fast": True,
-    }
+    options = {"trainable": trainable, "precision": precision, "fast": True}
+    options |= {"lr": 1e-3, "optimizer": "SGD", "epochs": 1, "batch_size": 16}
     results = []
     for cut in (True, False):
         model = resnet(trainable)
@@ -288,7 +281,7 @@ def test_a_data_set_that_may_change_is_read_anew_in_each_epoch(fast, clean):
     assert 0 <= asked_beforehand < 100
 
 
-def test_what_is_frozen_is_computed_once_where_the_caller_vouches_for_it(monkeypatch):
+def test_what_is_frozen_is_computed_once_where_the_caller_vouches_for_it():
     class Chain(nn.Module):
         def __init__(self):
             super().__init__()

@@ -55,11 +55,9 @@ def test_a_fused_step_on_channels_last_weights_is_the_plain_one(name, precision,
         )
         model.to(memory_format=torch.channels_last)
         exp = Experiment("own", model="MLP_4", optimizer=name, lr=1e-2)
-        optimizer = (
-            getattr(torch.optim, name)(model.parameters(), lr=1e-2, foreach=False)
-            if plain
-            else make_optimizer(exp, model)
-        )
+        optimizer = make_optimizer(exp, model)
+        if plain:
+            optimizer = getattr(torch.optim, name)(model.parameters(), lr=1e-2, foreach=False)
         for _ in range(3):
             train_epoch(model, [(images, labels)], optimizer, precision, fast=True)
         weights.append(model.state_dict())

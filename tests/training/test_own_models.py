@@ -1,20 +1,17 @@
 """A reader's own model: what `pipeline` asks of it, what it leaves of it, and what it does not share with another."""
 
 import random
-from dataclasses import replace
 
 import pytest
 import torch
 from helpers import QUICK, Listed, digits, held, mlp, refused, state, untimed
 from torch import nn
 
-from coreFunction import pipeline, run, run_all
+from coreFunction import pipeline
 from deepnet.data.sets import load_images
-from deepnet.records.reading import find_record
 from deepnet.speed.convolutions import LARGEST_SHIFT_AND_ADD, SmallMaps, conv2d_shift_and_add
 from deepnet.training.features import extract_features
 from deepnet.training.frozen_prefix import InMemoryDataset, split
-from experimentTable import EXPERIMENTS
 
 
 def learns(model: nn.Module) -> list[bool]:
@@ -44,10 +41,6 @@ def test_the_model_is_left_in_eval_mode():
     pipeline(model, digits(), held(), name="dropped", **QUICK)
     images = digits().tensors[0]
     assert torch.equal(model(images), model(images))
-
-
-def test_own_models_train_in_fp32_unless_asked():
-    assert pipeline(mlp(), digits(), held(), name="plain", **QUICK).settings["experiment"]["precision"] == "fp32"
 
 
 class Front(nn.Module):
@@ -83,11 +76,8 @@ def test_what_training_changes_before_what_learns_goes_with_it(layer, at):
     assert prefix[0] is model[0] and len(prefix) == at
     before = state(model)
     assert pipeline(model, digits(), held(), name="behind", **QUICK).finished
-    assert all(
-        not torch.equal(value, before[key])
-        for key, value in state(model).items()
-        if "running" in key or "tracked" in key
-    )
+    statistics = [key for key in before if "running" in key or "tracked" in key]
+    assert not any(torch.equal(state(model)[key], before[key]) for key in statistics)
 
 
 class Attention(nn.Module):
@@ -95,11 +85,8 @@ class Attention(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.spare, self.attention, self.head = (
-            nn.Linear(3, 3),
-            nn.MultiheadAttention(8, 2, batch_first=True),
-            nn.Linear(64, 10),
-        )
+        self.spare, self.head = nn.Linear(3, 3), nn.Linear(64, 10)
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
 
     def forward(self, x):
         rows = x.flatten(0, 1)
@@ -165,70 +152,3 @@ def test_a_model_that_autocasts_by_itself_rounds_as_torch_does():
         expected = convolution(images)
         with SmallMaps(LARGEST_SHIFT_AND_ADD, conv2d_shift_and_add):
             assert torch.equal(convolution(images), expected)
-
-
-# ---------------------------------------------------------------- refusals
-
-
-def test_a_run_is_not_gone_on_with_where_other_layers_are_frozen(monkeypatch):
-    """The optimizer's state would be taken for other weights'."""
-    monkeypatch.setenv("CHECKPOINT_SECONDS", "0")
-
-    def frozen(child: int) -> nn.Module:
-        model = nn.Sequential(
-            nn.Flatten(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10)
-        )
-        model[child].requires_grad_(False)
-        return model
-
-    with monkeypatch.context() as patch:
-        patch.setattr("coreFunction.EarlyStopping.update", lambda *_: 1 / 0)
-        with pytest.raises(ZeroDivisionError):
-            pipeline(frozen(1), digits(), held(), name="cut", **QUICK)
-    refused(
-        lambda: pipeline(frozen(3), digits(), held(), name="cut", resume=True, **QUICK),
-        "frozen",
-        "1.weight",
-        "3.weight",
-    )
-    assert pipeline(frozen(1), digits(), held(), name="cut", resume=True, **QUICK).finished
-
-
-def test_a_call_in_which_nothing_could_learn_moves_no_record_aside(runs_dir):
-    record = pipeline(mlp(), digits(), held(), name="dear", **QUICK)
-    refused(
-        lambda: pipeline(mlp(), digits(), held(), name="dear", trainable=(), **QUICK),
-        "nothing in the model can be trained",
-    )
-    frozen = mlp().requires_grad_(False)
-    refused(lambda: pipeline(frozen, digits(), held(), name="dear", **QUICK), "nothing in the model can be trained")
-    assert [path.name for path in record.path.parent.iterdir() if path.is_dir()] == ["seed-0"]
-
-
-def test_a_slip_in_a_variant_does_not_take_its_name(tiny):
-    exp = replace(EXPERIMENTS["MLP_4"], name="mine", profile="sample")
-    refused(lambda: run(replace(exp, trainable=("lst",)), wandb=False), "'lst'")
-    assert find_record("mine", "sample") is None
-    assert run(exp, wandb=False).finished
-
-
-@pytest.mark.parametrize("slip", [5, None, ["MLP_4"]])
-def test_what_is_no_experiment_is_refused(slip):
-    refused(lambda: run(slip), "experiment", "'MLP_4'")
-    refused(lambda: run_all(slip), "experiment", "'MLP_4'")
-
-
-def test_what_is_no_model_is_refused():
-    refused(lambda: pipeline(nn.Linear, digits(), held(), name="class"), "torch.nn.Module")
-
-
-def test_whatever_a_model_raises_is_one_line():
-    class Picky(nn.Module):
-        def forward(self, x):
-            raise KeyError("size")
-
-    refused(
-        lambda: pipeline(nn.Sequential(nn.Linear(8, 8), Picky()), digits(), held(), name="picky"),
-        "(2, 1, 8, 8)",
-        "size",
-    )

@@ -3,20 +3,17 @@ trace.
 """
 
 import json
-import multiprocessing
-import os
-import signal
+from functools import partial
 
 import pytest
-from helpers import QUICK, digits, held, mlp, needs_fork, normed, refused, same, state, untimed
-from helpers import interrupt as halt
+import torch
+from helpers import QUICK, cut_off, digits, held, mlp, normed, refused, same, state, untimed
 from torch import nn
-from torch.utils.data import Dataset, TensorDataset
+from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset, TensorDataset
 
-import coreFunction
 from coreFunction import pipeline
-from deepnet.records.folder import RunFolder
 from deepnet.records.reading import find_record
+from deepnet.training import loop
 
 
 def test_a_record_of_that_name_is_moved_aside_not_handed_back(runs_dir):
@@ -35,22 +32,15 @@ def test_the_seed_sets_the_order_and_the_same_seed_the_same_run():
     assert losses[0] == losses[1] != losses[2]
 
 
-RESUMABLE = {
-    "lr": 0.05,
-    "epochs": 5,
-    "batch_size": 32,
-    "optimizer": "RMSprop",
-    "patience": 3,
-    "record_gradients": True,
-    "keep_weights": True,
-}
+RESUMABLE = QUICK | {"lr": 0.05, "epochs": 5, "optimizer": "RMSprop", "patience": 3, "record_gradients": True}
 
 
 def resumable(name):
     """Begin or go on with a run that has everything a resumed one could lose: batch statistics, momenta, dropout,
     patience.
     """
-    return pipeline(normed().insert(5, nn.Dropout(0.2)), digits(), held(), name=name, resume=True, **RESUMABLE)
+    model = normed().insert(5, nn.Dropout(0.2))
+    return pipeline(model, digits(), held(), name=name, resume=True, keep_weights=True, **RESUMABLE)
 
 
 @pytest.fixture(scope="module")
@@ -69,36 +59,12 @@ def assert_equal_to_the_bit(record, straight):
     assert not list(record.path.glob("*checkpoint*"))
 
 
-@needs_fork
-def test_a_run_that_was_killed_goes_on_to_the_bit(straight, monkeypatch):
-    """Killed with epoch 3's row written and its checkpoint not: that row is cut off and made again."""
-    monkeypatch.setenv("CHECKPOINT_SECONDS", "0")
-    checkpoint = RunFolder.checkpoint
-
-    def killed(folder, state):
-        if state["epoch"] == 3:
-            os.kill(os.getpid(), signal.SIGKILL)
-        checkpoint(folder, state)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(RunFolder, "checkpoint", killed)
-        child = multiprocessing.get_context("fork").Process(target=resumable, args=("killed",))
-        child.start()
-        child.join()
-    assert child.exitcode == -signal.SIGKILL
-    cut_off = find_record("killed", "own")
-    assert not cut_off.result
-    assert len(cut_off.rows) == 4
-    assert "unfinished, 4 rows" in repr(cut_off)
-    assert_equal_to_the_bit(resumable("killed"), straight)
-
-
 @pytest.mark.parametrize("seconds", ["0", "3600"])
 @pytest.mark.parametrize("place", ["train_epoch", "evaluate", "GradientNorms"])
 def test_a_run_that_was_interrupted_anywhere_goes_on_to_the_bit(straight, monkeypatch, seconds, place):
     """Twice, at the second call of each piece; with no checkpoint written it begins again."""
     monkeypatch.setenv("CHECKPOINT_SECONDS", seconds)
-    real = getattr(coreFunction, place)
+    real = getattr(loop, place)
     for _ in range(2):
         calls = iter(range(100))
 
@@ -107,54 +73,12 @@ def test_a_run_that_was_interrupted_anywhere_goes_on_to_the_bit(straight, monkey
                 raise KeyboardInterrupt
             return real(*arguments, **named)
 
-        monkeypatch.setattr(coreFunction, place, interrupted)
+        monkeypatch.setattr(loop, place, interrupted)
         with pytest.raises(KeyboardInterrupt):
             resumable("interrupted")
-    monkeypatch.setattr(coreFunction, place, real)
+        assert ": unfinished, " in repr(find_record("interrupted", "own"))
+    monkeypatch.setattr(loop, place, real)
     assert_equal_to_the_bit(resumable("interrupted"), straight)
-
-
-def test_a_torn_row_is_cut_off(monkeypatch):
-    monkeypatch.setenv("CHECKPOINT_SECONDS", "0")
-    interrupt(name="torn")
-    rows = find_record("torn", "own").path / "rows.jsonl"
-    with rows.open("a") as file:
-        file.write('{"epoch": 2, "train_lo')
-    assert len(find_record("torn", "own").rows) == 2
-    straight = pipeline(mlp(), digits(), held(), name="straight", **QUICK)
-    assert untimed(pipeline(mlp(), digits(), held(), name="torn", resume=True, **QUICK).rows) == untimed(straight.rows)
-
-
-def test_rows_that_are_fewer_than_the_checkpoint_s_are_said(monkeypatch):
-    monkeypatch.setenv("CHECKPOINT_SECONDS", "0")
-    interrupt(name="short")
-    (find_record("short", "own").path / "rows.jsonl").write_text("")
-    refused(
-        lambda: pipeline(mlp(), digits(), held(), name="short", resume=True, **QUICK),
-        "lacks rows of its checkpoint",
-        "remove",
-    )
-
-
-def test_a_resumed_run_of_another_identity_is_refused_with_the_difference(monkeypatch):
-    monkeypatch.setenv("CHECKPOINT_SECONDS", "0")
-    interrupt(name="begun")
-    message = refused(
-        lambda: pipeline(mlp(), digits(), held(), name="begun", resume=True, **QUICK | {"lr": 0.02}),
-        "lr 0.01 there, 0.02 here",
-    )
-    assert "use another name" in message
-
-
-@pytest.mark.parametrize("key", ["precision", "results_version"])
-def test_a_run_is_not_gone_on_with_under_another_precision_or_version(monkeypatch, key):
-    interrupt(name="begun")
-    path = find_record("begun", "own").path / "settings.json"
-    settings = json.loads(path.read_text())
-    settings["provenance"][key] = "other"
-    path.write_text(json.dumps(settings))
-    resume = lambda: pipeline(mlp(), digits(), held(), name="begun", resume=True, **QUICK)  # noqa: E731
-    refused(resume, f"was begun with {key} 'other'", "move the folder away")
 
 
 def test_a_finished_run_is_trained_again_even_where_resume_is_asked_for():
@@ -166,57 +90,70 @@ def test_a_finished_run_is_trained_again_even_where_resume_is_asked_for():
     assert not same(before, state(model))
 
 
-@pytest.mark.parametrize("changed", ["images", "labels", "one image"])
-def test_a_run_is_not_gone_on_with_on_other_data(monkeypatch, changed):
-    """Other images or labels of the same number and shape, and in memory even a single one that is none of the
-    first.
-    """
-    monkeypatch.setenv("CHECKPOINT_SECONDS", "0")
+class Arrays(Dataset):
+    """Reads its items from tensors of its own."""
 
-    def began() -> None:
-        calls = iter(range(9))
-        real = coreFunction.evaluate
-        with monkeypatch.context() as patch:
-            patch.setattr(coreFunction, "evaluate", lambda *a, **k: halt() if next(calls) == 3 else real(*a, **k))
-            with pytest.raises(KeyboardInterrupt):
-                pipeline(mlp(), digits(), held(), name="began", **QUICK)
+    def __init__(self, images, labels):
+        self.images, self.labels = images, labels
 
-    began()
-    images, labels = (tensor.clone() for tensor in digits().tensors)
-    if changed == "images":
-        images = images.flip(0)
-    elif changed == "labels":
-        labels = labels.roll(1)
-    else:
-        images[77, 0, 0, 0] = 0.5
-    folder = find_record("began", "own").path
-    before = {path.name: path.read_bytes() for path in folder.iterdir()}
-    other = TensorDataset(images, labels)
-    words = "began was begun with other data" if changed == "one image" else "holds another run named began: data"
-    refused(lambda: pipeline(mlp(), other, held(), name="began", resume=True, **QUICK), words)
-    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
-    straight = pipeline(mlp(), digits(), held(), name="straight", **QUICK)
-    assert untimed(pipeline(mlp(), digits(), held(), name="began", resume=True, **QUICK).rows) == untimed(straight.rows)
+    def __len__(self):
+        return len(self.images)
+
+    def __getitem__(self, index):
+        return self.images[index], int(self.labels[index])
 
 
-def interrupt(name):
-    """Leave an unfinished run of `mlp()` behind: its data fail in the second epoch."""
+def frozen(child):
+    """Layers of one shape, so that an optimizer's state of one would be taken for another's."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
+    model[child].requires_grad_(False)
+    return model
 
-    class Failing(Dataset):
-        reads = 0
 
-        def __len__(self):
-            return 200
+def step(gamma):
+    return lambda optimizer: torch.optim.lr_scheduler.StepLR(optimizer, 1, gamma)
 
-        def __getitem__(self, index):
-            self.reads += 1
-            if self.reads > 400:
-                raise KeyboardInterrupt
-            return digits()[index]
 
-    with pytest.raises(KeyboardInterrupt):
-        pipeline(mlp(), Failing(), held(), name=name, **QUICK)
-    assert not find_record(name, "own").result
+IMAGES, LABELS = digits().tensors
+CHANGED = IMAGES.clone()
+CHANGED[101:110] = 0  # none of the images that the identity's fingerprint is made of
+IN_MEMORY = [
+    TensorDataset,
+    Arrays,
+    lambda x, y: DataLoader(TensorDataset(x, y), 50),
+    lambda x, y: Subset(TensorDataset(x, y), range(200)),
+    lambda x, y: ConcatDataset([TensorDataset(x[:100], y[:100]), TensorDataset(x[100:], y[100:])]),
+    lambda x, y: list(zip(x, y.tolist(), strict=True)),
+]
+SMOOTHED = {"loss": nn.CrossEntropyLoss(label_smoothing=0.1)}
+OTHERS = [  # what a run is begun with and gone on with, and what the refusal says
+    ({}, {"lr": 0.02}, "lr 0.01 there, 0.02 here"),
+    ({}, {"train_set": TensorDataset(IMAGES.flip(0), LABELS)}, "holds another run named begun: data"),
+    ({}, {"train_set": TensorDataset(IMAGES, LABELS.roll(1))}, "holds another run named begun: data"),
+    *(
+        ({"train_set": wrap(IMAGES, LABELS)}, {"train_set": wrap(CHANGED, LABELS)}, "begun was begun with other data")
+        for wrap in IN_MEMORY
+    ),
+    ({"model": partial(frozen, 1)}, {"model": partial(frozen, 3)}, "frozen ['1.weight', '1.bias'] there"),
+    ({"schedule": step(0.5)}, {"schedule": step(0.1)}, "holds another run named begun"),
+    (SMOOTHED, {"loss": nn.CrossEntropyLoss()}, "holds another run named begun"),
+    (SMOOTHED, {"lr": None, "optimizer": torch.optim.Adam}, "holds another run named begun"),
+]
+
+
+@pytest.mark.parametrize(("begun", "other", "words"), OTHERS)
+def test_a_run_is_not_gone_on_with_under_other_conditions(begun, other, words, runs_dir):
+    def train(model=mlp, train_set=None, **options):
+        train_set = digits() if train_set is None else train_set
+        return pipeline(model(), train_set, held(), name="begun", **{"lr": 1e-2, "epochs": 3} | options)
+
+    with cut_off(2):
+        train(**begun)
+    before = {path: path.read_bytes() for path in runs_dir.rglob("*") if path.is_file()}
+    refused(lambda: train(resume=True, **begun | other), words)
+    assert {path: path.read_bytes() for path in runs_dir.rglob("*") if path.is_file()} == before
+    assert train(resume=True, **begun).finished
 
 
 def test_record_false_leaves_nothing_but_what_is_returned(runs_dir, tmp_path, monkeypatch):
