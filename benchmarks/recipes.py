@@ -3,7 +3,7 @@
 Plain: PIL images through torchvision's transforms one by one, a DataLoader with workers, fp32 (on a GPU with torch's
 default of TF32 in convolutions), contiguous memory, torch's default optimizer, `loss.item()` in each step,
 `grad.norm().item()` for each parameter where norms are recorded, and every layer in each forward pass, frozen or not.
-It is timed in a process of its own, whose memory is left to the system. Ours: the functions of `deepnet.training.loop`.
+It is timed in a process of its own, whose memory is left to the system. Ours: the functions of `coreFunction`.
 """
 
 import os

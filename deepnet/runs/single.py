@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -14,7 +14,6 @@ from deepnet.records.folder import RunFolder
 from deepnet.records.provenance import provenance
 from deepnet.records.reading import Record
 from deepnet.speed.memory import kept_memory
-from deepnet.training.loop import Observe, fit
 from deepnet.training.optimizers import make_optimizer
 from deepnet.training.precision import cast, resolve_precision
 from deepnet.training.ready import count_outputs
@@ -23,14 +22,25 @@ from experimentTable import EVAL_SPLIT, Experiment, keeps_weights
 from myModel import train_only
 
 
+class Observer(Protocol):
+    """What is shown each row of a run, and its record in the end, as `utilityFunction.Mirror` is for W&B."""
+
+    def log(self, row: dict) -> None: ...
+
+    def finish(self, record: Record) -> None: ...
+
+
+Observe = Callable[..., Observer]  # called with the record as it is when the loop begins, and the `model`
+
+
 def prepare_training(
-    exp: Experiment, identity: dict, build: Callable[[Experiment], nn.Module], observe: Observe | None, line: Any,
-    stop: Callable[[], bool],
+    exp: Experiment, identity: dict, build: Callable[[Experiment], nn.Module], fit: Callable[..., Record],
+    observe: Observe | None, line: Any, stop: Callable[[], bool],
 ) -> Callable[[RunFolder], Record]:  # fmt: skip
     """Prepare a training, and return the function that trains or resumes it in a folder and gives its record.
 
-    `build` gives the model of an experiment; for the others see `deepnet.training.loop.fit`. Raises UsageError for
-    whatever would end the training, before anything is written.
+    `build` gives the model of an experiment, and `fit` is the training loop, to which the others go. Raises UsageError
+    for whatever would end the training, before anything is written.
     """
     split = EVAL_SPLIT[exp.dataset]
     precision, fast = resolve_precision(exp.precision), fast_by_default()

@@ -234,7 +234,7 @@ def test_run_that_ends_by_an_exception(error, code, runs_dir, monkeypatch):
         raise error
 
     with monkeypatch.context() as patch:
-        patch.setattr("deepnet.training.loop.EarlyStopping.update", fail)
+        patch.setattr("coreFunction.EarlyStopping.update", fail)
         with pytest.raises(type(error)):
             pipeline(mlp(), digits(), held(), wandb=True, name="ended", **QUICK)
     assert Mirror.open == []
