@@ -21,12 +21,12 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.utils.data import Dataset, TensorDataset
 
+import coreFunction
 from deepnet.analyses import final_test, kinds
 from deepnet.data.sets import load_images, load_test_set
 from deepnet.records.files import sha256
 from deepnet.records.reading import Record
 from deepnet.runs import single
-from deepnet.training import loop
 from experimentTable import PROFILES, UsageError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -123,10 +123,12 @@ interrupt = raising(KeyboardInterrupt)  # Ctrl-C
 @contextmanager
 def cut_off(evaluations: int) -> Iterator[None]:
     """Ctrl-C after so many evaluations, one per epoch from epoch 0 on; each of these epochs has left a checkpoint."""
-    calls, real = count(), loop.evaluate
+    calls, real = count(), coreFunction.evaluate
     with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setenv("CHECKPOINT_SECONDS", "0")
-        patch.setattr(loop, "evaluate", lambda *a, **k: interrupt() if next(calls) == evaluations else real(*a, **k))
+        patch.setattr(
+            coreFunction, "evaluate", lambda *a, **k: interrupt() if next(calls) == evaluations else real(*a, **k)
+        )
         yield
 
 

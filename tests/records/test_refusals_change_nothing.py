@@ -12,12 +12,12 @@ from small_records import EXPERIMENT, PROVENANCE, written
 from torch import nn
 from torch.utils.data import DataLoader
 
+import coreFunction
 from coreFunction import pipeline, run, run_all
 from deepnet import machine
 from deepnet.records.folder import RunFolder
 from deepnet.records.publish import publish
 from deepnet.records.reading import find_record
-from deepnet.training import loop
 from experimentTable import EXPERIMENTS, UsageError
 
 
@@ -136,7 +136,7 @@ def test_error_before_the_first_checkpoint(finished, monkeypatch, error):
         raise error
 
     before = everything(finished / "own" / "mine" / "seed-0")
-    monkeypatch.setattr(loop, "train_epoch", end)
+    monkeypatch.setattr(coreFunction, "train_epoch", end)
     with pytest.raises(error):
         train()
     moved = list((finished / "own" / "mine").glob("seed-0.*"))

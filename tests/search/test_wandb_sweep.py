@@ -11,11 +11,11 @@ from helpers import refused
 from offline import exit_code, flat, history, name_of, offline_runs, summary
 from test_search import SMALL
 
+import coreFunction
 from coreFunction import join, search
 from deepnet.records.reading import find_record
 from deepnet.search import searching
 from deepnet.search.sweep import REPORT_SWEEP
-from deepnet.training import loop
 
 wandb = pytest.importorskip("wandb", reason="wandb is not installed")
 pytestmark = pytest.mark.usefixtures("account", "tiny")
@@ -104,7 +104,7 @@ def test_resume_after_stop(server, runs_dir, monkeypatch):
         raise Exception
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "evaluate", stop)
+        patch.setattr(coreFunction, "evaluate", stop)
         refused(lambda: search(SMALL, 2, base="MLP_4"), "W&B's agent was stopped", "the same call resumes")
     begun = find_record("search_1", "sample")
     assert not begun.result

@@ -11,7 +11,6 @@ import run
 from deepnet.records.publish import publish
 from deepnet.records.reading import find_record
 from deepnet.runs import queue
-from deepnet.training import loop
 from experimentTable import PROFILES, ROWS
 
 
@@ -93,7 +92,7 @@ def test_fresh_leaves_the_evidence_aside_and_what_is_here_in_place(made, monkeyp
     assert not (runs_dir / "sample" / "MLP_4").exists()
     assert call("train", "MLP_4", "--fresh")[0] == 0
     assert (runs_dir / "sample" / "MLP_4" / "seed-0" / "result.json").exists()
-    monkeypatch.setattr(loop, "train_epoch", lambda *_: pytest.fail("an epoch was trained"))
+    monkeypatch.setattr(coreFunction, "train_epoch", lambda *_: pytest.fail("an epoch was trained"))
     assert call("train", "MLP_4", "--fresh")[0] == 0
 
 
@@ -224,7 +223,7 @@ def test_status_1_where_not_everything_that_was_named_is_done(made, runs_dir, ti
 
 
 def test_an_interrupt_ends_in_one_line(call, monkeypatch, tiny):
-    monkeypatch.setattr(loop, "train_epoch", interrupt)
+    monkeypatch.setattr(coreFunction, "train_epoch", interrupt)
     status, out, err = call("train", "MLP_4")
     assert status == 1
     assert out.splitlines()[-1] == "interrupted; the same call goes on from here"

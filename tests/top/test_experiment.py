@@ -23,7 +23,6 @@ from coreFunction import run, run_all
 from deepnet.analyses import kinds
 from deepnet.records.reading import Record
 from deepnet.runs import single
-from deepnet.training import loop
 from deepnet.training.optimizers import make_optimizer
 from deepnet.training.precision import resolve_precision
 from deepnet.valid import CHILDREN, EVAL_SPLIT
@@ -101,7 +100,9 @@ def described(model: nn.Module) -> tuple:
 
 # What the loop and the optimizer read off the row; whatever else it says must show in the model, the data or the
 # options.
-READ = {name for code in (loop.fit, make_optimizer) for name in re.findall(r"\bexp\.(\w+)", inspect.getsource(code))}
+READ = {
+    name for code in (coreFunction.fit, make_optimizer) for name in re.findall(r"\bexp\.(\w+)", inspect.getsource(code))
+}
 
 
 @pytest.fixture

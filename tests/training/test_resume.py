@@ -11,9 +11,9 @@ from helpers import QUICK, cut_off, digits, held, mlp, normed, refused, same, st
 from torch import nn
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset, TensorDataset
 
+import coreFunction
 from coreFunction import pipeline
 from deepnet.records.reading import find_record
-from deepnet.training import loop
 
 
 def test_a_record_of_that_name_is_moved_aside_not_handed_back(runs_dir):
@@ -64,7 +64,7 @@ def assert_equal_to_the_bit(record, straight):
 def test_a_run_that_was_interrupted_anywhere_goes_on_to_the_bit(straight, monkeypatch, seconds, place):
     """Twice, at the second call of each piece; with no checkpoint written it begins again."""
     monkeypatch.setenv("CHECKPOINT_SECONDS", seconds)
-    real = getattr(loop, place)
+    real = getattr(coreFunction, place)
     for _ in range(2):
         calls = iter(range(100))
 
@@ -73,11 +73,11 @@ def test_a_run_that_was_interrupted_anywhere_goes_on_to_the_bit(straight, monkey
                 raise KeyboardInterrupt
             return real(*arguments, **named)
 
-        monkeypatch.setattr(loop, place, interrupted)
+        monkeypatch.setattr(coreFunction, place, interrupted)
         with pytest.raises(KeyboardInterrupt):
             resumable("interrupted")
         assert ": unfinished, " in repr(find_record("interrupted", "own"))
-    monkeypatch.setattr(loop, place, real)
+    monkeypatch.setattr(coreFunction, place, real)
     assert_equal_to_the_bit(resumable("interrupted"), straight)
 
 
