@@ -105,7 +105,16 @@ def test_the_seeds_that_a_verdict_hangs_on():
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"epochs": "first"}, {"margin": -1}, {"margin": "wide"}, {"level": 1}, {"level": 95}, {"without": -1}]
+    "wrong",
+    [
+        {"epochs": "first"},
+        {"margin": -1},
+        {"margin": "wide"},
+        {"level": 1},
+        {"level": 95},
+        {"level": 0.05},
+        {"without": -1},
+    ],
 )
 def test_a_setting_that_there_is_not_is_refused(wrong):
     with pytest.raises(UsageError):
