@@ -119,6 +119,8 @@ def test_the_seeds_that_a_verdict_hangs_on():
 def test_a_setting_that_there_is_not_is_refused(wrong):
     with pytest.raises(UsageError):
         Setting(**wrong)
+    with pytest.raises(UsageError, match="must be a Setting"):
+        check("4a", "cpu", world(), setting=wrong)
 
 
 def test_seeds_needed():
