@@ -109,6 +109,7 @@ def test_the_seeds_that_a_verdict_hangs_on():
     [
         {"epochs": "first"},
         {"margin": -1},
+        {"margin": 0},
         {"margin": "wide"},
         {"level": 1},
         {"level": 95},
