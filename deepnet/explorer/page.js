@@ -1,0 +1,161 @@
+const $ = id => document.getElementById(id);
+const charts = JSON.parse($("charts").textContent);
+const { curves, claims } = await unpack($("data").textContent);
+
+async function unpack(text) {
+  const bytes = Uint8Array.from(atob(text), character => character.charCodeAt(0));
+  return new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"))).json();
+}
+
+const words = name => name.replaceAll("_", " ");
+const distinct = values => [...new Set(values)];
+const chosen = id => [...$(id).selectedOptions].map(option => option.value);
+
+/** Fill a select with [value, text] pairs; `selected` are the values chosen at first. */
+function fill(id, pairs, selected = []) {
+  $(id).replaceChildren(...pairs.map(([value, text]) => new Option(text, value, false, selected.includes(value))));
+}
+
+/** Fill a select with groups: [name of the group, pairs]. */
+function fillGroups(id, groups, selected = []) {
+  $(id).replaceChildren(...groups.filter(([, pairs]) => pairs.length).map(([label, pairs]) => {
+    const group = document.createElement("optgroup");
+    group.label = label;
+    group.append(...pairs.map(([value, text]) => new Option(text, value, false, selected.includes(value))));
+    return group;
+  }));
+}
+
+/** Draw a chart with these rows; `change` may alter its specification first. */
+async function draw(place, name, rows, change = () => {}) {
+  const spec = structuredClone(charts[name]);
+  change(spec);
+  spec.datasets = { rows };
+  await vegaEmbed(place, spec, { actions: false, renderer: "svg" });
+}
+
+function element(tag, text, ...children) {
+  const made = document.createElement(tag);
+  made.textContent = text;
+  made.append(...children);
+  return made;
+}
+
+/** Replace a table's content by a head and rows of texts or elements. */
+function tabulate(id, head, rows) {
+  const line = (tag, cells) =>
+    element("tr", "", ...cells.map(cell => (cell instanceof Node ? element(tag, "", cell) : element(tag, cell))));
+  $(id).replaceChildren(line("th", head), ...rows.map(cells => line("td", cells)));
+}
+
+// ---------------------------------------------------------------- runs
+
+const chapters = distinct(curves.map(curve => curve.chapter)).sort();
+const metrics = distinct(curves.flatMap(curve => Object.keys(curve.columns)));
+const numeric = metrics.filter(metric => curves.some(curve => typeof curve.columns[metric]?.at(-1) === "number"));
+
+fillGroups("run", chapters.map(chapter => [
+  `Chapter ${chapter}`,
+  distinct(curves.filter(curve => curve.chapter === chapter).map(curve => curve.run)).map(run => [run, run]),
+]), ["MLP_4", "MLP_13", "MLP_23", "MLP_33"]);
+fill("metric", numeric.map(metric => [metric, words(metric)]), ["train_loss", "test_accuracy"]);
+const pairs = values => distinct(values).map(value => [String(value), String(value)]);
+fill("profile", pairs(curves.map(curve => curve.profile)), ["paper"]);
+fill("seed", pairs(curves.map(curve => curve.seed).sort((a, b) => a - b)));
+
+function shownCurves() {
+  const wanted = { run: chosen("run"), profile: chosen("profile"), seed: chosen("seed") };
+  const fits = (curve, key) => (key !== "run" && !wanted[key].length) || wanted[key].includes(String(curve[key]));
+  return curves.filter(curve => Object.keys(wanted).every(key => fits(curve, key)));
+}
+
+async function drawCurves() {
+  const shown = shownCurves();
+  const drawn = chosen("metric").filter(metric => shown.some(curve => metric in curve.columns));
+  $("curves-of").replaceChildren(...drawn.flatMap(metric => {
+    const place = element("div", "");
+    place.className = "chart";
+    place.setAttribute("role", "img");
+    place.setAttribute("aria-label", `${words(metric)} of ${distinct(shown.map(curve => curve.run)).join(", ")}`);
+    return [element("h3", words(metric)), place];
+  }));
+  if (!drawn.length) $("curves-of").append(element("p", "None of the chosen runs has such a metric; choose others."));
+  const places = $("curves-of").querySelectorAll(".chart");
+  await Promise.all(drawn.map((metric, i) => draw(places[i], "curves", pointsOf(shown, metric), spec => {
+    const axes = distinct(shown.filter(curve => metric in curve.columns).map(curve => curve.axis));
+    for (const { encoding } of spec.layer) {
+      encoding.x.title = axes.join(" or ");
+      if ($("log-x").checked || axes.includes("C")) encoding.x.scale = { type: "log" };
+      if ($("log-y").checked) encoding.y.scale = { type: "log" };
+    }
+  })));
+  tabulate("table", ["run", "profile", "seed", "ended as", ...drawn.map(words), "precision", "commit", "again"],
+    shown.map(curve => [
+      curve.run, curve.profile, curve.seed, curve.status, ...drawn.map(metric => curve.columns[metric]?.at(-1) ?? "–"),
+      curve.precision, curve.commit.slice(0, 9), curve.verify ? element("code", curve.verify) : "–",
+    ]));
+}
+
+/** The points of one metric; a logarithmic axis leaves out what is not above 0. */
+function pointsOf(shown, metric) {
+  const drawable = (value, id) => value !== null && (value > 0 || !$(id).checked);
+  return shown.flatMap(({ run, profile, seed, commit, verify, x, columns }) =>
+    (columns[metric] ?? []).map((value, i) => ({ run, profile, seed, commit: commit.slice(0, 9), verify, x: x[i], value }))
+      .filter(point => drawable(point.x, "log-x") && drawable(point.value, "log-y")));
+}
+
+for (const id of ["run", "metric", "profile", "seed", "log-x", "log-y"]) $(id).addEventListener("change", drawCurves);
+
+// ---------------------------------------------------------------- layers
+
+const layered = curves.filter(curve => Object.keys(curve.layers).length);
+const quantities = {
+  gradient_log10_rms: "log10 of the gradient's RMS, mean over the epoch",
+  probe_variance: "variance across images",
+  probe_dead: "share of dead units",
+  probe_distinct: "number of distinct outputs",
+};
+fillGroups("layer-run", distinct(layered.map(curve => curve.profile)).map(profile => [
+  profile,
+  layered.map((curve, i) => [String(i), `${curve.run}, seed ${curve.seed} (${profile})`, curve.profile])
+    .filter(option => option[2] === profile),
+]), [String(layered.findIndex(curve => curve.run === "MLP_33" && curve.profile === "paper"))]);
+
+/** A new run or quantity: the slider goes over its epochs. */
+async function chooseLayers() {
+  const curve = layered[$("layer-run").value];
+  const before = $("quantity").value;
+  const has = Object.entries(quantities).filter(([name]) => name in curve.layers);
+  fill("quantity", has, [before]);
+  $("epoch").max = Math.max(...curve.x);
+  await drawLayers();
+}
+
+async function drawLayers() {
+  const curve = layered[$("layer-run").value];
+  const quantity = $("quantity").value;
+  const epoch = Number($("epoch").value);
+  const rows = curve.layers[quantity].flatMap((values, i) => (values ?? []).map((value, layer) =>
+    ({ epoch: curve.x[i], layer: layer + 1, value })));
+  const here = rows.filter(row => row.epoch === epoch);
+  const span = [Math.min(...rows.map(row => row.value)), Math.max(...rows.map(row => row.value))];
+  $("epoch-shown").value = here.length ? `${epoch}` : `${epoch}: not recorded for the untrained model`;
+  const scale = quantity === "probe_variance" && span[0] > 0 ? "log" : "linear";
+  await draw("#map", "map", rows, spec => {
+    spec.layer[0].encoding.color.scale.type = scale;
+    spec.layer[1].data = { values: here.slice(0, 1) };
+  });
+  await draw("#layers", "layers", here, spec => {
+    spec.encoding.y.scale = { type: scale, domain: span };
+    spec.encoding.x.scale = { domain: [1, Math.max(...rows.map(row => row.layer))], nice: false, zero: false };
+  });
+}
+
+$("layer-run").addEventListener("change", chooseLayers);
+$("quantity").addEventListener("change", drawLayers);
+$("epoch").addEventListener("input", drawLayers);
+
+await drawCurves();
+$("epoch").value = 1;
+await chooseLayers();
+document.documentElement.dataset.ready = "yes";
