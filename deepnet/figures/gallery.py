@@ -1,9 +1,10 @@
-"""The committed gallery of figures and table of runs: `python -m deepnet.figures.gallery` writes them to report/."""
+"""The committed gallery of figures, table of runs and RO-Crate: `python -m deepnet.figures.gallery` writes them."""
 
 from collections.abc import Mapping
 
 from deepnet.figures.plots import Sheet
 from deepnet.figures.registry import FIGURES, FOLDER, draw, found, save
+from deepnet.records.crate import crate_json
 from deepnet.records.reading import ROOT
 from deepnet.records.table import records_csv
 from experimentTable import EXPERIMENTS, JUDGED
@@ -62,13 +63,14 @@ def page(figures: Mapping[tuple[str, str], Sheet]) -> str:
 
 
 def write() -> None:
-    """Write the page, its pictures, the README's and the table of runs into report/."""
+    """Write the page, its pictures, the README's, the table of runs and the RO-Crate into report/."""
     figures = drawn()
     for (number, profile), figure in figures.items():
         save(number, profile, figure)
     (FOLDER / "README.png").write_bytes(figures[LEAD, JUDGED[0]].png)
     (ROOT / "report" / "README.md").write_text(page(figures))
     (ROOT / "report" / "records.csv").write_text(records_csv())
+    (ROOT / "report" / "ro-crate-metadata.json").write_text(crate_json())
 
 
 if __name__ == "__main__":

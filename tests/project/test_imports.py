@@ -25,7 +25,7 @@ FILES = {name.removesuffix(".__init__"): path for name, path in FILES.items()} |
 # What takes long to import, or need not be installed.
 HEAVY = {
     "IPython", "PIL", "altair", "dask", "filelock", "huggingface_hub", "matplotlib", "optuna", "pandas", "pyarrow",
-    "scipy", "sklearn", "sqlalchemy", "threadpoolctl", "torch", "torchvision", "tqdm", "vl_convert",
+    "rocrate", "scipy", "sklearn", "sqlalchemy", "threadpoolctl", "torch", "torchvision", "tqdm", "vl_convert",
     "wandb",
 }  # fmt: skip
 
