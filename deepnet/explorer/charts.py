@@ -19,7 +19,7 @@ def charts() -> dict[str, dict[str, Any]]:
         "curves": curves_chart(),
         "map": map_chart(),
         "layers": layers_chart(),
-        "curve": specification_chart(),
+        "specification": specification_chart(),
         "choices": choices_chart(),
     }
     return {place: _finished(chart) for place, chart in made.items()}
@@ -88,7 +88,7 @@ def layers_chart() -> alt.Chart:
     )
 
 
-CHOICES = ("epochs", "margin", "level", "left out")
+CHOICES = ("epochs", "margin", "level", "seed left out")
 AXIS = alt.Axis(minExtent=130, maxExtent=130, labelLimit=125)  # so that the two charts stand above each other
 RANK = alt.X("rank:O", axis=None)
 COLOUR = alt.Color("verdict:N", scale=alt.Scale(domain=list(VERDICT_COLOURS), range=list(VERDICT_COLOURS.values())))

@@ -155,7 +155,91 @@ $("layer-run").addEventListener("change", chooseLayers);
 $("quantity").addEventListener("change", drawLayers);
 $("epoch").addEventListener("input", drawLayers);
 
+// ---------------------------------------------------------------- claims
+
+const axes = ["epochs", "margin", "level", "without"];
+const names = {
+  epochs: epochs => ({ registered: "registered", last: "last", "last five": "mean of the last five", best: "best" })[epochs],
+  margin: margin => ({ 0.5: "half", 1: "registered", 2: "double" })[margin],
+  level: level => `${Math.round(level * 100)} %${level === 0.95 ? " (registered)" : ""}`,
+  without: seed => (seed === null ? "none" : `seed ${seed}`),
+};
+const headings = { epochs: "epochs", margin: "margin", level: "level", without: "seed left out" };
+const inWords = setting => axes.map(axis => `${headings[axis]}: ${names[axis](setting[axis])}`).join("; ");
+const entryOf = (claim, profile) => claims.find(entry => entry.claim === claim && entry.profile === profile);
+const number = value => (value === null ? "–" : String(Number(value.toPrecision(4))));
+let entry;
+
+const profilesJudged = distinct(claims.map(({ profile }) => profile));
+fill("claim", distinct(claims.map(({ claim }) => claim))
+  .map(claim => [claim, `${claim} ${entryOf(claim, profilesJudged[0]).sentence}`]), ["3a"]);
+fill("judged-in", profilesJudged.map(profile => [profile, profile]));
+tabulate("ledger", ["claim", "what it says", ...profilesJudged.flatMap(name => [name, `same verdict in (${name})`])],
+  distinct(claims.map(({ claim }) => claim)).map(claim => [claim, entryOf(claim, profilesJudged[0]).sentence,
+    ...profilesJudged.flatMap(name => [entryOf(claim, name).said, entryOf(claim, name).stands || "–"])]));
+
+async function chooseClaim() {
+  entry = entryOf($("claim").value, $("judged-in").value);
+  for (const axis of axes) {
+    const values = distinct(entry.settings.map(setting => setting[axis]));
+    fill(`set-${axis}`, values.map(value => [JSON.stringify(value), names[axis](value)]));
+  }
+  $("registered").textContent = `${entry.said}, profile ${entry.profile}`;
+  $("sentence").textContent = entry.sentence;
+  $("rule").textContent = entry.rule;
+  $("stands").textContent = entry.stands && `The verdict is the same in ${entry.stands}.`;
+  fill("part", entry.parts.map((cells, i) => [String(i), cells[0][0]]));
+  await drawClaim();
+}
+
+/** The place of the chosen setting among those of the claim. */
+function chosenSetting() {
+  const values = axes.map(axis => JSON.parse($(`set-${axis}`).value));
+  return entry.settings.findIndex(setting => axes.every((axis, i) => setting[axis] === values[i]));
+}
+
+async function drawClaim() {
+  const place = chosenSetting();
+  $("played").hidden = place === 0;
+  $("played").replaceChildren(...(place === 0 ? [] : [
+    element("p", "", element("strong", `Not the registered verdict. In another setting: ${entry.verdicts[place]}`)),
+    element("p", `${inWords(entry.settings[place])}. The claim counts as ${entry.said}.`),
+  ]));
+  tabulate("parts", ["part", place === 0 ? "verdict" : "verdict in this setting", "effect", "interval"],
+    entry.parts.map(cells => cells[place]).map(([text, verdict, effect, low, high]) =>
+      [text, verdict, number(effect), low === null ? "–" : `${number(low)} to ${number(high)}`]));
+  $("multiverse").hidden = entry.settings.length === 1;
+  if (entry.settings.length === 1) return;
+  const rows = entry.parts[$("part").value]
+    .map(([, verdict, effect, low, high], i) => ({
+      verdict, effect, low, high, registered: i === 0, chosen: i === place,
+      ...Object.fromEntries(axes.map(axis => [headings[axis], names[axis](entry.settings[i][axis])])),
+    }))
+    .sort((a, b) => a.effect - b.effect)
+    .map((row, rank) => ({ ...row, rank }));
+  await draw("#specification", "specification", rows);
+  await draw("#choices", "choices", rows);
+}
+
+/** A seed is left out of the registered setting only, so the choices exclude each other. */
+function keepWithin(event) {
+  const others = event.target.id === "set-without" ? ["epochs", "margin", "level"] : ["without"];
+  for (const axis of others) $(`set-${axis}`).selectedIndex = 0;
+  return drawClaim();
+}
+
+function reset() {
+  for (const axis of axes) $(`set-${axis}`).selectedIndex = 0;
+  return drawClaim();
+}
+
+for (const id of ["claim", "judged-in"]) $(id).addEventListener("change", chooseClaim);
+for (const axis of axes) $(`set-${axis}`).addEventListener("change", keepWithin);
+$("part").addEventListener("change", drawClaim);
+$("reset").addEventListener("click", reset);
+
 await drawCurves();
 $("epoch").value = 1;
 await chooseLayers();
+await chooseClaim();
 document.documentElement.dataset.ready = "yes";

@@ -11,6 +11,7 @@ import vl_convert
 
 from deepnet.explorer.charts import charts
 from deepnet.explorer.curves import curves
+from deepnet.explorer.multiverse import verdicts
 from deepnet.records.files import atomic
 from deepnet.records.reading import ROOT
 from deepnet.records.table import committed_records
@@ -21,7 +22,8 @@ TEMPLATE, SCRIPT = (Path(__file__).with_name(name) for name in ("template.html",
 
 def data() -> dict[str, Any]:
     """All that the page shows."""
-    return {"curves": curves(committed_records())}
+    records = committed_records()
+    return {"curves": curves(records), "claims": verdicts(records)}
 
 
 def packed(value: Any) -> str:
