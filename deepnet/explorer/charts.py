@@ -10,7 +10,7 @@ from deepnet.figures.plots import BLUE, ORANGE, PALETTE, VERMILLION
 Layered = alt.LayerChart | alt.FacetChart  # what alt.layer says that it returns
 FONT = 12
 ROWS = alt.Data(name="rows")  # given by the page
-VERDICT_COLOURS = dict(zip(VERDICTS, (BLUE, VERMILLION, "#8a8a8a", "#d9d9d9", "#d9d9d9"), strict=True))
+VERDICT_COLOURS = dict(zip(VERDICTS[:4], (BLUE, VERMILLION, "#8a8a8a", "#d9d9d9"), strict=True))
 
 
 def charts() -> dict[str, dict[str, Any]]:
@@ -29,7 +29,7 @@ def _finished(chart: alt.Chart | Layered) -> dict[str, Any]:
     spec = (
         chart.properties(width="container", autosize=alt.AutoSizeParams(type="fit-x", contains="padding"))
         .configure_axis(labelFontSize=FONT, titleFontSize=FONT, titleFontWeight="normal", grid=True)
-        .configure_legend(orient="top", labelFontSize=FONT, title=None, columns=3, symbolStrokeWidth=3)
+        .configure_legend(orient="top", labelFontSize=FONT, title=None, columns=2, symbolStrokeWidth=3)
         .configure_view(strokeWidth=0)
         .to_dict()
     )
@@ -89,9 +89,9 @@ def layers_chart() -> alt.Chart:
 
 
 CHOICES = ("epochs", "margin", "level", "seed left out")
-AXIS = alt.Axis(minExtent=130, maxExtent=130, labelLimit=125)  # so that the two charts stand above each other
+AXIS = alt.Axis(minExtent=140, maxExtent=140, labelLimit=138)  # so that the two charts stand above each other
 RANK = alt.X("rank:O", axis=None)
-COLOUR = alt.Color("verdict:N", scale=alt.Scale(domain=list(VERDICT_COLOURS), range=list(VERDICT_COLOURS.values())))
+COLOURS = alt.Scale(domain=list(VERDICT_COLOURS), range=list(VERDICT_COLOURS.values()))
 
 
 def specification_chart() -> Layered:
@@ -101,7 +101,7 @@ def specification_chart() -> Layered:
     """
     low, effect = (alt.Y(f"{end}:Q", title=None, axis=AXIS, scale=alt.Scale(zero=False)) for end in ("low", "effect"))
     told = [alt.Tooltip(f"{key}:N") for key in ("verdict", "effect", "low", "high", *CHOICES)]
-    base = alt.Chart(ROWS).encode(x=RANK, color=COLOUR)
+    base = alt.Chart(ROWS).encode(x=RANK, color=alt.Color("verdict:N", scale=COLOURS))
     marks = [
         base.transform_filter(f"datum.{which}")
         .mark_point(shape=shape, size=200, strokeWidth=2.5, filled=False)
@@ -114,12 +114,16 @@ def specification_chart() -> Layered:
 
 
 def choices_chart() -> alt.Chart:
-    """Which choices each setting of the specification curve is made of, a column per setting."""
+    """Which choices each setting of the specification curve is made of; the colour is the claim's verdict in it."""
     return (
         alt.Chart(ROWS)
         .transform_fold(list(CHOICES), as_=["what", "which"])
         .transform_calculate(choice="datum.what + ': ' + datum.which")
         .mark_tick(thickness=3, height=9)
-        .encode(x=RANK, y=alt.Y("choice:N", title=None, axis=AXIS), color=COLOUR)
-        .properties(height=alt.Step(15))
+        .encode(
+            x=RANK,
+            y=alt.Y("choice:N", title=None, axis=AXIS),
+            color=alt.Color("claim:N", scale=COLOURS, legend=None),
+            tooltip=[alt.Tooltip(f"{key}:N") for key in ("claim", *CHOICES)],
+        )
     )

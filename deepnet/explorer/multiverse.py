@@ -1,5 +1,6 @@
 """Every claim's verdict in every setting of its analysis, computed beforehand, so that the page looks verdicts up."""
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
@@ -19,12 +20,12 @@ def verdicts(records: Sequence[Record]) -> list[dict[str, Any]]:
     """One entry per claim and profile, judged on the committed `records` alone; see `entry`."""
     found = []
     for profile in JUDGED:
-        named: dict[str, list[Record]] = {}
+        named: defaultdict[str, list[Record]] = defaultdict(list)
         for record in records:
             if record.profile == profile and record.finished:
-                named.setdefault(record.name, []).append(record)
+                named[record.name].append(record)
         openings = read_lines(EVIDENCE / profile / "openings.jsonl")
-        found += [entry(claim, profile, lambda name, named=named: named.get(name, []), openings) for claim in RULES]
+        found += [entry(claim, profile, named.__getitem__, openings) for claim in RULES]
     return found
 
 

@@ -159,7 +159,7 @@ $("epoch").addEventListener("input", drawLayers);
 
 const axes = ["epochs", "margin", "level", "without"];
 const names = {
-  epochs: epochs => ({ registered: "registered", last: "last", "last five": "mean of the last five", best: "best" })[epochs],
+  epochs: epochs => ({ registered: "registered", last: "last", "last five": "mean of last five", best: "best" })[epochs],
   margin: margin => ({ 0.5: "half", 1: "registered", 2: "double" })[margin],
   level: level => `${Math.round(level * 100)} %${level === 0.95 ? " (registered)" : ""}`,
   without: seed => (seed === null ? "none" : `seed ${seed}`),
@@ -174,7 +174,7 @@ const profilesJudged = distinct(claims.map(({ profile }) => profile));
 fill("claim", distinct(claims.map(({ claim }) => claim))
   .map(claim => [claim, `${claim} ${entryOf(claim, profilesJudged[0]).sentence}`]), ["3a"]);
 fill("judged-in", profilesJudged.map(profile => [profile, profile]));
-tabulate("ledger", ["claim", "what it says", ...profilesJudged.flatMap(name => [name, `same verdict in (${name})`])],
+tabulate("ledger", ["claim", "what it says", ...profilesJudged.flatMap(name => [name, `same verdict (${name})`])],
   distinct(claims.map(({ claim }) => claim)).map(claim => [claim, entryOf(claim, profilesJudged[0]).sentence,
     ...profilesJudged.flatMap(name => [entryOf(claim, name).said, entryOf(claim, name).stands || "–"])]));
 
@@ -187,8 +187,9 @@ async function chooseClaim() {
   $("registered").textContent = `${entry.said}, profile ${entry.profile}`;
   $("sentence").textContent = entry.sentence;
   $("rule").textContent = entry.rule;
-  $("stands").textContent = entry.stands && `The verdict is the same in ${entry.stands}.`;
-  fill("part", entry.parts.map((cells, i) => [String(i), cells[0][0]]));
+  $("stands").textContent = entry.stands && `The verdict is the same ${entry.stands}.`;
+  const deciding = entry.parts.findIndex(([[, verdict]]) => verdict === entry.verdicts[0]);
+  fill("part", entry.parts.map((cells, i) => [String(i), cells[0][0]]), [String(deciding)]);
   await drawClaim();
 }
 
@@ -212,13 +213,14 @@ async function drawClaim() {
   if (entry.settings.length === 1) return;
   const rows = entry.parts[$("part").value]
     .map(([, verdict, effect, low, high], i) => ({
-      verdict, effect, low, high, registered: i === 0, chosen: i === place,
+      verdict, effect, low, high, claim: entry.verdicts[i], registered: i === 0, chosen: i === place,
       ...Object.fromEntries(axes.map(axis => [headings[axis], names[axis](entry.settings[i][axis])])),
     }))
     .sort((a, b) => a.effect - b.effect)
     .map((row, rank) => ({ ...row, rank }));
   await draw("#specification", "specification", rows);
-  await draw("#choices", "choices", rows);
+  const choices = axes.reduce((sum, axis) => sum + $(`set-${axis}`).length, 0);
+  await draw("#choices", "choices", rows, spec => { spec.height = 15 * choices; });
 }
 
 /** A seed is left out of the registered setting only, so the choices exclude each other. */

@@ -6,15 +6,19 @@ import json
 import re
 import shutil
 import subprocess
+from dataclasses import asdict
 from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 
+from deepnet.claims.evidence import Setting
+from deepnet.claims.ledger import RULES, check, evidence_of
 from deepnet.explorer import page
+from deepnet.records.reading import find_record
 from deepnet.records.table import committed_records
-from experimentTable import EXPERIMENTS
+from experimentTable import EXPERIMENTS, JUDGED
 
 MOST_BYTES = 3_000_000
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -57,7 +61,8 @@ def test_it_asks_for_nothing_from_outside(html):
     assert re.findall(r"https?:|//\w+\.\w+/|@import|\bfetch\(|XMLHttpRequest|\bimport\(|\"url\"", own) == []
 
 
-def test_write(tmp_path, html):
+def test_write(tmp_path, monkeypatch, html):
+    monkeypatch.setattr(page, "build", lambda: html)
     assert page.write(tmp_path / "explorer.html").read_text("utf-8") == html
 
 
@@ -95,6 +100,51 @@ def test_where_a_curve_comes_from(data):
         assert re.fullmatch("[0-9a-f]{40}", curve["commit"])
         command = f"python run.py verify {name} --profile {curve['profile']} --seeds {curve['seed']}"
         assert curve["verify"] == (command if name in EXPERIMENTS else "")
+
+
+# ---------------------------------------------------------------- the claims
+
+
+@pytest.mark.parametrize("profile", JUDGED)
+def test_every_verdict_is_the_rule_s_own(data, profile):
+    records, openings = evidence_of(profile)
+    entries = [entry for entry in data["claims"] if entry["profile"] == profile]
+    assert [entry["claim"] for entry in entries] == list(RULES)
+    for entry in entries:
+        registered = check(entry["claim"], profile)
+        assert (entry["said"], entry["rule"]) == (registered.text, registered.rule)
+        assert Setting(**entry["settings"][0]) == Setting()
+        assert len({json.dumps(setting) for setting in entry["settings"]}) == len(entry["settings"])
+        for i, setting in enumerate(entry["settings"]):
+            verdict = check(entry["claim"], profile, records, openings, Setting(**setting))
+            assert entry["verdicts"][i] == verdict.verdict
+            parts = {part.text: part for part in verdict.parts}
+            for text, said, effect, low, high in (cells[i] for cells in entry["parts"]):
+                assert said == parts[text].verdict
+                numbers = (parts[text].effect, *(parts[text].interval or (None, None)))
+                assert [effect, low, high] == [None if n is None else pytest.approx(n, rel=1e-4) for n in numbers]
+
+
+def test_a_verdict_in_another_setting_is_there(data):
+    """So that the test above compares more than registered verdicts, and some of them differ."""
+    several = [entry for entry in data["claims"] if len(entry["settings"]) > 1]
+    assert len(several) > 30 and any(len(set(entry["verdicts"])) > 1 for entry in several)
+    kinds = {
+        key for entry in several for s in entry["settings"] for key, value in s.items() if value != REGISTERED[key]
+    }
+    assert kinds == {"epochs", "margin", "level", "without"}
+
+
+REGISTERED = asdict(Setting())
+
+
+def test_own_runs_are_left_out(data, monkeypatch, runs_dir):
+    """The page is one of the committed records, whatever else has been trained."""
+    own = find_record("MLP_33", "paper")
+    shutil.copytree(own.path, runs_dir / "paper" / "MLP_33" / "seed-77")
+    for file in ("settings.json", "rows.jsonl"):
+        (runs_dir / "paper" / "MLP_33" / "seed-77" / file).write_text("damaged")
+    assert page.data()["claims"] == data["claims"]
 
 
 # ---------------------------------------------------------------- in a browser
@@ -195,3 +245,38 @@ def test_choosing_runs_and_layers(html, tmp_path):
     assert found["command"] == "python run.py verify MLP_13 --profile cpu --seeds 0"
     assert found["none"] == "None of the chosen runs has such a metric; choose others."
     assert (found["timed"], found["epoch"], found["points"]) == (1, "5", 33)
+
+
+@needs_chromium
+def test_a_verdict_in_another_setting_says_so(html, data, tmp_path):
+    steps = """
+    const read = () => ({ shown: !get("played").hidden, played: get("played").textContent,
+      registered: get("registered").textContent });
+    found.first = read();
+    await set("set-level", "0.99");
+    found.second = read();
+    await set("set-without", "2");
+    found.third = { ...read(), level: get("set-level").value };
+    found.columns = document.querySelectorAll("#choices .mark-rect path").length;
+    get("reset").click();
+    await wait();
+    found.last = read();
+    await set("judged-in", "cpu");
+    await set("claim", "5h");
+    found.unjudged = { ...read(), all: get("multiverse").hidden };
+    """
+    found = opened(html, tmp_path, 390, steps)
+    entry = next(entry for entry in data["claims"] if (entry["claim"], entry["profile"]) == ("3a", "paper"))
+
+    def verdict(**changed):
+        return entry["verdicts"][entry["settings"].index(REGISTERED | changed)]
+
+    registered = f"{entry['said']}, profile paper"
+    assert found["first"] == found["last"] == {"shown": False, "played": "", "registered": registered}
+    for key, changed in (("second", {"level": 0.99}), ("third", {"without": 2})):
+        assert found[key]["shown"] and found[key]["registered"] == registered
+        says = f"Not the registered verdict. In another setting: {verdict(**changed)}"
+        assert found[key]["played"].startswith(says) and f"The claim counts as {entry['said']}." in found[key]["played"]
+    assert found["third"]["level"] == "0.95"
+    assert found["columns"] == 4 * len(entry["settings"])
+    assert found["unjudged"]["registered"].startswith("no evidence") and found["unjudged"]["all"]
