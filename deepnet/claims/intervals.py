@@ -32,18 +32,23 @@ class Number:
     predictions: Callable[[], np.ndarray] | None = None  # of an accuracy: (2, N), targets and predicted classes
 
 
-def accuracy_number(value: float, predictions: Callable[[], np.ndarray]) -> Number:
-    """An accuracy (share of images) that the stored `predictions` give, with Wilson's interval."""
+def accuracy_number(value: float, predictions: Callable[[], np.ndarray] | None) -> Number:
+    """An accuracy (share of images) that the stored `predictions` give, with Wilson's interval; without, a bare one."""
+    if predictions is None:
+        return Number(value)
     return Number(value, lambda level: wilson_interval(value, predictions().shape[1], level), predictions)
 
 
-def macro_number(value: float, predictions: Callable[[], np.ndarray]) -> Number:
-    """A macro accuracy (mean over classes) that the stored `predictions` give, with Wilson's interval too.
+def macro_number(value: float, predictions: Callable[[], np.ndarray] | None) -> Number:
+    """A macro accuracy (mean over classes) that the stored `predictions` give, with Wilson's interval; see above.
 
     A mean over C classes of n_c images each varies like a share of C² / Σ 1/n_c images, which are all of them where
     the classes are equally frequent. (Classes of unequal accuracy make it vary less, so the interval errs on the safe
     side.)
     """
+
+    if predictions is None:
+        return Number(value)
 
     def interval(level: float) -> Interval:
         counts = np.bincount(predictions()[0])
