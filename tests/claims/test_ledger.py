@@ -37,14 +37,14 @@ def test_a_difference_of_nothing_but_rounding_is_written_as_zero():
 def test_a_verdict_prints_its_parts():
     verdict = check("4a", "paper", world(**CASES[[case[0] for case in CASES].index("4a")][2]))
     lines = str(verdict).splitlines()
-    assert lines[0] == "4a holds, profile paper" and lines[1] == f"says: {RULES['4a'].sentence}"
-    assert lines[-1] == "  holds       test accuracy, CNN_13 − CNN_10, above 0: 0.1 [0.1, 0.1] (95%), seeds 0-2"
+    assert lines[0] == "4a as claimed, profile paper" and lines[1] == f"says: {RULES['4a'].sentence}"
+    assert lines[-1] == "  as claimed   test accuracy, CNN_13 − CNN_10, above 0: 0.1 [0.1, 0.1] (95%), seeds 0-2"
     assert verdict.table().rows[0] == (
         "training loss, CNN_10 − CNN_13, above 0",
         "0.1",
         "[0.1, 0.1] (95%)",
         "0-2",
-        "holds",
+        "as claimed",
     )
     html = verdict._repr_html_()
     assert html.startswith("<details><summary><b>4a</b> ") and "training loss, CNN_10 − CNN_13, above 0" in html
@@ -77,7 +77,7 @@ def test_the_parts_of_a_claim_stand_side_by_side(monkeypatch):
     )
     table = side_by_side("4a", "paper", "cpu")
     assert table.head == ("4a", "paper", "cpu")
-    assert table.rows[0] == ("training loss, CNN_10 − CNN_13, above 0", "–", "holds: 0.1 [0.1, 0.1] (95%), n = 3")
+    assert table.rows[0] == ("training loss, CNN_10 − CNN_13, above 0", "–", "as claimed: 0.1 [0.1, 0.1] (95%), n = 3")
 
 
 def test_the_ledger_has_one_line_per_claim_with_the_number_that_decides():
@@ -88,8 +88,9 @@ def test_the_ledger_has_one_line_per_claim_with_the_number_that_decides():
         head
         == verdicts.summary
         == (
-            "Profile cpu: 24 claims, 7 amended rules and 8 questions, with no correction for their number "
-            "(holds 2, fails 2, undecided 1, no evidence 33, not judged 1)."
+            "Profile cpu: 24 claims, 7 amended rules and 8 questions. Judged over at least three seeds: as claimed or "
+            "yes 2, contradicted or no 2, undecided 1. Seen once or twice: 0. Without a verdict: no evidence 33, not "
+            "judged 1."
         )
     )
     assert rows[0] == ["id", "sentence", "verdict", "the number that decides"]
@@ -97,10 +98,10 @@ def test_the_ledger_has_one_line_per_claim_with_the_number_that_decides():
     assert list(lines) == list(RULES)
     assert lines["4a"] == [
         RULES["4a"].sentence,
-        "holds",
+        "as claimed",
         "training loss, CNN_10 − CNN_13, above 0: 0.1 [0.1, 0.1] (95%)",
     ]
-    assert lines["3a"][1:] == ["fails", "training loss, MLP_23 − MLP_13, above 0: -0.1 [-0.1, -0.1] (95%)"]
+    assert lines["3a"][1:] == ["contradicted", "training loss, MLP_23 − MLP_13, above 0: -0.1 [-0.1, -0.1] (95%)"]
     assert lines["5c"][1] == "undecided" and lines["5c"][2].startswith(
         "last training loss of fine_tune_2, at most 0.1: "
     )

@@ -91,7 +91,7 @@ def test_the_share_of_settings_in_which_a_verdict_stands():
     by_setting = {setting.text: verdict for setting, verdict in found.outcomes}
     assert by_setting["level 0.9"] == "fails" and by_setting["best epoch"] == H
     assert found.share == found.of_rule.count("fails") / len(found.of_rule) and len(found.of_rule) == 9
-    assert found.text in str(found) and str(found).count("| fails |") == found.of_rule.count("fails")
+    assert found.text in str(found) and str(found).count("| contradicted |") == found.of_rule.count("fails")
     assert robustness("4b", "cpu", world(CNN_30={"loss": 2.3, "rms": [-12, -8, -3]})) is None
 
 
