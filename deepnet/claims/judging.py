@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from deepnet.claims.evidence import Evidence, compare
-from deepnet.claims.intervals import Aim, above, at_least, at_most, below, equivalent, few_seeds
-from deepnet.claims.ledger import Verdict, check
+from deepnet.claims.intervals import Aim, above, at_least, at_most, below, equivalent
+from deepnet.claims.ledger import check
+from deepnet.claims.verdicts import Verdict
 from deepnet.records.reading import Record
 from deepnet.text import listed, ranges
 from deepnet.valid import EVAL_SPLIT
@@ -93,7 +94,7 @@ def _compare(claim: Comparison, source: Callable[[str], Sequence[Any]]) -> Verdi
         )
     text = f"{claim.metric} of the last epoch"
     part = compare(evidence, text, lambda record: record.column(claim.metric)[-1], claim.a, claim.b, claim.aim)
-    note = f"no run {listed(evidence.missing)}" if evidence.missing else few_seeds([part])
+    note = f"no run {listed(evidence.missing)}" if evidence.missing else ""
     return Verdict("the comparison", part.text, part.verdict, (part,), note, part.text, profile=OWN)
 
 

@@ -4,13 +4,13 @@ from typing import Any
 
 import altair as alt
 
-from deepnet.claims.ledger import VERDICTS
+from deepnet.claims.verdicts import VERDICTS
 from deepnet.figures.plots import BLUE, ORANGE, PALETTE, VERMILLION
 
 Layered = alt.LayerChart | alt.FacetChart  # what alt.layer says that it returns
 FONT = 12
 ROWS = alt.Data(name="rows")  # given by the page
-VERDICT_COLOURS = dict(zip(VERDICTS[:4], (BLUE, VERMILLION, "#8a8a8a", "#d9d9d9"), strict=True))
+VERDICT_COLOURS = alt.Scale(domain=list(VERDICTS[:4]), range=[BLUE, VERMILLION, "#8a8a8a", "#d9d9d9"])
 
 
 def charts() -> dict[str, dict[str, Any]]:
@@ -91,7 +91,6 @@ def layers_chart() -> alt.Chart:
 CHOICES = ("epochs", "margin", "level", "seed left out")
 AXIS = alt.Axis(minExtent=140, maxExtent=140, labelLimit=138)  # so that the two charts stand above each other
 RANK = alt.X("rank:O", axis=None)
-COLOURS = alt.Scale(domain=list(VERDICT_COLOURS), range=list(VERDICT_COLOURS.values()))
 
 
 def specification_chart() -> Layered:
@@ -101,7 +100,7 @@ def specification_chart() -> Layered:
     """
     low, effect = (alt.Y(f"{end}:Q", title=None, axis=AXIS, scale=alt.Scale(zero=False)) for end in ("low", "effect"))
     told = [alt.Tooltip(f"{key}:N") for key in ("verdict", "effect", "low", "high", *CHOICES)]
-    base = alt.Chart(ROWS).encode(x=RANK, color=alt.Color("verdict:N", scale=COLOURS))
+    base = alt.Chart(ROWS).encode(x=RANK, color=alt.Color("verdict:N", scale=VERDICT_COLOURS))
     marks = [
         base.transform_filter(f"datum.{which}")
         .mark_point(shape=shape, size=200, strokeWidth=2.5, filled=False)
@@ -123,7 +122,7 @@ def choices_chart() -> alt.Chart:
         .encode(
             x=RANK,
             y=alt.Y("choice:N", title=None, axis=AXIS),
-            color=alt.Color("claim:N", scale=COLOURS, legend=None),
+            color=alt.Color("claim:N", scale=VERDICT_COLOURS, legend=None),
             tooltip=[alt.Tooltip(f"{key}:N") for key in ("claim", *CHOICES)],
         )
     )

@@ -7,8 +7,9 @@ from typing import Any
 
 from deepnet.claims.evidence import REGISTERED, Source
 from deepnet.claims.intervals import Part
-from deepnet.claims.ledger import RULES, VERDICTS, check
+from deepnet.claims.ledger import RULES, check
 from deepnet.claims.robustness import Robustness, settings_of
+from deepnet.claims.verdicts import VERDICTS, said
 from deepnet.records.files import read_lines
 from deepnet.records.reading import EVIDENCE, Record
 from experimentTable import JUDGED
@@ -46,6 +47,7 @@ def entry(claim: str, profile: str, records: Source, openings: Sequence[dict]) -
         "rule": registered.rule,
         "report": registered.report,
         "said": registered.text,
+        "words": {verdict: said(registered.id, verdict) for verdict in VERDICTS[:4]},  # as verdicts are printed
         "stands": robustness.text if len(settings) > 1 else "",
         "settings": [asdict(setting) for setting in settings],
         "verdicts": [verdict.verdict for verdict in found],

@@ -165,7 +165,7 @@ const names = {
   without: seed => (seed === null ? "none" : `seed ${seed}`),
 };
 const headings = { epochs: "epochs", margin: "margin", level: "level", without: "seed left out" };
-const inWords = setting => axes.map(axis => `${headings[axis]}: ${names[axis](setting[axis])}`).join("; ");
+const described = setting => axes.map(axis => `${headings[axis]}: ${names[axis](setting[axis])}`).join("; ");
 const entryOf = (claim, profile) => claims.find(entry => entry.claim === claim && entry.profile === profile);
 const number = value => (value === null ? "–" : String(Number(value.toPrecision(4))));
 let entry;
@@ -203,24 +203,31 @@ async function drawClaim() {
   const place = chosenSetting();
   $("played").hidden = place === 0;
   $("played").replaceChildren(...(place === 0 ? [] : [
-    element("p", "", element("strong", `Not the registered verdict. In another setting: ${entry.verdicts[place]}`)),
-    element("p", `${inWords(entry.settings[place])}. The claim counts as ${entry.said}.`),
+    element("p", "", element("strong", `Not the registered verdict. In another setting: ${entry.words[entry.verdicts[place]]}`)),
+    element("p", `${described(entry.settings[place])}. Only the registered one counts: ${entry.said}.`),
   ]));
   tabulate("parts", ["part", place === 0 ? "verdict" : "verdict in this setting", "effect", "interval"],
     entry.parts.map(cells => cells[place]).map(([text, verdict, effect, low, high]) =>
-      [text, verdict, number(effect), low === null ? "–" : `${number(low)} to ${number(high)}`]));
+      [text, entry.words[verdict], number(effect), low === null ? "–" : `${number(low)} to ${number(high)}`]));
   $("multiverse").hidden = entry.settings.length === 1;
   if (entry.settings.length === 1) return;
   const rows = entry.parts[$("part").value]
     .map(([, verdict, effect, low, high], i) => ({
-      verdict, effect, low, high, claim: entry.verdicts[i], registered: i === 0, chosen: i === place,
+      verdict: entry.words[verdict], claim: entry.words[entry.verdicts[i]], effect, low, high, registered: i === 0, chosen: i === place,
       ...Object.fromEntries(axes.map(axis => [headings[axis], names[axis](entry.settings[i][axis])])),
     }))
     .sort((a, b) => a.effect - b.effect)
     .map((row, rank) => ({ ...row, rank }));
-  await draw("#specification", "specification", rows);
+  const inWords = spec => {
+    const colours = [spec, ...(spec.layer ?? [])].map(({ encoding }) => encoding?.color.scale).filter(Boolean);
+    for (const scale of colours) scale.domain = Object.values(entry.words);
+  };
+  await draw("#specification", "specification", rows, inWords);
   const choices = axes.reduce((sum, axis) => sum + $(`set-${axis}`).length, 0);
-  await draw("#choices", "choices", rows, spec => { spec.height = 15 * choices; });
+  await draw("#choices", "choices", rows, spec => {
+    inWords(spec);
+    spec.height = 15 * choices;
+  });
 }
 
 /** A seed is left out of the registered setting only, so the choices exclude each other. */

@@ -53,8 +53,8 @@ def test_the_page_s_example(tmp_path, monkeypatch, capsys):
     exec(first, names)
     exec(second, names)
     said = capsys.readouterr().out
-    assert said.startswith("3a holds") and "test accuracy, MLP_4 − MLP_13, above 0: 0.0497 [" in said
-    assert "the comparison holds" in said
+    assert said.startswith("3a as claimed") and "test accuracy, MLP_4 − MLP_13, above 0: 0.0497 [" in said
+    assert "the comparison as claimed" in said
 
 
 @pytest.mark.parametrize("claim", ["3a", "3b", "3c", "3d", "3g"])
@@ -107,7 +107,7 @@ def test_a_comparison_of_one_s_own(aim, verdict):
 
 def test_few_seeds_are_said():
     found = judge(Comparison("acc", "wide", "narrow", above()), rows(wide=[0.6], narrow=[0.5]))
-    assert found.text == "holds (one seed)"
+    assert found.text == "seen once: as claimed"
 
 
 def test_names_and_columns_are_renamed():

@@ -15,6 +15,7 @@ import pytest
 
 from deepnet.claims.evidence import Setting
 from deepnet.claims.ledger import RULES, check, evidence_of
+from deepnet.claims.verdicts import said
 from deepnet.explorer import page
 from deepnet.records.reading import find_record
 from deepnet.records.table import committed_records
@@ -119,8 +120,8 @@ def test_every_verdict_is_the_rule_s_own(data, profile):
             verdict = check(entry["claim"], profile, records, openings, Setting(**setting))
             assert entry["verdicts"][i] == verdict.verdict
             parts = {part.text: part for part in verdict.parts}
-            for text, said, effect, low, high in (cells[i] for cells in entry["parts"]):
-                assert said == parts[text].verdict
+            for text, judged, effect, low, high in (cells[i] for cells in entry["parts"]):
+                assert judged == parts[text].verdict
                 numbers = (parts[text].effect, *(parts[text].interval or (None, None)))
                 assert [effect, low, high] == [None if n is None else pytest.approx(n, rel=1e-4) for n in numbers]
 
@@ -275,8 +276,11 @@ def test_a_verdict_in_another_setting_says_so(html, data, tmp_path):
     assert found["first"] == found["last"] == {"shown": False, "played": "", "registered": registered}
     for key, changed in (("second", {"level": 0.99}), ("third", {"without": 2})):
         assert found[key]["shown"] and found[key]["registered"] == registered
-        says = f"Not the registered verdict. In another setting: {verdict(**changed)}"
-        assert found[key]["played"].startswith(says) and f"The claim counts as {entry['said']}." in found[key]["played"]
+        says = f"Not the registered verdict. In another setting: {said('3a', verdict(**changed))}"
+        assert (
+            found[key]["played"].startswith(says)
+            and f"Only the registered one counts: {entry['said']}." in found[key]["played"]
+        )
     assert found["third"]["level"] == "0.95"
     assert found["columns"] == 4 * len(entry["settings"])
     assert found["unjudged"]["registered"].startswith("no evidence") and found["unjudged"]["all"]
