@@ -38,7 +38,7 @@ def _finished(chart: alt.Chart | Layered) -> dict[str, Any]:
 
 
 def curves_chart() -> Layered:
-    """One metric over training, a line per run, profile and seed; the nearest point says which run it is of."""
+    """One metric over training, a line per run, profile and seed; a point that is hovered says which run it is of."""
     base = alt.Chart(ROWS).encode(
         x=alt.X("x:Q", title="epoch"),
         y=alt.Y("value:Q", title=None, scale=alt.Scale(zero=False)),
@@ -47,9 +47,11 @@ def curves_chart() -> Layered:
         detail=["seed:N"],
     )
     told = [alt.Tooltip(f"{key}:N") for key in ("run", "profile", "seed", "x", "value", "commit", "verify")]
-    near = alt.selection_point(name="near", nearest=True, on="pointerover", clear="pointerout", empty=False)
-    points = base.mark_circle(size=60).encode(tooltip=told, opacity=alt.condition(near, alt.value(1), alt.value(0)))
-    return alt.layer(base.mark_line(strokeWidth=1.5, clip=True), points.add_params(near)).properties(height=300)
+    # not the nearest point, since Vega-Lite 6 then reads the tooltip off the Voronoi cell, which has no such fields
+    hovered = alt.selection_point(name="hovered", on="pointerover", clear="pointerout", empty=False)
+    opacity = alt.condition(hovered, alt.value(1), alt.value(0))
+    points = base.mark_circle(size=150).encode(tooltip=told, opacity=opacity)
+    return alt.layer(base.mark_line(strokeWidth=1.5, clip=True), points.add_params(hovered)).properties(height=300)
 
 
 def map_chart() -> Layered:

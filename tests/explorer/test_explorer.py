@@ -224,6 +224,11 @@ def test_choosing_runs_and_layers(html, tmp_path):
     steps = """
     const lines = () => document.querySelectorAll("#curves-of .mark-line path[aria-roledescription]").length;
     found.lines = lines();
+    const point = document.querySelector("#curves-of .mark-symbol.role-mark path");
+    const { x, y } = point.getBoundingClientRect();
+    point.dispatchEvent(new PointerEvent("pointermove", { bubbles: true, clientX: x + 5, clientY: y + 5 }));
+    await wait();
+    found.told = document.getElementById("vg-tooltip-element")?.textContent;
     await set("profile", "cpu");
     await set("metric", "test_loss");
     await set("run", "MLP_13");
@@ -241,6 +246,10 @@ def test_choosing_runs_and_layers(html, tmp_path):
     found.points = document.querySelectorAll("#layers .mark-symbol path").length;
     """
     found = opened(html, tmp_path, 1280, steps)
+    assert re.fullmatch(
+        r"runMLP_4profilepaperseed0x\d+value[\d.]+commit[0-9a-f]{9}verify"
+        r"python run.py verify MLP_4 --profile paper --seeds 0", found["told"]
+    )  # fmt: skip
     seeds = {record.seed for record in committed_records() if (record.profile, record.name) == ("cpu", "MLP_13")}
     assert (found["lines"], found["cpu"], found["table"]) == (2 * 4 * 5, len(seeds), len(seeds) + 1)
     assert found["command"] == "python run.py verify MLP_13 --profile cpu --seeds 0"
