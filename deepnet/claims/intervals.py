@@ -219,6 +219,11 @@ class Part:
         return f"{'; '.join(written)} ({self.level:.0%}{few})"
 
     @property
+    def p_value(self) -> float | None:
+        """Of the part's own verdict; of an undecided part the smaller one."""
+        return {"holds": self.p[0], "fails": self.p[1]}.get(self.verdict, min(self.p)) if self.p else None
+
+    @property
     def which(self) -> str:
         """The seeds, as "0-2, 5"; of another unit how many there are."""
         return ranges(self.seeds) if self.unit == "seed" else counted(len(self.seeds), self.unit)

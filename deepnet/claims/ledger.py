@@ -11,7 +11,7 @@ from functools import cache, partial
 from deepnet.claims import amended, rules  # noqa: F401 (which enters its rules)
 from deepnet.claims.evidence import REGISTERED, TEXTS, Evidence, Rule, Setting, Source
 from deepnet.claims.intervals import combine
-from deepnet.claims.verdicts import JUDGED, Ledger, Verdict, said
+from deepnet.claims.verdicts import JUDGED, Ledger, Verdict, after_holm, said
 from deepnet.records.reading import find_openings, find_records
 from deepnet.text import Table, listed
 from experimentTable import PROFILES, choose, current_profile
@@ -65,12 +65,12 @@ def ledger(
     records: Source | None = None,
     openings: Sequence[dict] | None = None,
 ) -> Ledger:
-    """The verdicts on all claims, then on our questions; the arguments are those of `check`."""
+    """The verdicts on all claims and on our questions, with Holm's correction; the arguments are those of `check`."""
     profile = current_profile(profile)
     if records is None and PROFILES[profile].judged:
         records, read = evidence_of(profile)
         openings = read if openings is None else openings
-    return Ledger(check(claim, profile, records, openings) for claim in RULES)
+    return Ledger(after_holm([check(claim, profile, records, openings) for claim in RULES]))
 
 
 def side_by_side(claim: str, *profiles: str) -> Table:

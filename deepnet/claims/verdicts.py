@@ -6,11 +6,12 @@ Data keeps the words of `VERDICTS`; what is printed is `said`.
 import textwrap
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from html import escape
 
 from deepnet.claims.evidence import REGISTERED, TEXTS, Setting
+from deepnet.claims.formulas import holm
 from deepnet.claims.intervals import FEW_SEEDS, Part
 from deepnet.text import Table, counted
 
@@ -44,6 +45,45 @@ class Verdict:
     report: str = ""  # the report's number
     profile: str = ""
     setting: Setting = REGISTERED
+    adjusted: str = (
+        ""  # one of VERDICTS: the verdict after Holm's correction over the claims of a ledger that have a p-value
+    )
+
+    @property
+    def judged(self) -> list[Part]:
+        """The parts that count."""
+        return [part for part in self.parts if part.verdict in JUDGED] if self.verdict in JUDGED else []
+
+    @property
+    def p(self) -> float | None:
+        """The p-value of the claim's verdict; None unless every judged part has one, from three seeds on.
+
+        That a claim holds needs all its parts, so its p-value is the largest of theirs (intersection-union test). That
+        it fails needs one, so it is the smallest, times their number (Bonferroni). Of an undecided claim it is the
+        smaller of the two.
+        """
+        if not self.judged or not all(part.p for part in self.judged):
+            return None
+        holds, fails = zip(*(part.p for part in self.judged), strict=True)
+        of = {"holds": max(holds), "fails": min(1.0, len(fails) * min(fails))}
+        return of.get(self.verdict, min(of.values()))
+
+    @property
+    def seeds_needed(self) -> int | None:
+        """How many seeds would make the intervals of the parts with the claim's own verdict decisive.
+
+        The largest of `Part.needed`, which is of the spread seen; None where one of them has none.
+        """
+        needed = [part.needed for part in self.judged if part.verdict == self.verdict]
+        return max(n for n in needed if n) if needed and all(needed) else None
+
+    @property
+    def outlook(self) -> str:
+        """Of an undecided claim, how many seeds would probably decide it; else empty."""
+        if self.verdict != "undecided" or self.seeds_needed is None:
+            return ""
+        enough = self.seeds_needed <= max(len(part.seeds) for part in self.judged)
+        return "the effect lies at the threshold" if enough else f"about {self.seeds_needed:,} seeds would decide"
 
     @property
     def seen(self) -> str:
@@ -57,8 +97,11 @@ class Verdict:
 
     @property
     def text(self) -> str:
-        """The outcome with its note."""
-        return f"{self.outcome} ({self.note})" if self.note else self.outcome
+        """The outcome, with its note, what Holm's correction leaves of it, and what would decide it."""
+        decided = self.adjusted and self.verdict != "undecided"
+        adjusted = f"after Holm: {said(self.id, self.adjusted)}" if decided else ""
+        notes = "; ".join(filter(None, [self.note, adjusted, self.outlook]))
+        return f"{self.outcome} ({notes})" if notes else self.outcome
 
     @property
     def deciding(self) -> Part | None:
@@ -75,8 +118,13 @@ class Verdict:
 
     def table(self) -> Table:
         """The parts, those that are shown only included; a dash stands where there is nothing."""
-        cells = [(part.text, part.ours, part.span, part.which, said(self.id, part.verdict)) for part in self.parts]
-        head = ("part", "ours", "interval", "seeds", "verdict")
+        head, cells = ["part", "ours", "interval", "seeds", "verdict"], []
+        tested = any(part.p for part in self.parts)
+        for part in self.parts:
+            cells.append([part.text, part.ours, part.span, part.which, said(self.id, part.verdict)])
+            if tested:
+                cells[-1] += ["" if part.p_value is None else f"{part.p_value:.2g}", f"{part.needed or ''}"]
+        head += ["p", "seeds that would decide"] if tested else []
         return Table(head, [tuple(cell or "–" for cell in row) for row in cells])
 
     def _repr_html_(self) -> str:
@@ -126,3 +174,12 @@ def counts(verdicts: Sequence[Verdict]) -> list[str]:
     words = {"holds": "as claimed or yes", "fails": "contradicted or no"}
     of = Counter(v.verdict for v in verdicts)
     return [f"{words.get(verdict, verdict)} {of[verdict]}" for verdict in VERDICTS if of[verdict]] or ["0"]
+
+
+def after_holm(verdicts: Sequence[Verdict], level: float = 0.05) -> list[Verdict]:
+    """The verdicts, those with a p-value with what Holm's correction over all of these leaves of them."""
+    tested = [i for i, verdict in enumerate(verdicts) if verdict.p is not None]
+    corrected = list(verdicts)
+    for i, p in zip(tested, holm([verdicts[i].p or 0.0 for i in tested]), strict=True):
+        corrected[i] = replace(verdicts[i], adjusted=verdicts[i].verdict if p <= level else "undecided")
+    return corrected
