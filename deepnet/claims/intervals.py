@@ -248,7 +248,7 @@ def judge_ends(low: Any, high: Any, aim: Aim) -> np.ndarray:
     return agreed(aim.verdict(np.round(low, ROUND), np.round(high, ROUND)))
 
 
-def judge(text: str, numbers: Mapping[Any, Number], aim: Aim, unit: str = "seed") -> Part:
+def judge_numbers(text: str, numbers: Mapping[Any, Number], aim: Aim, unit: str = "seed") -> Part:
     """Judge `numbers`, seed -> Number, by `aim`: over the seeds if there are three, else each by itself.
 
     Where the `unit` is another than a seed, the keys name the units.
