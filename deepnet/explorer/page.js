@@ -85,6 +85,7 @@ async function drawCurves() {
     const axes = distinct(shown.filter(curve => metric in curve.columns).map(curve => curve.axis));
     for (const { encoding } of spec.layer) {
       encoding.x.title = axes.join(" or ");
+      for (const told of encoding.tooltip ?? []) if (told.field === "x") told.title = encoding.x.title;
       if ($("log-x").checked || axes.includes("C")) encoding.x.scale = { type: "log" };
       if ($("log-y").checked) encoding.y.scale = { type: "log" };
     }

@@ -30,7 +30,7 @@ def crate_json() -> str:
 
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
     records = committed_records()
-    crate = ROCrate()
+    crate = ROCrate(version="1.1")  # of the specification, whatever this version of the library would take
     crate.name, crate.description = project["name"], project["description"]
     crate.license = f"https://spdx.org/licenses/{project['license']}"
     crate.root_dataset["version"] = project["version"]

@@ -247,7 +247,7 @@ def test_choosing_runs_and_layers(html, tmp_path):
     """
     found = opened(html, tmp_path, 1280, steps)
     assert re.fullmatch(
-        r"runMLP_4profilepaperseed0x\d+value[\d.]+commit[0-9a-f]{9}verify"
+        r"runMLP_4profilepaperseed0epoch\d+value[\d.]+commit[0-9a-f]{9}verify"
         r"python run.py verify MLP_4 --profile paper --seeds 0", found["told"]
     )  # fmt: skip
     seeds = {record.seed for record in committed_records() if (record.profile, record.name) == ("cpu", "MLP_13")}
