@@ -8,14 +8,16 @@ RUN := .venv/bin/python -m
 # PyTorch's own index of wheels without CUDA, a tenth of the size, for a machine without an NVIDIA card
 CPU_WHEELS ?= https://download.pytorch.org/whl/cpu
 # What users import, and the two that utilityFunction lends its figures and verdicts from
-DOCUMENTED := coreFunction utilityFunction myModel modelBlock experimentTable deepnet.figures.registry deepnet.claims.ledger
+DOCUMENTED := coreFunction utilityFunction myModel modelBlock experimentTable deepnet.figures.registry deepnet.claims.ledger \
+  deepnet.claims.judging
 
-.PHONY: help notebook sample lab test faults benchmark docs check clean
+.PHONY: help notebook explorer sample lab test faults benchmark docs check clean
 .DEFAULT_GOAL := help
 
 help:
 	@printf '%s\n' \
 	  'make notebook   replay the committed evidence: report/notebook.ipynb and .html, in two minutes' \
+	  'make explorer   every curve and verdict on one page to explore: report/explorer.html, in ten seconds' \
 	  'make sample     train every experiment at sample size: report/notebook-sample.ipynb and .html, in ten minutes' \
 	  'make lab        open main.ipynb in JupyterLab' \
 	  'make test       run all tests' \
@@ -30,6 +32,9 @@ help:
 notebook: $(INSTALLED)
 	@echo 'Replaying main.ipynb in the profile $(PROFILE); its live parts train for about a minute ...'
 	@$(RUN) deepnet.figures.page '$(PROFILE)'
+
+explorer: $(INSTALLED)
+	@$(RUN) deepnet.explorer
 
 sample: $(INSTALLED)
 	@echo 'Training every experiment at sample size: about 8 minutes on two cores, and 0.3 GB of disk in runs/ ...'

@@ -44,7 +44,9 @@ def _(ev: Evidence) -> Iterator[Part]:
         ev.lacks("an epoch of CNN_30 after which no layer is dead")
     vanishes = {seed: number.value < -6 for seed, number in alive.items()}
     yield judge_property("CNN_30's gradient vanishes before a layer is dead", vanishes)
-    yield ev.judge("log10 of the RMS gradient, first layer − last layer, before a layer is dead", alive, SHOWN_ONLY)
+    yield ev.judge_numbers(
+        "log10 of the RMS gradient, first layer − last layer, before a layer is dead", alive, SHOWN_ONLY
+    )
 
 
 @rule("4d′")
@@ -75,4 +77,4 @@ def _(ev: Evidence) -> Iterator[Part]:
     cost = {run: Number(m.stopping_cost(record)) for run, record in runs.items() if m.ends_early(record)}
     if not cost:
         ev.lacks("a run of chapter 5 that stopped early, of seed 1 or above")
-    yield ev.judge("validation accuracy, best − last epoch of a run", cost, above(0.005), unit="run")
+    yield ev.judge_numbers("validation accuracy, best − last epoch of a run", cost, above(0.005), unit="run")

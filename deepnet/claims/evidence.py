@@ -8,7 +8,7 @@ from typing import Any
 
 from deepnet import valid
 from deepnet.claims import measures as m
-from deepnet.claims.intervals import SHOWN_ONLY, Aim, Number, Part, at_least, difference, judge, judge_property
+from deepnet.claims.intervals import SHOWN_ONLY, Aim, Number, Part, at_least, difference, judge_numbers, judge_property
 from deepnet.claims.measures import Measure, Record, Runs, numbers
 from experimentTable import choose
 
@@ -75,9 +75,9 @@ class Evidence:
         """`measure` of each seed's record, at the epochs of the setting."""
         return numbers(runs, m.at_epochs(self.setting.epochs, measure))
 
-    def judge(self, text: str, found: Mapping[Any, Number], aim: Aim, unit: str = "seed") -> Part:
-        """`intervals.judge` with the margin and the level of the setting."""
-        return judge(text, found, aim.varied(self.setting.margin, self.setting.level), unit)
+    def judge_numbers(self, text: str, found: Mapping[Any, Number], aim: Aim, unit: str = "seed") -> Part:
+        """`intervals.judge_numbers` with the margin and the level of the setting."""
+        return judge_numbers(text, found, aim.varied(self.setting.margin, self.setting.level), unit)
 
     def test_accuracy(self, name: str, runs: Runs) -> dict[int, Number]:
         """`opened_accuracies`. An opening leaves no predictions, so a number from it has no interval of its own."""
@@ -108,13 +108,13 @@ TIMED = {  # the pairs of a plain and a residual model whose steps are compared
 
 def single(ev: Evidence, text: str, measure: Measure, name: str, aim: Aim) -> Part:
     """A number of one run."""
-    return ev.judge(f"{text} of {name}", ev.numbers(ev.runs(name), measure), aim)
+    return ev.judge_numbers(f"{text} of {name}", ev.numbers(ev.runs(name), measure), aim)
 
 
 def compare(ev: Evidence, text: str, measure: Measure, a: str, b: str, aim: Aim) -> Part:
     """A number of run `a` minus that of run `b`."""
     found = difference(ev.numbers(ev.runs(a), measure), ev.numbers(ev.runs(b), measure))
-    return ev.judge(f"{text}, {a} − {b}", found, aim)
+    return ev.judge_numbers(f"{text}, {a} − {b}", found, aim)
 
 
 def property_of(ev: Evidence, text: str, test: Callable[..., bool], *names: str) -> Part:
@@ -140,13 +140,15 @@ def timing(ev: Evidence, name: str, records: int | None = 1) -> Iterator[Part]:
     runs = dict(list(ev.runs(name).items())[:records])
     for plain, residual in TIMED[name]:
         measure = partial(m.step_ratio, plain=plain, residual=residual)
-        yield ev.judge(f"seconds per step, {residual} / {plain}", ev.numbers(runs, measure), at_least(0.97, to=1))
+        yield ev.judge_numbers(
+            f"seconds per step, {residual} / {plain}", ev.numbers(runs, measure), at_least(0.97, to=1)
+        )
 
 
 def paper_only(ev: Evidence, text: str, found: Mapping[int, Number], aim: Aim) -> Part:
     """A part that depends on 128-pixel input († in the rules): left out everywhere but in `paper`."""
     text = f"{text} at 128 pixels"
-    return ev.judge(text, found, aim) if ev.paper else Part(f"{text}, {aim.text}", "not judged")
+    return ev.judge_numbers(text, found, aim) if ev.paper else Part(f"{text}, {aim.text}", "not judged")
 
 
 # ---------------------------------------------------------------- a rule

@@ -34,8 +34,10 @@ class Number:
     per_image: Callable[[], np.ndarray] | None = None  # (N,), whose mean is the value of an accuracy or a difference
 
 
-def accuracy_number(value: float, predictions: Callable[[], np.ndarray]) -> Number:
-    """An accuracy (share of images) that the stored `predictions` give, with Wilson's interval."""
+def accuracy_number(value: float, predictions: Callable[[], np.ndarray] | None) -> Number:
+    """An accuracy (share of images) that the stored `predictions` give, with Wilson's interval; without, a bare one."""
+    if predictions is None:
+        return Number(value)
     return Number(
         value,
         lambda level: wilson_interval(value, predictions().shape[1], level),
@@ -44,13 +46,16 @@ def accuracy_number(value: float, predictions: Callable[[], np.ndarray]) -> Numb
     )
 
 
-def macro_number(value: float, predictions: Callable[[], np.ndarray]) -> Number:
-    """A macro accuracy (mean over classes) that the stored `predictions` give, with Wilson's interval too.
+def macro_number(value: float, predictions: Callable[[], np.ndarray] | None) -> Number:
+    """A macro accuracy (mean over classes) that the stored `predictions` give, with Wilson's interval; see above.
 
     A mean over C classes of n_c images each varies like a share of C² / Σ 1/n_c images, which are all of them where
     the classes are equally frequent. (Classes of unequal accuracy make it vary less, so the interval errs on the safe
     side.)
     """
+
+    if predictions is None:
+        return Number(value)
 
     def counts() -> np.ndarray:
         return np.bincount(predictions()[0])
@@ -267,7 +272,7 @@ def judge_ends(low: Any, high: Any, aim: Aim) -> np.ndarray:
     return agreed(aim.verdict(np.round(low, ROUND), np.round(high, ROUND)))
 
 
-def judge(text: str, numbers: Mapping[Any, Number], aim: Aim, unit: str = "seed") -> Part:
+def judge_numbers(text: str, numbers: Mapping[Any, Number], aim: Aim, unit: str = "seed") -> Part:
     """Judge `numbers`, seed -> Number, by `aim`: over the seeds if there are three, else each by itself.
 
     Where the `unit` is another than a seed, the keys name the units.

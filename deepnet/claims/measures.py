@@ -9,6 +9,7 @@ import numpy as np
 
 from deepnet.claims.intervals import Number, accuracy_number, macro_number, t_interval
 from deepnet.records.reading import Record
+from experimentTable import UsageError
 
 Runs = Mapping[int, Record]  # seed -> finished record of one run
 Column = Callable[[Record], np.ndarray]  # one value per epoch, epoch 0 (untrained) included
@@ -124,6 +125,10 @@ def logarithm(measure: Callable[[Record], float], record: Record) -> float:
 def layer_rms(record: Record) -> np.ndarray:
     """log10 of each weight layer's RMS gradient in forward order, averaged over training."""
     layers = [row["gradient_log10_rms"] for row in record.rows if "gradient_log10_rms" in row]
+    if not layers:
+        raise UsageError(
+            f"{record.name} (seed {record.seed}) has no gradient_log10_rms; train it with record_gradients"
+        )
     return np.array(layers, dtype=float).mean(axis=0)
 
 

@@ -50,7 +50,7 @@ def _(ev: Evidence) -> Iterator[Part]:
         found = {seed: len(set(images[name])) == 1 for seed, images in counts.items()}
         yield judge_property(f"equal counts in {name}", found)
     ratio = {seed: Number(max(images["mnist"]) / min(images["mnist"])) for seed, images in counts.items()}
-    yield ev.judge("largest / smallest class count in mnist", ratio, at_most(1.3, to=1))
+    yield ev.judge_numbers("largest / smallest class count in mnist", ratio, at_most(1.3, to=1))
 
 
 @rule("2b")
@@ -231,7 +231,7 @@ def _(ev: Evidence) -> Iterator[Part]:
     yield best_have("the three best have a rate in [1e-3, 1e-2] and batch 64 or 128", trials, 3, in_range)
     best = winners(trials)
     for field in ("lr", "batch_size"):
-        yield ev.judge(f"{field} of the best trial", ev.numbers(best, partial(m.setting, field)), SHOWN_ONLY)
+        yield ev.judge_numbers(f"{field} of the best trial", ev.numbers(best, partial(m.setting, field)), SHOWN_ONLY)
     yield paper_only(
         ev, "validation accuracy of the best trial", ev.numbers(best, m.best_accuracy), equivalent(0.03, 0.507)
     )
@@ -246,8 +246,8 @@ def _(ev: Evidence) -> Iterator[Part]:
     numbers = {seed: ev.numbers(dict(enumerate(runs)), m.best_accuracy).values() for seed, runs in others.items()}
     best = {seed: max(found, key=lambda number: number.value) for seed, found in numbers.items()}
     ours, test = ev.numbers(dropout, m.best_accuracy), ev.test_accuracy("dropout", dropout)
-    yield ev.judge("best validation accuracy, best other run − dropout", difference(best, ours), at_most(0.01))
-    yield ev.judge("dropout's validation − test accuracy", difference(ours, test), at_most(0.03))
+    yield ev.judge_numbers("best validation accuracy, best other run − dropout", difference(best, ours), at_most(0.01))
+    yield ev.judge_numbers("dropout's validation − test accuracy", difference(ours, test), at_most(0.03))
     yield paper_only(ev, "dropout's test accuracy", test, equivalent(0.03, 0.51))
 
 
@@ -259,7 +259,7 @@ def _(ev: Evidence) -> Iterator[Part]:
     yield best_have(
         "the best of the twelve points has a rate below 5e-4", points, 1, lambda run: m.setting("lr", run) < 5e-4
     )
-    yield ev.judge("its rate", ev.numbers(winners(points), partial(m.setting, "lr")), SHOWN_ONLY)
+    yield ev.judge_numbers("its rate", ev.numbers(winners(points), partial(m.setting, "lr")), SHOWN_ONLY)
 
 
 @rule("5k")

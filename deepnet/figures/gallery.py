@@ -1,9 +1,10 @@
-"""The committed gallery of figures and table of runs: `python -m deepnet.figures.gallery` writes them to report/."""
+"""The committed gallery of figures, table of runs and RO-Crate: `python -m deepnet.figures.gallery` writes them."""
 
 from collections.abc import Mapping
 
 from deepnet.figures.plots import Sheet
 from deepnet.figures.registry import FIGURES, FOLDER, draw, found, save
+from deepnet.records.crate import crate_json
 from deepnet.records.reading import ROOT
 from deepnet.records.table import records_csv
 from experimentTable import EXPERIMENTS, JUDGED
@@ -22,7 +23,8 @@ Every figure of the report by its number, and our own beside them: 1.1, 3.7, 4.5
 `python -m deepnet.figures.gallery` draws them from [the records](records). The profile `paper` is the report's own
 setting; where `cpu`, with smaller images in chapters 4 and 5, has records that `paper` lacks, it is shown as well or
 instead.
-[The findings](findings.md) discuss what the figures show; all runs stand in one table, [records.csv](records.csv).
+[The findings](findings.md) discuss what the figures show. All runs stand in one table, [records.csv](records.csv),
+whose columns are [explained](../docs/data.md).
 """
 
 
@@ -63,13 +65,14 @@ def page(figures: Mapping[tuple[str, str], Sheet]) -> str:
 
 
 def write() -> None:
-    """Write the page, its pictures, the README's and the table of runs into report/."""
+    """Write the page, its pictures, the README's, the table of runs and the RO-Crate into report/."""
     figures = drawn()
     for (number, profile), figure in figures.items():
         save(number, profile, figure)
     (FOLDER / "README.png").write_bytes(figures[LEAD, JUDGED[0]].png)
     (ROOT / "report" / "README.md").write_text(page(figures))
     (ROOT / "report" / "records.csv").write_text(records_csv())
+    (ROOT / "report" / "ro-crate-metadata.json").write_text(crate_json())
 
 
 if __name__ == "__main__":

@@ -1,11 +1,20 @@
-"""All committed evidence as one table."""
+"""All committed evidence as tables: a row per run, and a row per epoch.
+
+`python -m deepnet.records.table rows.parquet` writes the second as one Parquet file. docs/data.md says what every
+column means.
+"""
 
 import csv
+import sys
 from io import StringIO
+from pathlib import Path
 from typing import Any
 
+from deepnet.records.files import atomic
 from deepnet.records.reading import EVIDENCE, Record
-from experimentTable import PROFILES
+from experimentTable import PROFILES, UsageError
+
+KEYS = ("profile", "name", "seed")  # which together name a run
 
 SETTINGS = (
     "kind", "chapter", "model", "dataset", "image_size", "initialisation", "start_from", "trainable", "optimizer", "lr",
@@ -24,6 +33,12 @@ def _cell(value: Any) -> Any:
     return "" if value is None else "+".join(map(str, value)) if isinstance(value, list) else value
 
 
+def committed_records() -> list[Record]:
+    """Every committed run but the superseded ones: profile by profile, then by name and seed."""
+    found = [[Record(path) for path in (EVIDENCE / profile).glob("*/seed-*")] for profile in PROFILES]
+    return [r for records in found for r in sorted(records, key=lambda record: (record.name, record.seed))]
+
+
 def records_csv() -> str:
     """One row per committed run, with its settings and results: profile by profile, then by name and seed.
 
@@ -33,17 +48,57 @@ def records_csv() -> str:
     """
     table = StringIO()
     writer = csv.writer(table, lineterminator="\n")
-    writer.writerow(["profile", "name", "seed", *SETTINGS, *RESULTS, *AT_EPOCH, *PROVENANCE])
-    for profile in PROFILES:
-        records = [Record(path) for path in (EVIDENCE / profile).glob("*/seed-*")]
-        for record in sorted(records, key=lambda record: (record.name, record.seed)):
-            row = next((row for row in record.rows if row.get("epoch") == record.result.get("epoch", "none")), {})
-            sources = (
-                (record.settings["identity"], SETTINGS),
-                (record.result, RESULTS),
-                (row, AT_EPOCH),
-                (record.settings["provenance"], PROVENANCE),
-            )
-            cells = [_cell(source.get(key)) for source, keys in sources for key in keys]
-            writer.writerow([record.profile, record.name, record.seed, *cells])
+    writer.writerow([*KEYS, *SETTINGS, *RESULTS, *AT_EPOCH, *PROVENANCE])
+    for record in committed_records():
+        row = next((row for row in record.rows if row.get("epoch") == record.result.get("epoch", "none")), {})
+        sources = (
+            (record.settings["identity"], SETTINGS),
+            (record.result, RESULTS),
+            (row, AT_EPOCH),
+            (record.settings["provenance"], PROVENANCE),
+        )
+        cells = [_cell(source.get(key)) for source, keys in sources for key in keys]
+        writer.writerow([*(getattr(record, key) for key in KEYS), *cells])
     return table.getvalue()
+
+
+def rows_table() -> Any:
+    """Every row of every committed run as one `pyarrow.Table`, in which a row is empty where its run lacks a column.
+
+    The columns are `profile`, `name` and `seed` of the run, then what its rows hold; a list has one entry per layer.
+
+    Example::
+
+        rows_table().to_pandas().query("name == 'MLP_33' and epoch == 20")
+    """
+    import pyarrow as pa
+
+    rows = [{key: getattr(record, key) for key in KEYS} | row for record in committed_records() for row in record.rows]
+    columns = dict.fromkeys(key for row in rows for key in row)
+    return pa.table({column: [row.get(column) for row in rows] for column in columns})
+
+
+def write_rows(path: Path) -> None:
+    """Write `rows_table` to `path` as Parquet. Raises UsageError for another ending and where it cannot be written."""
+    from pyarrow import parquet
+
+    if path.suffix != ".parquet":
+        raise UsageError(f"{path} does not end in .parquet; name the file to write, as rows.parquet")
+    with atomic(path) as part, part.open("wb") as stream:
+        parquet.write_table(rows_table(), stream, compression="zstd")
+
+
+def main() -> int:
+    """Write the rows to the file that the command line names; exit status 0 only when that was done."""
+    try:
+        if len(sys.argv) != 2:
+            raise UsageError("name one file to write, as rows.parquet")
+        write_rows(Path(sys.argv[1]))
+    except UsageError as error:
+        print(f"deepnet.records.table: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

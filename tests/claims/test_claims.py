@@ -40,21 +40,21 @@ from experimentTable import UsageError
     ],
 )
 def test_aims(aim, values, verdict):
-    assert st.judge("x", seeds_of(*values), aim).verdict == verdict
+    assert st.judge_numbers("x", seeds_of(*values), aim).verdict == verdict
 
 
 def test_equivalence_takes_the_90_percent_interval():
     values = (0.0, 0.01, 0.02)  # t: ±.0169 at 90 %, ±.0248 at 95 %, about .01
-    assert st.judge("x", seeds_of(*values), st.equivalent(0.03)).verdict == "holds"
-    part = st.judge("x", seeds_of(*values), st.at_most(0.03))
+    assert st.judge_numbers("x", seeds_of(*values), st.equivalent(0.03)).verdict == "holds"
+    part = st.judge_numbers("x", seeds_of(*values), st.at_most(0.03))
     assert part.verdict == "undecided" and part.interval == pytest.approx((-0.0148, 0.0348), abs=1e-4)
 
 
 def test_two_seeds_must_agree():
-    agree = st.judge("x", seeds_of(1, 2), st.above(0))
+    agree = st.judge_numbers("x", seeds_of(1, 2), st.above(0))
     assert (agree.verdict, agree.interval, agree.ours, agree.seeds) == ("holds", None, "1; 2", (0, 1))
-    assert st.judge("x", seeds_of(1, -2), st.above(0)).verdict == "undecided"
-    assert st.judge("x", seeds_of(-1, -2), st.above(0)).verdict == "fails"
+    assert st.judge_numbers("x", seeds_of(1, -2), st.above(0)).verdict == "undecided"
+    assert st.judge_numbers("x", seeds_of(-1, -2), st.above(0)).verdict == "fails"
 
 
 @pytest.mark.parametrize(
@@ -93,7 +93,7 @@ def test_combination(verdicts, whole):
 def test_seeds_are_paired():
     """Two runs that both vary widely, but together: over the seeds that both have, the difference is sure."""
     a, b = seeds_of(1, 5, 9, 4), seeds_of(0.9, 4.89, 8.9)
-    part = st.judge("x", st.difference(a, b), st.above(0))
+    part = st.judge_numbers("x", st.difference(a, b), st.above(0))
     assert part.verdict == "holds" and part.seeds == (0, 1, 2)
 
 
@@ -101,7 +101,7 @@ def test_other_images_are_refused():
     a = st.accuracy_number(1.0, lambda: np.array([[0, 1], [0, 1]]))
     b = st.accuracy_number(1.0, lambda: np.array([[1, 1], [1, 1]]))
     with pytest.raises(UsageError, match="same images"):
-        st.judge("x", st.difference({0: a}, {0: b}), st.above(0))
+        st.judge_numbers("x", st.difference({0: a}, {0: b}), st.above(0))
 
 
 # ---------------------------------------------------------------- one and two seeds, and no evidence

@@ -29,9 +29,9 @@ def test_chapter_5_are_the_reports_runs():
 
 
 def test_a_difference_of_nothing_but_rounding_is_written_as_zero():
-    part = st.judge("x", seeds_of(0.1 + 0.2 - 0.3), st.above(0))
-    assert part.ours == "0" and st.judge("x", seeds_of(-1e-17), st.above(0)).ours == "0"
-    even = st.judge("x", seeds_of(0.3, 0.1 + 0.2, 0.3), st.above(0))
+    part = st.judge_numbers("x", seeds_of(0.1 + 0.2 - 0.3), st.above(0))
+    assert part.ours == "0" and st.judge_numbers("x", seeds_of(-1e-17), st.above(0)).ours == "0"
+    even = st.judge_numbers("x", seeds_of(0.3, 0.1 + 0.2, 0.3), st.above(0))
     assert (even.ours, even.span) == ("0.3", "[0.3, 0.3] (95%)")
 
 

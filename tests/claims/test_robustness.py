@@ -128,5 +128,5 @@ def test_seeds_needed():
     assert seeds_needed(0.01, 0.01, 0.95) == 7  # t(6) / √7 = .925, t(5) / √6 = 1.05
     assert seeds_needed(0.0, 0.0, 0.95) == 3
     assert seeds_needed(1.0, 0.001, 0.95) == 3841459 and seeds_needed(1.0, 0.0, 0.95) is None
-    part = st.judge("x", {s: st.Number(v) for s, v in enumerate((0.0, 0.01, 0.02))}, st.equivalent(0.02))
+    part = st.judge_numbers("x", {s: st.Number(v) for s, v in enumerate((0.0, 0.01, 0.02))}, st.equivalent(0.02))
     assert part.needed == seeds_needed(0.01, 0.01, 0.9)

@@ -15,7 +15,7 @@ ORDER = [
     "deepnet.valid", "deepnet.text", "deepnet.grid", "experimentTable", "modelBlock", "myModel", "deepnet.machine",
     "deepnet.seeds", "deepnet.progress", "deepnet.records", "deepnet.account", "deepnet.claims",
     "deepnet.speed", "deepnet.data", "deepnet.training", "deepnet.analyses", "deepnet.runs", "deepnet.search",
-    "deepnet.figures", "deepnet.command_line", "utilityFunction", "coreFunction", "run",
+    "deepnet.figures", "deepnet.explorer", "deepnet.command_line", "utilityFunction", "coreFunction", "run",
 ]  # fmt: skip
 FILES = {
     path.relative_to(ROOT).with_suffix("").as_posix().replace("/", "."): path for path in ROOT.glob("deepnet/**/*.py")
@@ -25,8 +25,9 @@ FILES = {name.removesuffix(".__init__"): path for name, path in FILES.items()} |
 }
 # What takes long to import, or need not be installed.
 HEAVY = {
-    "IPython", "PIL", "dask", "filelock", "huggingface_hub", "matplotlib", "optuna", "pandas", "pyarrow",
-    "scipy", "sklearn", "sqlalchemy", "threadpoolctl", "torch", "torchvision", "tqdm", "wandb",
+    "IPython", "PIL", "altair", "dask", "filelock", "huggingface_hub", "matplotlib", "optuna", "pandas", "pyarrow",
+    "rocrate", "scipy", "sklearn", "sqlalchemy", "threadpoolctl", "torch", "torchvision", "tqdm", "vl_convert",
+    "wandb",
 }  # fmt: skip
 
 

@@ -1,0 +1,12 @@
+"""`python -m deepnet.explorer` writes report/explorer.html."""
+
+import sys
+
+from deepnet.explorer.page import write
+from experimentTable import UsageError
+
+if __name__ == "__main__":
+    try:
+        print(f"Made {write()}")
+    except UsageError as error:
+        sys.exit(f"deepnet.explorer: {error}")
