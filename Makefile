@@ -10,14 +10,15 @@ CPU_WHEELS ?= https://download.pytorch.org/whl/cpu
 # What users import, and the two that utilityFunction lends its figures and verdicts from
 DOCUMENTED := coreFunction utilityFunction myModel modelBlock experimentTable deepnet.figures.registry deepnet.claims.ledger
 
-.PHONY: help notebook sample lab test faults benchmark docs check clean
+.PHONY: help notebook sample report lab test faults benchmark docs check clean
 .DEFAULT_GOAL := help
 
 help:
 	@printf '%s\n' \
 	  'make notebook   replay the committed evidence: report/notebook.ipynb and .html, in two minutes' \
 	  'make sample     train every experiment at sample size: report/notebook-sample.ipynb and .html, in ten minutes' \
-	  'make lab        open main.ipynb in JupyterLab' \
+	  'make report     the report that is cited: report/report.md, .pdf and .html, from the committed records' \
+  'make lab        open main.ipynb in JupyterLab' \
 	  'make test       run all tests' \
 	  'make faults     200 kills and what came of them, into tests/faults-summary.md' \
 	  'make benchmark  this package against the plain recipe, into benchmarks/results' \
@@ -34,6 +35,9 @@ notebook: $(INSTALLED)
 sample: $(INSTALLED)
 	@echo 'Training every experiment at sample size: about 8 minutes on two cores, and 0.3 GB of disk in runs/ ...'
 	@$(RUN) deepnet.figures.page sample
+
+report: $(INSTALLED)
+	@$(RUN) deepnet.document
 
 lab: $(INSTALLED)
 	$(RUN) jupyterlab main.ipynb
