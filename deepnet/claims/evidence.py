@@ -6,55 +6,113 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from deepnet import valid
 from deepnet.claims import measures as m
 from deepnet.claims.intervals import SHOWN_ONLY, Aim, Number, Part, at_least, difference, judge, judge_property
 from deepnet.claims.measures import Measure, Record, Runs, numbers
+from experimentTable import choose
 
 Source = Callable[[str], Sequence[Any]]  # a run's name -> its finished records of all seeds
 
 
-class Evidence:
-    """The records and openings of one profile, and the names of what was looked for in vain."""
+@dataclass(frozen=True)
+class Setting:
+    """A setting of the analysis. The registered one, which is the default, alone decides.
 
-    def __init__(self, profile: str, records: Source, openings: Sequence[dict]) -> None:
-        self.paper = profile == "paper"
+    >>> Setting(epochs="last five", level=0.99)
+    """
+
+    epochs: str = "registered"  # which epochs an accuracy, a loss or a gap is read at: one of EPOCHS
+    margin: float = 1.0  # how many times the registered margin
+    level: float = 0.95  # of intervals; those of equivalence tests are twice as far from 1
+    without: int | None = None  # a seed that is left out
+
+    def __post_init__(self) -> None:
+        choose("epochs", self.epochs, m.EPOCHS)
+        valid.number("margin", self.margin)
+        valid.number("level", self.level, below=1)
+        valid.optional(partial(valid.whole, least=0))("without", self.without)
+
+    @property
+    def text(self) -> str:
+        """As "last five epochs, margin × 2, level 0.9"; empty for the registered one."""
+        said = (
+            (self.epochs != "registered", f"{self.epochs} epoch{'s' * (self.epochs == 'last five')}"),
+            (self.margin != 1, f"margin × {self.margin:g}"),
+            (self.level != 0.95, f"level {self.level:g}"),
+            (self.without is not None, f"without seed {self.without}"),
+        )
+        return ", ".join(words for differs, words in said if differs)
+
+
+REGISTERED = Setting()
+
+
+class Evidence:
+    """The records and openings of one profile, how they are read, and the names of what was looked for in vain."""
+
+    def __init__(self, profile: str, records: Source, openings: Sequence[dict], setting: Setting = REGISTERED) -> None:
+        self.paper, self.setting = profile == "paper", setting
         self.missing: list[str] = []
         self._records, self._openings = records, openings
 
     def find(self, name: str) -> Runs:
         """The finished records of run `name`, seed -> record, if there are any."""
-        return {record.seed: record for record in self._records(name)}
+        return {record.seed: record for record in self._records(name) if record.seed != self.setting.without}
 
     def runs(self, name: str) -> Runs:
         """As `find`, for a run that the rule needs: its absence is noted."""
-        return self.find(name) or self._note(name)
+        return self.find(name) or self.lacks(name)
 
     def together(self, *names: str) -> dict[int, tuple[Record, ...]]:
         """The records of several runs in the seeds that all of them have."""
         runs = [self.runs(name) for name in names]
         return {seed: tuple(run[seed] for run in runs) for seed in sorted(set.intersection(*map(set, runs)))}
 
+    def numbers(self, runs: Runs, measure: Measure) -> dict[int, Number]:
+        """`measure` of each seed's record, at the epochs of the setting."""
+        return numbers(runs, m.at_epochs(self.setting.epochs, measure))
+
+    def judge(self, text: str, found: Mapping[Any, Number], aim: Aim, unit: str = "seed") -> Part:
+        """`intervals.judge` with the margin and the level of the setting."""
+        return judge(text, found, aim.varied(self.setting.margin, self.setting.level), unit)
+
     def test_accuracy(self, name: str, runs: Runs) -> dict[int, Number]:
         """`opened_accuracies`. An opening leaves no predictions, so a number from it has no interval of its own."""
         found = {seed: Number(accuracy) for seed, accuracy in m.opened_accuracies(runs, self._openings).items()}
-        return found or (self._note(f"the final test of {name}") if runs else {})
+        return found or (self.lacks(f"the final test of {name}") if runs else {})
 
-    def _note(self, name: str) -> dict:
-        self.missing += [] if name in self.missing else [name]
+    def lacks(self, what: str) -> dict:
+        """Note that there is no record of `what`, which the rule needs; nothing, as what was found."""
+        self.missing += [] if what in self.missing else [what]
         return {}
+
+    def enough(self, seeds: int, *names: str) -> Iterator[Part]:
+        """A part without evidence, unless the runs `names` have at least so many seeds in common."""
+        found = len(self.together(*names))
+        if found < seeds:
+            if all(map(self.find, names)):
+                self.lacks(f"{seeds} seeds of {' and '.join(names)} (there {'is' if found == 1 else 'are'} {found})")
+            yield Part(f"at least {seeds} seeds of {' and '.join(names)}", "no evidence")
 
 
 # ---------------------------------------------------------------- the forms that parts take
 
+TIMED = {  # the pairs of a plain and a residual model whose steps are compared
+    "timing_3": (("MLP_4", "MLP_res_5"), ("MLP_13", "MLP_res_15"), ("MLP_33", "MLP_res_35")),
+    "timing_4": (("CNN_13", "CNN_res_16"), ("CNN_30", "CNN_res_35")),
+}
+
 
 def single(ev: Evidence, text: str, measure: Measure, name: str, aim: Aim) -> Part:
     """A number of one run."""
-    return judge(f"{text} of {name}", numbers(ev.runs(name), measure), aim)
+    return ev.judge(f"{text} of {name}", ev.numbers(ev.runs(name), measure), aim)
 
 
 def compare(ev: Evidence, text: str, measure: Measure, a: str, b: str, aim: Aim) -> Part:
     """A number of run `a` minus that of run `b`."""
-    return judge(f"{text}, {a} − {b}", difference(numbers(ev.runs(a), measure), numbers(ev.runs(b), measure)), aim)
+    found = difference(ev.numbers(ev.runs(a), measure), ev.numbers(ev.runs(b), measure))
+    return ev.judge(f"{text}, {a} − {b}", found, aim)
 
 
 def property_of(ev: Evidence, text: str, test: Callable[..., bool], *names: str) -> Part:
@@ -75,18 +133,18 @@ def vanished(ev: Evidence, name: str) -> Iterator[Part]:
     yield single(ev, "log10 of the RMS gradient, first layer − last layer,", m.first_to_last, name, SHOWN_ONLY)
 
 
-def timing(ev: Evidence, name: str, *pairs: tuple[str, str]) -> Iterator[Part]:
-    """That each residual model takes at least .97 of its plain one's time, in one run: its first seed's."""
-    runs = dict(list(ev.runs(name).items())[:1])
-    for plain, residual in pairs:
+def timing(ev: Evidence, name: str, records: int | None = 1) -> Iterator[Part]:
+    """That each residual model takes at least .97 of its plain one's time, in the first `records` runs (None: all)."""
+    runs = dict(list(ev.runs(name).items())[:records])
+    for plain, residual in TIMED[name]:
         measure = partial(m.step_ratio, plain=plain, residual=residual)
-        yield judge(f"seconds per step, {residual} / {plain}", numbers(runs, measure), at_least(0.97))
+        yield ev.judge(f"seconds per step, {residual} / {plain}", ev.numbers(runs, measure), at_least(0.97, to=1))
 
 
 def paper_only(ev: Evidence, text: str, found: Mapping[int, Number], aim: Aim) -> Part:
     """A part that depends on 128-pixel input († in the rules): left out everywhere but in `paper`."""
     text = f"{text} at 128 pixels"
-    return judge(text, found, aim) if ev.paper else Part(f"{text}, {aim.text}", "not judged")
+    return ev.judge(text, found, aim) if ev.paper else Part(f"{text}, {aim.text}", "not judged")
 
 
 # ---------------------------------------------------------------- a rule

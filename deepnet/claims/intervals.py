@@ -1,68 +1,23 @@
-"""Intervals, and how the numbers of a few seeds become the verdict on one part of a claim.
+"""How the numbers of a few seeds become the verdict on one part of a claim.
 
-Pure functions; nothing here knows a run by name. The unit is a seed, one independent training: from three
-seeds on, the mean is judged by a t interval over them; one or two are each judged by themselves.
+Pure functions; nothing here knows a run by name. The formulas stand in formulas.py. The unit is a seed, one independent
+training: from three seeds on, the mean is judged by a t interval over them; one or two are each judged by themselves.
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from math import sqrt
+from math import inf, isfinite
+from typing import Any
 
 import numpy as np
 
-from deepnet.text import seeds_of
+from deepnet.claims.formulas import Interval, paired_interval, seeds_needed, t_interval, t_tests, wilson_interval
+from deepnet.text import counted, ranges
 from experimentTable import UsageError
 
-Interval = tuple[float, float]
 FEW_SEEDS = 2  # up to so many seeds each is judged by itself, and all must agree
 ROUND = 12  # decimals; .98 - .68 is .3 and must count as "at least .3"
-
-
-# ---------------------------------------------------------------- intervals
-
-
-def t_interval(values: Iterable[float], level: float) -> Interval:
-    """Student's t interval at `level` of the mean of at least two `values`."""
-    from scipy import stats
-
-    values = np.asarray(list(values), dtype=float)
-    low, high = values.mean() + np.array(stats.t.interval(level, len(values) - 1)) * stats.sem(values)
-    return float(low), float(high)
-
-
-def _z(level: float) -> float:
-    """The two-sided normal quantile of `level`."""
-    from scipy import stats
-
-    return float(stats.norm.ppf((1 + level) / 2))
-
-
-def wilson_interval(share: float, images: float, level: float) -> Interval:
-    """Score interval of a share of `images` (E. B. Wilson, JASA 22, 1927).
-
-    SciPy's takes whole counts only, and the images that a macro accuracy is worth (`macro_number`) are none.
-    """
-    z = _z(level)
-    scale = 1 + z**2 / images
-    centre = (share + z**2 / (2 * images)) / scale
-    half = z * sqrt(share * (1 - share) / images + z**2 / (4 * images**2)) / scale
-    return centre - half, centre + half
-
-
-def paired_interval(right_a: np.ndarray, right_b: np.ndarray, level: float) -> Interval:
-    """Interval of accuracy a less accuracy b, from two bool (N,): which of the same N images each has right.
-
-    Only McNemar's discordant pairs count. Wald's interval after half an image is added to each of the four
-    cells: A. Agresti and Y. Min, "Simple improved confidence intervals for comparing matched proportions",
-    Statistics in Medicine 24, 2005. Unlike Wald's own it keeps a width where no pair is discordant.
-    """
-    only_a = np.count_nonzero(right_a & ~right_b) + 0.5
-    only_b = np.count_nonzero(right_b & ~right_a) + 0.5
-    images = len(right_a) + 2
-    centre = (only_a - only_b) / images
-    half = _z(level) * sqrt(only_a + only_b - (only_a - only_b) ** 2 / images) / images
-    return centre - half, centre + half
 
 
 # ---------------------------------------------------------------- the number of one seed
@@ -121,46 +76,90 @@ def difference(a: Mapping[int, Number], b: Mapping[int, Number]) -> dict[int, Nu
 
 @dataclass(frozen=True)
 class Aim:
-    """What is claimed of a number: the verdict for an interval (a bare number is one of no width)."""
+    """What is claimed of a number: that it lies between `least` and `most`, either of which may be infinite.
 
-    text: str
-    verdict: Callable[[float, float], str]
+    `word` says how. The margin of a claim is how far its ends lie from `to`; None where it has no margin, but a
+    threshold of its own, such as an accuracy above .5.
+    """
+
+    word: str
+    least: float = -inf
+    most: float = inf
+    to: float | None = None
     level: float = 0.95
 
+    @property
+    def text(self) -> str:
+        """As "above 0" or "equivalent to 0.37 within 0.03"."""
+        if self.word == "equivalent" and self.to is not None:
+            return f"equivalent{f' to {self.to:g}' if self.to else ''} within {self.most - self.to:.3g}"
+        return f"{self.word} {self.least if isfinite(self.least) else self.most:g}" if self.word else ""
 
-def _decide(holds: bool, fails: bool) -> str:
-    return "holds" if holds else "fails" if fails else "undecided"
+    def verdict(self, low: Any, high: Any) -> Any:
+        """The verdict for an interval; for arrays of lower and upper ends one for each. A bare number has no width."""
+        if not self.word:
+            return np.full(np.shape(low), "not judged")
+        fails = np.less(high, self.least) | np.greater(low, self.most)
+        if self.word == "not below":
+            return _decide(np.greater_equal(high, self.least), fails)
+        if self.word.startswith("at "):
+            return _decide(np.greater_equal(low, self.least) & np.less_equal(high, self.most), fails)
+        return _decide(np.greater(low, self.least) & np.less(high, self.most), fails)  # a tie is on neither side
+
+    def varied(self, margin: float, level: float) -> "Aim":
+        """The same with its margin times a factor, and its test at another level than .95."""
+        aim = self
+        if margin != 1 and self.to is not None:
+            least, most = (round(self.to + margin * (end - self.to), ROUND) for end in (self.least, self.most))
+            aim = replace(aim, least=least, most=most)
+        return aim if level == 0.95 else replace(aim, level=1 - (1 - self.level) * (1 - level) / 0.05)
+
+    def p_values(self, values: np.ndarray) -> tuple[Any, Any]:
+        """`t_tests` of "holds" and of "fails" on (..., n); "not below" holds without anything being shown."""
+        holds, fails = t_tests(values, self.least, self.most)
+        return np.zeros_like(holds) if self.word == "not below" else holds, fails
+
+    def precision(self, mean: float) -> float:
+        """How far an interval about `mean` may reach to either side to be called decisive.
+
+        Half the margin, or half the distance between the mean and the nearer end where that is more.
+        """
+        ends = [end for end in (self.least, self.most) if isfinite(end)]
+        margin = 0.0 if self.to is None else min(abs(end - self.to) for end in ends)
+        return max(margin, *(abs(mean - end) for end in ends)) / 2 if len(ends) == 1 else margin / 2
 
 
-def above(m: float = 0.0) -> Aim:
-    """Wholly above m. A tie is on neither side."""
-    return Aim(f"above {m:g}", lambda low, high: _decide(low > m, high < m))
+def _decide(holds: Any, fails: Any) -> Any:
+    return np.where(holds, "holds", np.where(fails, "fails", "undecided"))
 
 
-def below(m: float = 0.0) -> Aim:
+def above(m: float = 0.0, to: float | None = 0.0) -> Aim:
+    """Wholly above m. A tie is on neither side. `to`: what its margin is measured from (see `Aim`)."""
+    return Aim("above", least=m, to=to)
+
+
+def below(m: float = 0.0, to: float | None = 0.0) -> Aim:
     """Wholly below m."""
-    return Aim(f"below {m:g}", lambda low, high: _decide(high < m, low > m))
+    return Aim("below", most=m, to=to)
 
 
-def at_least(m: float) -> Aim:
+def at_least(m: float, to: float | None = 0.0) -> Aim:
     """As `above`, m itself included."""
-    return Aim(f"at least {m:g}", lambda low, high: _decide(low >= m, high < m))
+    return Aim("at least", least=m, to=to)
 
 
-def at_most(m: float) -> Aim:
+def at_most(m: float, to: float | None = 0.0) -> Aim:
     """As `below`, m itself included."""
-    return Aim(f"at most {m:g}", lambda low, high: _decide(high <= m, low > m))
+    return Aim("at most", most=m, to=to)
 
 
 def equivalent(margin: float, to: float = 0.0) -> Aim:
     """Equivalence by two one-sided tests: the 90 % interval against `to` ± `margin`."""
-    least, most = round(to - margin, ROUND), round(to + margin, ROUND)
-    text = f"equivalent{f' to {to:g}' if to else ''} within {margin:.3g}"
-    return Aim(text, lambda low, high: _decide(least < low and high < most, high < least or low > most), level=0.9)
+    return Aim("equivalent", round(to - margin, ROUND), round(to + margin, ROUND), to, level=0.9)
 
 
-NOT_BELOW = Aim("not below 0", lambda low, high: _decide(high >= 0, high < 0))  # fails only if wholly below
-SHOWN_ONLY = Aim("", lambda low, high: "not judged")
+NOT_BELOW = Aim("not below", least=0.0)  # fails only if wholly below
+SHOWN_ONLY = Aim("")
 
 
 def _written(value: float) -> str:
@@ -174,11 +173,14 @@ class Part:
 
     text: str
     verdict: str
-    seeds: tuple[int, ...] = ()
+    seeds: tuple = ()
     level: float | None = None  # of the intervals
     # a value and its interval: of the mean over three seeds or more, else of each seed; a bare number has no interval
     estimates: tuple[tuple[float, Interval | None], ...] = ()
     count: int | None = None  # of a property: how many of the seeds have it
+    unit: str = "seed"  # what `seeds` lists; of another unit, the names of each
+    p: tuple[float, ...] = ()  # from three seeds on: p-values of "holds" and of "fails" (see `t_tests`)
+    needed: int | None = None  # from three seeds on: how many would make the interval decisive (see `Aim.precision`)
 
     @property
     def effect(self) -> float | None:
@@ -209,26 +211,52 @@ class Part:
         return f"{'; '.join(written)} ({self.level:.0%})"
 
     @property
+    def which(self) -> str:
+        """The seeds, as "0-2, 5"; of another unit how many there are."""
+        return ranges(self.seeds) if self.unit == "seed" else counted(len(self.seeds), self.unit)
+
+    @property
     def number(self) -> str:
         """What was measured, with the effect and its interval."""
         return f"{self.text}: {self.ours} {self.span}".rstrip() if self.seeds else self.text
 
     def __str__(self) -> str:
-        return f"{self.verdict:<11} {self.number}" + (f", {seeds_of({self.text: self.seeds})}" if self.seeds else "")
+        seeds = f"seed{'s' * (len(self.seeds) > 1)} " if self.unit == "seed" else ""
+        return f"{self.verdict:<11} {self.number}" + (f", {seeds}{self.which}" if self.seeds else "")
 
 
-def judge(text: str, numbers: Mapping[int, Number], aim: Aim) -> Part:
-    """Judge `numbers`, seed -> Number, by `aim`: over the seeds if there are three, else each by itself."""
-    values = [number.value for number in numbers.values()]
+def agreed(verdicts: np.ndarray) -> np.ndarray:
+    """The verdict of a few seeds that are each judged by itself, along the last axis: theirs if they agree."""
+    return np.where((verdicts == verdicts[..., :1]).all(axis=-1), verdicts[..., 0], "undecided")
+
+
+def judge_ends(low: Any, high: Any, aim: Aim) -> np.ndarray:
+    """The verdict for the intervals of the estimates of a part, along the last axis: one mean, or one or two seeds."""
+    return agreed(aim.verdict(np.round(low, ROUND), np.round(high, ROUND)))
+
+
+def judge(text: str, numbers: Mapping[Any, Number], aim: Aim, unit: str = "seed") -> Part:
+    """Judge `numbers`, seed -> Number, by `aim`: over the seeds if there are three, else each by itself.
+
+    Where the `unit` is another than a seed, the keys name the units.
+    """
+    text = f"{text}, {aim.text}".removesuffix(", ")
+    if not numbers:
+        return Part(text, "no evidence", unit=unit)
+    values = np.array([number.value for number in numbers.values()], dtype=float)
     estimates: list[tuple[float, Interval | None]]
+    p: tuple[float, ...] = ()
+    needed = None
     if len(values) > FEW_SEEDS:
-        estimates = [(float(np.mean(values)), t_interval(values, aim.level))]
+        estimates = [(float(values.mean()), t_interval(values, aim.level))]
+        if aim.word:
+            p = tuple(map(float, aim.p_values(values)))
+            needed = seeds_needed(float(values.std(ddof=1)), aim.precision(estimates[0][0]), aim.level)
     else:
         estimates = [(n.value, n.interval(aim.level) if n.interval else None) for n in numbers.values()]
-    ends = (interval or (value, value) for value, interval in estimates)
-    verdicts = {aim.verdict(round(low, ROUND), round(high, ROUND)) for low, high in ends} or {"no evidence"}
-    verdict = verdicts.pop() if len(verdicts) == 1 else "undecided"
-    return Part(f"{text}, {aim.text}".removesuffix(", "), verdict, tuple(numbers), aim.level, tuple(estimates))
+    low, high = zip(*(interval or (value, value) for value, interval in estimates), strict=True)
+    verdict = str(judge_ends(low, high, aim))
+    return Part(text, verdict, tuple(numbers), aim.level, tuple(estimates), unit=unit, p=p, needed=needed)
 
 
 def judge_property(text: str, found: Mapping[int, bool]) -> Part:
@@ -240,7 +268,7 @@ def judge_property(text: str, found: Mapping[int, bool]) -> Part:
         return Part(text, "no evidence")
     count, seeds = sum(map(bool, found.values())), len(found)
     verdict = _decide(count == seeds, 2 * count <= seeds and (seeds > FEW_SEEDS or count == 0))
-    return Part(text, verdict, tuple(found), count=count)
+    return Part(text, str(verdict), tuple(found), count=count)
 
 
 def combine(parts: Iterable[Part]) -> str:
@@ -252,6 +280,6 @@ def combine(parts: Iterable[Part]) -> str:
 
 def few_seeds(parts: Iterable[Part]) -> str:
     """The words that a verdict from one or two seeds carries; empty from three on."""
-    counts = {len(part.seeds) for part in parts if part.verdict not in ("not judged", "no evidence")}
-    words = [word for count, word in ((1, "one seed"), (2, "two seeds")) if count in counts]
+    counts = {(len(part.seeds), part.unit) for part in parts if part.verdict not in ("not judged", "no evidence")}
+    words = [f"{('one', 'two')[n - 1]} {unit}{'s' * (n > 1)}" for n, unit in sorted(counts) if 1 <= n <= FEW_SEEDS]
     return " and ".join(words) + (" in some parts" if words and len(counts) > 1 else "")

@@ -8,14 +8,14 @@ import textwrap
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from html import escape
 
-from deepnet.claims import rules
-from deepnet.claims.evidence import TEXTS, Evidence, Rule, Source
+from deepnet.claims import amended, rules  # noqa: F401 (which enters its rules)
+from deepnet.claims.evidence import REGISTERED, TEXTS, Evidence, Rule, Setting, Source
 from deepnet.claims.intervals import Part, combine, few_seeds
 from deepnet.records.reading import find_openings, find_records
-from deepnet.text import Table, counted, listed, ranges
+from deepnet.text import Table, counted, listed
 from experimentTable import PROFILES, choose, current_profile
 
 __all__ = ["RULES", "Ledger", "Rule", "Verdict", "check", "ledger", "side_by_side"]
@@ -37,6 +37,7 @@ class Verdict:
     rule: str = ""
     report: str = ""  # the report's number
     profile: str = ""
+    setting: Setting = REGISTERED
 
     @property
     def text(self) -> str:
@@ -52,12 +53,13 @@ class Verdict:
     def __str__(self) -> str:
         """On one screen: verdict, sentence, rule, then a line a part."""
         wrap = partial(textwrap.fill, width=110, subsequent_indent="      ")
-        head = [f"{self.id} {self.text}, profile {self.profile}", f"says: {self.sentence}", f"rule: {self.rule}"]
+        where = f"profile {self.profile}" + (f" ({self.setting.text})" if self.setting.text else "")
+        head = [f"{self.id} {self.text}, {where}", f"says: {self.sentence}", f"rule: {self.rule}"]
         return "\n".join([*map(wrap, head), *(f"  {part}" for part in self.parts)])
 
     def table(self) -> Table:
         """The parts, those that are shown only included; a dash stands where there is nothing."""
-        cells = [(part.text, part.ours, part.span, ranges(part.seeds), part.verdict) for part in self.parts]
+        cells = [(part.text, part.ours, part.span, part.which, part.verdict) for part in self.parts]
         head = ("part", "ours", "interval", "seeds", "verdict")
         return Table(head, [tuple(cell or "–" for cell in row) for row in cells])
 
@@ -79,11 +81,12 @@ class Ledger(list[Verdict]):
         """
         if len(self) < len(RULES):
             return ""
-        questions = sum(v.id.startswith("q") for v in self)
+        questions, amended_ones = sum(v.id.startswith("q") for v in self), sum(v.id.endswith("′") for v in self)
         counts = Counter(v.verdict for v in self)
         each = ", ".join(f"{verdict} {counts[verdict]}" for verdict in VERDICTS if counts[verdict])
         where = ", ".join(dict.fromkeys(v.profile for v in self))
-        claims = f"{counted(len(self) - questions, 'claim')} and {counted(questions, 'question')}"
+        claims = f"{counted(len(self) - questions - amended_ones, 'claim')}, {counted(amended_ones, 'amended rule')}"
+        claims += f" and {counted(questions, 'question')}"
         return f"Profile {where}: {claims}, with no correction for their number ({each})."
 
     def short(self) -> Table:
@@ -100,26 +103,36 @@ class Ledger(list[Verdict]):
         return f"<p>{self.summary}</p>" + "".join(verdict._repr_html_() for verdict in self)
 
 
+def evidence_of(profile: str) -> tuple[Source, Sequence[dict]]:
+    """The records of a profile, each of which is read once however often it is asked for, and its openings."""
+    return cache(partial(find_records, profile=profile)), find_openings(profile)
+
+
 def check(
     claim: str,
     profile: str | None = None,
     records: Source | None = None,
     openings: Sequence[dict] | None = None,
+    setting: Setting = REGISTERED,
 ) -> Verdict:
-    """Judge `claim` ("2a" .. "5k", "q1" .. "q7") by its rule on the evidence of one profile.
+    """Judge `claim` ("2a" .. "5k", "q1" .. "q12") by its rule on the evidence of one profile.
 
+    The rule that was added beside that of 3a is "3a′", or "3a'" for short.
     profile: None is the environment's PROFILE, else "sample". records: name -> finished records of all seeds;
-    None reads those of the profile, and its openings with them. Raises UsageError for an unknown claim or profile.
+    None reads those of the profile, and its openings with them. setting: of the analysis; only the registered one,
+    which is the default, decides. Raises UsageError for an unknown claim, profile or setting.
     """
-    rule = RULES[choose("claim", claim, RULES)]
+    rule = RULES[choose("claim", str(claim).replace("'", "′"), RULES)]
     profile = current_profile(profile)
-    verdict = partial(Verdict, rule.id, rule.sentence, rule=rule.text, report=rule.report, profile=profile)
+    verdict = partial(
+        Verdict, rule.id, rule.sentence, rule=rule.text, report=rule.report, profile=profile, setting=setting
+    )
     if not PROFILES[profile].judged:
         return verdict("not judged", note="the sample judges nothing")
     if records is None:
-        records = partial(find_records, profile=profile)
-        openings = find_openings(profile) if openings is None else openings
-    evidence = Evidence(profile, records, openings or ())
+        records, read = evidence_of(profile)
+        openings = read if openings is None else openings
+    evidence = Evidence(profile, records, openings or (), setting)
     parts = tuple(rule.parts(evidence))
     outcome, note = combine(parts), few_seeds(parts)
     if outcome == "no evidence":
@@ -135,6 +148,10 @@ def ledger(
     openings: Sequence[dict] | None = None,
 ) -> Ledger:
     """The verdicts on all claims, then on our questions; the arguments are those of `check`."""
+    profile = current_profile(profile)
+    if records is None and PROFILES[profile].judged:
+        records, read = evidence_of(profile)
+        openings = read if openings is None else openings
     return Ledger(check(claim, profile, records, openings) for claim in RULES)
 
 

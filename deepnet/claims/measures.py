@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
+from itertools import takewhile
 from math import log
 
 import numpy as np
@@ -10,6 +11,7 @@ from deepnet.claims.intervals import Number, accuracy_number, macro_number, t_in
 from deepnet.records.reading import Record
 
 Runs = Mapping[int, Record]  # seed -> finished record of one run
+Column = Callable[[Record], np.ndarray]  # one value per epoch, epoch 0 (untrained) included
 Measure = Callable[[Record], Number | float]  # a float is a bare number, which no images give an interval to
 
 
@@ -41,6 +43,11 @@ def accuracies(record: Record) -> np.ndarray:
     return record.column(f"{record.result['split']}_accuracy")
 
 
+def macro_accuracies(record: Record) -> np.ndarray:
+    """The mean over classes, one value per epoch."""
+    return record.column(f"{record.result['split']}_macro_accuracy")
+
+
 def opened_accuracies(runs: Runs, openings: Iterable[Mapping]) -> dict[int, float]:
     """Seed -> CIFAR-100's test accuracy of each run, from the first opening of its weights: a later one is no second
     chance. Of the baseline, the classifier that was chosen on held-out images counts.
@@ -67,8 +74,30 @@ def last_loss(record: Record) -> float:
 
 def last_gap(record: Record) -> float:
     """Training accuracy minus evaluation accuracy in the last epoch that ran."""
-    last = record.result["last_epoch"]
-    return float(record.column("train_accuracy")[last] - accuracies(record)[last])
+    return float(gaps(record)[record.result["last_epoch"]])
+
+
+def train_losses(record: Record) -> np.ndarray:
+    """Training loss, one value per epoch; NaN for epoch 0."""
+    return record.column("train_loss")
+
+
+def gaps(record: Record) -> np.ndarray:
+    """Training accuracy minus evaluation accuracy, one value per epoch; NaN for epoch 0."""
+    return record.column("train_accuracy") - accuracies(record)
+
+
+def last_five(column: Column, record: Record) -> float:
+    """The mean of a column over the last five epochs that ran."""
+    return float(column(record)[1:][-5:].mean())
+
+
+late_loss, late_accuracy, late_gap = (partial(last_five, column) for column in (train_losses, accuracies, gaps))
+
+
+def late_rise(record: Record) -> float:
+    """Evaluation accuracy, the mean of the last five epochs minus that of the five before."""
+    return float(accuracies(record)[1:][-5:].mean() - accuracies(record)[1:][-10:-5].mean())
 
 
 def late_gain(record: Record) -> float:
@@ -113,6 +142,20 @@ def vanishes(record: Record) -> bool:
     return first_to_last(record) < -6
 
 
+def dies(row: Mapping) -> bool:
+    """Whether a hidden layer is dead as a whole at the end of an epoch. The last layer is followed by no ReLU."""
+    return 1.0 in row.get("probe_dead", [])[:-1]
+
+
+def first_to_last_alive(record: Record) -> float | None:
+    """`first_to_last` in the last epoch before any hidden layer is dead as a whole; None where there is none.
+
+    Once a layer is dead the gradient below it is exactly 0, for which rows have a floor, not a measurement.
+    """
+    alive = list(takewhile(lambda row: not dies(row), record.rows))[1:]
+    return alive[-1]["gradient_log10_rms"][0] - alive[-1]["gradient_log10_rms"][-1] if alive else None
+
+
 def learns_nothing(record: Record) -> bool:
     """Whether the final train loss and macro accuracy are those of guessing."""
     classes = record.result["classes"]
@@ -122,6 +165,11 @@ def learns_nothing(record: Record) -> bool:
 def ends_early(record: Record) -> bool:
     """Whether the run ended before its budget."""
     return record.result["last_epoch"] < record.result["budget"]
+
+
+def stopping_cost(record: Record) -> float:
+    """Evaluation accuracy of the best epoch minus that of the last that ran."""
+    return float(record.result["best_accuracy"] - accuracies(record)[record.result["last_epoch"]])
 
 
 def falls_steadily(record: Record) -> bool:
@@ -163,3 +211,37 @@ def knn_skill(record: Record) -> float:
 def setting(field: str, record: Record) -> float:
     """A field of the experiment that the record is of."""
     return record.settings["experiment"][field]
+
+
+# ---------------------------------------------------------------- the same at other epochs
+
+EPOCHS = ("registered", "last", "last five", "best")
+# what can be read at other epochs than the registered ones, and from which column
+COLUMNS: dict[Measure, Column] = {
+    final_accuracy: accuracies, best_accuracy: accuracies, late_accuracy: accuracies, macro_accuracy: macro_accuracies,
+    final_loss: train_losses, last_loss: train_losses, late_loss: train_losses, last_gap: gaps, late_gap: gaps,
+}  # fmt: skip
+STORED = {accuracies: final_accuracy, macro_accuracies: macro_accuracy}  # what the final epoch's predictions give
+
+
+def at_epochs(epochs: str, measure: Measure) -> Measure:
+    """`measure`, read at the last epoch, at the mean of the last five or at the best in place of its registered epochs.
+
+    The best epoch is that of the evaluation accuracy, for a loss too. A measure of another kind stays as it is, and so
+    does any measure of a record without epochs.
+    """
+    if epochs == "registered" or measure not in COLUMNS:
+        return measure
+    column = COLUMNS[measure]
+
+    def read(record: Record) -> Number | float:
+        last = record.result.get("last_epoch")
+        if last is None:
+            return measure(record)
+        first = {"last": last, "last five": max(1, last - 4)}.get(epochs, record.result["best_epoch"])
+        chosen = [first] if epochs == "best" else list(range(first, last + 1))
+        if chosen == [record.result["epoch"]] and column in STORED:
+            return STORED[column](record)
+        return float(column(record)[chosen].mean())
+
+    return read

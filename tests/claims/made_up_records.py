@@ -46,6 +46,7 @@ def train(name, seed=0, loss=1.0, accuracy=0.5, train=0.5, macro=None, epochs=20
         row = {"epoch": epoch, "steps": 10, "train_loss": epoch_loss, "train_accuracy": train}
         row |= {"validation_accuracy": epoch_accuracy, "test_accuracy": epoch_accuracy}
         row |= {"gradient_norm_sum": 10 * norm, "gradient_norm": norm, "gradient_log10_rms": rms or [-3, -3, -3]}
+        row |= {"probe_dead": [0.0, float(epoch > more.get("alive", ran)), 1.0]}
         rows.append(row)
     best = int(np.argmax(accuracies)) + 1
     final = best if stop else ran

@@ -173,6 +173,10 @@ def test_claims_are_judged_without_torch_and_matplotlib():
     assert not {"torch", "matplotlib"} & set(done.stdout.split())
 
 
+def test_a_prime_may_be_typed_as_an_apostrophe():
+    assert check("4a'", "cpu", world()).id == check("4a′", "cpu", world()).id == "4a′"
+
+
 def test_unknown_names_are_refused():
     with pytest.raises(UsageError, match="unknown claim '9z'"):
         check("9z", "cpu", world())

@@ -1,0 +1,112 @@
+"""Intervals, p-values and sample sizes: statistics of plain numbers, which know neither claims nor seeds."""
+
+from collections.abc import Iterable
+from functools import cache
+from math import isfinite, sqrt
+from typing import Any
+
+import numpy as np
+
+Interval = tuple[float, float]
+MOST_SEEDS = 1000  # beyond which `seeds_needed` does not look
+
+
+@cache
+def t_quantile(level: float, freedom: int) -> float:
+    """The two-sided quantile of Student's t at `level`."""
+    from scipy import stats
+
+    return float(stats.t.ppf((1 + level) / 2, freedom))
+
+
+@cache
+def z_quantile(level: float) -> float:
+    """The two-sided normal quantile of `level`."""
+    from scipy import stats
+
+    return float(stats.norm.ppf((1 + level) / 2))
+
+
+def standard_error(values: np.ndarray) -> Any:
+    """Of the mean along the last axis of (..., n)."""
+    return values.std(axis=-1, ddof=1) / sqrt(values.shape[-1])
+
+
+def t_interval(values: Iterable[float] | np.ndarray, level: float) -> Any:
+    """Student's t interval at `level` of the mean of at least two `values`: its lower and upper end.
+
+    Of an array (..., n) the mean is taken along the last axis, and each end is an array (...).
+    """
+    values = np.asarray(values if isinstance(values, np.ndarray) else list(values), dtype=float)
+    middle, half = values.mean(axis=-1), t_quantile(level, values.shape[-1] - 1) * standard_error(values)
+    return (middle - half, middle + half) if values.ndim > 1 else (float(middle - half), float(middle + half))
+
+
+def t_tests(values: np.ndarray, least: float, most: float) -> tuple[Any, Any]:
+    """p-values of two claims on the mean of (..., n): that it lies between `least` and `most`, and that it does not.
+
+    Either end may be infinite. With both ends the first is that of two one-sided tests (D. J. Schuirmann, "A comparison
+    of the two one-sided tests procedure and the power approach", J. Pharmacokinet. Biopharm. 15, 1987), with one end
+    that of the two-sided t test, if the mean lies on the claimed side. Each claim is significant at .05 exactly where
+    the 90 % interval (two ends) or the 95 % interval (one end) excludes its contrary.
+    """
+    from scipy import stats
+
+    with np.errstate(divide="ignore", invalid="ignore"):  # no spread: infinitely sure, or 0 / 0, which tells nothing
+        scores = [
+            sign * (values.mean(axis=-1) - end) / standard_error(values)
+            for sign, end in ((1, least), (-1, most))
+            if isfinite(end)
+        ]
+    inside = [np.nan_to_num(stats.t.sf(score, values.shape[-1] - 1), nan=1.0) for score in scores]
+    outside = [np.nan_to_num(stats.t.cdf(score, values.shape[-1] - 1), nan=1.0) for score in scores]
+    sides = 3 - len(scores)
+    return np.minimum(1, sides * np.max(inside, axis=0)), np.minimum(1, sides * np.min(outside, axis=0))
+
+
+def seeds_needed(spread: float, half_width: float, level: float) -> int | None:
+    """How many seeds make the t interval at `level` reach `half_width` to either side, with this standard deviation.
+
+    At least three; None if more than `MOST_SEEDS` are needed.
+
+    >>> seeds_needed(spread=0.01, half_width=0.01, level=0.95)
+    7
+    """
+    enough = np.flatnonzero(spread * _half_widths(level) <= half_width)
+    return int(enough[0]) + 3 if len(enough) else None
+
+
+@cache
+def _half_widths(level: float) -> np.ndarray:
+    """Of the t interval with a standard deviation of 1, for 3 to `MOST_SEEDS` seeds."""
+    from scipy import stats
+
+    seeds = np.arange(3, MOST_SEEDS + 1)
+    return stats.t.ppf((1 + level) / 2, seeds - 1) / np.sqrt(seeds)
+
+
+def wilson_interval(share: float, images: float, level: float) -> Interval:
+    """Score interval of a share of `images` (E. B. Wilson, JASA 22, 1927).
+
+    SciPy's takes whole counts only, and the images that a macro accuracy is worth (`macro_number`) are none.
+    """
+    z = z_quantile(level)
+    scale = 1 + z**2 / images
+    centre = (share + z**2 / (2 * images)) / scale
+    half = z * sqrt(share * (1 - share) / images + z**2 / (4 * images**2)) / scale
+    return centre - half, centre + half
+
+
+def paired_interval(right_a: np.ndarray, right_b: np.ndarray, level: float) -> Interval:
+    """Interval of accuracy a less accuracy b, from two bool (N,): which of the same N images each has right.
+
+    Only McNemar's discordant pairs count. Wald's interval after half an image is added to each of the four
+    cells: A. Agresti and Y. Min, "Simple improved confidence intervals for comparing matched proportions",
+    Statistics in Medicine 24, 2005. Unlike Wald's own it keeps a width where no pair is discordant.
+    """
+    only_a = np.count_nonzero(right_a & ~right_b) + 0.5
+    only_b = np.count_nonzero(right_b & ~right_a) + 0.5
+    images = len(right_a) + 2
+    centre = (only_a - only_b) / images
+    half = z_quantile(level) * sqrt(only_a + only_b - (only_a - only_b) ** 2 / images) / images
+    return centre - half, centre + half
