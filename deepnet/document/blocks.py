@@ -3,28 +3,28 @@
 import hashlib
 import re
 from collections.abc import Callable, Iterable, Sequence
-from functools import partial
+from functools import cache, partial
 from math import sqrt
 from pathlib import Path
 
 import numpy as np
 
 import deepnet.claims
-from deepnet.claims.evidence import RULES
 from deepnet.claims.intervals import Part
-from deepnet.claims.ledger import VERDICTS, Verdict, check
+from deepnet.claims.ledger import RULES, VERDICTS, Verdict, check
+from deepnet.claims.robustness import robustness
 from deepnet.document.committed import Committed
-from deepnet.document.numbers import WORDS, at_epoch, write
+from deepnet.document.numbers import WORDS, at_epoch, joined, write
 from deepnet.figures.registry import FIGURES, FOLDER
 from deepnet.figures.sweep import SWEEP
 from deepnet.records.reading import ROOT, Record
 from deepnet.text import Table, ranges
 from experimentTable import EXPERIMENTS, JUDGED, Experiment, UsageError, choose
 
+CLAIMS = [name for name in RULES if not name.startswith("q") and not name.endswith("′")]  # of the original
 RULES_FILE = Path(deepnet.claims.__file__).with_name("rules.md")
 OUTCOMES = {"holds": "as claimed", "fails": "contradicted"}  # verdict -> what the report calls it
-# rule -> (date, why) of a change of its line, which left its meaning, after the first record that it judges
-AMENDMENTS: dict[str, tuple[str, str]] = {}
+AMENDMENTS: tuple[str, ...] = ()  # rules whose line was changed, but for its meaning, after a record that they judge
 SEEN = {"many": "three seeds or more", "few": "one or two seeds"}
 
 # ---------------------------------------------------------------- verdicts
@@ -32,7 +32,17 @@ SEEN = {"many": "three seeds or more", "few": "one or two seeds"}
 
 def judged(ev: Committed, claim: str, profile: str) -> Verdict:
     """The verdict on a claim from the committed records of a profile."""
-    return check(claim, profile, partial(ev.runs, profile=profile), ev.openings(profile))
+    source = partial(ev.runs, profile=profile)
+    return ev.remembered((claim, profile), lambda: check(claim, profile, source, ev.openings(profile)))
+
+
+def _stands(ev: Committed, claim: str, profile: str) -> str:
+    """In how many settings of the analysis the verdict stands."""
+    source = cache(partial(ev.runs, profile=profile))
+    found = ev.remembered(
+        (claim, profile, "settings"), lambda: robustness(claim, profile, source, ev.openings(profile))
+    )
+    return f"; stands {found.text}" if found else ""
 
 
 def _signed(text: str) -> str:
@@ -45,17 +55,24 @@ def _number(part: Part) -> str:
     return _signed(f"{part.text}: {part.ours} {part.span}".rstrip()) + f", n = {len(part.seeds)}"
 
 
-def claim(ev: Committed, name: str) -> str:
-    """`{{claim 3a}}`: a claim or question with its verdict in each profile, and the number that decides it."""
-    rule = RULES[choose("claim", name, RULES)]
-    kind = "Question" if name.startswith("q") else "Claim"
-    sentence = rule.sentence.removeprefix("(").replace(")", ":", rule.sentence.startswith("("))
-    lines = [f"> **{kind} {name}.** *{sentence[0].upper()}{sentence[1:]}{'.' * (not sentence.endswith('?'))}*"]
+def _said(ev: Committed, name: str) -> str:
+    """The verdict in each profile, with the number that decides it and how far it hangs on the rule's details."""
+    said = []
     for profile in JUDGED:
         found = judged(ev, name, profile)
-        deciding = f" ({ev.mark(_number(found.deciding))})" if found.deciding else ""
-        lines.append(f"`{profile}`: **{found.text}**{deciding}.")
-    return " ".join(lines)
+        deciding = f" ({ev.mark(_number(found.deciding))}{_stands(ev, name, profile)})" if found.deciding else ""
+        said.append(f"`{profile}`: **{found.text}**{deciding}.")
+    return " ".join(said)
+
+
+def claim(ev: Committed, name: str) -> str:
+    """`{{claim 3a}}`: a claim or question with its verdicts, and those by the rule that was added beside its own."""
+    rule, added = RULES[choose("claim", name, RULES)], RULES.get(f"{name}′")
+    sentence = rule.sentence.removeprefix("(").replace(")", ":", rule.sentence.startswith("("))
+    said = f"*{sentence[0].upper()}{sentence[1:]}{'.' * (not sentence.endswith('?'))}* {_said(ev, name)}"
+    if added:
+        said += f" **{added.id}** (added later: {added.holds_if}): {_said(ev, added.id)}"
+    return f"> **{'Question' if name.startswith('q') else 'Claim'} {name}.** {said}"
 
 
 def _part(ev: Committed, claim: str, place: str, options: dict[str, str]) -> Part:
@@ -83,7 +100,7 @@ def seen_in(verdict: Verdict) -> str:
 
 def count(ev: Committed, verdict: str, **options: str) -> str:
     """`{{count holds}}`: how many claims have a verdict, as a word; `seeds=many` or `few`: over how many seeds."""
-    found = [judged(ev, name, options.get("in", "paper")) for name in RULES if not name.startswith("q")]
+    found = [judged(ev, name, options.get("in", "paper")) for name in CLAIMS]
     wanted = [v for v in found if v.verdict == verdict or verdict == "all"]
     return WORDS[sum(options.get("seeds") in (None, seen_in(v)) for v in wanted)]
 
@@ -220,17 +237,14 @@ def rules_sha256(ev: Committed) -> str:
 
 
 def amendments(ev: Committed) -> str:
-    """`{{amendments}}`: the rules that were changed after a record that they judge, if any."""
-    if not AMENDMENTS:
-        return "No rule has been changed since."
-    changed = "; ".join(f"{claim} on {date}, {why}" for claim, (date, why) in AMENDMENTS.items())
-    return f"Rules whose line was changed after the first record that they judge: {changed}."
+    """`{{amendments}}`: the rules that were added, or whose line was changed, after a record that they judge."""
+    return joined([*AMENDMENTS, *(name for name in RULES if name.endswith("′"))])
 
 
 def count_rules(ev: Committed, what: str) -> str:
     """`{{count_rules claims}}`: how many claims, or `questions` of our own, there are."""
-    questions = sum(name.startswith("q") for name in RULES)
-    return f"{len(RULES) - questions}" if what == "claims" else WORDS[questions]
+    questions = [name for name in RULES if name.startswith("q")]
+    return f"{len(CLAIMS)}" if what == "claims" else WORDS[len(questions)]
 
 
 def experiments(ev: Committed, what: str) -> str:

@@ -1,11 +1,12 @@
 """The committed records, and the mark on each number that says which of them it was computed from."""
 
 import csv
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from deepnet.records.files import read_lines
 from deepnet.records.reading import EVIDENCE, ROOT, Record
@@ -78,6 +79,7 @@ class Committed:
     def __init__(self, without: Path | None = None) -> None:
         self.traces: list[Trace] = []
         self._used: dict[Path, Record] = {}
+        self._memory: dict[tuple[str, ...], tuple[Any, dict[Path, Record]]] = {}
         self._without = without
 
     def runs(self, name: str, profile: str) -> list[Record]:
@@ -107,6 +109,15 @@ class Committed:
     def openings(self, profile: str) -> list[dict]:
         """Every committed opening of chapter 5's test set, oldest first."""
         return sorted(read_lines(EVIDENCE / profile / "openings.jsonl"), key=lambda opening: opening["time"])
+
+    def remembered(self, key: tuple[str, ...], make: Callable[[], Any]) -> Any:
+        """What `make` returned when `key` was first asked for; the records that it read count each time."""
+        if key not in self._memory:
+            before, self._used = self._used, {}
+            self._memory[key], self._used = (make(), self._used), before
+        made, used = self._memory[key]
+        self._used |= used
+        return made
 
     def forget_all_but(self, records: Iterable[Record]) -> None:
         """Keep only these of the records asked for since the last mark: the others were looked at and left out."""

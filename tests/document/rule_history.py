@@ -48,14 +48,15 @@ def last_changes() -> dict[str, str]:
     return {claim: date for claim, (date, _) in changed.items()}
 
 
-def first_records() -> dict[str, str]:
-    """Run -> the ISO date of the commit that added its first record, in any profile."""
-    first: dict[str, str] = {}
+def first_records() -> dict[tuple[str, str, int], str]:
+    """(profile, run, seed) -> the ISO date of the commit that added its first record."""
+    first: dict[tuple[str, str, int], str] = {}
     added = git("log", "--reverse", "--diff-filter=A", "--format=@%cI", "--name-only", "--", "report/records")
     date = ""
     for line in added.splitlines():
         if line.startswith("@"):
             date = line[1:]
         elif line.endswith("/result.json") and "/superseded/" not in line:
-            first.setdefault(line.split("/")[-3], date)
+            profile, run, seed = line.split("/")[-4:-1]
+            first.setdefault((profile, run, int(seed.removeprefix("seed-"))), date)
     return first
