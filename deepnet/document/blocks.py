@@ -25,6 +25,7 @@ CLAIMS = [name for name in RULES if not name.startswith("q") and not name.endswi
 RULES_FILE = Path(deepnet.claims.__file__).with_name("rules.md")
 OUTCOMES = {"holds": "as claimed", "fails": "contradicted"}  # verdict -> what the report calls it
 AMENDMENTS: tuple[str, ...] = ()  # rules whose line was changed, but for its meaning, after a record that they judge
+BREAK = "\\\n"  # of a line within a paragraph
 SEEN = {"many": "three seeds or more", "few": "one or two seeds"}
 
 # ---------------------------------------------------------------- verdicts
@@ -61,18 +62,19 @@ def _said(ev: Committed, name: str) -> str:
     for profile in JUDGED:
         found = judged(ev, name, profile)
         deciding = f" ({ev.mark(_number(found.deciding))}{_stands(ev, name, profile)})" if found.deciding else ""
-        said.append(f"`{profile}`: **{found.text}**{deciding}.")
-    return " ".join(said)
+        said.append(f"> `{profile}`: **{found.text}**{deciding}.")
+    return BREAK.join(said)
 
 
 def claim(ev: Committed, name: str) -> str:
     """`{{claim 3a}}`: a claim or question with its verdicts, and those by the rule that was added beside its own."""
     rule, added = RULES[choose("claim", name, RULES)], RULES.get(f"{name}′")
     sentence = rule.sentence.removeprefix("(").replace(")", ":", rule.sentence.startswith("("))
-    said = f"*{sentence[0].upper()}{sentence[1:]}{'.' * (not sentence.endswith('?'))}* {_said(ev, name)}"
+    kind, end = ("Question", "") if name.startswith("q") else ("Claim", ".")
+    lines = [f"> **{kind} {name}.** *{sentence[0].upper()}{sentence[1:]}{end}*", _said(ev, name)]
     if added:
-        said += f" **{added.id}** (added later: {added.holds_if}): {_said(ev, added.id)}"
-    return f"> **{'Question' if name.startswith('q') else 'Claim'} {name}.** {said}"
+        lines += [f"> **{added.id}**, added later: {added.holds_if}.", _said(ev, added.id)]
+    return BREAK.join(lines)
 
 
 def _part(ev: Committed, claim: str, place: str, options: dict[str, str]) -> Part:
@@ -217,7 +219,9 @@ def figure(ev: Committed, number: str, **options: str) -> str:
 
 
 def original(ev: Committed, claim: str, place: str = "1") -> str:
-    """`{{original 5a}}`: a number that the original report gives in a claim."""
+    """`{{original 5a}}`: a number that the original report gives in a claim, or of a run of its search, `sweep_3`."""
+    if claim.startswith("sweep_"):
+        return f"{SWEEP[int(claim.removeprefix('sweep_'))][0]:.3f}"
     return re.findall(r"\d*\.\d+", RULES[choose("claim", claim, RULES)].report)[int(place) - 1]
 
 
