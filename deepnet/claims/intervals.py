@@ -30,6 +30,7 @@ class Number:
     value: float
     interval: Callable[[float], Interval] | None = None  # level -> the interval that this seed gives by itself
     predictions: Callable[[], np.ndarray] | None = None  # of an accuracy: (2, N), targets and predicted classes
+    of: str = "images"  # what the interval is taken over
 
 
 def accuracy_number(value: float, predictions: Callable[[], np.ndarray]) -> Number:
@@ -179,6 +180,7 @@ class Part:
     estimates: tuple[tuple[float, Interval | None], ...] = ()
     count: int | None = None  # of a property: how many of the seeds have it
     unit: str = "seed"  # what `seeds` lists; of another unit, the names of each
+    of: str = "images"  # what the interval of one seed is taken over
     p: tuple[float, ...] = ()  # from three seeds on: p-values of "holds" and of "fails" (see `t_tests`)
     needed: int | None = None  # from three seeds on: how many would make the interval decisive (see `Aim.precision`)
 
@@ -203,12 +205,18 @@ class Part:
 
     @property
     def span(self) -> str:
-        """The intervals, with their level."""
+        """The intervals, with their level and, of one or two seeds, what they do not cover."""
         intervals = [interval for _, interval in self.estimates]
         if not any(intervals):
             return ""
         written = (f"[{', '.join(map(_written, interval))}]" if interval else "–" for interval in intervals)
-        return f"{'; '.join(written)} ({self.level:.0%})"
+        few = f", {self.of} only: says nothing of another {self.unit}" if len(self.seeds) <= FEW_SEEDS else ""
+        return f"{'; '.join(written)} ({self.level:.0%}{few})"
+
+    @property
+    def p_value(self) -> float | None:
+        """Of the part's own verdict; of an undecided part the smaller one."""
+        return {"holds": self.p[0], "fails": self.p[1]}.get(self.verdict, min(self.p)) if self.p else None
 
     @property
     def which(self) -> str:
@@ -222,7 +230,7 @@ class Part:
 
     def __str__(self) -> str:
         seeds = f"seed{'s' * (len(self.seeds) > 1)} " if self.unit == "seed" else ""
-        return f"{self.verdict:<11} {self.number}" + (f", {seeds}{self.which}" if self.seeds else "")
+        return self.number + (f", {seeds}{self.which}" if self.seeds else "")
 
 
 def agreed(verdicts: np.ndarray) -> np.ndarray:
@@ -256,7 +264,8 @@ def judge(text: str, numbers: Mapping[Any, Number], aim: Aim, unit: str = "seed"
         estimates = [(n.value, n.interval(aim.level) if n.interval else None) for n in numbers.values()]
     low, high = zip(*(interval or (value, value) for value, interval in estimates), strict=True)
     verdict = str(judge_ends(low, high, aim))
-    return Part(text, verdict, tuple(numbers), aim.level, tuple(estimates), unit=unit, p=p, needed=needed)
+    of = next(iter(numbers.values())).of
+    return Part(text, verdict, tuple(numbers), aim.level, tuple(estimates), unit=unit, of=of, p=p, needed=needed)
 
 
 def judge_property(text: str, found: Mapping[int, bool]) -> Part:
@@ -276,10 +285,3 @@ def combine(parts: Iterable[Part]) -> str:
     verdicts = {part.verdict for part in parts}
     order = ("no evidence", "fails", "undecided", "holds", "not judged")
     return next((verdict for verdict in order if verdict in verdicts), "not judged")
-
-
-def few_seeds(parts: Iterable[Part]) -> str:
-    """The words that a verdict from one or two seeds carries; empty from three on."""
-    counts = {(len(part.seeds), part.unit) for part in parts if part.verdict not in ("not judged", "no evidence")}
-    words = [f"{('one', 'two')[n - 1]} {unit}{'s' * (n > 1)}" for n, unit in sorted(counts) if 1 <= n <= FEW_SEEDS]
-    return " and ".join(words) + (" in some parts" if words and len(counts) > 1 else "")

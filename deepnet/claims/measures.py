@@ -194,7 +194,7 @@ def step_ratios(records: Iterable[Record]) -> dict[tuple[str, str], list[float]]
 def step_ratio(record: Record, plain: str, residual: str) -> Number:
     """Seconds per step, residual / plain: the mean over the alternating blocks, with a t interval over them."""
     ratios = step_ratios([record]).get((plain, residual), [])
-    return Number(float(np.mean(ratios)), partial(t_interval, ratios))
+    return Number(float(np.mean(ratios)), partial(t_interval, ratios), of="blocks")
 
 
 def best_of(records: Iterable[Record], places: int) -> list[Record]:

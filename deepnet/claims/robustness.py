@@ -9,8 +9,9 @@ from itertools import product
 
 from deepnet.claims.evidence import Setting, Source
 from deepnet.claims.intervals import FEW_SEEDS, ROUND
-from deepnet.claims.ledger import VERDICTS, Verdict, check, evidence_of
+from deepnet.claims.ledger import check, evidence_of
 from deepnet.claims.measures import EPOCHS
+from deepnet.claims.verdicts import JUDGED, Verdict, said
 from deepnet.text import Table
 from experimentTable import current_profile
 
@@ -61,7 +62,7 @@ class Robustness:
 
     def table(self) -> Table:
         """One line per setting."""
-        rows = [(setting.text or "registered", verdict) for setting, verdict in self.outcomes]
+        rows = [(setting.text or "registered", said(self.id, verdict)) for setting, verdict in self.outcomes]
         return Table(("setting", "verdict"), rows, f"{self.id}, profile {self.profile}: stands {self.text}.")
 
     def __str__(self) -> str:
@@ -76,7 +77,7 @@ class Robustness:
 def _shown(verdict: Verdict) -> list[tuple]:
     """What the judged parts of a verdict say, by which two settings are told apart."""
     shown = []
-    for part in (part for part in verdict.parts if part.verdict in VERDICTS[:3]):
+    for part in (part for part in verdict.parts if part.verdict in JUDGED):
         numbers = (number for value, interval in part.estimates for number in (value, *(interval or ())))
         shown.append((part.text, part.count, *(round(number, ROUND) for number in numbers)))
     return shown
@@ -104,7 +105,7 @@ def settings_of(
         return _shown(check(claim, profile, records, openings, setting))
 
     registered = check(claim, profile, records, openings)
-    if registered.verdict not in VERDICTS[:3]:
+    if registered.verdict not in JUDGED:
         return []
     axes: list[list[Setting]] = [
         [Setting(epochs=epochs) for epochs in EPOCHS],
@@ -113,7 +114,7 @@ def settings_of(
     ]
     differing = [[s for i, s in enumerate(axis) if shown(s) not in map(shown, axis[:i])] for axis in axes]
     rule = [Setting(e.epochs, margin.margin, level.level) for e, margin, level in product(*differing)]
-    judged = [part.seeds for part in registered.parts if part.verdict in VERDICTS[:3]]
+    judged = [part.seeds for part in registered.parts if part.verdict in JUDGED]
     enough = all(len(seeds) > FEW_SEEDS + 1 for seeds in judged)
     seeds = sorted({seed for part in judged for seed in part if isinstance(seed, int)}) if enough else []
     return [*rule, *(Setting(without=seed) for seed in seeds)]

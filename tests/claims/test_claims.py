@@ -111,12 +111,13 @@ def test_one_seed_is_judged_by_its_images():
         return check("q4", "paper", world(MLP_4_he=[train("MLP_4_he", accuracy=shallow)],
                                           MLP_33_he=[train("MLP_33_he", accuracy=deep)]))  # fmt: skip
 
-    assert q4(0.98, 0.90).text == "holds (one seed)"
-    assert q4(0.98, 0.965).text == "undecided (one seed)"  # of 1,000 images 15: too few for "at least .01"
+    assert q4(0.98, 0.90).text == "seen once: yes"
+    assert q4(0.98, 0.965).text == "seen once: undecided"  # of 1,000 images 15: too few for "at least .01"
     fails = q4(0.90, 0.98)
-    assert fails.text == "fails (one seed)"
+    assert fails.text == "seen once: no"
     low, high = fails.parts[0].interval
     assert low < -0.08 < high and fails.parts[0].level == 0.95
+    assert fails.parts[0].span.endswith(" (95%, images only: says nothing of another seed)")
 
 
 def test_one_seed_has_no_interval_where_predictions_give_none():
@@ -128,15 +129,15 @@ def test_one_seed_has_no_interval_where_predictions_give_none():
 def test_two_seeds_carry_their_words():
     he = many("MLP_33_he", 2, accuracy=0.8)
     ahead = many("MLP_4_he", 2, accuracy=0.9)
-    assert check("q4", "paper", world(MLP_4_he=ahead, MLP_33_he=he)).text == "holds (two seeds)"
+    assert check("q4", "paper", world(MLP_4_he=ahead, MLP_33_he=he)).text == "seen twice: yes"
     split = many("MLP_4_he", 2, accuracy={0: 0.9, 1: 0.7})
-    assert check("q4", "paper", world(MLP_4_he=split, MLP_33_he=he)).text == "undecided (two seeds)"
+    assert check("q4", "paper", world(MLP_4_he=split, MLP_33_he=he)).text == "seen twice: undecided"
 
 
 def test_a_part_of_one_seed_says_so():
     res = {name: {"accuracy": 0.98} for name in ("MLP_res_5", "MLP_res_15", "MLP_res_35")}
     verdict = check("3e", "paper", world(**res, MLP_res_96=many("MLP_res_96", 1, accuracy=0.98)))
-    assert verdict.text == "holds (one seed in some parts)"
+    assert verdict.text == "seen once in some parts: as claimed"
     assert [part.seeds for part in verdict.parts] == [(0, 1, 2), (0, 1, 2), (0,), (0, 1, 2)]
 
 

@@ -2,7 +2,9 @@
 
 import numpy as np
 import pytest
+from scipy.stats import ttest_1samp
 
+from deepnet.claims import formulas
 from deepnet.claims import intervals as st
 
 
@@ -39,3 +41,27 @@ def test_macro_accuracy_counts_the_images_of_rare_classes():
     span = lambda labels: st.macro_number(0.5, lambda: np.stack([labels, labels])).interval(0.95)  # noqa: E731
     assert span(balanced) == pytest.approx(st.wilson_interval(0.5, 100, 0.95))
     assert span(skewed) == pytest.approx(st.wilson_interval(0.5, 36, 0.95))
+
+
+def test_holm_of_a_textbook():
+    assert formulas.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert formulas.holm([0.9, 0.8]) == pytest.approx([1, 1]) and len(formulas.holm([])) == 0
+
+
+@pytest.mark.parametrize("aim", [st.above(0.1), st.below(0.1), st.at_least(0.1), st.at_most(0.1), st.equivalent(0.1)])
+def test_a_p_value_is_below_05_exactly_where_the_interval_decides(aim):
+    values = np.random.default_rng(0).normal(0.1, 0.1, (500, 4))
+    holds, fails = aim.p_values(values)
+    verdicts = aim.verdict(*formulas.t_interval(values, aim.level))
+    assert np.array_equal(verdicts == "holds", holds < 0.05) and np.array_equal(verdicts == "fails", fails < 0.05)
+    assert {"holds", "fails", "undecided"} == set(verdicts)
+
+
+def test_p_values_of_scipy():
+    values = np.array([0.1, 0.3, 0.2, 0.25])
+    (holds, fails), known = st.above(0.1).p_values(values), ttest_1samp(values, 0.1)
+    assert (holds, fails) == pytest.approx((known.pvalue, 1)) and known.statistic > 0
+    sides = [ttest_1samp(values, end, alternative=side).pvalue for end, side in ((-0.4, "greater"), (0.4, "less"))]
+    assert st.equivalent(0.4).p_values(values)[0] == pytest.approx(max(sides))
+    assert st.NOT_BELOW.p_values(-values) == pytest.approx((0, ttest_1samp(values, 0).pvalue))
+    assert st.above().p_values(np.zeros(3)) == (1, 1) and st.above().p_values(np.ones(3)) == (0, 1)

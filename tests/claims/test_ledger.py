@@ -7,6 +7,7 @@ from test_rules import CASES, F, H, U, chapter_5
 from deepnet.claims import intervals as st
 from deepnet.claims.ledger import RULES, check, ledger, side_by_side
 from deepnet.claims.rules import CHAPTER_5
+from deepnet.claims.verdicts import Verdict, after_holm
 from experimentTable import EXPERIMENTS
 
 
@@ -37,14 +38,16 @@ def test_a_difference_of_nothing_but_rounding_is_written_as_zero():
 def test_a_verdict_prints_its_parts():
     verdict = check("4a", "paper", world(**CASES[[case[0] for case in CASES].index("4a")][2]))
     lines = str(verdict).splitlines()
-    assert lines[0] == "4a holds, profile paper" and lines[1] == f"says: {RULES['4a'].sentence}"
-    assert lines[-1] == "  holds       test accuracy, CNN_13 − CNN_10, above 0: 0.1 [0.1, 0.1] (95%), seeds 0-2"
+    assert lines[0] == "4a as claimed, profile paper" and lines[1] == f"says: {RULES['4a'].sentence}"
+    assert lines[-1] == "  as claimed   test accuracy, CNN_13 − CNN_10, above 0: 0.1 [0.1, 0.1] (95%), seeds 0-2"
     assert verdict.table().rows[0] == (
         "training loss, CNN_10 − CNN_13, above 0",
         "0.1",
         "[0.1, 0.1] (95%)",
         "0-2",
-        "holds",
+        "as claimed",
+        "0",
+        "3",
     )
     html = verdict._repr_html_()
     assert html.startswith("<details><summary><b>4a</b> ") and "training loss, CNN_10 − CNN_13, above 0" in html
@@ -77,7 +80,7 @@ def test_the_parts_of_a_claim_stand_side_by_side(monkeypatch):
     )
     table = side_by_side("4a", "paper", "cpu")
     assert table.head == ("4a", "paper", "cpu")
-    assert table.rows[0] == ("training loss, CNN_10 − CNN_13, above 0", "–", "holds: 0.1 [0.1, 0.1] (95%), n = 3")
+    assert table.rows[0] == ("training loss, CNN_10 − CNN_13, above 0", "–", "as claimed: 0.1 [0.1, 0.1] (95%), n = 3")
 
 
 def test_the_ledger_has_one_line_per_claim_with_the_number_that_decides():
@@ -88,8 +91,9 @@ def test_the_ledger_has_one_line_per_claim_with_the_number_that_decides():
         head
         == verdicts.summary
         == (
-            "Profile cpu: 24 claims, 7 amended rules and 8 questions, with no correction for their number "
-            "(holds 2, fails 2, undecided 1, no evidence 33, not judged 1)."
+            "Profile cpu: 24 claims, 7 amended rules and 8 questions. Judged over at least three seeds: as claimed or "
+            "yes 2, contradicted or no 2, undecided 1. Seen once or twice: 0. Without a verdict: no evidence 33, not "
+            "judged 1."
         )
     )
     assert rows[0] == ["id", "sentence", "verdict", "the number that decides"]
@@ -97,14 +101,50 @@ def test_the_ledger_has_one_line_per_claim_with_the_number_that_decides():
     assert list(lines) == list(RULES)
     assert lines["4a"] == [
         RULES["4a"].sentence,
-        "holds",
+        "as claimed (after Holm: as claimed)",
         "training loss, CNN_10 − CNN_13, above 0: 0.1 [0.1, 0.1] (95%)",
     ]
-    assert lines["3a"][1:] == ["fails", "training loss, MLP_23 − MLP_13, above 0: -0.1 [-0.1, -0.1] (95%)"]
-    assert lines["5c"][1] == "undecided" and lines["5c"][2].startswith(
+    assert lines["3a"][1:] == [
+        "contradicted (after Holm: contradicted)",
+        "training loss, MLP_23 − MLP_13, above 0: -0.1 [-0.1, -0.1] (95%)",
+    ]
+    assert lines["5c"][1] == "undecided (about 64 seeds would decide)" and lines["5c"][2].startswith(
         "last training loss of fine_tune_2, at most 0.1: "
     )
     assert lines["4b"][1:] == ["no evidence (no record of CNN_30)", "–"]
+
+
+def test_holm_s_correction_is_over_the_claims_with_a_p_value():
+    """Of three claims with p = .03, .04 and one without any, none stands at .05; alone the first would."""
+
+    def claim(name, p, verdict=H):
+        return Verdict(name, "", verdict, (st.Part("x", verdict, (0, 1, 2), p=p),))
+
+    made = [claim("3a", (0.03, 1)), claim("q4", (1, 0.04), F), claim("3c", ()), claim("5c", (0.6, 0.7), U)]
+    assert [v.p for v in made] == [0.03, 0.04, None, 0.6]
+    assert [v.adjusted for v in after_holm(made)] == [U, U, "", U]
+    assert after_holm(made)[0].text == "as claimed (after Holm: undecided)"
+    assert after_holm(made[:1])[0].adjusted == H and after_holm([]) == []
+
+
+def test_the_p_value_of_a_claim_is_that_of_all_or_of_any_of_its_parts():
+    def claim(verdict, *parts):
+        return Verdict("3a", "", verdict, tuple(st.Part("x", v, (0, 1, 2), p=p) for v, p in parts)).p
+
+    assert claim(H, (H, (0.01, 1)), (H, (0.03, 0.9))) == 0.03  # the largest: all parts have to hold
+    assert claim(F, (H, (0.01, 1)), (F, (1, 0.02))) == 0.04  # twice the smallest: any of two may fail
+    assert claim(U, (H, (0.01, 1)), (U, (0.2, 0.8))) == 0.2
+    assert claim(H, (H, (0.01, 1)), ("not judged", ())) == 0.01
+    assert claim(H, (H, (0.01, 1)), (H, ())) is None  # a property has none
+
+
+def test_an_undecided_claim_says_what_would_decide_it():
+    near = [st.Part("x", U, (0, 1, 2), needed=3), st.Part("x", H, (0, 1, 2), needed=90)]
+    assert Verdict("3a", "", U, tuple(near)).text == "undecided (the effect lies at the threshold)"
+    assert Verdict("3a", "", U, (*near, st.Part("x", U, (0, 1, 2), needed=1200))).outlook == (
+        "about 1,200 seeds would decide"
+    )
+    assert Verdict("3a", "", U, (*near, st.Part("x", U, (0,)))).outlook == ""
 
 
 def test_many_missing_runs_are_counted_not_listed():

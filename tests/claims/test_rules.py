@@ -269,7 +269,7 @@ def test_rule_5i(runs, test, verdict):
 def test_5i_takes_the_seeds_in_which_every_run_has_a_record():
     runs = chapter_5() | {"sweep_7": many("sweep_7", 1, accuracy=0.49, stop=20)}
     verdict = check("5i", "paper", world(**runs), opened("dropout", 0.5, 0.1, 0.1))
-    assert verdict.text == "holds (one seed)"
+    assert verdict.text == "seen once: as claimed"
     del runs["sweep_7"]
     assert check("5i", "paper", world(**runs), []).text == "no evidence (no record of sweep_7)"
 
@@ -293,5 +293,6 @@ def test_best_epoch_has_an_interval_only_where_it_is_the_final_one():
 
 def test_timing_is_judged_over_the_blocks_of_one_run():
     verdict = check("4d", "cpu", world(**timing_4(*[1.0, 1.1] * 5)))
-    assert verdict.text == "holds (one seed)" and verdict.parts[1].effect == pytest.approx(1.05)
+    assert verdict.text == "seen once: as claimed" and verdict.parts[1].effect == pytest.approx(1.05)
     assert verdict.parts[1].interval == pytest.approx(st.t_interval([1.0, 1.1] * 5, 0.95))
+    assert verdict.parts[1].span.endswith("(95%, blocks only: says nothing of another seed)")

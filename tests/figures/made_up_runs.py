@@ -11,7 +11,7 @@ from myModel import MODELS, model_table
 
 EPOCHS = 20
 LAYERS = {row["name"]: row["weight_layers"] for row in model_table(MODELS)}
-VERDICTS = ("holds", "fails", "undecided")
+VERDICTS = ("as claimed", "contradicted", "undecided")
 
 
 def write_record(root, name, rows, result=None, profile="cpu", seed=0, dirty=False, identity=None, **experiment):

@@ -84,7 +84,7 @@ def test_of_partial_evidence_the_ledger_is_written(partial):
     judged = ledger("cpu")
     verdicts = {verdict.id: verdict for verdict in judged}
     assert (verdicts["3c"].text, verdicts["3a"].text) == (
-        "holds (one seed)",
+        "seen once: as claimed",
         "no evidence (no record of MLP_13, MLP_23)",
     )
     assert {verdict.verdict for id, verdict in verdicts.items() if id[0] in "245"} == {"no evidence", "not judged"}
