@@ -4,6 +4,7 @@ import hashlib
 import re
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache, partial
+from itertools import product
 from math import sqrt
 from pathlib import Path
 
@@ -11,8 +12,9 @@ import numpy as np
 
 import deepnet.claims
 from deepnet.claims.intervals import Part
-from deepnet.claims.ledger import RULES, VERDICTS, Verdict, check
+from deepnet.claims.ledger import RULES, check
 from deepnet.claims.robustness import robustness
+from deepnet.claims.verdicts import VERDICTS, Verdict, after_holm, said
 from deepnet.document.committed import Committed
 from deepnet.document.numbers import WORDS, at_epoch, joined, write
 from deepnet.figures.registry import FIGURES, FOLDER
@@ -23,10 +25,9 @@ from experimentTable import EXPERIMENTS, JUDGED, Experiment, UsageError, choose
 
 CLAIMS = [name for name in RULES if not name.startswith("q") and not name.endswith("′")]  # of the original
 RULES_FILE = Path(deepnet.claims.__file__).with_name("rules.md")
-OUTCOMES = {"holds": "as claimed", "fails": "contradicted"}  # verdict -> what the report calls it
 AMENDMENTS: tuple[str, ...] = ()  # rules whose line was changed, but for its meaning, after a record that they judge
 BREAK = "\\\n"  # of a line within a paragraph
-SEEN = {"many": "three seeds or more", "few": "one or two seeds"}
+SEEN = {"": "three seeds or more", "few": "seen once or twice"}
 
 # ---------------------------------------------------------------- verdicts
 
@@ -37,12 +38,18 @@ def judged(ev: Committed, claim: str, profile: str) -> Verdict:
     return ev.remembered((claim, profile), lambda: check(claim, profile, source, ev.openings(profile)))
 
 
+def _corrected(ev: Committed, profile: str) -> dict[str, Verdict]:
+    """All verdicts of a profile, with what Holm's correction leaves of them."""
+    every = (judged(ev, claim, profile) for claim in RULES)
+    found = ev.remembered(("ledger", profile), lambda: after_holm([*every]), counts=False)
+    return {verdict.id: verdict for verdict in found}
+
+
 def _stands(ev: Committed, claim: str, profile: str) -> str:
     """In how many settings of the analysis the verdict stands."""
     source = cache(partial(ev.runs, profile=profile))
-    found = ev.remembered(
-        (claim, profile, "settings"), lambda: robustness(claim, profile, source, ev.openings(profile))
-    )
+    settings = partial(robustness, claim, profile, source, ev.openings(profile))
+    found = ev.remembered((claim, profile, "settings"), settings)
     return f"; stands {found.text}" if found else ""
 
 
@@ -52,18 +59,19 @@ def _signed(text: str) -> str:
 
 
 def _number(part: Part) -> str:
-    """What a part of a claim measured: the effect, its interval and the seeds."""
-    return _signed(f"{part.text}: {part.ours} {part.span}".rstrip()) + f", n = {len(part.seeds)}"
+    """What a part of a claim measured: the effect, its interval and the number of seeds."""
+    span = part.span.replace(": says nothing of another seed", "")  # which section 1.4 says once
+    return _signed(f"{part.text}: {part.ours} {span}".rstrip()) + f", n = {len(part.seeds)}"
 
 
 def _said(ev: Committed, name: str) -> str:
     """The verdict in each profile, with the number that decides it and how far it hangs on the rule's details."""
-    said = []
+    lines = []
     for profile in JUDGED:
-        found = judged(ev, name, profile)
-        deciding = f" ({ev.mark(_number(found.deciding))}{_stands(ev, name, profile)})" if found.deciding else ""
-        said.append(f"> `{profile}`: **{found.text}**{deciding}.")
-    return BREAK.join(said)
+        decides, stands = judged(ev, name, profile).deciding, _stands(ev, name, profile)
+        number = f": {ev.mark(_number(decides))}{stands}" if decides else ""
+        lines.append(f"> `{profile}`, **{_corrected(ev, profile)[name].text}**{number}.")
+    return BREAK.join(lines)
 
 
 def claim(ev: Committed, name: str) -> str:
@@ -73,7 +81,7 @@ def claim(ev: Committed, name: str) -> str:
     kind, end = ("Question", "") if name.startswith("q") else ("Claim", ".")
     lines = [f"> **{kind} {name}.** *{sentence[0].upper()}{sentence[1:]}{end}*", _said(ev, name)]
     if added:
-        lines += [f"> **{added.id}**, added later: {added.holds_if}.", _said(ev, added.id)]
+        lines += [f"> **{added.id}**, added later: {added.text}.", _said(ev, added.id)]
     return BREAK.join(lines)
 
 
@@ -94,28 +102,24 @@ def span(ev: Committed, claim: str, place: str, **options: str) -> str:
     return _signed(_part(ev, claim, place, options).span)
 
 
-def seen_in(verdict: Verdict) -> str:
-    """Over how many seeds a verdict was judged: "many" from three on, in all its parts; else "few"."""
-    counts = [len(part.seeds) for part in verdict.parts if part.verdict in VERDICTS[:3]]
-    return "" if verdict.verdict not in VERDICTS[:3] else "many" if min(counts) > 2 else "few"
-
-
 def count(ev: Committed, verdict: str, **options: str) -> str:
-    """`{{count holds}}`: how many claims have a verdict, as a word; `seeds=many` or `few`: over how many seeds."""
+    """`{{count holds}}`: how many claims have a verdict; `{{count many}}`: one over three seeds or more."""
     found = [judged(ev, name, options.get("in", "paper")) for name in CLAIMS]
-    wanted = [v for v in found if v.verdict == verdict or verdict == "all"]
-    return WORDS[sum(options.get("seeds") in (None, seen_in(v)) for v in wanted)]
+    if verdict == "many":
+        return WORDS[sum(v.verdict in VERDICTS[:3] and not v.seen for v in found)]
+    return WORDS[sum(v.verdict == verdict for v in found)]
 
 
 def verdicts(ev: Committed) -> Table:
     """Which claims and questions have which verdict, those judged over at least three seeds apart from the others."""
-    kinds = [(v, seeds) for v in VERDICTS[:3] for seeds in SEEN] + [(v, "") for v in VERDICTS[3:]]
+    kinds = [*product(VERDICTS[:3], SEEN), *product(VERDICTS[3:], [""])]
     found = [[judged(ev, name, profile) for name in RULES] for profile in JUDGED]
     rows = []
     for kind in kinds:
-        names = [[v.id for v in of if (v.verdict, seen_in(v)) == kind] for of in found]
+        names = [[v.id for v in of if (v.verdict, "few" * bool(v.seen)) == kind] for of in found]
         cells = [f"**{len(ids)}**: {', '.join(ids)}" if ids else "none" for ids in names]
-        rows.append([", ".join(filter(None, [OUTCOMES.get(kind[0], kind[0]), SEEN.get(kind[1])])), *cells])
+        words = " or ".join(dict.fromkeys(said(claim, kind[0]) for claim in ("3a", "q1")))
+        rows.append([f"{words}, {SEEN[kind[1]]}" if kind[0] in VERDICTS[:3] else words, *cells])
     return Table(["verdict", *(f"`{profile}`" for profile in JUDGED)], rows)
 
 

@@ -110,13 +110,13 @@ class Committed:
         """Every committed opening of chapter 5's test set, oldest first."""
         return sorted(read_lines(EVIDENCE / profile / "openings.jsonl"), key=lambda opening: opening["time"])
 
-    def remembered(self, key: tuple[str, ...], make: Callable[[], Any]) -> Any:
-        """What `make` returned when `key` was first asked for; the records that it read count each time."""
+    def remembered(self, key: tuple[str, ...], make: Callable[[], Any], counts: bool = True) -> Any:
+        """What `make` returned when `key` was first asked for. The records that it read count each time, or never."""
         if key not in self._memory:
             before, self._used = self._used, {}
             self._memory[key], self._used = (make(), self._used), before
         made, used = self._memory[key]
-        self._used |= used
+        self._used |= used if counts else {}
         return made
 
     def forget_all_but(self, records: Iterable[Record]) -> None:
@@ -136,4 +136,5 @@ class Committed:
             sources = f"`{'; '.join(trace.sources)}`" if trace.records else CONSTANT
             if trace.records and (same := first.setdefault(trace.records, i)) != i:
                 sources = f"the records of {same}"
-            yield f"[{i}]{{#n{i}}} **{trace.text.strip('*')}** {sources}"
+            text = trace.text.strip("*") if " " in trace.text else trace.text.strip("*`")[:16]
+            yield f"[{i}]{{#n{i}}} **{text}** {sources}"
