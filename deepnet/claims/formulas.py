@@ -127,3 +127,20 @@ def paired_interval(right_a: np.ndarray, right_b: np.ndarray, level: float) -> I
     centre = (only_a - only_b) / images
     half = z_quantile(level) * sqrt(only_a + only_b - (only_a - only_b) ** 2 / images) / images
     return centre - half, centre + half
+
+
+def two_way_interval(values: np.ndarray, level: float, draws: int = 4000, seed: int = 0) -> Interval:
+    """Interval of the mean of (seeds, images) where both are drawn from many: Student's, with a bootstrap's spread.
+
+    Seeds and images are drawn anew, with replacement, by a generator of this `seed`. All seeds see the same images, so
+    each draw of images serves all its seeds: A. B. Owen, "The pigeonhole bootstrap", Ann. Appl. Stat. 1, 2007. The
+    draws' own quantiles would be too narrow for a few seeds, so their standard deviation, corrected for the number of
+    seeds, is multiplied with Student's quantile.
+    """
+    rng, (seeds, images) = np.random.default_rng(seed), values.shape
+    patterns, counts = np.unique(values, axis=1, return_counts=True)  # images with the same values are drawn together
+    images_drawn = rng.multinomial(images, counts / images, size=draws) / images
+    seeds_drawn = rng.multinomial(seeds, np.full(seeds, 1 / seeds), size=draws) / seeds
+    spread = ((images_drawn @ patterns.T) * seeds_drawn).sum(axis=1).std() * sqrt(seeds / (seeds - 1))
+    middle, half = float(values.mean()), float(t_quantile(level, seeds - 1) * spread)
+    return middle - half, middle + half

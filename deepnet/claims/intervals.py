@@ -5,7 +5,7 @@ training: from three seeds on, the mean is judged by a t interval over them; one
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from math import inf, isfinite
 from typing import Any
@@ -31,11 +31,17 @@ class Number:
     interval: Callable[[float], Interval] | None = None  # level -> the interval that this seed gives by itself
     predictions: Callable[[], np.ndarray] | None = None  # of an accuracy: (2, N), targets and predicted classes
     of: str = "images"  # what the interval is taken over
+    per_image: Callable[[], np.ndarray] | None = None  # (N,), whose mean is the value of an accuracy or a difference
 
 
 def accuracy_number(value: float, predictions: Callable[[], np.ndarray]) -> Number:
     """An accuracy (share of images) that the stored `predictions` give, with Wilson's interval."""
-    return Number(value, lambda level: wilson_interval(value, predictions().shape[1], level), predictions)
+    return Number(
+        value,
+        lambda level: wilson_interval(value, predictions().shape[1], level),
+        predictions,
+        per_image=lambda: np.equal(*predictions()).astype(np.int8),
+    )
 
 
 def macro_number(value: float, predictions: Callable[[], np.ndarray]) -> Number:
@@ -54,20 +60,26 @@ def macro_number(value: float, predictions: Callable[[], np.ndarray]) -> Number:
     return Number(value, interval)
 
 
-def _paired(a: Callable[[], np.ndarray], b: Callable[[], np.ndarray], level: float) -> Interval:
-    """The interval of a difference of two accuracies, paired by image. Raises UsageError for other images."""
+def _both(a: Callable[[], np.ndarray], b: Callable[[], np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Which images each of two runs has right, from their predictions. Raises UsageError for other images."""
     (targets, predicted_a), (targets_b, predicted_b) = a(), b()
     if not np.array_equal(targets, targets_b):
         raise UsageError("two runs to be compared were not evaluated on the same images; train both on the same data")
-    return paired_interval(targets == predicted_a, targets == predicted_b, level)
+    return targets == predicted_a, targets == predicted_b
 
 
 def difference(a: Mapping[int, Number], b: Mapping[int, Number]) -> dict[int, Number]:
     """a − b for each seed that both have, paired by image where both are accuracies with predictions."""
 
     def minus(x: Number, y: Number) -> Number:
-        paired = partial(_paired, x.predictions, y.predictions) if x.predictions and y.predictions else None
-        return Number(x.value - y.value, paired)
+        if not (x.predictions and y.predictions):
+            return Number(x.value - y.value)
+        both = partial(_both, x.predictions, y.predictions)
+        return Number(
+            x.value - y.value,
+            lambda level: paired_interval(*both(), level),
+            per_image=lambda: np.subtract(*(right.astype(np.int8) for right in both())),
+        )
 
     return {seed: minus(a[seed], b[seed]) for seed in sorted(a.keys() & b.keys())}
 
@@ -163,7 +175,7 @@ NOT_BELOW = Aim("not below", least=0.0)  # fails only if wholly below
 SHOWN_ONLY = Aim("")
 
 
-def _written(value: float) -> str:
+def written(value: float) -> str:
     """Three significant digits; zero for what only rounding left of a difference."""
     return f"{value:.3g}" if abs(value) > 1e-14 else "0"
 
@@ -182,6 +194,8 @@ class Part:
     unit: str = "seed"  # what `seeds` lists; of another unit, the names of each
     of: str = "images"  # what the interval of one seed is taken over
     p: tuple[float, ...] = ()  # from three seeds on: p-values of "holds" and of "fails" (see `t_tests`)
+    # of each seed's accuracy or difference of two
+    per_image: tuple[Callable[[], np.ndarray], ...] = field(default=(), compare=False, repr=False)
     needed: int | None = None  # from three seeds on: how many would make the interval decisive (see `Aim.precision`)
 
     @property
@@ -201,7 +215,7 @@ class Part:
         """The effect for a table: one number, one per seed, or k of n."""
         if self.count is not None:
             return f"{self.count} of {len(self.seeds)}"
-        return "; ".join(_written(value) for value, _ in self.estimates)
+        return "; ".join(written(value) for value, _ in self.estimates)
 
     @property
     def span(self) -> str:
@@ -209,9 +223,9 @@ class Part:
         intervals = [interval for _, interval in self.estimates]
         if not any(intervals):
             return ""
-        written = (f"[{', '.join(map(_written, interval))}]" if interval else "–" for interval in intervals)
+        spans = (f"[{', '.join(map(written, interval))}]" if interval else "–" for interval in intervals)
         few = f", {self.of} only: says nothing of another {self.unit}" if len(self.seeds) <= FEW_SEEDS else ""
-        return f"{'; '.join(written)} ({self.level:.0%}{few})"
+        return f"{'; '.join(spans)} ({self.level:.0%}{few})"
 
     @property
     def p_value(self) -> float | None:
@@ -264,8 +278,19 @@ def judge(text: str, numbers: Mapping[Any, Number], aim: Aim, unit: str = "seed"
         estimates = [(n.value, n.interval(aim.level) if n.interval else None) for n in numbers.values()]
     low, high = zip(*(interval or (value, value) for value, interval in estimates), strict=True)
     verdict = str(judge_ends(low, high, aim))
-    of = next(iter(numbers.values())).of
-    return Part(text, verdict, tuple(numbers), aim.level, tuple(estimates), unit=unit, of=of, p=p, needed=needed)
+    images = tuple(number.per_image for number in numbers.values() if number.per_image)
+    return Part(
+        text,
+        verdict,
+        tuple(numbers),
+        aim.level,
+        tuple(estimates),
+        unit=unit,
+        of=next(iter(numbers.values())).of,
+        p=p,
+        per_image=images if len(images) == len(numbers) else (),
+        needed=needed,
+    )
 
 
 def judge_property(text: str, found: Mapping[int, bool]) -> Part:

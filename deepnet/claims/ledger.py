@@ -11,12 +11,12 @@ from functools import cache, partial
 from deepnet.claims import amended, rules  # noqa: F401 (which enters its rules)
 from deepnet.claims.evidence import REGISTERED, TEXTS, Evidence, Rule, Setting, Source
 from deepnet.claims.intervals import combine
-from deepnet.claims.verdicts import JUDGED, Ledger, Verdict, after_holm, said
+from deepnet.claims.verdicts import Ledger, Verdict, after_holm
 from deepnet.records.reading import find_openings, find_records
-from deepnet.text import Table, listed
+from deepnet.text import listed
 from experimentTable import PROFILES, choose, current_profile
 
-__all__ = ["RULES", "Ledger", "Rule", "Verdict", "check", "ledger", "side_by_side"]
+__all__ = ["RULES", "Ledger", "Rule", "Verdict", "check", "ledger"]
 
 RULES: dict[str, Rule] = {claim: rules.RULES[claim] for claim in TEXTS}  # by chapter, then the questions
 
@@ -71,15 +71,3 @@ def ledger(
         records, read = evidence_of(profile)
         openings = read if openings is None else openings
     return Ledger(after_holm([check(claim, profile, records, openings) for claim in RULES]))
-
-
-def side_by_side(claim: str, *profiles: str) -> Table:
-    """The judged parts of one claim, a column per profile: verdict, effect, interval, and number n of seeds."""
-    rows: dict[str, list[str]] = {}
-    for i, profile in enumerate(profiles):
-        for part in check(claim, profile).parts:
-            if part.verdict in JUDGED:
-                found = f"{part.ours} {part.span}".rstrip()
-                row = rows.setdefault(part.text, ["–"] * len(profiles))
-                row[i] = f"{said(claim, part.verdict)}: {found}, n = {len(part.seeds)}"
-    return Table((claim, *profiles), [(text, *cells) for text, cells in rows.items()])

@@ -52,13 +52,14 @@ class Robustness:
     @property
     def text(self) -> str:
         """As "in 20 of 27 settings, not without seed 2"."""
-        among, seeds = len(self.of_rule), " or ".join(map(str, self.needed_seeds))
-        stands = (
-            f"in {self.of_rule.count(self.verdict)} of {among} settings"
-            if among > 1
-            else "with every seed" * (not seeds)
-        )
-        return ", ".join(filter(None, [stands, f"not without seed {seeds}" if seeds else ""]))
+        seeds = ""
+        if self.needed_seeds:
+            *most, last = map(str, self.needed_seeds)
+            seeds = f"not without seed {', '.join(most)}{' or ' * bool(most)}{last}"
+        if len(self.of_rule) == 1:
+            return seeds or "without any one seed"
+        stands = f"in {self.of_rule.count(self.verdict)} of {len(self.of_rule)} settings"
+        return f"{stands}, {seeds}" if seeds else stands
 
     def table(self) -> Table:
         """One line per setting."""

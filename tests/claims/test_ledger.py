@@ -5,7 +5,7 @@ from made_up_records import seeds_of, world
 from test_rules import CASES, F, H, U, chapter_5
 
 from deepnet.claims import intervals as st
-from deepnet.claims.ledger import RULES, check, ledger, side_by_side
+from deepnet.claims.ledger import RULES, check, ledger
 from deepnet.claims.rules import CHAPTER_5
 from deepnet.claims.verdicts import Verdict, after_holm
 from experimentTable import EXPERIMENTS
@@ -71,16 +71,6 @@ def table_of(text):
     head, _, *lines = text.strip().split("\n")
     assert len({line.count("|") for line in lines}) == 1  # no cell is missing anywhere
     return head, [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
-
-
-def test_the_parts_of_a_claim_stand_side_by_side(monkeypatch):
-    runs = world(**next(runs for claim, verdict, runs in CASES if (claim, verdict) == ("4a", H)))
-    monkeypatch.setattr(
-        "deepnet.claims.ledger.find_records", lambda name, profile: runs(name) if profile == "cpu" else []
-    )
-    table = side_by_side("4a", "paper", "cpu")
-    assert table.head == ("4a", "paper", "cpu")
-    assert table.rows[0] == ("training loss, CNN_10 − CNN_13, above 0", "–", "as claimed: 0.1 [0.1, 0.1] (95%), n = 3")
 
 
 def test_the_ledger_has_one_line_per_claim_with_the_number_that_decides():

@@ -21,7 +21,8 @@ from nbclient import NotebookClient
 from pictures import alike, picture
 
 from benchmarks.benchmark import markdown
-from deepnet.claims.ledger import RULES, check, ledger, side_by_side
+from deepnet.claims.beside import side_by_side, statistics_table
+from deepnet.claims.ledger import RULES, check, ledger
 from deepnet.figures.plots import Sheet
 from deepnet.figures.registry import draw
 from deepnet.figures.words import prices, results_table, sources, verdicts_of
@@ -41,6 +42,7 @@ def benchmark(machine: str) -> str:
 TRAINED = [*(name for name, exp in EXPERIMENTS.items() if exp.kind in ("training", "baseline")), "search_*"]
 BLOCKS: dict[str, tuple[Path, Callable[[], str]]] = {  # what stands between the marks of that name, and where
     "ledger": (RESULTS, lambda: str(ledger(PROFILE))),
+    **{f"statistics-{p}": (RESULTS, lambda p=p: str(statistics_table(p))) for p in ("paper", "cpu")},
     "benchmark": (SPEED, lambda: benchmark("intel-r-xeon-r-processor-family-6-model-207-2-cores")),
     "benchmark-gpu": (SPEED, lambda: benchmark("nvidia-h200-16-cores")),
     **{claim: (FINDINGS, lambda claim=claim: str(side_by_side(claim, "paper", "cpu"))) for claim in RULES},
