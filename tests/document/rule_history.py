@@ -1,6 +1,7 @@
 """When the rules were last changed, read from git: the state of each rule's text at each commit that touched it."""
 
 import ast
+import os
 import subprocess
 from collections.abc import Iterator
 
@@ -16,7 +17,8 @@ SUFFIX = " ends with macro accuracy above .5"  # of the four questions whose rul
 
 def git(*arguments: str) -> str:
     """What a git command prints. Raises CalledProcessError where it fails."""
-    return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    utc = os.environ | {"TZ": "UTC"}  # dates of one time zone are ordered as texts
+    return subprocess.run(["git", *arguments], cwd=ROOT, env=utc, capture_output=True, text=True, check=True).stdout
 
 
 def _rules_in(place: str, text: str) -> Iterator[tuple[str, tuple[str, ...]]]:
@@ -39,7 +41,7 @@ def _rules_in(place: str, text: str) -> Iterator[tuple[str, tuple[str, ...]]]:
 def last_changes() -> dict[str, str]:
     """Rule -> the ISO date of the commit since which its text is what it is today, through its former places."""
     changed: dict[str, tuple[str, tuple[str, ...]]] = {}
-    for line in git("log", "--reverse", "--format=%H %cI", "--", *PLACES).splitlines():
+    for line in git("log", "--reverse", "--date=iso-strict-local", "--format=%H %cd", "--", *PLACES).splitlines():
         commit, date = line.split()
         for place in git("ls-tree", "--name-only", commit, *PLACES).split():
             for claim, said in _rules_in(place, git("show", f"{commit}:{place}")):
@@ -51,7 +53,16 @@ def last_changes() -> dict[str, str]:
 def first_records() -> dict[tuple[str, str, int], str]:
     """(profile, run, seed) -> the ISO date of the commit that added its first record."""
     first: dict[tuple[str, str, int], str] = {}
-    added = git("log", "--reverse", "--diff-filter=A", "--format=@%cI", "--name-only", "--", "report/records")
+    added = git(
+        "log",
+        "--reverse",
+        "--diff-filter=A",
+        "--date=iso-strict-local",
+        "--format=@%cd",
+        "--name-only",
+        "--",
+        "report/records",
+    )
     date = ""
     for line in added.splitlines():
         if line.startswith("@"):
