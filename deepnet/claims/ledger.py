@@ -52,7 +52,7 @@ def check(
         openings = read if openings is None else openings
     evidence = Evidence(profile, records, openings or (), setting)
     parts = tuple(rule.parts(evidence))
-    outcome, note = combine(parts), ""
+    outcome, note = str(combine([part.verdict for part in parts] or ["not judged"])), ""
     if outcome == "no evidence":
         note = f"no record of {listed(evidence.missing)}" if evidence.missing else "its runs have no seed in common"
     elif outcome == "not judged":
