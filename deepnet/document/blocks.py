@@ -50,7 +50,8 @@ def _stands(ev: Committed, claim: str, profile: str) -> str:
     source = cache(partial(ev.runs, profile=profile))
     settings = partial(robustness, claim, profile, source, ev.openings(profile))
     found = ev.remembered((claim, profile, "settings"), settings)
-    return f"; stands {found.text}" if found else ""
+    text = f"stands {found.text}" if found else ""
+    return f"; {text.replace('stands not', 'does not stand', 1)}" if text else ""
 
 
 def _signed(text: str) -> str:
@@ -78,8 +79,8 @@ def claim(ev: Committed, name: str) -> str:
     """`{{claim 3a}}`: a claim or question with its verdicts, and those by the rule that was added beside its own."""
     rule, added = RULES[choose("claim", name, RULES)], RULES.get(f"{name}′")
     sentence = rule.sentence.removeprefix("(").replace(")", ":", rule.sentence.startswith("("))
-    kind, end = ("Question", "") if name.startswith("q") else ("Claim", ".")
-    lines = [f"> **{kind} {name}.** *{sentence[0].upper()}{sentence[1:]}{end}*", _said(ev, name)]
+    kind, end = ("Question", f"* Rule: {rule.text}.") if name.startswith("q") else ("Claim", ".*")
+    lines = [f"> **{kind} {name}.** *{sentence[0].upper()}{sentence[1:]}{end}", _said(ev, name)]
     if added:
         lines += [f"> **{added.id}**, added later: {added.text}.", _said(ev, added.id)]
     return BREAK.join(lines)
