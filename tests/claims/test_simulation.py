@@ -1,13 +1,24 @@
 """Rates of false verdicts on made-up ledgers, against what theory says of them."""
 
+import re
+
 import numpy as np
 import pytest
 
 from deepnet.claims import intervals as st
 from deepnet.claims import simulation as sim
+from deepnet.claims.ledger import RULES
 from deepnet.claims.simulation import Form, Ledgers
 
 LEDGERS = 4000
+CELLS = {
+    *RULES,
+    "above, accuracy",
+    "above, loss",
+    "at least, accuracy",
+    "equivalent, accuracy",
+    "yes/no, of 75% of the seeds",
+}
 
 
 def rate(aim, share=1.0, seeds=3, parts=1, **more):
@@ -60,3 +71,19 @@ def test_the_forms_are_those_of_the_records():
     assert forms["q4"][0].images == 10_000 and 0 < forms["q4"][0].discordant < 0.1
     assert forms["5k"][0].images == 0  # a gap has no predictions
     assert not {"2a", "3c", "3f"} & set(forms)
+
+
+def test_the_page_says_of_the_rates_what_its_tables_have():
+    page = sim.PAGE.read_text()
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in page.splitlines() if line[:2] == "| "]
+    of = {row[0]: [float(cell) for cell in row[2:] if re.fullmatch(r"[\d.]+", cell)] for row in rows if row[0] in CELLS}
+    several = {name: [rate for i, rate in enumerate(rates) if i % 3] for name, rates in of.items()}
+    assert all(max(several[name]) < 5.5 for name in ("above, accuracy", "above, loss", "at least, accuracy"))
+    assert 9 < max(several["equivalent, accuracy"]) < 11 and max(several["equivalent, accuracy"][:4]) < 0.5
+    assert of["above, loss"][::3] == [100] * 3 and all(40 < rate < 60 for rate in of["above, accuracy"][::3])
+    assert 55 < of["yes/no, of 75% of the seeds"][1] < 65
+    assert all(20 < rate < 30 for claim in ("4c", "5g", "q7") for rate in of[claim][1:])
+    assert max(max(rates[1:]) for claim, rates in of.items() if len(rates) == 3) < 30
+    whole = [row for row in rows if row[0] in sim.EFFECTS and row[1] in "35"]
+    some, after = ([float(row[i]) for row in whole] for i in (2, 4))
+    assert all(50 < rate < 60 for rate in some[:4]) and min(some[4:]) > 90 and max(after) < 5
