@@ -7,7 +7,7 @@ An expression is a word and its arguments: `{{accuracy MLP_4}}` is the mean test
   `max`, `word` ("five").
 - `at=final` (the epoch whose weights are kept), `best`, `last`, `last5` (the mean of the last five), or an epoch's
   number, for the quantities in `CURVES`.
-- `digits=2`: decimals.
+- `digits=2`: decimals. `signed=1`: a difference may be negative.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -27,6 +27,7 @@ WORDS = (
     "thirteen", "fourteen", "fifteen",
 )  # fmt: skip
 Options = Mapping[str, str]
+OPTIONS = ("in", "seed", "as", "at", "digits", "signed", "rates", "width")
 Found = dict[tuple[str, str, int], float]  # (run, profile, seed) -> what its record says
 
 # ---------------------------------------------------------------- what one record says
@@ -96,6 +97,8 @@ def values(ev: Committed, quantity: str, names: Sequence[str], options: Options)
     records = [r for p in options.get("in", "paper").split(",") for name in names for r in ev.needed(name, p)]
     if "seed" in options:
         records = [record for record in records if record.seed == int(options["seed"])]
+    if not records:
+        raise UsageError(f"{quantity} is asked of no run, or of a seed that is not there")
     return {(r.name, r.profile, r.seed): float(measure(r)) for r in records}
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from deepnet.document import blocks, numbers
 from deepnet.document.committed import Committed
+from deepnet.records.files import first_line
 from deepnet.records.reading import ROOT
 from experimentTable import UsageError, choose
 
@@ -40,9 +41,14 @@ def evaluate(ev: Committed, expression: str) -> str:
     """
     words = shlex.split(expression)
     options = dict(word.split("=", 1) for word in words if "=" in word)
+    for option in options:
+        choose("option", option, numbers.OPTIONS)
     known = numbers.FUNCTIONS | blocks.FUNCTIONS | blocks.BLOCKS
     function, *arguments = (word for word in words if "=" not in word)
-    made = known[choose("expression", function, known)](ev, *arguments, **options)
+    try:
+        made = known[choose("expression", function, known)](ev, *arguments, **options)
+    except (IndexError, KeyError, TypeError, ValueError) as error:
+        raise UsageError(f"{{{{{expression}}}}} cannot be computed: {first_line(error)}") from error
     return made if function in blocks.BLOCKS else ev.mark(made)
 
 

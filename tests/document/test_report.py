@@ -134,6 +134,10 @@ def test_a_missing_record_stops_the_build_and_is_named():
         ("acuracy MLP_4", "unknown expression 'acuracy'"),
         ("points accuracy MLP_33 MLP_4", "MLP_33 does not lie above MLP_4"),
         ("accuracy MLP_4 as=median", "unknown form 'median'"),
+        ("accuracy MLP_4 sed=0", "unknown option 'sed'"),
+        ("accuracy MLP_4 seed=99", "a seed that is not there"),
+        ("accuracy", "asked of no run"),
+        ("points accuracy MLP_4", "cannot be computed"),
         ("figure 9.9", "unknown figure"),
     ],
 )
