@@ -11,14 +11,14 @@ CPU_WHEELS ?= https://download.pytorch.org/whl/cpu
 DOCUMENTED := coreFunction utilityFunction myModel modelBlock experimentTable deepnet.figures.registry deepnet.claims.ledger \
   deepnet.claims.judging
 
-.PHONY: help notebook explorer sample lab test faults benchmark docs check clean
+.PHONY: help notebook sample report lab test faults benchmark docs check clean
 .DEFAULT_GOAL := help
 
 help:
 	@printf '%s\n' \
 	  'make notebook   replay the committed evidence: report/notebook.ipynb and .html, in two minutes' \
-	  'make explorer   every curve and verdict on one page to explore: report/explorer.html, in ten seconds' \
 	  'make sample     train every experiment at sample size: report/notebook-sample.ipynb and .html, in ten minutes' \
+	  'make report     the report (report/report.md, .pdf, .html) and the explorer (report/explorer.html), in a minute' \
 	  'make lab        open main.ipynb in JupyterLab' \
 	  'make test       run all tests' \
 	  'make faults     200 kills and what came of them, into tests/faults-summary.md' \
@@ -33,12 +33,13 @@ notebook: $(INSTALLED)
 	@echo 'Replaying main.ipynb in the profile $(PROFILE); its live parts train for about a minute ...'
 	@$(RUN) deepnet.figures.page '$(PROFILE)'
 
-explorer: $(INSTALLED)
-	@$(RUN) deepnet.explorer
-
 sample: $(INSTALLED)
 	@echo 'Training every experiment at sample size: about 8 minutes on two cores, and 0.3 GB of disk in runs/ ...'
 	@$(RUN) deepnet.figures.page sample
+
+report: $(INSTALLED)
+	@$(RUN) deepnet.document
+	@$(RUN) deepnet.explorer
 
 lab: $(INSTALLED)
 	$(RUN) jupyterlab main.ipynb
