@@ -16,7 +16,7 @@ from deepnet.claims.ledger import RULES, check
 from deepnet.claims.robustness import robustness
 from deepnet.claims.verdicts import VERDICTS, Verdict, after_holm, said
 from deepnet.document.committed import Committed
-from deepnet.document.numbers import WORDS, at_epoch, joined, write
+from deepnet.document.numbers import at_epoch, in_words, joined, write
 from deepnet.figures.registry import FIGURES, FOLDER
 from deepnet.figures.sweep import SWEEP
 from deepnet.records.reading import ROOT, Record
@@ -107,8 +107,8 @@ def count(ev: Committed, verdict: str, **options: str) -> str:
     """`{{count holds}}`: how many claims have a verdict; `{{count many}}`: one over three seeds or more."""
     found = [judged(ev, name, options.get("in", "paper")) for name in CLAIMS]
     if verdict == "many":
-        return WORDS[sum(v.verdict in VERDICTS[:3] and not v.seen for v in found)]
-    return WORDS[sum(v.verdict == verdict for v in found)]
+        return in_words(sum(v.verdict in VERDICTS[:3] and not v.seen for v in found))
+    return in_words(sum(v.verdict == verdict for v in found))
 
 
 def verdicts(ev: Committed) -> Table:
@@ -253,7 +253,7 @@ def amendments(ev: Committed) -> str:
 def count_rules(ev: Committed, what: str) -> str:
     """`{{count_rules claims}}`: how many claims, or `questions` of our own, there are."""
     questions = [name for name in RULES if name.startswith("q")]
-    return f"{len(CLAIMS)}" if what == "claims" else WORDS[len(questions)]
+    return f"{len(CLAIMS if what == 'claims' else questions)}"
 
 
 def experiments(ev: Committed, what: str) -> str:

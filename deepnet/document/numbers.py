@@ -26,6 +26,13 @@ WORDS = (
     "none", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
     "thirteen", "fourteen", "fifteen",
 )  # fmt: skip
+
+
+def in_words(number: int) -> str:
+    """Small numbers as words: 3 -> "three", 27 -> "27"."""
+    return WORDS[number] if number < len(WORDS) else f"{number}"
+
+
 Options = Mapping[str, str]
 OPTIONS = ("in", "seed", "as", "at", "digits", "signed", "rates", "width")
 Found = dict[tuple[str, str, int], float]  # (run, profile, seed) -> what its record says
@@ -109,7 +116,7 @@ def write(numbers: Sequence[float], digits: int, way: str) -> str:
         for group in (numbers, [f(numbers) for f in (np.mean, np.min, np.max)])
     )
     if way == "word":
-        return WORDS[round(float(np.mean(numbers)))]
+        return in_words(round(float(np.mean(numbers))))
     forms = {"mean": mean, "min": low, "max": high, "span": low if low == high else f"{low} to {high}"}
     if way == "each":
         return joined(written)
@@ -167,13 +174,13 @@ def ratio(ev: Committed, name: str, a: str, b: str, **options: str) -> str:
 def more(ev: Committed, name: str, a: str, b: str, **options: str) -> str:
     """`{{more accuracy A B}}`: in how many of the seeds A lies above B, as "nine of fifteen"."""
     found = [x > y for x, y in paired(ev, name, a, b, options)]
-    return f"{WORDS[sum(found)]} of {WORDS[len(found)]}"
+    return f"{in_words(sum(found))} of {in_words(len(found))}"
 
 
 def seeds(ev: Committed, name: str, **options: str) -> str:
     """`{{seeds MLP_4}}`: over how many seeds, or trainings of several profiles, as a word."""
     found = [r for p in options.get("in", "paper").split(",") for r in ev.needed(name, p)]
-    return WORDS[len(found)] if len(found) < len(WORDS) else f"{len(found)}"
+    return in_words(len(found))
 
 
 # ---------------------------------------------------------------- other numbers
