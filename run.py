@@ -1,4 +1,4 @@
-"""The command line: list experiments, train, search, show, publish and verify them, and write them to W&B."""
+"""The command line: list experiments, train, search, show, publish, verify and diagnose them, and write them to W&B."""
 
 import argparse
 import json
@@ -285,6 +285,21 @@ def verify(arguments: argparse.Namespace) -> bool:
     return len(found) == len(names) * len(seeds) and all(difference.agreed for difference in found)
 
 
+def diagnose(arguments: argparse.Namespace) -> bool:
+    """Say of the named runs' untrained models why they would not learn, and try the cures; nothing is recorded."""
+    names, seeds = chosen_names(arguments), parse_seeds(arguments.seeds)
+    from coreFunction import build
+    from deepnet.diagnosis.diagnosing import diagnose_run
+
+    exps = [experiment(name, current_profile(arguments.profile), seed) for name in names for seed in seeds]
+    found = {exp: diagnose_run(exp, build, cures=not arguments.no_cures) for exp in exps}
+    if arguments.json:
+        print(json.dumps([{"name": exp.name, "seed": exp.seed} | d.to_dict() for exp, d in found.items()], indent=1))
+    else:
+        print("\n\n".join(f"{exp.name}, seed {exp.seed}\n{diagnosis}" for exp, diagnosis in found.items()))
+    return True
+
+
 def sync(arguments: argparse.Namespace) -> bool:
     """Write finished records (of all seeds, where none is named) and the profile's figures to W&B."""
     profile = current_profile(arguments.profile)
@@ -313,6 +328,7 @@ COMMANDS = {
     "show": (show, "a run's settings, rows and result"),
     "publish": (publish, "copy finished records to report/records, as evidence"),
     "verify": (verify, "train committed records again, apart from all others, and say what differs"),
+    "diagnose": (diagnose, "say why a run's model does not learn, and try the cures on copies"),
     "sync": (
         sync,
         "write finished records and the figures to Weights & Biases; all of the profile where none is named",
@@ -350,14 +366,14 @@ def parser() -> _Parser:
         if name not in ("list", "search", "evidence"):
             command.add_argument("names", nargs="*", metavar="NAME", help="an experiment's name, as `list` shows it")
             command.add_argument("--chapter", type=int, help="all experiments of this chapter")
-        if name in ("train", "show", "verify"):
+        if name in ("train", "show", "verify", "diagnose"):
             command.add_argument("--seeds", default="0", help="3, 0,2 or 0-4 (default 0)")
         if name == "sync":
             command.add_argument("--seeds", help="3, 0,2 or 0-4 (default all)")
             command.add_argument(
                 "--weights", action="store_true", help="the weights too, as artifacts, where a record has them"
             )
-        if name in ("list", "show", "verify", "evidence"):
+        if name in ("list", "show", "verify", "evidence", "diagnose"):
             command.add_argument("--json", action="store_true", help="for programs")
         if name in ("train", "evidence"):
             command.add_argument("--minutes", type=minutes, help="leave off cleanly between epochs after this time")
@@ -382,6 +398,8 @@ def parser() -> _Parser:
                 default="",
                 help="a database server's URL, as postgresql+psycopg2://USER@HOST/DATABASE (default: SQLite)",
             )
+        if name == "diagnose":
+            command.add_argument("--no-cures", action="store_true", help="measure and judge alone")
         if name == "verify":
             command.add_argument("--epochs", type=int, help="train and compare the first epochs alone")
     return top

@@ -14,7 +14,7 @@ ORDER = [
     "deepnet.valid", "deepnet.text", "experimentTable", "modelBlock", "myModel", "deepnet.machine",
     "deepnet.seeds", "deepnet.progress", "deepnet.records", "deepnet.account", "deepnet.claims",
     "deepnet.speed", "deepnet.data", "deepnet.training", "deepnet.analyses", "deepnet.runs", "deepnet.search",
-    "deepnet.figures", "utilityFunction", "coreFunction", "run",
+    "deepnet.figures", "deepnet.diagnosis", "utilityFunction", "coreFunction", "run",
 ]  # fmt: skip
 FILES = {
     path.relative_to(ROOT).with_suffix("").as_posix().replace("/", "."): path for path in ROOT.glob("deepnet/**/*.py")
