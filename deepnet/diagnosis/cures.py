@@ -211,7 +211,8 @@ def _rate_times(factor: float) -> Callable[[Setup, Measurements], Setup]:
 
 def _good_rate(setup: Setup, m: Measurements) -> Setup:
     """The rate at which the layer in the middle, by speed, would move by `GOOD_UPDATE` per step, to a power of ten."""
-    moves = sorted(layer.update for layer in m.layers if layer.learns and layer.update > 0)
+    key = "peak" if m.last_loss > m.first_loss else "update"  # where units have died, what moved them
+    moves = sorted(getattr(layer, key) for layer in m.layers if layer.learns and getattr(layer, key) > 0)
     middle = moves[len(moves) // 2] if moves and math.isfinite(moves[len(moves) // 2]) else 0.1
     factor = min(max(GOOD_UPDATE / middle, 1e-6), 1e6)
     return replace(setup, options=setup.options | {"lr": 10 ** round(math.log10(m.options["lr"] * factor))})
@@ -292,9 +293,7 @@ def try_cures(setup: Setup, m: Measurements, names: Sequence[str], steps: int, s
             done = _train(name, words, changed, steps, seconds, setup.sample.entropy / 2)
             trials.append(replace(done, helped=_has_helped(done, as_it_is, setup.sample.entropy)))
         except (UnfitError, UsageError, RuntimeError, ValueError, TypeError, AttributeError) as error:
-            trials.append(
-                Trial(name, f"{cure.words}: {str(error).splitlines()[0] if str(error) else 'no reason given'}")
-            )
+            trials.append(Trial(name, f"{cure.words}: {str(error).partition(chr(10))[0] or type(error).__name__}"))
     return trials
 
 

@@ -48,6 +48,7 @@ class Layer:
     after: Signal
     gradient: float
     update: float
+    peak: float  # the largest update of a step
     decay: float  # what weight decay adds, relative to what the gradient does
     dead: float  # share of units that are at most 0 for the probe and got no gradient in any step
     equal_units: bool  # all units have the same weights, after the steps too
@@ -146,13 +147,17 @@ class StepMeter:
             relative = update / size if size else math.nan  # of weights that are all zero nothing is known
             self._numbers[name].append((gradient, relative, decay / max(by_loss, 1e-30)))
 
-    def medians(self, name: str) -> tuple[float, float, float]:
-        """Gradient, relative update and decay of a layer; NaN where it took no step."""
-        rows = self._numbers[name][len(self._numbers[name]) // 3 :]  # Adam's first steps are of its rate whatever comes
+    def summary(self, name: str) -> tuple[float, float, float, float]:
+        """Medians of a layer's gradient, relative update and decay, and its largest relative update.
+
+        NaN where it took no step.
+        """
+        rows = self._numbers[name]
         if not rows:
-            return (math.nan,) * 3
-        gradient, update, decay = torch.tensor(rows, dtype=torch.float64).nanmedian(0).values.tolist()
-        return gradient, update, decay
+            return (math.nan,) * 4
+        late = rows[len(rows) // 3 :]  # Adam's first steps have the size of its rate, whatever the gradient
+        gradient, update, decay = torch.tensor(late, dtype=torch.float64).nanmedian(0).values.tolist()
+        return gradient, update, decay, max(update for _, update, _ in rows)
 
 
 def rms(tensor: Tensor) -> float:
@@ -210,6 +215,8 @@ def expected_signals(model: nn.Module, inputs: Tensor, names: Sequence[str]) -> 
         (gain(weight), 0.0 if bias is None else float(bias.detach().double().square().mean()))
         for weight, bias in zip(weights, biases, strict=True)
     ]
+    if any(weight == 0 for weight, _ in drawn):
+        return {}
     flat = inputs.flatten(1).double().cpu().numpy()
     values = signal_variance(flat, [weight[0].numel() for weight in weights], drawn)
     return dict(zip(names, values.tolist(), strict=False))

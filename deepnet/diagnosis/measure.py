@@ -23,7 +23,6 @@ from deepnet.diagnosis.layers import (
     looks_random,
     rms,
     signals,
-    without_noise,
 )  # fmt: skip
 from deepnet.diagnosis.setup import Setup, first_tensor
 from deepnet.records.files import first_line
@@ -68,14 +67,12 @@ class Measurements:
     # the model
     last_operation: str = ""  # the node of autograd's graph that gives the outputs
     operations: frozenset[str] = field(default=frozenset())
-    noise: float = 0.0  # variance between two passes of the same items, relative to the variance across samples
+    noise: float = 0.0  # variance between two passes of the same items over the rest of that across samples, <= 1000
     dropout: tuple[tuple[str, float], ...] = ()  # those that are on
     eval_norms: tuple[str, ...] = ()  # in evaluation mode though their parameters learn
     fresh_norms: bool = False  # these have never seen a batch
     evaluating: bool = False  # the whole model is in evaluation mode
     not_optimised: tuple[str, ...] = ()  # parameters that require a gradient and that the optimizer does not hold
-    log_probabilities: bool = False
-    predicted_classes: int = 0
     failure: str = ""  # what torch said where a step could not be taken
 
     @property
@@ -85,8 +82,8 @@ class Measurements:
 
     @property
     def first_loss(self) -> float:
-        """Of the untrained model, mean over three batches; infinite where one is not finite."""
-        return _mean(self.losses[:3])
+        """Of the untrained model; infinite where it is not finite."""
+        return _mean(self.losses[:1])
 
     @property
     def last_loss(self) -> float:
@@ -95,7 +92,7 @@ class Measurements:
 
     @property
     def learns(self) -> bool:
-        """Whether the loss has fallen by a twentieth below its beginning and below what label frequencies alone give."""
+        """Whether the loss has fallen by a twentieth, from its beginning and from what label frequencies alone give."""
         return self.last_loss < 0.95 * min(self.first_loss, max(self.entropy, 1e-9))
 
 
@@ -177,7 +174,7 @@ def measure(setup: Setup, steps: int, seconds: float) -> Measurements:
     layers = []
     for name in [*before, *(name for name in modules if name not in before)]:
         weight = modules[name][1]
-        gradient, update, decay = meter.medians(name)
+        gradient, update, decay, peak = meter.summary(name)
         negative, silent = before.get(name, Signal()).negative, meter.silent.get(name)
         dead = [n and s for n, s in zip(negative, silent.tolist(), strict=False)] if silent is not None else []
         layers.append(
@@ -195,6 +192,7 @@ def measure(setup: Setup, steps: int, seconds: float) -> Measurements:
                 after=after.get(name, Signal()),
                 gradient=gradient,
                 update=update,
+                peak=peak,
                 decay=decay,
                 dead=sum(dead) / len(dead) if dead else math.nan,
                 equal_units=equal_units(weight),
@@ -239,12 +237,17 @@ def _facts(setup: Setup) -> dict[str, Any]:
 
 def _operations(setup: Setup, probe: Tensor) -> dict[str, Any]:
     """What the model computes with, from autograd's graph, and what its first outputs look like."""
+    frozen = [p for p in setup.model.parameters() if not p.requires_grad and p.is_floating_point()]
+    for parameter in frozen:  # autograd leaves out of its graph what needs no gradient
+        parameter.requires_grad_(True)
     outputs = scores_of(setup.model, probe)
+    for parameter in frozen:
+        parameter.requires_grad_(False)
     with torch.no_grad():
         again = scores_of(setup.model, probe)
-        with without_noise(setup.model):
-            quiet = scores_of(setup.model, probe)
-    noise = float((outputs.detach() - again).square().mean()) / 2
+        noise = float((outputs - again).square().mean()) / 2
+        shared = (outputs - outputs.mean(0)) * (again - again.mean(0))  # independent noise averages out of it
+        signal = max(float(shared.mean()), 1e-3 * noise, 1e-30)
     found: dict[Any, None] = {}
     waiting = [outputs.grad_fn] if outputs.grad_fn else []
     while waiting:
@@ -254,12 +257,11 @@ def _operations(setup: Setup, probe: Tensor) -> dict[str, Any]:
         found[node] = None
         waiting += [parent for parent, _ in node.next_functions if parent is not None]
     names = [node.name().rpartition("::")[2].removesuffix("0").removesuffix("Backward") for node in found]
-    last = next((name for name in names if name not in RESHAPING), "")
+    while names and names[0] in RESHAPING:
+        names.pop(0)
     return {
         "outputs": outputs.shape[1],
-        "last_operation": last,
-        "operations": frozenset(name for name in names if not AFFINE.fullmatch(name) and name != last),
-        "noise": noise / max(float(quiet.var(0).mean()), 1e-30),
-        "log_probabilities": bool((quiet.exp().sum(1) - 1).abs().max() < 1e-3),
-        "predicted_classes": len(quiet.argmax(1).unique()),
+        "last_operation": names[0] if names else "",
+        "operations": frozenset(name for name in names[1:] if not AFFINE.fullmatch(name)),
+        "noise": noise / signal,
     }

@@ -28,7 +28,7 @@ BRINGS = {
     "detached": {"vanishing"},
     "eval-mode": {"vanishing", "exploding", "dead-units", "learning-rate-high"},
     "dead-units": {"vanishing", "learning-rate-low", "eps"},
-    "exploding": {"learning-rate-high", "dead-units", "dropout"},
+    "exploding": {"learning-rate-high", "learning-rate-low", "vanishing", "dead-units", "dropout"},
     "learning-rate-high": {"dead-units", "vanishing"},
     "saturating-activation": {"vanishing", "dropout"},
     "vanishing": {"dropout", "weight-decay"},

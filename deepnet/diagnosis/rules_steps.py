@@ -25,7 +25,7 @@ def exploding(m: Measurements) -> Finding | None:
     ran = [layer for layer in m.layers if layer.ran]
     scale = max(m.input_rms, 1.0) if m.input_floats else 1.0
     large = [layer for layer in ran if not layer.before.rms < LARGE_SIGNAL * scale]
-    if not ran or (not large and not m.first_loss > LARGE_LOSS * m.chance):
+    if not ran or not m.losses or (not large and not m.first_loss > LARGE_LOSS * m.chance):
         return None
     worst = large[0] if large else max(ran, key=lambda layer: layer.gain)
     top = max(layer.before.rms for layer in ran)
@@ -57,12 +57,13 @@ def learning_rate_high(m: Measurements) -> Finding | None:
     if len(m.losses) < 2 or not math.isfinite(m.losses[0]):
         return None
     moves = sorted(layer.update for layer in _stepping(m))
+    peak = max((layer.peak for layer in _stepping(m)), default=0.0)  # units that die stop moving
     worse = not math.isfinite(m.losses[-1]) or max(m.losses) > 2 * max(m.losses[0], m.chance)
-    fast = bool(moves) and (moves[-1] > HIGH_UPDATE if worse else moves[len(moves) // 2] > 3 * HIGH_UPDATE)
+    fast = bool(moves) and (peak > HIGH_UPDATE if worse else moves[len(moves) // 2] > 3 * HIGH_UPDATE)
     if not fast and math.isfinite(m.losses[-1]):
         return None
     words = f"The steps are too large: the loss goes from {power(m.losses[0])} up to {power(max(m.losses))}"
-    words += f", and some weights change by {percent(moves[-1])} of their size per step." if moves else "."
+    words += f", and some weights change by {percent(peak)} of their size per step." if moves else "."
     cure = "Lower the learning rate; a weight should move by about a thousandth of its size per step."
     return Finding("learning-rate-high", "", words, cure, 0.86, ("good-rate", "slower"))
 
@@ -99,9 +100,7 @@ def weight_decay(m: Measurements) -> Finding | None:
     middle = strengths[len(strengths) // 2] if strengths else 0.0
     if decay <= STRONG_DECAY or middle < 1:
         return None
-    words = (
-        f"A weight decay of {power(decay)} pulls {middle:.0f} times as strongly as the loss, and so weights go to 0."
-    )
+    words = f"A weight decay of {power(decay)} pulls {middle:.0f} times as strongly as the loss: weights go to 0."
     return Finding("weight-decay", "", words, "Take a weight decay of 1e-4, or none.", 0.89, ("no-decay",))
 
 

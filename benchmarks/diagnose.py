@@ -1,0 +1,225 @@
+"""`diagnose` on broken and healthy networks, beside torchmortem where that is installed.
+
+    python benchmarks/diagnose.py [--held-out] [--torchvision] [--quick] [--write] [WORD ...]
+
+Without --write a table is printed; with it, what was run takes its place in benchmarks/results/diagnose.md.
+"""
+
+import argparse
+import json
+import sys
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+from benchmarks.broken_nets import CASES, Case
+from deepnet.diagnosis.diagnosing import diagnose
+from deepnet.diagnosis.sample import read_sample
+from deepnet.diagnosis.setup import maker
+from deepnet.text import Table, counted
+
+OUTCOMES = Path(__file__).parent / "results" / "diagnose.json"
+PAGE = OUTCOMES.with_suffix(".md")
+MORTEM_STEPS = 100
+# What torchmortem's detectors and categories say, in our codes: generous, since one of theirs may mean several of ours.
+MEANS = {
+    "gradient_flow": {"vanishing", "exploding", "saturating-activation", "detached", "frozen"},
+    "dead_units": {"dead-units"},
+    "saturation": {"saturating-activation"},
+    "update_ratio": {"learning-rate-high", "learning-rate-low", "eps", "vanishing"},
+    "weight_norm": {"weight-decay", "exploding", "frozen"},
+    "loss_dynamics": {"learning-rate-high"},
+    "rank_collapse": {"vanishing", "constant-weights"},
+    "gradient_noise": set(),
+}
+PARTS = {"main": "Set while the rules were written", "held": "Held out", "library": "Models of libraries, untrained"}
+
+
+def build(case: Case) -> nn.Module:
+    torch.manual_seed(case.seed)
+    return case.model()
+
+
+def outcome_of(case: Case, cures: bool) -> dict[str, Any]:
+    """What `diagnose` and torchmortem say of a case."""
+    begin = time.perf_counter()
+    found = diagnose(build(case), case.data(), cures=False, **case.options)
+    seconds = time.perf_counter() - begin
+    if cures:
+        found = diagnose(build(case), case.data(), **case.options)
+    first = found.causes[0] if found.causes else None
+    outcome: dict[str, Any] = {
+        "name": case.name, "part": "held" if case.held_out else "main", "causes": case.causes,
+        "found": [finding.code for finding in found.causes], "seconds": round(seconds, 1),
+        "right": (first.code in case.causes) if first and case.causes else (not first and not case.causes),
+        "healthy": found.healthy, "curable": case.curable and bool(case.causes),
+        "tried": [[trial.name, trial.helped] for trial in found.trials[1:]],
+        "torchmortem": torchmortem_says(case),
+    }  # fmt: skip
+    return outcome
+
+
+def torchmortem_says(case: Case) -> list[str] | str:
+    """The findings of torchmortem that are at least warnings, by detector, after a training of `MORTEM_STEPS`."""
+    try:
+        from torchmortem import Autopsy
+    except ImportError:
+        return "not installed"
+    model = build(case)
+    options = dict(case.options)
+    optimizer = maker(model, options.get("optimizer"), options.get("lr"), options.get("eps"))(model)
+    sample = read_sample(model, case.data())
+    warnings.filterwarnings("ignore")
+    begin = time.monotonic()
+    try:
+        with Autopsy(model, optimizer=optimizer) as autopsy:
+            for step, (inputs, targets) in enumerate(sample.batches(32)):
+                if step == MORTEM_STEPS or (step >= 60 and time.monotonic() - begin > 60):
+                    break
+                loss = cross_entropy(model(inputs), targets)
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                autopsy.step(loss=loss.item())
+        report = autopsy.get_report()
+    except Exception as error:
+        return f"{type(error).__name__}: {str(error).splitlines()[0]}"[:60]
+    findings = report.findings if report else []
+    return sorted({f"{f.detector}" for f in findings if f.severity.name in ("WARNING", "CRITICAL")})
+
+
+# ---------------------------------------------------------------- models of libraries
+
+LIBRARY = (
+    "torchvision.resnet18", "torchvision.vgg11_bn", "torchvision.densenet121", "torchvision.mobilenet_v2",
+    "torchvision.efficientnet_b0", "torchvision.convnext_tiny", "torchvision.shufflenet_v2_x1_0",
+    "torchvision.regnet_y_400mf", "torchvision.swin_t", "torchvision.googlenet", "timm.test_vit", "timm.test_resnet",
+    "timm.resnet10t", "timm.test_convnext", "timm.test_efficientnet",
+)  # fmt: skip
+
+
+def library_outcome(name: str) -> dict[str, Any]:
+    """What `diagnose` says of an untrained model of torchvision or timm on CIFAR-10's images."""
+    import torchvision
+
+    from deepnet.data.sets import load_images
+
+    torch.manual_seed(0)
+    library, _, builder = name.partition(".")
+    if library == "timm":
+        import timm
+
+        sized = {"img_size": 32} if "vit" in builder else {}
+        model = timm.create_model(builder, num_classes=10, **sized)
+    else:
+        options = {"init_weights": True} if builder == "googlenet" else {}
+        model = torchvision.models.get_model(builder, num_classes=10, **options)
+    images = load_images("cifar10", "train", "sample", 64 if builder == "googlenet" else 32)
+    begin = time.perf_counter()
+    found = diagnose(model.train(), images, lr=1e-3, cures=False)
+    return {
+        "name": name, "part": "library", "causes": [], "found": [finding.code for finding in found.causes],
+        "seconds": round(time.perf_counter() - begin, 1), "right": not found.causes, "healthy": found.healthy,
+        "curable": False, "tried": [], "torchmortem": "",
+        "losses": [round(found.measurements.first_loss, 3), round(found.measurements.last_loss, 3)],
+    }  # fmt: skip
+
+
+# ---------------------------------------------------------------- the page
+
+
+def row(outcome: dict[str, Any]) -> list[str]:
+    """An outcome as a row of the table."""
+    tried = outcome["tried"]
+    first = {True: "helped", False: "did not help", None: "not tried"}[tried[0][1]] if tried else "–"
+    others = ", ".join(name for name, helped in tried[1:] if helped)
+    theirs = outcome["torchmortem"]
+    return [
+        outcome["name"], " or ".join(outcome["causes"]) or "healthy", ", ".join(outcome["found"]) or "healthy",
+        "yes" if outcome["right"] else "no", f"{tried[0][0]}: {first}" if tried else "–", others or "–",
+        theirs if isinstance(theirs, str) else ", ".join(theirs) or "nothing",
+        f"{outcome['seconds']}",
+    ]  # fmt: skip
+
+
+def summary(outcomes: list[dict[str, Any]]) -> str:
+    """How many causes were named right, how many first cures helped, and how many healthy networks were called ill."""
+    broken = [o for o in outcomes if o["causes"]]
+    healthy = [o for o in outcomes if not o["causes"]]
+    curable = [o for o in broken if o["curable"]]
+    helped = sum(bool(o["tried"]) and o["tried"][0][1] is True for o in curable)
+    said = [o for o in broken if isinstance(o["torchmortem"], list)]
+    named = sum(any(MEANS.get(d, set()) & {*o["causes"]} for d in o["torchmortem"]) for o in said)
+    alarms = sum(bool(o["torchmortem"]) for o in healthy if isinstance(o["torchmortem"], list))
+    parts = []
+    if broken:
+        parts += [
+            f"Cause named first: {sum(o['right'] for o in broken)} of {len(broken)}.",
+            f"First cure helped: {helped} of {len(curable)} that a change could cure.",
+        ]
+    parts.append(f"Healthy called ill: {sum(not o['right'] for o in healthy)} of {len(healthy)}.")
+    if broken and said:
+        parts.append(
+            f"torchmortem warns of something that could mean the cause in {named} of {len(said)} cases that it could "
+            f"train, and warns of {alarms} of {len(healthy)} healthy networks."
+        )
+    return " ".join(parts)
+
+
+def page(outcomes: list[dict[str, Any]]) -> str:
+    """All outcomes as Markdown."""
+    head = ("case", "cause", "found, most likely first", "right", "first cure", "also helped", "torchmortem", "seconds")
+    lines = [
+        "# `diagnose` on networks that do not learn",
+        "",
+        f"Written by `benchmarks/diagnose.py` with {torch_is()}.",
+    ]
+    for part, title in PARTS.items():
+        chosen = [o for o in outcomes if o["part"] == part]
+        if chosen:
+            lines += ["", f"## {title}", "", summary(chosen), "", str(Table(head, [row(o) for o in chosen]))]
+    return "\n".join(lines) + "\n"
+
+
+def torch_is() -> str:
+    return f"torch {torch.__version__.partition('+')[0]} on {counted(torch.get_num_threads(), 'thread')} of a CPU"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("words", nargs="*", metavar="WORD", help="cases whose name holds one of these (default: all)")
+    parser.add_argument("--held-out", action="store_true", help="the held-out cases in place of the others")
+    parser.add_argument("--torchvision", action="store_true", help="models of torchvision and timm in their place")
+    parser.add_argument("--quick", action="store_true", help="without cures")
+    parser.add_argument("--write", action="store_true")
+    asked = parser.parse_args()
+    torch.set_num_threads(1)
+    cases = [case for case in CASES if case.held_out == asked.held_out]
+    jobs = [(name, None) for name in LIBRARY] if asked.torchvision else [(case.name, case) for case in cases]
+    outcomes = []
+    for name, case in jobs:
+        if asked.words and not any(word.lower() in name.lower() for word in asked.words):
+            continue
+        try:
+            outcomes.append(outcome_of(case, not asked.quick) if case else library_outcome(name))
+        except Exception as error:  # the next ones are run all the same, and the table lacks this one
+            print(f"{name}: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
+            continue
+        print(" | ".join(row(outcomes[-1])), flush=True)
+    print(summary(outcomes))
+    if asked.write:
+        kept = json.loads(OUTCOMES.read_text()) if OUTCOMES.exists() else []
+        made = {(o["part"], o["name"]): o for o in [*kept, *outcomes]}
+        OUTCOMES.write_text(json.dumps(list(made.values()), indent=1) + "\n")
+        PAGE.write_text(page(list(made.values())))
+
+
+if __name__ == "__main__":
+    main()
