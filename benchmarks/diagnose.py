@@ -1,6 +1,6 @@
 """`diagnose` on broken and healthy networks, beside torchmortem where that is installed.
 
-    python benchmarks/diagnose.py [--held-out] [--torchvision] [--quick] [--write] [WORD ...]
+    python benchmarks/diagnose.py [--held-out | --torchvision] [--torchmortem] [--quick] [--write] [WORD ...]
 
 Without --write a table is printed; with it, what was run takes its place in benchmarks/results/diagnose.md.
 """
@@ -48,20 +48,15 @@ def build(case: Case) -> nn.Module:
 
 
 def outcome_of(case: Case, cures: bool) -> dict[str, Any]:
-    """What `diagnose` and torchmortem say of a case."""
-    begin = time.perf_counter()
-    found = diagnose(build(case), case.data(), cures=False, **case.options)
-    seconds = time.perf_counter() - begin
-    if cures:
-        found = diagnose(build(case), case.data(), **case.options)
+    """What `diagnose` says of a case; the seconds are without the cures."""
+    found = diagnose(build(case), case.data(), cures=cures, **case.options)
     first = found.causes[0] if found.causes else None
     outcome: dict[str, Any] = {
         "name": case.name, "part": "held" if case.held_out else "main", "causes": case.causes,
-        "found": [finding.code for finding in found.causes], "seconds": round(seconds, 1),
+        "found": [finding.code for finding in found.causes], "seconds": round(found.measurements.seconds, 1),
         "right": (first.code in case.causes) if first and case.causes else (not first and not case.causes),
         "healthy": found.healthy, "curable": case.curable and bool(case.causes),
         "tried": [[trial.name, trial.helped] for trial in found.trials[1:]],
-        "torchmortem": torchmortem_says(case),
     }  # fmt: skip
     return outcome
 
@@ -74,7 +69,7 @@ def torchmortem_says(case: Case) -> list[str] | str:
         return "not installed"
     model = build(case)
     options = dict(case.options)
-    optimizer = maker(model, options.get("optimizer"), options.get("lr"), options.get("eps"))(model)
+    optimizer = maker(model, options.get("optimizer"), options.get("lr"), options.get("eps"))(model, {})
     sample = read_sample(model, case.data())
     warnings.filterwarnings("ignore")
     begin = time.monotonic()
@@ -140,7 +135,7 @@ def row(outcome: dict[str, Any]) -> list[str]:
     tried = outcome["tried"]
     first = {True: "helped", False: "did not help", None: "not tried"}[tried[0][1]] if tried else "–"
     others = ", ".join(name for name, helped in tried[1:] if helped)
-    theirs = outcome["torchmortem"]
+    theirs = outcome.get("torchmortem", "not run")
     return [
         outcome["name"], " or ".join(outcome["causes"]) or "healthy", ", ".join(outcome["found"]) or "healthy",
         "yes" if outcome["right"] else "no", f"{tried[0][0]}: {first}" if tried else "–", others or "–",
@@ -155,9 +150,9 @@ def summary(outcomes: list[dict[str, Any]]) -> str:
     healthy = [o for o in outcomes if not o["causes"]]
     curable = [o for o in broken if o["curable"]]
     helped = sum(bool(o["tried"]) and o["tried"][0][1] is True for o in curable)
-    said = [o for o in broken if isinstance(o["torchmortem"], list)]
+    said = [o for o in broken if isinstance(o.get("torchmortem"), list)]
     named = sum(any(MEANS.get(d, set()) & {*o["causes"]} for d in o["torchmortem"]) for o in said)
-    alarms = sum(bool(o["torchmortem"]) for o in healthy if isinstance(o["torchmortem"], list))
+    alarms = sum(bool(o["torchmortem"]) for o in healthy if isinstance(o.get("torchmortem"), list))
     parts = []
     if broken:
         parts += [
@@ -197,26 +192,32 @@ def main() -> None:
     parser.add_argument("words", nargs="*", metavar="WORD", help="cases whose name holds one of these (default: all)")
     parser.add_argument("--held-out", action="store_true", help="the held-out cases in place of the others")
     parser.add_argument("--torchvision", action="store_true", help="models of torchvision and timm in their place")
+    parser.add_argument("--torchmortem", action="store_true", help="add what torchmortem says to what was written")
     parser.add_argument("--quick", action="store_true", help="without cures")
     parser.add_argument("--write", action="store_true")
     asked = parser.parse_args()
     torch.set_num_threads(1)
     cases = [case for case in CASES if case.held_out == asked.held_out]
     jobs = [(name, None) for name in LIBRARY] if asked.torchvision else [(case.name, case) for case in cases]
-    outcomes = []
+    outcomes: list[dict[str, Any]] = []
+    written = json.loads(OUTCOMES.read_text()) if OUTCOMES.exists() else []
+    kept = {(o["part"], o["name"]): o for o in written}
     for name, case in jobs:
+        key = "held" if case and case.held_out else "main", name
         if asked.words and not any(word.lower() in name.lower() for word in asked.words):
             continue
         try:
-            outcomes.append(outcome_of(case, not asked.quick) if case else library_outcome(name))
+            if asked.torchmortem and case:
+                outcomes.append(kept[key] | {"torchmortem": torchmortem_says(case)})
+            else:
+                outcomes.append(outcome_of(case, not asked.quick) if case else library_outcome(name))
         except Exception as error:  # the next ones are run all the same, and the table lacks this one
             print(f"{name}: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
             continue
         print(" | ".join(row(outcomes[-1])), flush=True)
     print(summary(outcomes))
     if asked.write:
-        kept = json.loads(OUTCOMES.read_text()) if OUTCOMES.exists() else []
-        made = {(o["part"], o["name"]): o for o in [*kept, *outcomes]}
+        made = kept | {(o["part"], o["name"]): o for o in outcomes}
         OUTCOMES.write_text(json.dumps(list(made.values()), indent=1) + "\n")
         PAGE.write_text(page(list(made.values())))
 

@@ -12,7 +12,7 @@ from torch.nn.functional import nll_loss
 from deepnet.diagnosis.layers import NOISE, layer_modules
 from deepnet.diagnosis.measure import SMOOTHED, Measurements, Norm, take_steps
 from deepnet.diagnosis.rules_steps import GOOD_UPDATE
-from deepnet.diagnosis.setup import Make, Setup
+from deepnet.diagnosis.setup import Parameters, Setup
 from experimentTable import UsageError
 
 SMALL_EPS = 1e-16
@@ -171,26 +171,17 @@ def _train_mode(setup: Setup, _: Measurements) -> Setup:
 
 def _unfreeze(setup: Setup, _: Measurements) -> Setup:
     setup.model.requires_grad_(True)
-    make: Make = setup.make
-
-    def with_all(model: nn.Module) -> Any:
-        """An optimizer of the reader's own holds what learned when it was made."""
-        return _of_all(make, model)
-
-    return replace(setup, make=with_all)
-
-
-def _of_all(make: Make, model: nn.Module) -> torch.optim.Optimizer:
-    made = make(model)
-    held = {id(p) for group in made.param_groups for p in group["params"]}
-    if missed := [p for p in model.parameters() if p.requires_grad and id(p) not in held]:
-        made.add_param_group({"params": missed})
-    return made
+    return _all_parameters(setup, _)  # an optimizer of the reader's own may hold only what learned before
 
 
 def _all_parameters(setup: Setup, _: Measurements) -> Setup:
-    make = setup.make
-    return replace(setup, make=lambda model: _of_all(make, model))
+    def make(model: nn.Module, parameters: Parameters) -> torch.optim.Optimizer:
+        made = setup.make(model, parameters)
+        held = {id(p) for group in made.param_groups for p in group["params"]}
+        made.param_groups[0]["params"] += [p for p in model.parameters() if p.requires_grad and id(p) not in held]
+        return made
+
+    return replace(setup, make=make)
 
 
 # ---------------------------------------------------------------- changes of the optimizer

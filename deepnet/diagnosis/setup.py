@@ -16,7 +16,9 @@ from deepnet.valid import number
 from experimentTable import OPTIMIZERS, UsageError, choose
 
 LR = 1e-4
-Make = Callable[[nn.Module], Optimizer]
+Parameters = dict[str, nn.Parameter]
+# From a model and from its parameters under the names that they had before any cure changed the model.
+Make = Callable[[nn.Module, Parameters], Optimizer]
 
 
 @dataclass(frozen=True)
@@ -29,14 +31,16 @@ class Setup:
     loss: Loss = cross_entropy
     batch_size: int = 32
     options: dict[str, float] = field(default_factory=dict)
+    parameters: Parameters = field(default_factory=dict)  # filled by `copied`
 
     def copied(self) -> "Setup":
         """The same setup with a model of its own."""
-        return replace(self, model=copy.deepcopy(self.model))
+        model = copy.deepcopy(self.model)
+        return replace(self, model=model, parameters=dict(model.named_parameters()))
 
     def optimizer(self) -> Optimizer:
         """A new optimizer over the model, with `options`."""
-        made = self.make(self.model)
+        made = self.make(self.model, self.parameters)
         for group in made.param_groups:
             group.update({key: value for key, value in self.options.items() if key in group})
         return made
@@ -63,13 +67,13 @@ def maker(model: nn.Module, optimizer: Any, lr: float | None, eps: float | None)
             raise UsageError("SGD has no eps; leave it out or choose another optimizer")
         given = {"lr": LR if lr is None else number("lr", lr)}
         given |= {} if eps is None else {"eps": number("eps", eps)}
-        return lambda other: getattr(torch.optim, name)(_learning(other), **given)
+        return lambda other, _: getattr(torch.optim, name)(_learning(other), **given)
     if isinstance(optimizer, Optimizer):
         return _same_groups(model, optimizer)
     if not callable(optimizer):
         raise UsageError(f"optimizer must be a name, an optimizer or a callable that makes one, got {optimizer!r:.60}")
 
-    def make(other: nn.Module) -> Optimizer:
+    def make(other: nn.Module, _: Parameters) -> Optimizer:
         made = optimizer(_learning(other))
         if not isinstance(made, Optimizer):
             raise UsageError(f"optimizer must give a torch.optim.Optimizer, it gave {type(made).__name__}")
@@ -92,10 +96,12 @@ def _same_groups(model: nn.Module, optimizer: Optimizer) -> Make:
     if not any(held for held, _ in groups):
         raise UsageError("the optimizer holds none of the model's parameters; make it from the model that is trained")
 
-    def make(other: nn.Module) -> Optimizer:
-        theirs = dict(other.named_parameters())
+    def make(other: nn.Module, parameters: Parameters) -> Optimizer:
         kind: Any = type(optimizer)
-        return kind([{**settings, "params": [theirs[name] for name in held]} for held, settings in groups])
+        made = kind([{**settings, "params": [parameters[name] for name in held]} for held, settings in groups])
+        known = {id(p) for p in parameters.values()}
+        made.param_groups[0]["params"] += [p for p in other.parameters() if id(p) not in known]  # a cure's own
+        return made
 
     return make
 
