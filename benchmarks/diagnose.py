@@ -192,7 +192,7 @@ def main() -> None:
     parser.add_argument("words", nargs="*", metavar="WORD", help="cases whose name holds one of these (default: all)")
     parser.add_argument("--held-out", action="store_true", help="the held-out cases in place of the others")
     parser.add_argument("--torchvision", action="store_true", help="models of torchvision and timm in their place")
-    parser.add_argument("--torchmortem", action="store_true", help="add what torchmortem says to what was written")
+    parser.add_argument("--torchmortem", action="store_true", help="say what torchmortem says too")
     parser.add_argument("--quick", action="store_true", help="without cures")
     parser.add_argument("--write", action="store_true")
     asked = parser.parse_args()
@@ -200,26 +200,31 @@ def main() -> None:
     cases = [case for case in CASES if case.held_out == asked.held_out]
     jobs = [(name, None) for name in LIBRARY] if asked.torchvision else [(case.name, case) for case in cases]
     outcomes: list[dict[str, Any]] = []
-    written = json.loads(OUTCOMES.read_text()) if OUTCOMES.exists() else []
-    kept = {(o["part"], o["name"]): o for o in written}
     for name, case in jobs:
-        key = "held" if case and case.held_out else "main", name
         if asked.words and not any(word.lower() in name.lower() for word in asked.words):
             continue
         try:
-            if asked.torchmortem and case:
-                outcomes.append(kept[key] | {"torchmortem": torchmortem_says(case)})
-            else:
-                outcomes.append(outcome_of(case, not asked.quick) if case else library_outcome(name))
+            outcome = outcome_of(case, not asked.quick) if case else library_outcome(name)
         except Exception as error:  # the next ones are run all the same, and the table lacks this one
             print(f"{name}: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
             continue
+        outcomes.append(outcome | ({"torchmortem": torchmortem_says(case)} if asked.torchmortem and case else {}))
         print(" | ".join(row(outcomes[-1])), flush=True)
+        if asked.write:
+            write(outcomes[-1])
     print(summary(outcomes))
-    if asked.write:
-        made = kept | {(o["part"], o["name"]): o for o in outcomes}
-        OUTCOMES.write_text(json.dumps(list(made.values()), indent=1) + "\n")
-        PAGE.write_text(page(list(made.values())))
+
+
+def write(outcome: dict[str, Any]) -> None:
+    """Put an outcome in the place of an earlier one of its name, and make the page anew."""
+    written = json.loads(OUTCOMES.read_text()) if OUTCOMES.exists() else []
+    kept = {(o["part"], o["name"]): o for o in written}
+    key = outcome["part"], outcome["name"]
+    kept[key] = kept.get(key, {}) | outcome
+    order = {case.name: number for number, case in enumerate(CASES)}
+    made = sorted(kept.values(), key=lambda o: order.get(o["name"], len(order)))
+    OUTCOMES.write_text(json.dumps(made, indent=1) + "\n")
+    PAGE.write_text(page(made))
 
 
 if __name__ == "__main__":

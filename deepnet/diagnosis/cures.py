@@ -242,7 +242,7 @@ CURES: dict[str, Cure] = {
     ),
     "xavier": Cure("Xavier's initialisation, biases 0", _redrawn(nn.init.xavier_normal_)),
     "small-weights": Cure("weights a tenth of Xavier's", _small_weights),
-    "norm": Cure("batch normalisation behind convolutions and layer normalisation behind Linear", _normalised),
+    "norm": Cure("normalisation behind each hidden layer", _normalised),
     "shortcuts": Cure("a shortcut around each hidden layer that keeps the shape", _shortcuts),
     "relus": Cure("a ReLU behind each hidden layer", _with_relus),
     "relu-he": Cure("ReLU and He's initialisation", _relu_he),

@@ -1,6 +1,7 @@
 """A diagnosis as a reader sees it: as text, as tables, as a figure, and for programs."""
 
 import math
+import textwrap
 from dataclasses import asdict, dataclass
 from html import escape
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ from deepnet.text import Table, counted
 if TYPE_CHECKING:
     from deepnet.figures.plots import Sheet
 
+WIDTH = 100  # letters in a line
 MOST_ROWS = 16  # of the table; of a deeper model the layers are evenly spaced
 
 
@@ -57,7 +59,7 @@ class Diagnosis:
         if self.trials:
             lines += [f"Tried on copies, {counted(len(self.trials[0].losses), 'step')} at most:"]
             lines += [f"- {_outcome(trial, m)}" for trial in self.trials] + [""]
-        return "\n".join(lines).rstrip()
+        return "\n".join(_wrapped(line) for line in lines).rstrip()
 
     def __str__(self) -> str:
         return self.text
@@ -69,16 +71,16 @@ class Diagnosis:
         if not m.losses:
             return "No step could be taken" + (f": {m.failure}" if m.failure else ".")
         moved = (
-            f"the loss goes from {m.first_loss:.3f} to {m.last_loss:.3f} in {counted(len(m.losses), 'step')} of "
-            f"{m.optimizer} at {power(m.options['lr'])}, and ln({m.outputs}) = {m.chance:.3f} is a guess"
+            f"In {counted(len(m.losses), 'step')} of {m.optimizer} with a learning rate of {power(m.options['lr'])} "
+            f"the loss went from {m.first_loss:.3f} to {m.last_loss:.3f}; a guess has ln({m.outputs}) = {m.chance:.3f}."
         )
         if self.causes:
-            return f"{counted(len(self.causes), 'likely cause')}: {moved}."
-        if not m.learns and self._falls_later:
-            return f"Nothing wrong was found: {moved}. It begins to fall after {self.trials[0].left_at} steps."
-        if not m.learns and self.trials:
-            return f"No rule says why it does not learn: {moved}."
-        return f"Nothing wrong was found: {moved}."
+            return f"{counted(len(self.causes), 'likely cause')} found. {moved}"
+        if m.learns or not self.trials:
+            return f"Nothing wrong was found. {moved}"
+        if self._falls_later:
+            return f"Nothing wrong was found. {moved} It begins to fall after {self.trials[0].left_at} steps."
+        return f"It does not learn, and no rule says why. {moved}"
 
     @property
     def table(self) -> Table:
@@ -119,6 +121,12 @@ class Diagnosis:
         from deepnet.diagnosis.picture import picture
 
         return picture(self.measurements, self.trials)
+
+
+def _wrapped(line: str) -> str:
+    """The line in several, all of which are indented as it is or as the text of a list's item is."""
+    indent = " " * (len(line) - len(line.lstrip("- ")))
+    return textwrap.fill(line, WIDTH, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
 
 
 def _outcome(trial: Trial, m: Measurements) -> str:
