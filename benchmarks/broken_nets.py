@@ -233,9 +233,6 @@ W = [784, 256, 128, 10]
 # ---------------------------------------------------------------- broken
 
 case("33 plain layers (MLP_33)", "vanishing eps", lambda: MLP(MLP_33), MNIST)
-case("30 plain layers with convolutions (CNN_30)", "vanishing eps", lambda: CNN(CNN_30, HEAD_30, image_size=32), CIFAR,
-     lr=5e-4)  # fmt: skip
-case("VGG of 38 layers without norm", "vanishing eps", lambda: vgg(37, 16, 2), CIFAR, lr=1e-3)
 case("plain depth 13 with SGD", "vanishing", lambda: MLP(MLP_13), MNIST, optimizer=sgd(0.01))
 case("12 sigmoids", "saturating-activation vanishing", lambda: stack([784, *[128] * 12, 10], nn.Sigmoid), MNIST,
      optimizer=sgd(0.1))  # fmt: skip
@@ -269,6 +266,10 @@ case("detached body", "detached", lambda: Detached(stack([784, 128, 64], nn.ReLU
      curable=False)  # fmt: skip
 case("weight decay 1", "weight-decay", lambda: stack(W, nn.ReLU), MNIST, optimizer=adam(1e-3, weight_decay=1.0))
 
+case("VGG of 38 layers without norm", "vanishing eps", lambda: vgg(37, 16, 2), CIFAR, lr=1e-3, cure_seconds=600)
+case("30 plain layers with convolutions (CNN_30)", "vanishing eps", lambda: CNN(CNN_30, HEAD_30, image_size=32), CIFAR,
+     lr=5e-4, cure_steps=150, cure_seconds=600)  # fmt: skip
+
 # ---------------------------------------------------------------- healthy
 
 case("MLP_4", "", lambda: MLP(MLP_4), MNIST)
@@ -286,7 +287,8 @@ case("linear classifier", "", lambda: stack([784, 10], None), MNIST, lr=1e-3)
 HELD = {"held_out": True, "seed": 3}
 V = [64, 96, 48, 10]
 case("24 plain layers of 48", "vanishing eps", lambda: stack([64, *[48] * 24, 10], nn.ReLU), DIGITS, lr=3e-4, **HELD)
-case("VGG of 28 layers", "vanishing eps", lambda: vgg(27, 24, 3), CIFAR, lr=3e-4, **HELD)
+case("VGG of 28 layers", "vanishing eps", lambda: vgg(27, 24, 3), CIFAR, lr=3e-4, cure_seconds=600,
+     **HELD)  # fmt: skip
 case("9 tanhs with large weights", "saturating-activation vanishing exploding",
      lambda: with_weights(stack([64, *[64] * 9, 10], nn.Tanh), normal(1.5)), DIGITS, lr=1e-3,
      **HELD)  # fmt: skip

@@ -27,6 +27,7 @@ from deepnet.text import Table, counted
 
 OUTCOMES = Path(__file__).parent / "results" / "diagnose.json"
 PAGE = OUTCOMES.with_suffix(".md")
+CURES = 2  # that are tried of each case
 MORTEM_STEPS = 100
 # What torchmortem's detectors and categories say, in our codes: generous, since one of theirs may mean several of ours.
 MEANS = {
@@ -49,7 +50,7 @@ def build(case: Case) -> nn.Module:
 
 def outcome_of(case: Case, cures: bool) -> dict[str, Any]:
     """What `diagnose` says of a case; the seconds are without the cures."""
-    found = diagnose(build(case), case.data(), cures=cures, **case.options)
+    found = diagnose(build(case), case.data(), **({"cures": cures * CURES} | case.options))
     first = found.causes[0] if found.causes else None
     outcome: dict[str, Any] = {
         "name": case.name, "part": "held" if case.held_out else "main", "causes": case.causes,

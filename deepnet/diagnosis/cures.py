@@ -13,11 +13,11 @@ from deepnet.diagnosis.layers import NOISE, layer_modules
 from deepnet.diagnosis.measure import SMOOTHED, Measurements, Norm, take_steps
 from deepnet.diagnosis.rules_steps import GOOD_UPDATE
 from deepnet.diagnosis.setup import Parameters, Setup
+from deepnet.records.files import first_line
 from experimentTable import UsageError
 
 SMALL_EPS = 1e-16
 CLEARLY = 0.05  # of the loss that label frequencies alone give: by so much a cure must do better
-MOST_CURES = 5
 
 
 class UnfitError(Exception):
@@ -265,17 +265,22 @@ CURES: dict[str, Cure] = {
 # ---------------------------------------------------------------- trying them
 
 
-def try_cures(setup: Setup, m: Measurements, names: Sequence[str], steps: int, seconds: float) -> list[Trial]:
-    """Train a copy of the setup as it is, and one with each cure, on the same batches.
-
-    The first trial, "as it is", is what the others are compared with: a cure has helped where its loss at its end lies
-    below what label frequencies alone give, and clearly below that of the model as it is after as many steps. A cure's
-    training ends once its loss has fallen by half.
-    """
+def train_as_it_is(setup: Setup, steps: int, seconds: float) -> Trial:
+    """Train a copy of the setup without any change, which the cures are compared with."""
     torch.manual_seed(0)
-    as_it_is = _train("as it is", "nothing changed", setup.copied(), steps, seconds, 0.0)
-    trials = [as_it_is]
-    for name in list(dict.fromkeys(names))[:MOST_CURES]:
+    return _train("as it is", "nothing changed", setup.copied(), steps, seconds, 0.0)
+
+
+def try_cures(
+    setup: Setup, m: Measurements, as_it_is: Trial, names: Sequence[str], steps: int, seconds: float
+) -> list[Trial]:
+    """Train a copy of the setup with each cure, on the same batches as `as_it_is`.
+
+    A cure has helped where its loss at its end lies below what label frequencies alone give, and clearly below that of
+    the model as it is after as many steps. Its training ends once the loss has fallen by half.
+    """
+    trials = []
+    for name in names:
         cure = CURES[name]
         torch.manual_seed(0)  # of what is drawn anew, and of dropout
         try:
@@ -284,7 +289,7 @@ def try_cures(setup: Setup, m: Measurements, names: Sequence[str], steps: int, s
             done = _train(name, words, changed, steps, seconds, setup.sample.entropy / 2)
             trials.append(replace(done, helped=_has_helped(done, as_it_is, setup.sample.entropy)))
         except (UnfitError, UsageError, RuntimeError, ValueError, TypeError, AttributeError) as error:
-            trials.append(Trial(name, f"{cure.words}: {str(error).partition(chr(10))[0] or type(error).__name__}"))
+            trials.append(Trial(name, f"{cure.words}: {first_line(error) or type(error).__name__}"))
     return trials
 
 

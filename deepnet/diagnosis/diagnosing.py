@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from deepnet.data.sets import load_images
-from deepnet.diagnosis.cures import Trial, try_cures
+from deepnet.diagnosis.cures import Trial, train_as_it_is, try_cures
 from deepnet.diagnosis.findings import CAUSE
 from deepnet.diagnosis.measure import measure
 from deepnet.diagnosis.report import Diagnosis
@@ -19,18 +19,18 @@ from deepnet.seeds import preserved_random, seed_everything
 from deepnet.training.optimizers import make_optimizer
 from deepnet.training.recipe import trial_of
 from deepnet.training.steps import Loss, check_loss
-from deepnet.valid import number, truth, whole
+from deepnet.valid import number, whole
 from experimentTable import Experiment, UsageError, identity
 from myModel import set_train_mode, train_only
 
-STEPS, CURE_STEPS, BATCH_SIZE = 30, 300, 32
+STEPS, CURE_STEPS, MOST_CURES, BATCH_SIZE = 30, 300, 5, 32
 MOST_SECONDS, CURE_SECONDS = 6.0, 60.0  # of the steps, and of each cure's
 UNKNOWN = ("faster", "he", "norm")  # what is tried where the loss stays and no rule says why
 
 
 def diagnose(
     model: nn.Module, data: Any, *, optimizer: Any = None, lr: float | None = None, eps: float | None = None,
-    loss: Loss = cross_entropy, batch_size: int = BATCH_SIZE, steps: int = STEPS, cures: bool = True,
+    loss: Loss = cross_entropy, batch_size: int = BATCH_SIZE, steps: int = STEPS, cures: bool | int = True,
     cure_steps: int = CURE_STEPS, cure_seconds: float = CURE_SECONDS,
 ) -> Diagnosis:  # fmt: skip
     """Say why a classifier does not learn: what is wrong, in which layer, and what to change.
@@ -50,7 +50,8 @@ def diagnose(
         loss: from scores (B, classes) and targets (B,) to their mean.
         batch_size: items per step.
         steps: optimizer steps, at least 12; fewer are taken where they would last longer than six seconds.
-        cures: try the cures of what is found, which takes about as long as `cure_steps` steps for each.
+        cures: how many cures of what is found to try at most, the most likely first (True: five, False: none); each
+            takes about as long as `cure_steps` steps.
         cure_steps: steps of each cure; it ends earlier once its loss has fallen by half.
         cure_seconds: a limit for each cure.
 
@@ -69,7 +70,7 @@ def diagnose(
         raise UsageError(f"model must be a torch.nn.Module, got {model!r:.60}")
     steps, cure_steps = whole("steps", steps, 12), whole("cure_steps", cure_steps, 20)
     batch_size, cure_seconds = whole("batch_size", batch_size, 2), number("cure_seconds", cure_seconds)
-    cures = truth("cures", cures)
+    most = MOST_CURES if cures is True else 0 if cures is False else whole("cures", cures, 0)
     check_loss(loss)
     with ExitStack() as stack:
         stack.enter_context(preserved_random())
@@ -84,12 +85,12 @@ def diagnose(
         findings = judge(measurements)
         causes = [finding for finding in findings if finding.confidence >= CAUSE]
         trials: list[Trial] = []
-        tries = [name for finding in causes for name in finding.tries]
-        if cures and (tries or not measurements.learns):
-            # Where the loss stays and no rule says why, it may fall later; only if it does not are cures tried.
-            trials = try_cures(setup, measurements, tries, cure_steps, cure_seconds)
-            if not causes and trials[0].left_at is None:
-                trials = try_cures(setup, measurements, UNKNOWN, cure_steps, cure_seconds)
+        tries = list(dict.fromkeys(name for finding in causes for name in finding.tries))[:most]
+        if most and (tries or not measurements.learns):
+            as_it_is = train_as_it_is(setup, cure_steps, cure_seconds)
+            if not causes and as_it_is.left_at is None:  # it does not fall later either, and no rule says why
+                tries = [*UNKNOWN[:most]]
+            trials = [as_it_is, *try_cures(setup, measurements, as_it_is, tries, cure_steps, cure_seconds)]
     return Diagnosis(measurements, tuple(findings), tuple(trials))
 
 

@@ -166,6 +166,8 @@ def measure(setup: Setup, steps: int, seconds: float) -> Measurements:
     expected = expected_signals(model, probe, list(modules))
     drawn = {name: (rms(weight), gain(weight), looks_random(weight)) for name, (_, weight) in modules.items()}
     before = signals(model, probe)
+    if modules and not before:  # a copy shares what a function holds on to
+        raise UsageError("no layer of the model's copy is called; make forward a method of the class, not a function")
     optimizer = setup.optimizer()
     held = {id(p) for group in optimizer.param_groups for p in group["params"]}
     missed = [n for n, p in model.named_parameters() if p.requires_grad and id(p) not in held]

@@ -14,6 +14,7 @@ HIGH_UPDATE = 0.03  # the weights are replaced within 30 steps
 APART = 100  # between the fastest layer and the slowest, from which a layer is called left behind
 LARGE_LOSS = 2.0  # times ln(classes): a good initialisation begins within a few tenths of ln(classes)
 LARGE_SIGNAL = 100  # a layer's RMS over the input's; a good initialisation keeps it within a factor of 10
+LARGE_GAIN = 4.0  # variance of the weights times fan-in: twice that of He's rule
 DEAD = 0.9  # share of a layer's units; in a deep plain network half may be dead and it learns all the same
 STRONG_DECAY = 0.02  # L2 penalties are mostly 5e-4 and seldom above 1e-2
 DEFAULT_EPS = 1e-7  # eps above it is larger than any default of torch's Adam family
@@ -34,8 +35,11 @@ def exploding(m: Measurements) -> Finding | None:
         f"the layers, and the untrained model's loss is {power(m.first_loss)}, where ln({m.outputs}) = {m.chance:.2f} "
         "is expected."
     )
-    cure = "Draw the weights by He's rule; with shortcuts, normalise each branch or scale it down."
-    return Finding("exploding", worst.name, words, cure, 0.85, ("he", "norm", "small-weights"))
+    if sorted(layer.gain for layer in ran)[len(ran) // 2] > LARGE_GAIN:
+        cure, tries = "Draw the weights by He's rule, or normalise each layer.", ("he", "norm", "small-weights")
+    else:  # each layer keeps its signal, so that shortcuts add up
+        cure, tries = "Scale the weights of each branch down, or normalise it.", ("small-weights", "norm")
+    return Finding("exploding", worst.name, words, cure, 0.85, tries)
 
 
 @rule

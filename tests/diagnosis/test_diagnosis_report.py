@@ -23,10 +23,17 @@ GUIDE = ROOT / "docs" / "not-learning.md"
 @pytest.fixture(scope="module")
 def ill():
     """A diagnosis with causes, cures and a layer that is not called."""
-    model = mlp().append(nn.Softmax(1))
-    model.extra = nn.Linear(2, 2)
-    model.forward = lambda x: model[4](model[3](model[2](model[1](model[0](x)))))
-    return diagnose(model, digits(), lr=1e-2, cure_steps=20)
+
+    class WithMore(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = mlp().append(nn.Softmax(1))
+            self.extra = nn.Linear(2, 2)
+
+        def forward(self, x):
+            return self.inner(x)
+
+    return diagnose(WithMore(), digits(), lr=1e-2, cure_steps=20)
 
 
 def test_text_names_cause_remedy_and_what_each_cure_did(ill):
@@ -44,7 +51,7 @@ def test_text_names_cause_remedy_and_what_each_cure_did(ill):
 
 
 def test_table_has_a_row_for_each_layer(ill):
-    assert [row[0] for row in ill.table.rows] == ["1", "3", "extra"]
+    assert [row[0] for row in ill.table.rows] == ["inner.1", "inner.3", "extra"]
     assert len(diagnose(nn.Sequential(nn.Flatten(), *[nn.Linear(64, 64)] * 1, *(nn.Linear(64, 64) for _ in range(40))),
                         digits(), cures=False).table.rows) <= 17  # fmt: skip
     assert "<table>" in ill._repr_html_() and "&lt;" not in ill.table._repr_html_()

@@ -5,7 +5,7 @@ import random
 import numpy as np
 import pytest
 import torch
-from helpers import digits, held, refused, same, state
+from helpers import digits, held, mlp, refused, same, state
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, RandomSampler
 
@@ -103,4 +103,6 @@ def test_what_is_refused_is_refused_in_one_line():
     refused(lambda: diagnose(model, digits(0, 1)), "1 item")
     refused(lambda: diagnose(model, [(torch.zeros(64), 0.5)] * 20), "a regression")
     refused(lambda: diagnose(model, 7), "no length")
+    bound, bound.forward = mlp(), model.forward
+    refused(lambda: diagnose(bound, data), "make forward a method of the class")
     assert same(state(model), before)
