@@ -201,9 +201,8 @@ def _rate_times(factor: float) -> Callable[[Setup, Measurements], Setup]:
 
 
 def _good_rate(setup: Setup, m: Measurements) -> Setup:
-    """The rate at which the layer in the middle, by speed, would move by `GOOD_UPDATE` per step, to a power of ten."""
-    key = "peak" if m.last_loss > m.first_loss else "update"  # where units have died, what moved them
-    moves = sorted(getattr(layer, key) for layer in m.layers if layer.learns and getattr(layer, key) > 0)
+    """The rate at which half of the layers would have moved by `GOOD_UPDATE` in the first step, to a power of ten."""
+    moves = sorted(layer.first_update for layer in m.layers if layer.learns and layer.first_update > 0)
     middle = moves[len(moves) // 2] if moves and math.isfinite(moves[len(moves) // 2]) else 0.1
     factor = min(max(GOOD_UPDATE / middle, 1e-6), 1e6)
     return replace(setup, options=setup.options | {"lr": 10 ** round(math.log10(m.options["lr"] * factor))})

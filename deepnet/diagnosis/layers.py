@@ -48,6 +48,7 @@ class Layer:
     after: Signal
     gradient: float
     update: float
+    first_update: float
     peak: float  # the largest update of a step
     decay: float  # what weight decay adds, relative to what the gradient does
     dead: float  # share of units that are at most 0 for the probe and got no gradient in any step
@@ -147,17 +148,21 @@ class StepMeter:
             relative = update / size if size else math.nan  # of weights that are all zero nothing is known
             self._numbers[name].append((gradient, relative, decay / max(by_loss, 1e-30)))
 
-    def summary(self, name: str) -> tuple[float, float, float, float]:
-        """Medians of a layer's gradient, relative update and decay, and its largest relative update.
-
-        NaN where it took no step.
-        """
+    def summary(self, name: str) -> dict[str, float]:
+        """A layer's fields from `gradient` to `decay`; NaN where it took no step."""
         rows = self._numbers[name]
         if not rows:
-            return (math.nan,) * 4
+            return dict.fromkeys(("gradient", "update", "first_update", "peak", "decay"), math.nan)
         late = rows[len(rows) // 3 :]  # Adam's first steps have the size of its rate, whatever the gradient
         gradient, update, decay = torch.tensor(late, dtype=torch.float64).nanmedian(0).values.tolist()
-        return gradient, update, decay, max(update for _, update, _ in rows)
+        moves = [moved for _, moved, _ in rows]
+        return {
+            "gradient": gradient,
+            "update": update,
+            "first_update": moves[0],
+            "peak": max(moves),
+            "decay": decay,
+        }
 
 
 def rms(tensor: Tensor) -> float:

@@ -140,7 +140,7 @@ def take_steps(
         losses.append(float(loss.detach()))
         if not math.isfinite(losses[-1]):
             break
-        metered = meter and len(losses) % METERED == 0
+        metered = meter and len(losses) % METERED == 1
         if metered:
             measured.before()
         optimizer.step()
@@ -176,7 +176,6 @@ def measure(setup: Setup, steps: int, seconds: float) -> Measurements:
     layers = []
     for name in [*before, *(name for name in modules if name not in before)]:
         weight = modules[name][1]
-        gradient, update, decay, peak = meter.summary(name)
         negative, silent = before.get(name, Signal()).negative, meter.silent.get(name)
         dead = [n and s for n, s in zip(negative, silent.tolist(), strict=False)] if silent is not None else []
         layers.append(
@@ -192,10 +191,7 @@ def measure(setup: Setup, steps: int, seconds: float) -> Measurements:
                 gain=drawn[name][1],
                 before=before.get(name, Signal()),
                 after=after.get(name, Signal()),
-                gradient=gradient,
-                update=update,
-                peak=peak,
-                decay=decay,
+                **meter.summary(name),
                 dead=sum(dead) / len(dead) if dead else math.nan,
                 equal_units=equal_units(weight),
                 expected=expected.get(name, math.nan),

@@ -36,10 +36,10 @@ def exploding(m: Measurements) -> Finding | None:
         "is expected."
     )
     if sorted(layer.gain for layer in ran)[len(ran) // 2] > LARGE_GAIN:
-        cure, tries = "Draw the weights by He's rule, or normalise each layer.", ("he", "norm", "small-weights")
-    else:  # each layer keeps its signal, so that shortcuts add up
-        cure, tries = "Scale the weights of each branch down, or normalise it.", ("small-weights", "norm")
-    return Finding("exploding", worst.name, words, cure, 0.85, tries)
+        cure = "Draw the weights by He's rule, or normalise each layer."
+        return Finding("exploding", worst.name, words, cure, 0.85, ("he", "norm", "small-weights"))
+    cure = "Scale the weights of each branch down, or normalise it."  # each layer keeps its signal: shortcuts add up
+    return Finding("exploding", worst.name, words, cure, 0.85, ("small-weights", "norm"))
 
 
 @rule
