@@ -287,8 +287,6 @@ case("linear classifier", "", lambda: stack([784, 10], None), MNIST, lr=1e-3)
 HELD = {"held_out": True, "seed": 3}
 V = [64, 96, 48, 10]
 case("24 plain layers of 48", "vanishing eps", lambda: stack([64, *[48] * 24, 10], nn.ReLU), DIGITS, lr=3e-4, **HELD)
-case("VGG of 28 layers", "vanishing eps", lambda: vgg(27, 24, 3), CIFAR, lr=3e-4, cure_seconds=600,
-     **HELD)  # fmt: skip
 case("9 tanhs with large weights", "saturating-activation vanishing exploding",
      lambda: with_weights(stack([64, *[64] * 9, 10], nn.Tanh), normal(1.5)), DIGITS, lr=1e-3,
      **HELD)  # fmt: skip
@@ -325,3 +323,5 @@ case("GRU over token ids", "", Words, data("digits", few_words), lr=1e-2, **HELD
 case("transformer on digits", "", lambda: Transformer(8, 8), DIGITS, lr=1e-3, **HELD)
 case("dropout 0.5 and AdamW", "", lambda: stack(V, lambda: nn.Sequential(nn.ReLU(), nn.Dropout(0.5))), DIGITS,
      optimizer="AdamW", lr=1e-3, **HELD)  # fmt: skip
+case("VGG of 28 layers", "vanishing eps", lambda: vgg(27, 24, 3), CIFAR, lr=3e-4, cure_seconds=600,
+     **HELD)  # fmt: skip

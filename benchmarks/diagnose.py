@@ -49,17 +49,14 @@ def build(case: Case) -> nn.Module:
 
 
 def outcome_of(case: Case, cures: bool) -> dict[str, Any]:
-    """What `diagnose` says of a case; the seconds are without the cures."""
+    """What `diagnose` says of a case."""
     found = diagnose(build(case), case.data(), **({"cures": cures * CURES} | case.options))
-    first = found.causes[0] if found.causes else None
-    outcome: dict[str, Any] = {
+    return {
         "name": case.name, "part": "held" if case.held_out else "main", "causes": case.causes,
-        "found": [finding.code for finding in found.causes], "seconds": round(found.measurements.seconds, 1),
-        "right": (first.code in case.causes) if first and case.causes else (not first and not case.causes),
-        "healthy": found.healthy, "curable": case.curable and bool(case.causes),
+        "found": [finding.code for finding in found.causes], "healthy": found.healthy,
+        "curable": case.curable and bool(case.causes),
         "tried": [[trial.name, trial.helped] for trial in found.trials[1:]],
     }  # fmt: skip
-    return outcome
 
 
 def torchmortem_says(case: Case) -> list[str] | str:
@@ -118,12 +115,12 @@ def library_outcome(name: str) -> dict[str, Any]:
         options = {"init_weights": True} if builder == "googlenet" else {}
         model = torchvision.models.get_model(builder, num_classes=10, **options)
     images = load_images("cifar10", "train", "sample", 64 if builder == "googlenet" else 32)
-    begin = time.perf_counter()
+    begin = time.process_time()
     found = diagnose(model.train(), images, lr=1e-3, cures=False)
     return {
         "name": name, "part": "library", "causes": [], "found": [finding.code for finding in found.causes],
-        "seconds": round(time.perf_counter() - begin, 1), "right": not found.causes, "healthy": found.healthy,
-        "curable": False, "tried": [], "torchmortem": "",
+        "seconds": round(time.process_time() - begin, 1), "healthy": found.healthy,
+        "curable": False, "tried": [],
         "losses": [round(found.measurements.first_loss, 3), round(found.measurements.last_loss, 3)],
     }  # fmt: skip
 
@@ -132,17 +129,27 @@ def library_outcome(name: str) -> dict[str, Any]:
 
 
 def row(outcome: dict[str, Any]) -> list[str]:
-    """An outcome as a row of the table."""
+    """An outcome as a row of its part's table."""
+    found = ", ".join(outcome["found"]) or "healthy"
+    if outcome["part"] == "library":
+        first, last = outcome["losses"]
+        return [outcome["name"], found, f"{first:.3f}", f"{last:.3f}", f"{outcome['seconds']:.1f}"]
     tried = outcome["tried"]
-    first = {True: "helped", False: "did not help", None: "not tried"}[tried[0][1]] if tried else "–"
+    came_of_first = {True: "helped", False: "did not help", None: "could not be tried"}
     others = ", ".join(name for name, helped in tried[1:] if helped)
     theirs = outcome.get("torchmortem", "not run")
     return [
-        outcome["name"], " or ".join(outcome["causes"]) or "healthy", ", ".join(outcome["found"]) or "healthy",
-        "yes" if outcome["right"] else "no", f"{tried[0][0]}: {first}" if tried else "–", others or "–",
+        outcome["name"], " or ".join(outcome["causes"]) or "healthy", found, "yes" if is_right(outcome) else "no",
+        f"{tried[0][0]}: {came_of_first[tried[0][1]]}" if tried else "–", others or "–",
         theirs if isinstance(theirs, str) else ", ".join(theirs) or "nothing",
-        f"{outcome['seconds']}",
     ]  # fmt: skip
+
+
+def is_right(outcome: dict[str, Any]) -> bool:
+    """Whether the first cause is one that was expected, or a healthy network was called healthy."""
+    if not outcome["causes"]:
+        return bool(outcome["healthy"])
+    return bool(outcome["found"]) and outcome["found"][0] in outcome["causes"]
 
 
 def summary(outcomes: list[dict[str, Any]]) -> str:
@@ -157,10 +164,10 @@ def summary(outcomes: list[dict[str, Any]]) -> str:
     parts = []
     if broken:
         parts += [
-            f"Cause named first: {sum(o['right'] for o in broken)} of {len(broken)}.",
+            f"Cause named first: {sum(map(is_right, broken))} of {len(broken)}.",
             f"First cure helped: {helped} of {len(curable)} that a change could cure.",
         ]
-    parts.append(f"Healthy called ill: {sum(not o['right'] for o in healthy)} of {len(healthy)}.")
+    parts.append(f"Healthy called ill: {sum(not is_right(o) for o in healthy)} of {len(healthy)}.")
     if broken and said:
         parts.append(
             f"torchmortem warns of something that could mean the cause in {named} of {len(said)} cases that it could "
@@ -171,16 +178,18 @@ def summary(outcomes: list[dict[str, Any]]) -> str:
 
 def page(outcomes: list[dict[str, Any]]) -> str:
     """All outcomes as Markdown."""
-    head = ("case", "cause", "found, most likely first", "right", "first cure", "also helped", "torchmortem", "seconds")
+    judged = ("case", "cause", "found, most likely first", "right", "first cure", "also helped", "torchmortem")
+    heads = {"library": ("model", "found", "first loss", "last loss", "CPU seconds")}
     lines = [
         "# `diagnose` on networks that do not learn",
         "",
         f"Written by `benchmarks/diagnose.py` with {torch_is()}.",
     ]
     for part, title in PARTS.items():
-        chosen = [o for o in outcomes if o["part"] == part]
+        chosen = [outcome for outcome in outcomes if outcome["part"] == part]
         if chosen:
-            lines += ["", f"## {title}", "", summary(chosen), "", str(Table(head, [row(o) for o in chosen]))]
+            table = Table(heads.get(part, judged), [row(outcome) for outcome in chosen])
+            lines += ["", f"## {title}", "", summary(chosen), "", str(table)]
     return "\n".join(lines) + "\n"
 
 
