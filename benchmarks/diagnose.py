@@ -48,11 +48,15 @@ def build(case: Case) -> nn.Module:
     return case.model()
 
 
+def part_of(case: Case) -> str:
+    return "held" if case.held_out else "main"
+
+
 def outcome_of(case: Case, cures: bool) -> dict[str, Any]:
     """What `diagnose` says of a case."""
     found = diagnose(build(case), case.data(), **({"cures": cures * CURES} | case.options))
     return {
-        "name": case.name, "part": "held" if case.held_out else "main", "causes": case.causes,
+        "name": case.name, "part": part_of(case), "causes": case.causes,
         "found": [finding.code for finding in found.causes], "healthy": found.healthy,
         "curable": case.curable and bool(case.causes),
         "tried": [[trial.name, trial.helped] for trial in found.trials[1:]],
@@ -202,7 +206,9 @@ def main() -> None:
     parser.add_argument("words", nargs="*", metavar="WORD", help="cases whose name holds one of these (default: all)")
     parser.add_argument("--held-out", action="store_true", help="the held-out cases in place of the others")
     parser.add_argument("--torchvision", action="store_true", help="models of torchvision and timm in their place")
-    parser.add_argument("--torchmortem", action="store_true", help="say what torchmortem says too")
+    parser.add_argument(
+        "--torchmortem", action="store_true", help="run torchmortem in place of diagnose, and keep the rest"
+    )
     parser.add_argument("--quick", action="store_true", help="without cures")
     parser.add_argument("--write", action="store_true")
     asked = parser.parse_args()
@@ -214,15 +220,19 @@ def main() -> None:
         if asked.words and not any(word.lower() in name.lower() for word in asked.words):
             continue
         try:
-            outcome = outcome_of(case, not asked.quick) if case else library_outcome(name)
+            if asked.torchmortem and case:
+                outcome = {"part": part_of(case), "name": name, "torchmortem": torchmortem_says(case)}
+            else:
+                outcome = outcome_of(case, not asked.quick) if case else library_outcome(name)
         except Exception as error:  # the next ones are run all the same, and the table lacks this one
             print(f"{name}: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
             continue
-        outcomes.append(outcome | ({"torchmortem": torchmortem_says(case)} if asked.torchmortem and case else {}))
-        print(" | ".join(row(outcomes[-1])), flush=True)
+        print(" | ".join(row(outcome)) if "found" in outcome else json.dumps(outcome), flush=True)
         if asked.write:
-            write(outcomes[-1])
-    print(summary(outcomes))
+            write(outcome)
+        outcomes.append(outcome)
+    if not asked.torchmortem:
+        print(summary(outcomes))
 
 
 def write(outcome: dict[str, Any]) -> None:
