@@ -190,7 +190,7 @@ def page(outcomes: list[dict[str, Any]]) -> str:
         f"Written by `benchmarks/diagnose.py` with {torch_is()}.",
     ]
     for part, title in PARTS.items():
-        chosen = [outcome for outcome in outcomes if outcome["part"] == part]
+        chosen = [outcome for outcome in outcomes if outcome["part"] == part and "found" in outcome]
         if chosen:
             table = Table(heads.get(part, judged), [row(outcome) for outcome in chosen])
             lines += ["", f"## {title}", "", summary(chosen), "", str(table)]
@@ -207,7 +207,7 @@ def main() -> None:
     parser.add_argument("--held-out", action="store_true", help="the held-out cases in place of the others")
     parser.add_argument("--torchvision", action="store_true", help="models of torchvision and timm in their place")
     parser.add_argument(
-        "--torchmortem", action="store_true", help="run torchmortem in place of diagnose, and keep the rest"
+        "--torchmortem", action="store_true", help="torchmortem in place of diagnose, beside whose outcomes it is put"
     )
     parser.add_argument("--quick", action="store_true", help="without cures")
     parser.add_argument("--write", action="store_true")
