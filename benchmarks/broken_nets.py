@@ -268,7 +268,7 @@ case("weight decay 1", "weight-decay", lambda: stack(W, nn.ReLU), MNIST, optimiz
 
 case("VGG of 38 layers without norm", "vanishing eps", lambda: vgg(37, 16, 2), CIFAR, lr=1e-3, cure_seconds=600)
 case("30 plain layers with convolutions (CNN_30)", "vanishing eps", lambda: CNN(CNN_30, HEAD_30, image_size=32), CIFAR,
-     lr=5e-4, cure_steps=150, cure_seconds=600)  # fmt: skip
+     lr=5e-4, cures=1, cure_steps=100, cure_seconds=900)  # fmt: skip
 
 # ---------------------------------------------------------------- healthy
 

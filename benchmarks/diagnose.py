@@ -95,10 +95,10 @@ def torchmortem_says(case: Case) -> list[str] | str:
 # ---------------------------------------------------------------- models of libraries
 
 LIBRARY = (
-    "torchvision.resnet18", "torchvision.vgg11_bn", "torchvision.densenet121", "torchvision.mobilenet_v2",
-    "torchvision.efficientnet_b0", "torchvision.convnext_tiny", "torchvision.shufflenet_v2_x1_0",
-    "torchvision.regnet_y_400mf", "torchvision.swin_t", "torchvision.googlenet", "timm.test_vit", "timm.test_resnet",
-    "timm.resnet10t", "timm.test_convnext", "timm.test_efficientnet",
+    "timm.test_vit", "timm.test_resnet", "timm.test_convnext", "timm.test_efficientnet", "timm.resnet10t",
+    "torchvision.squeezenet1_1", "torchvision.shufflenet_v2_x1_0", "torchvision.mobilenet_v2",
+    "torchvision.resnet18", "torchvision.regnet_y_400mf", "torchvision.efficientnet_b0", "torchvision.densenet121",
+    "torchvision.googlenet", "torchvision.swin_t", "torchvision.convnext_tiny",
 )  # fmt: skip
 
 
