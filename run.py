@@ -1,4 +1,4 @@
-"""The command line: list experiments, train, search, show, publish and verify them, and write them to W&B."""
+"""The command line: list experiments, train, search, show, publish, verify and diagnose them, and write them to W&B."""
 
 import argparse
 import json
@@ -225,6 +225,21 @@ def verify(arguments: argparse.Namespace) -> bool:
     return len(found) == len(names) * len(seeds) and all(difference.agreed for difference in found)
 
 
+def diagnose(arguments: argparse.Namespace) -> bool:
+    """Say of the named runs' untrained models why they would not learn, and try the cures; nothing is recorded."""
+    names, seeds = chosen_names(arguments), parse_seeds(arguments.seeds)
+    from coreFunction import build
+    from deepnet.diagnosis.diagnosing import diagnose_run
+
+    exps = [experiment(name, current_profile(arguments.profile), seed) for name in names for seed in seeds]
+    found = {exp: diagnose_run(exp, build, cures=not arguments.no_cures) for exp in exps}
+    if arguments.json:
+        print(json.dumps([{"name": exp.name, "seed": exp.seed} | d.to_dict() for exp, d in found.items()], indent=1))
+    else:
+        print("\n\n".join(f"{exp.name}, seed {exp.seed}\n{diagnosis}" for exp, diagnosis in found.items()))
+    return True
+
+
 def sync(arguments: argparse.Namespace) -> bool:
     """Write finished records (of all seeds, where none is named) and the profile's figures to W&B."""
     profile = current_profile(arguments.profile)
@@ -245,7 +260,7 @@ def sync(arguments: argparse.Namespace) -> bool:
 
 COMMANDS = {
     "list": list_runs, "train": train, "evidence": evidence, "search": search, "show": show, "publish": publish,
-    "verify": verify, "sync": sync,
+    "verify": verify, "diagnose": diagnose, "sync": sync,
 }  # fmt: skip
 
 

@@ -27,10 +27,11 @@ from experimentTable import CLASSES, PROJECT, Experiment, UsageError
 from myModel import MODELS, count_modules, count_parameters, replace_head
 
 if TYPE_CHECKING:
+    from deepnet.diagnosis.diagnosing import diagnose
     from deepnet.figures.registry import curves, draw, save, show
 
 __all__ = [
-    "check", "curves", "device", "draw", "ledger", "mirror", "save", "seed_everything", "show", "sync",
+    "check", "curves", "device", "diagnose", "draw", "ledger", "mirror", "save", "seed_everything", "show", "sync",
 ]  # fmt: skip
 
 # ---------------------------------------------------------------- Weights & Biases
@@ -309,17 +310,19 @@ def _log_figures(profile: str) -> int:
         return 0
 
 
-# ---------------------------------------------------------------- figures
+# ---------------------------------------------------------------- figures and the diagnosis
 
-_FIGURES = ("curves", "draw", "save", "show")
+_LATE = dict.fromkeys(("curves", "draw", "save", "show"), "deepnet.figures.registry") | {
+    "diagnose": "deepnet.diagnosis.diagnosing"
+}
 
 
 def __getattr__(name: str) -> Any:
-    """Import `draw`, `curves`, `show` or `save` when it is asked for, since they need matplotlib."""
-    if name in _FIGURES:
-        return getattr(importlib.import_module("deepnet.figures.registry"), name)
+    """Import `draw`, `curves`, `show`, `save` or `diagnose` when it is asked for, since few need them."""
+    if name in _LATE:
+        return getattr(importlib.import_module(_LATE[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_FIGURES])
+    return sorted([*globals(), *_LATE])

@@ -111,6 +111,7 @@ SEED: Option = "--seed", {"type": int, "default": 0, "help": "default 0"}
 SERVER = "a database server's URL, as postgresql+psycopg2://USER@HOST/DATABASE (default: SQLite)"
 STORAGE: Option = "--storage", {"default": "", "help": SERVER}
 EPOCHS: Option = "--epochs", {"type": int, "help": "train and compare the first epochs alone"}
+NO_CURES: Option = "--no-cures", {"action": "store_true", "help": "measure and judge alone"}
 ARTIFACTS = "the weights too, as artifacts, where a record has them"
 WEIGHTS: Option = "--weights", {"action": "store_true", "help": ARTIFACTS}
 
@@ -134,6 +135,10 @@ COMMANDS: dict[str, tuple[str, list[Option | list[Option]]]] = {
     "verify": (
         "train committed records again, apart from all others, and say what differs",
         [NAMES, CHAPTER, SEEDS, JSON, EPOCHS],
+    ),
+    "diagnose": (
+        "say why a run's model does not learn, and try the cures on copies",
+        [NAMES, CHAPTER, SEEDS, JSON, NO_CURES],
     ),
     "sync": (
         "write finished records and the figures to Weights & Biases; all of the profile where none is named",

@@ -5,7 +5,9 @@ from collections.abc import Sequence
 import numpy as np
 
 
-def signal_variance(inputs: np.ndarray, fan_ins: Sequence[int], initialisation: str = "default") -> np.ndarray:
+def signal_variance(
+    inputs: np.ndarray, fan_ins: Sequence[int], initialisation: str | Sequence[tuple[float, float]] = "default"
+) -> np.ndarray:
     """The variance across samples of each layer's outputs, before any ReLU, in a chain of wide random layers.
 
     The outputs of such a layer are Gaussian with covariance K(x, x') = w E[h h'] + b between two samples, h being the
@@ -14,7 +16,8 @@ def signal_variance(inputs: np.ndarray, fan_ins: Sequence[int], initialisation: 
     biases with variance 1 / (3 fan-in), "he" weights with 2 / fan-in and no biases, so w is 1/3 or 2. He's keeps the
     second moment E[h^2], yet the variance across samples falls, since each ReLU draws the samples' angles together.
 
-    inputs: (N, D) samples, as the first layer reads them. fan_ins: of each weight layer. Returns one value per layer.
+    inputs: (N, D) samples, as the first layer reads them. fan_ins: of each weight layer. initialisation: "default",
+    "he", or for each layer the variance of its weights times fan-in, and of its biases. Returns one value per layer.
     The recursion is in squared distances, K(x, x) + K(x', x') - 2 K(x, x'), which lose no digits when they get small.
 
     >>> signal_variance(np.eye(2) * 2**0.5, [2, 100], "he").round(3)
@@ -26,7 +29,10 @@ def signal_variance(inputs: np.ndarray, fan_ins: Sequence[int], initialisation: 
     distance = np.add.outer(length, length) - 2 * inputs @ inputs.T / inputs.shape[1]
     variances = []
     for layer, fan_in in enumerate(fan_ins):
-        weight, bias = (2.0, 0.0) if initialisation == "he" else (1 / 3, 1 / (3 * fan_in))
+        if isinstance(initialisation, str):
+            weight, bias = (2.0, 0.0) if initialisation == "he" else (1 / 3, 1 / (3 * fan_in))
+        else:
+            weight, bias = initialisation[layer]
         if layer:
             roots = np.sqrt(length)
             product = np.outer(roots, roots)

@@ -15,7 +15,7 @@ ORDER = [
     "deepnet.valid", "deepnet.text", "deepnet.grid", "experimentTable", "modelBlock", "myModel", "deepnet.machine",
     "deepnet.seeds", "deepnet.progress", "deepnet.records", "deepnet.account", "deepnet.claims",
     "deepnet.speed", "deepnet.data", "deepnet.training", "deepnet.analyses", "deepnet.runs", "deepnet.search",
-    "deepnet.figures", "deepnet.document", "deepnet.explorer", "deepnet.command_line",
+    "deepnet.figures", "deepnet.diagnosis", "deepnet.document", "deepnet.explorer", "deepnet.command_line",
     "utilityFunction", "coreFunction", "run",
 ]  # fmt: skip
 FILES = {

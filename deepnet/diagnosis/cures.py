@@ -1,0 +1,320 @@
+"""The cures that a diagnosis tries: each is a function from a setup, whose model is a copy, to a changed setup."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import nll_loss
+
+from deepnet.diagnosis.layers import NOISE, layer_modules
+from deepnet.diagnosis.measure import SMOOTHED, Measurements, Norm, take_steps
+from deepnet.diagnosis.rules_steps import GOOD_UPDATE
+from deepnet.diagnosis.setup import Parameters, Setup
+from deepnet.records.files import first_line
+from experimentTable import UsageError
+
+SMALL_EPS = 1e-16
+CLEARLY = 0.05  # of the loss that label frequencies alone give: by so much a cure must do better
+
+
+class UnfitError(Exception):
+    """The cure cannot be tried on this model; the message says why."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What came of a cure. `helped` is None where it could not be tried, and `words` then say why.
+
+    `left_at` is the step at which the loss had left what label frequencies alone give; None where it never did.
+    """
+
+    name: str
+    words: str
+    losses: tuple[float, ...] = ()
+    helped: bool | None = None
+    left_at: int | None = None
+
+    @property
+    def last_loss(self) -> float:
+        """The mean over the last losses; infinite where one is not finite."""
+        return _smoothed(self.losses, len(self.losses))
+
+
+@dataclass(frozen=True)
+class Cure:
+    """A change, in words that follow "with ", and the function that makes it."""
+
+    words: str
+    change: Callable[[Setup, Measurements], Setup]
+
+
+def _layers(setup: Setup, kinds: tuple[type, ...] = (nn.Linear, nn.modules.conv._ConvNd)) -> list[tuple[str, Any]]:
+    """Linear and convolutional layers by name, without the last, which gives the scores."""
+    found = [(name, m) for name, m in setup.model.named_modules() if name and isinstance(m, kinds)]
+    if len(found) < 2:
+        raise UnfitError("the model has no hidden Linear or convolutional layer")
+    return found
+
+
+# ---------------------------------------------------------------- changes of the weights
+
+
+def _redrawn(draw: Callable[[Tensor], Any]) -> Callable[[Setup, Measurements], Setup]:
+    def change(setup: Setup, _: Measurements) -> Setup:
+        for _name, (module, _weight) in layer_modules(setup.model).items():
+            if isinstance(module, nn.Linear | nn.modules.conv._ConvNd):
+                draw(module.weight)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        return setup
+
+    return change
+
+
+def _small_weights(setup: Setup, _: Measurements) -> Setup:
+    return _redrawn(lambda weight: nn.init.xavier_normal_(weight, gain=0.1))(setup, _)
+
+
+# ---------------------------------------------------------------- changes of the architecture
+
+
+def _normalised(setup: Setup, _: Measurements) -> Setup:
+    norms = {nn.Conv1d: nn.BatchNorm1d, nn.Conv2d: nn.BatchNorm2d, nn.Conv3d: nn.BatchNorm3d, nn.Linear: nn.LayerNorm}
+    for name, layer in _layers(setup)[:-1]:
+        norm = next((norm for kind, norm in norms.items() if isinstance(layer, kind)), None)
+        width = layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels
+        if norm:
+            setup.model.set_submodule(name, nn.Sequential(layer, norm(width).to(layer.weight)))
+    return setup
+
+
+class _Shortcut(nn.Module):
+    """x + layer(x)."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: Tensor) -> Tensor:
+        """As the layer, with its input added."""
+        return x + self.layer(x)
+
+
+def _keeps_shape(layer: Any) -> bool:
+    if isinstance(layer, nn.Linear):
+        return layer.in_features == layer.out_features
+    same = layer.padding == "same" or all(
+        2 * p == d * (k - 1) for p, d, k in zip(layer.padding, layer.dilation, layer.kernel_size, strict=True)
+    )
+    return layer.in_channels == layer.out_channels and same and set(layer.stride) == {1}
+
+
+def _shortcuts(setup: Setup, _: Measurements) -> Setup:
+    fitting = [(name, layer) for name, layer in _layers(setup)[1:-1] if _keeps_shape(layer)]
+    if not fitting:
+        raise UnfitError("no hidden layer has as many outputs as inputs")
+    for name, layer in fitting:
+        setup.model.set_submodule(name, _Shortcut(layer))
+    return setup
+
+
+def _with_relus(setup: Setup, _: Measurements) -> Setup:
+    for name, layer in _layers(setup)[:-1]:
+        setup.model.set_submodule(name, nn.Sequential(layer, nn.ReLU()))
+    return setup
+
+
+def _relu_he(setup: Setup, m: Measurements) -> Setup:
+    squashing = [n for n, module in setup.model.named_modules() if isinstance(module, nn.Sigmoid | nn.Tanh)]
+    if not squashing:
+        raise UnfitError("the activations are no modules that could be replaced")
+    for name in squashing:
+        setup.model.set_submodule(name, nn.ReLU())
+    return CURES["he"].change(setup, m)
+
+
+def _raw_scores(setup: Setup, m: Measurements) -> Setup:
+    """Undo a last softmax or sigmoid in the loss, which is the same as leaving it out; take a last ReLU module away."""
+    inverse: dict[str, Callable[[Tensor], Tensor]] = {
+        "Softmax": lambda p: p.clamp(min=1e-30).log(),
+        "SafeSoftmax": lambda p: p.clamp(min=1e-30).log(),
+        "Sigmoid": lambda p: p.clamp(1e-7, 1 - 1e-7).logit(),
+        "Tanh": lambda p: p.clamp(-1 + 1e-7, 1 - 1e-7).atanh(),
+    }
+    if m.last_operation in inverse:
+        undo = inverse[m.last_operation]
+        return replace(setup, loss=lambda outputs, targets: nll_loss(undo(outputs).log_softmax(1), targets))
+    name, last = [*setup.model.named_modules()][-1]
+    if not name or not isinstance(last, nn.ReLU):
+        raise UnfitError("the last activation is no module at the model's end")
+    setup.model.set_submodule(name, nn.Identity())
+    return setup
+
+
+def _no_dropout(setup: Setup, _: Measurements) -> Setup:
+    for module in setup.model.modules():
+        if isinstance(module, NOISE):
+            module.p = 0.0
+    return setup
+
+
+def _train_mode(setup: Setup, _: Measurements) -> Setup:
+    for module in setup.model.modules():
+        if isinstance(module, Norm):
+            module.reset_running_stats()
+    setup.model.train()
+    return setup
+
+
+def _unfreeze(setup: Setup, _: Measurements) -> Setup:
+    setup.model.requires_grad_(True)
+    return _all_parameters(setup, _)  # an optimizer of the reader's own may hold only what learned before
+
+
+def _all_parameters(setup: Setup, _: Measurements) -> Setup:
+    def make(model: nn.Module, parameters: Parameters) -> torch.optim.Optimizer:
+        made = setup.make(model, parameters)
+        held = {id(p) for group in made.param_groups for p in group["params"]}
+        made.param_groups[0]["params"] += [p for p in model.parameters() if p.requires_grad and id(p) not in held]
+        return made
+
+    return replace(setup, make=make)
+
+
+# ---------------------------------------------------------------- changes of the optimizer
+
+
+def _options(**options: float) -> Callable[[Setup, Measurements], Setup]:
+    def change(setup: Setup, m: Measurements) -> Setup:
+        if not options.keys() <= m.options.keys():
+            raise UnfitError(f"{m.optimizer} has no {next(iter(options))}")
+        return replace(setup, options=setup.options | options)
+
+    return change
+
+
+def _rate_times(factor: float) -> Callable[[Setup, Measurements], Setup]:
+    return lambda setup, m: replace(setup, options=setup.options | {"lr": m.options["lr"] * factor})
+
+
+def _good_rate(setup: Setup, m: Measurements) -> Setup:
+    """The rate at which half of the layers would have moved by `GOOD_UPDATE` in the first step, to a power of ten."""
+    moves = sorted(layer.first_update for layer in m.layers if layer.learns and layer.first_update > 0)
+    middle = moves[len(moves) // 2] if moves and math.isfinite(moves[len(moves) // 2]) else 0.1
+    factor = min(max(GOOD_UPDATE / middle, 1e-6), 1e6)
+    return replace(setup, options=setup.options | {"lr": 10 ** round(math.log10(m.options["lr"] * factor))})
+
+
+# ---------------------------------------------------------------- changes of the data
+
+
+def _items(setup: Setup, inputs: Tensor, targets: Tensor) -> Setup:
+    return replace(setup, sample=replace(setup.sample, inputs=inputs, targets=targets))
+
+
+def _finite_items(setup: Setup, _: Measurements) -> Setup:
+    good = ~setup.sample.bad_items
+    if int(good.sum()) < 2:
+        raise UnfitError("no two items are without a gap")
+    return _items(setup, setup.sample.inputs[good], setup.sample.targets[good])
+
+
+def _shifted_labels(setup: Setup, m: Measurements) -> Setup:
+    return _items(setup, setup.sample.inputs, setup.sample.targets - m.labels[0])
+
+
+def _standardised(setup: Setup, _: Measurements) -> Setup:
+    """By one mean and deviation per channel of images, or per feature of vectors."""
+    x = setup.sample.inputs
+    over = [0] if x.ndim < 3 else [0, *range(2, x.ndim)]
+    mean, deviation = x.mean(over, keepdim=True), x.std(over, keepdim=True)
+    return _items(setup, (x - mean) / deviation.clamp(min=1e-6 * float(x.std()) + 1e-30), setup.sample.targets)
+
+
+CURES: dict[str, Cure] = {
+    "he": Cure(
+        "He's initialisation, biases 0",
+        _redrawn(lambda weight: nn.init.kaiming_normal_(weight, nonlinearity="relu")),
+    ),
+    "xavier": Cure("Xavier's initialisation, biases 0", _redrawn(nn.init.xavier_normal_)),
+    "small-weights": Cure("weights a tenth of Xavier's", _small_weights),
+    "norm": Cure("normalisation behind each hidden layer", _normalised),
+    "shortcuts": Cure("a shortcut around each hidden layer that keeps the shape", _shortcuts),
+    "relus": Cure("a ReLU behind each hidden layer", _with_relus),
+    "relu-he": Cure("ReLU and He's initialisation", _relu_he),
+    "raw-scores": Cure("the last activation left out", _raw_scores),
+    "no-dropout": Cure("no dropout", _no_dropout),
+    "train-mode": Cure("the model in training mode", _train_mode),
+    "unfreeze": Cure("all parameters unfrozen", _unfreeze),
+    "all-parameters": Cure("all parameters in the optimizer", _all_parameters),
+    "small-eps": Cure(f"eps {SMALL_EPS:.0e}", _options(eps=SMALL_EPS)),
+    "no-decay": Cure("no weight decay", _options(weight_decay=0.0)),
+    "good-rate": Cure("the learning rate at which weights move by a thousandth per step", _good_rate),
+    "faster": Cure("ten times the learning rate", _rate_times(10.0)),
+    "slower": Cure("a tenth of the learning rate", _rate_times(0.1)),
+    "finite-items": Cure("finite items alone", _finite_items),
+    "shifted-labels": Cure("labels from 0 on", _shifted_labels),
+    "standardise": Cure("standardised inputs", _standardised),
+}
+
+
+# ---------------------------------------------------------------- trying them
+
+
+def train_as_it_is(setup: Setup, steps: int, seconds: float) -> Trial:
+    """Train a copy of the setup without any change, which the cures are compared with."""
+    torch.manual_seed(0)
+    return _train("as it is", "nothing changed", setup.copied(), steps, seconds, 0.0)
+
+
+def try_cures(
+    setup: Setup, m: Measurements, as_it_is: Trial, names: Sequence[str], steps: int, seconds: float
+) -> list[Trial]:
+    """Train a copy of the setup with each cure, on the same batches as `as_it_is`.
+
+    A cure has helped where its loss at its end lies below what label frequencies alone give, and clearly below that of
+    the model as it is after as many steps. Its training ends once the loss has fallen by half.
+    """
+    trials = []
+    for name in names:
+        cure = CURES[name]
+        torch.manual_seed(0)  # of what is drawn anew, and of dropout
+        try:
+            changed = cure.change(setup.copied(), m)
+            words = cure.words + _rate_of(changed, m)
+            done = _train(name, words, changed, steps, seconds, setup.sample.entropy / 2)
+            trials.append(replace(done, helped=_has_helped(done, as_it_is, setup.sample.entropy)))
+        except (UnfitError, UsageError, RuntimeError, ValueError, TypeError, AttributeError) as error:
+            trials.append(Trial(name, f"{cure.words}: {first_line(error) or type(error).__name__}"))
+    return trials
+
+
+def _rate_of(setup: Setup, m: Measurements) -> str:
+    rate = setup.options.get("lr")
+    return f" ({rate:.0e} in place of {m.options['lr']:.0e})" if rate else ""
+
+
+def _train(name: str, words: str, setup: Setup, steps: int, seconds: float, goal: float) -> Trial:
+    losses, _, failure = take_steps(setup, steps, seconds, meter=False, goal=goal)
+    if failure and name != "as it is":
+        raise UnfitError(failure)
+    entropy = setup.sample.entropy
+    means = (_smoothed(losses, step) for step in range(10, len(losses) + 1))
+    left = next((10 + i for i, mean in enumerate(means) if mean < (1 - CLEARLY) * entropy), None)
+    return Trial(name, words, tuple(losses), None, left)
+
+
+def _smoothed(losses: Sequence[float], end: int) -> float:
+    last = losses[max(0, end - SMOOTHED) : end]
+    mean = sum(last) / len(last) if last else math.inf
+    return mean if math.isfinite(mean) else math.inf
+
+
+def _has_helped(trial: Trial, as_it_is: Trial, entropy: float) -> bool:
+    before = _smoothed(as_it_is.losses, min(len(trial.losses), len(as_it_is.losses)))
+    if as_it_is.losses and not math.isfinite(as_it_is.losses[-1]):  # it ended there
+        before = math.inf
+    return trial.last_loss < (1 - CLEARLY) * entropy and trial.last_loss < before - CLEARLY * entropy

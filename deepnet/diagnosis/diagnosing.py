@@ -1,0 +1,107 @@
+"""`diagnose`: why a network does not learn."""
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import Any
+
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+from deepnet.data.sets import load_images
+from deepnet.diagnosis.cures import Trial, train_as_it_is, try_cures
+from deepnet.diagnosis.findings import CAUSE
+from deepnet.diagnosis.measure import measure
+from deepnet.diagnosis.report import Diagnosis
+from deepnet.diagnosis.rules import judge
+from deepnet.diagnosis.sample import kept_generators, read_sample
+from deepnet.diagnosis.setup import Setup, maker
+from deepnet.seeds import preserved_random, seed_everything
+from deepnet.training.optimizers import make_optimizer
+from deepnet.training.recipe import trial_of
+from deepnet.training.steps import Loss, check_loss
+from deepnet.valid import number, whole
+from experimentTable import Experiment, UsageError, identity
+from myModel import set_train_mode, train_only
+
+STEPS, CURE_STEPS, MOST_CURES, BATCH_SIZE = 30, 300, 5, 32
+MOST_SECONDS, CURE_SECONDS = 6.0, 60.0  # of the steps, and of each cure's
+UNKNOWN = ("faster", "he", "norm")  # what is tried where the loss stays and no rule says why
+
+
+def diagnose(
+    model: nn.Module, data: Any, *, optimizer: Any = None, lr: float | None = None, eps: float | None = None,
+    loss: Loss = cross_entropy, batch_size: int = BATCH_SIZE, steps: int = STEPS, cures: bool | int = True,
+    cure_steps: int = CURE_STEPS, cure_seconds: float = CURE_SECONDS,
+) -> Diagnosis:  # fmt: skip
+    """Say why a classifier does not learn: what is wrong, in which layer, and what to change.
+
+    A copy of the model takes a few dozen optimizer steps on up to 1,024 items. Rules judge what is measured of each
+    layer, of the data and of the loss, and each cure that fits is tried on a copy of its own. Modes, frozen parameters
+    and hooks are taken as they are; hooks of yours run on the copies too. Nothing of the model, of the data set or its
+    loader, and no global random state is changed.
+
+    Args:
+        model: gives scores (N, classes) for a batch of N inputs.
+        data: a map-style data set of (tensor, label) pairs, or a `DataLoader` of one, whose first batches are taken.
+        optimizer: "Adam" (the default), "AdamW", "RMSprop" or "SGD"; a callable from the parameters to an optimizer; or
+            your own optimizer over the model's parameters, of which the settings are taken over.
+        lr: the learning rate of a named optimizer (default 1e-4).
+        eps: the eps of a named optimizer (default: torch's).
+        loss: from scores (B, classes) and targets (B,) to their mean.
+        batch_size: items per step.
+        steps: optimizer steps, at least 12; fewer are taken where they would last longer than six seconds.
+        cures: how many cures of what is found to try at most, the most likely first (True: five, False: none); each
+            takes about as long as `cure_steps` steps.
+        cure_steps: steps of each cure; it ends earlier once its loss has fallen by half.
+        cure_seconds: a limit for each cure.
+
+    Returns:
+        A `Diagnosis`. Print it, or look at its `findings`, `table`, `trials` and `figure()`.
+
+    Raises:
+        UsageError: for what is no classifier of these data, and for a value that has no meaning.
+
+    Example::
+
+        optimizer = torch.optim.Adam(model.parameters(), lr=1e-4)
+        print(diagnose(model, train_set, optimizer=optimizer))
+    """
+    if not isinstance(model, nn.Module):
+        raise UsageError(f"model must be a torch.nn.Module, got {model!r:.60}")
+    steps, cure_steps = whole("steps", steps, 12), whole("cure_steps", cure_steps, 20)
+    batch_size, cure_seconds = whole("batch_size", batch_size, 2), number("cure_seconds", cure_seconds)
+    most = MOST_CURES if cures is True else 0 if cures is False else whole("cures", cures, 0)
+    check_loss(loss)
+    with ExitStack() as stack:
+        stack.enter_context(preserved_random())
+        stack.enter_context(kept_generators(data))
+        trial = stack.enter_context(trial_of(model))
+        make = maker(model, optimizer, lr, eps)
+        if trial is model:
+            raise UsageError(f"{type(model).__name__} cannot be copied, and so cannot be trained without being changed")
+        seed_everything(0)  # of dropout
+        setup = Setup(trial, read_sample(trial, data), make, loss, batch_size)
+        measurements = measure(setup.copied(), steps, MOST_SECONDS)
+        findings = judge(measurements)
+        causes = [finding for finding in findings if finding.confidence >= CAUSE]
+        trials: list[Trial] = []
+        tries = list(dict.fromkeys(name for finding in causes for name in finding.tries))[:most]
+        if most and (tries or not measurements.learns):
+            as_it_is = train_as_it_is(setup, cure_steps, cure_seconds)
+            if not causes and as_it_is.left_at is None:  # it does not fall later either, and no rule says why
+                tries = [*UNKNOWN[:most]]
+            trials = [as_it_is, *try_cures(setup, measurements, as_it_is, tries, cure_steps, cure_seconds)]
+    return Diagnosis(measurements, tuple(findings), tuple(trials))
+
+
+def diagnose_run(exp: Experiment, build: Callable[[Experiment], nn.Module], cures: bool = True) -> Diagnosis:
+    """The diagnosis of the model that a row of the table trains, before its first step, with the row's own optimizer.
+
+    `build` gives the model with the weights that it starts from. Raises UsageError for a row that is no training.
+    """
+    if exp.kind != "training":
+        raise UsageError(f"{exp.name} is no training but a {exp.kind}; name a run that trains a model")
+    model = build(exp)
+    train_only(model, exp.trainable)
+    images = load_images(exp.dataset, "train", exp.profile, identity(exp)["image_size"])
+    return diagnose(set_train_mode(model), images, optimizer=make_optimizer(exp, model, fast=False), cures=cures)

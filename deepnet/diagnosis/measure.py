@@ -1,0 +1,265 @@
+"""A few dozen optimizer steps on a copy of a model, and all that the rules judge it by."""
+
+import math
+import re
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from deepnet.data.labels import IGNORED
+from deepnet.diagnosis.layers import (
+    NOISE,
+    PROBE_ITEMS,
+    Layer,
+    Signal,
+    StepMeter,
+    equal_units,
+    expected_signals,
+    gain,
+    layer_modules,
+    looks_random,
+    rms,
+    signals,
+)  # fmt: skip
+from deepnet.diagnosis.setup import Setup, first_tensor
+from deepnet.records.files import first_line
+from experimentTable import UsageError
+
+FEWEST_STEPS = 12  # which tell a layer that moves from one that does not
+METERED = 3  # of so many steps one is measured, which takes as long as the step itself in a model with wide layers
+SMOOTHED = 20  # losses whose mean is compared with another's
+# Nodes of autograd's graph that keep a function affine, and poolings, which do not stand in for an activation.
+AFFINE = re.compile(
+    r"(AccumulateGrad|Addmm|Addbmm|Baddbmm|Mm|Mv|Bmm|Linear|Convolution|Mkldnn\w*|T|View|UnsafeView|ReshapeAlias|Reshape"
+    r"|Transpose|Permute|Expand|Squeeze|Unsqueeze|Clone|Slice|Select|Index|Cat|Stack|Split\w*|Add|Sub|Neg|Mean|Sum|Div"
+    r"|Mul|(Native|Cudnn)BatchNorm|NativeDropout|\w*AvgPool\w*|\w*MaxPool\w*|ToCopy|Copy\w*|Alias|Detach)(Backward\d*)?"
+)
+RESHAPING = {"View", "UnsafeView", "ReshapeAlias", "Squeeze", "Clone", "Alias", "ToCopy"}
+Norm = nn.modules.batchnorm._NormBase
+
+
+@dataclass(frozen=True)
+class Measurements:
+    """All that was measured, as plain numbers. Losses are those of the training batches, one per step."""
+
+    layers: tuple[Layer, ...]  # in the order in which they run
+    losses: tuple[float, ...]
+    outputs: int
+    is_cross_entropy: bool
+    optimizer: str
+    options: dict[str, float]  # of the optimizer's first group
+    seconds: float
+    # the data
+    items: int
+    labels: tuple[int, int]  # the lowest and the highest
+    classes: int  # that are there
+    entropy: float
+    bad_items: float  # share with a NaN or an infinity
+    bad_weights: tuple[str, ...]
+    input_rms: float
+    input_mean: float
+    input_variance: float  # across samples, mean over positions
+    input_floats: bool
+    neighbours: tuple[float, float, float] | None
+    # the model
+    last_operation: str = ""  # the node of autograd's graph that gives the outputs
+    operations: frozenset[str] = field(default=frozenset())
+    noise: float = 0.0  # variance between two passes of the same items over the rest of that across samples, <= 1000
+    dropout: tuple[tuple[str, float], ...] = ()  # those that are on
+    eval_norms: tuple[str, ...] = ()  # in evaluation mode though their parameters learn
+    fresh_norms: bool = False  # these have never seen a batch
+    evaluating: bool = False  # the whole model is in evaluation mode
+    not_optimised: tuple[str, ...] = ()  # parameters that require a gradient and that the optimizer does not hold
+    failure: str = ""  # what torch said where a step could not be taken
+
+    @property
+    def chance(self) -> float:
+        """The loss of a model that gives every output the same score."""
+        return math.log(max(1, self.outputs))
+
+    @property
+    def first_loss(self) -> float:
+        """Of the untrained model; infinite where it is not finite."""
+        return _mean(self.losses[:1])
+
+    @property
+    def last_loss(self) -> float:
+        """Mean over the last five batches."""
+        return _mean(self.losses[-5:])
+
+    @property
+    def learns(self) -> bool:
+        """Whether the loss has fallen by a twentieth, from its beginning and from what label frequencies alone give."""
+        return self.last_loss < 0.95 * min(self.first_loss, max(self.entropy, 1e-9))
+
+
+def _mean(values: tuple[float, ...]) -> float:
+    mean = sum(values) / len(values) if values else math.inf
+    return mean if math.isfinite(mean) else math.inf
+
+
+def scores_of(model: nn.Module, inputs: Tensor) -> Tensor:
+    """The model's scores (N, classes). Raises UsageError for outputs of another kind."""
+    try:
+        given = model(inputs)
+    except Exception as error:  # whatever a reader's own model raises
+        what = f"a batch of shape {tuple(inputs.shape)} and type {inputs.dtype}"
+        raise UsageError(f"the model cannot take {what} from the data: {first_line(error)}") from None
+    outputs = first_tensor(given)
+    if outputs is None or outputs.ndim != 2 or len(outputs) != len(inputs):
+        found = type(given).__name__ if outputs is None else str(tuple(outputs.shape))
+        raise UsageError(f"the model gives {found} for {len(inputs)} items; it must give scores (N, classes)")
+    return outputs
+
+
+def take_steps(
+    setup: Setup, steps: int, seconds: float, meter: bool = True, goal: float = 0.0
+) -> tuple[list[float], StepMeter, str]:
+    """Train the setup's model in place; the loss of each step, what was measured, and why it stopped early, if it did.
+
+    After `FEWEST_STEPS` it stops once `seconds` are over, where the mean of `SMOOTHED` losses is below `goal`, and at
+    once where the loss is no longer finite.
+    """
+    optimizer, model = setup.optimizer(), setup.model
+    measured = StepMeter(model, optimizer)
+    losses: list[float] = []
+    end = time.monotonic() + seconds
+    for inputs, targets in setup.sample.batches(setup.batch_size):
+        if len(losses) >= steps or (len(losses) >= FEWEST_STEPS and time.monotonic() > end):
+            break
+        outputs = scores_of(model, inputs)
+        try:
+            loss = setup.loss(outputs, targets)
+            optimizer.zero_grad()
+            loss.backward()
+        except Exception as error:  # of a label without an output, or of a loss that no parameter has a part in
+            return losses, measured, first_line(error)
+        losses.append(float(loss.detach()))
+        if not math.isfinite(losses[-1]):
+            break
+        metered = meter and len(losses) % METERED == 1
+        if metered:
+            measured.before()
+        optimizer.step()
+        if metered:
+            measured.after()
+        if goal and len(losses) >= SMOOTHED and sum(losses[-SMOOTHED:]) < goal * SMOOTHED:
+            break
+    return losses, measured, ""
+
+
+def measure(setup: Setup, steps: int, seconds: float) -> Measurements:
+    """Measure the setup's model, which is trained for some steps and so should be a copy.
+
+    Raises UsageError for a model that cannot take the data, or gives no scores (N, classes).
+    """
+    begin = time.monotonic()
+    model, sample = setup.model, setup.sample
+    good = sample.inputs[~sample.bad_items] if sample.inputs.is_floating_point() else sample.inputs
+    probe = (good if len(good) > 1 else sample.inputs)[:PROBE_ITEMS]
+    facts = _facts(setup) | _operations(setup, probe)
+    bad_weights = tuple(name for name, p in model.named_parameters() if not torch.isfinite(p).all())
+    modules = layer_modules(model)
+    expected = expected_signals(model, probe, list(modules))
+    drawn = {name: (rms(weight), gain(weight), looks_random(weight)) for name, (_, weight) in modules.items()}
+    before = signals(model, probe)
+    if modules and not before:  # a copy shares what a function holds on to
+        raise UsageError("no layer of the model's copy is called; make forward a method of the class, not a function")
+    optimizer = setup.optimizer()
+    held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    missed = [n for n, p in model.named_parameters() if p.requires_grad and id(p) not in held]
+    losses, meter, failure = take_steps(setup, steps, seconds)
+    after = signals(model, probe)
+    layers = []
+    for name in [*before, *(name for name in modules if name not in before)]:
+        weight = modules[name][1]
+        negative, silent = before.get(name, Signal()).negative, meter.silent.get(name)
+        dead = [n and s for n, s in zip(negative, silent.tolist(), strict=False)] if silent is not None else []
+        layers.append(
+            Layer(
+                name=name,
+                kind=type(modules[name][0]).__name__,
+                learns=weight.requires_grad and id(weight) in held,
+                frozen=not weight.requires_grad,
+                ran=name in before,
+                reached=name in meter.reached,
+                random=drawn[name][2],
+                weight_rms=drawn[name][0],
+                gain=drawn[name][1],
+                before=before.get(name, Signal()),
+                after=after.get(name, Signal()),
+                **meter.summary(name),
+                dead=sum(dead) / len(dead) if dead else math.nan,
+                equal_units=equal_units(weight),
+                expected=expected.get(name, math.nan),
+            )
+        )
+    options = {k: float(v) for k, v in optimizer.param_groups[0].items() if isinstance(v, int | float)}
+    return Measurements(
+        layers=tuple(layers), losses=tuple(losses), is_cross_entropy=setup.is_cross_entropy,
+        optimizer=type(optimizer).__name__, options=options, bad_weights=bad_weights, not_optimised=tuple(missed),
+        failure=failure, seconds=time.monotonic() - begin, **facts,
+    )  # fmt: skip
+
+
+def _facts(setup: Setup) -> dict[str, Any]:
+    """What is known of data and modules before any step."""
+    sample, model = setup.sample, setup.model
+    counted = sample.targets[sample.targets != IGNORED]
+    floats = sample.inputs.is_floating_point()
+    finite = sample.finite.flatten(1) if floats else sample.inputs.flatten(1).float()
+    norms = [(n, m) for n, m in model.named_modules() if isinstance(m, Norm) and m.track_running_stats]
+    still = [(n, m) for n, m in norms if not m.training and any(p.requires_grad for p in m.parameters())]
+    return {
+        "items": len(sample.targets),
+        "labels": (int(counted.min()), int(counted.max())) if len(counted) else (0, 0),
+        "classes": len(sample.targets.unique()),
+        "entropy": sample.entropy,
+        "bad_items": float(sample.bad_items.float().mean()),
+        "input_rms": rms(finite),
+        "input_mean": float(finite.mean()) if len(finite) else math.nan,
+        "input_variance": float(finite.var(0).mean()) if len(finite) > 1 else math.nan,
+        "input_floats": floats,
+        "neighbours": sample.neighbours,
+        "dropout": tuple(
+            (name, float(m.p)) for name, m in model.named_modules() if isinstance(m, NOISE) and m.training
+        ),
+        "eval_norms": tuple(name for name, _ in still),
+        "fresh_norms": any(int(m.num_batches_tracked or 0) == 0 for _, m in still),
+        "evaluating": not any(m.training for m in model.modules()),
+    }
+
+
+def _operations(setup: Setup, probe: Tensor) -> dict[str, Any]:
+    """What the model computes with, from autograd's graph, and what its first outputs look like."""
+    frozen = [p for p in setup.model.parameters() if not p.requires_grad and p.is_floating_point()]
+    for parameter in frozen:  # autograd leaves out of its graph what needs no gradient
+        parameter.requires_grad_(True)
+    outputs = scores_of(setup.model, probe)
+    for parameter in frozen:
+        parameter.requires_grad_(False)
+    with torch.no_grad():
+        again = scores_of(setup.model, probe)
+        noise = float((outputs - again).square().mean()) / 2
+        shared = (outputs - outputs.mean(0)) * (again - again.mean(0))  # independent noise averages out of it
+        signal = max(float(shared.mean()), 1e-3 * noise, 1e-30)
+    found: dict[Any, None] = {}
+    waiting = [outputs.grad_fn] if outputs.grad_fn else []
+    while waiting:
+        node = waiting.pop()
+        if node in found:
+            continue
+        found[node] = None
+        waiting += [parent for parent, _ in node.next_functions if parent is not None]
+    names = [node.name().rpartition("::")[2].removesuffix("0").removesuffix("Backward") for node in found]
+    while names and names[0] in RESHAPING:
+        names.pop(0)
+    return {
+        "outputs": outputs.shape[1],
+        "last_operation": names[0] if names else "",
+        "operations": frozenset(name for name in names[1:] if not AFFINE.fullmatch(name)),
+        "noise": noise / signal,
+    }

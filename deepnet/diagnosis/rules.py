@@ -1,0 +1,47 @@
+"""From measurements to findings: every rule in turn, and which finding explains which.
+
+Thresholds stand beside the rules, with their reasons.
+"""
+
+from dataclasses import replace
+
+# Each of these adds its rules to RULES.
+from deepnet.diagnosis import rules_data, rules_model, rules_steps  # noqa: F401
+from deepnet.diagnosis.findings import RULES, Finding
+from deepnet.diagnosis.measure import Measurements
+
+# These are remarks where the loss falls all the same.
+EXCUSED = {
+    "vanishing", "saturating-activation", "exploding", "learning-rate-low", "learning-rate-high", "dead-units",
+    "labels-unrelated", "dropout", "input-range", "eps", "weight-decay",
+}  # fmt: skip
+# A cause on the left brings about the findings on the right, which are then remarks.
+BRINGS = {
+    "nan-data": {"not-finite", "learning-rate-high", "labels-unrelated", "exploding"},
+    "nan-weights": {"not-finite", "learning-rate-high", "exploding"},
+    "constant-inputs": {"labels-unrelated", "vanishing", "dead-units", "input-range"},
+    "one-class": {"labels-unrelated"},
+    "input-range": {"exploding", "learning-rate-high", "learning-rate-low", "vanishing", "dead-units"},
+    "nothing-learns": {"frozen"},
+    "not-optimised": {"vanishing", "learning-rate-low"},
+    "constant-weights": {"dead-units", "vanishing", "saturating-activation", "learning-rate-low", "exploding"},
+    "detached": {"vanishing"},
+    "eval-mode": {"vanishing", "exploding", "dead-units", "learning-rate-high"},
+    "dead-units": {"vanishing", "learning-rate-low", "eps"},
+    "exploding": {"learning-rate-high", "learning-rate-low", "vanishing", "dead-units", "dropout"},
+    "learning-rate-high": {"dead-units", "vanishing"},
+    "saturating-activation": {"vanishing", "dropout"},
+    "vanishing": {"dropout", "weight-decay"},
+    "eps": {"vanishing", "learning-rate-low", "saturating-activation"},
+    "weight-decay": {"vanishing"},
+    "output-activation": {"dead-units"},
+}
+
+
+def judge(m: Measurements) -> list[Finding]:
+    """All findings, most likely first; one that another explains, or that did no harm, has half its confidence."""
+    found = [finding for rule in RULES if (finding := rule(m))]
+    harmful = {finding.code for finding in found if not (m.learns and finding.code in EXCUSED)}
+    explained = {code for cause in harmful for code in BRINGS.get(cause, ())}
+    weighed = [f if f.code in harmful - explained else replace(f, confidence=round(f.confidence / 2, 3)) for f in found]
+    return sorted(weighed, key=lambda finding: -finding.confidence)

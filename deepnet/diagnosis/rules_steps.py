@@ -1,0 +1,164 @@
+"""Rules on the first steps: how signal, gradient and weights behave in each layer."""
+
+import math
+
+from deepnet.diagnosis.findings import Finding, percent, power, rule
+from deepnet.diagnosis.layers import Layer
+from deepnet.diagnosis.measure import Measurements
+from deepnet.diagnosis.rules_model import SQUASHING
+
+# A weight that moves by 3e-5 of its own size per step needs 30,000 steps to change by that size. A usual training has
+# about 10,000 steps, and a layer that learns well moves by about 1e-3 per step.
+LOW_UPDATE, GOOD_UPDATE = 3e-5, 1e-3
+HIGH_UPDATE = 0.03  # the weights are replaced within 30 steps
+APART = 100  # between the fastest layer and the slowest, from which a layer is called left behind
+LARGE_LOSS = 2.0  # times ln(classes): a good initialisation begins within a few tenths of ln(classes)
+LARGE_SIGNAL = 100  # a layer's RMS over the input's; a good initialisation keeps it within a factor of 10
+LARGE_GAIN = 4.0  # variance of the weights times fan-in: twice that of He's rule
+DEAD = 0.9  # share of a layer's units; in a deep plain network half may be dead and it learns all the same
+STRONG_DECAY = 0.02  # L2 penalties are mostly 5e-4 and seldom above 1e-2
+DEFAULT_EPS = 1e-7  # eps above it is larger than any default of torch's Adam family
+RECTIFYING = {"Relu", "LeakyRelu", "Gelu", "Silu", "Elu", "Hardswish", "Hardtanh"}
+
+
+@rule
+def exploding(m: Measurements) -> Finding | None:
+    ran = [layer for layer in m.layers if layer.ran]
+    scale = max(m.input_rms, 1.0) if m.input_floats else 1.0
+    large = [layer for layer in ran if not layer.before.rms < LARGE_SIGNAL * scale]
+    if not ran or not m.losses or (not large and not m.first_loss > LARGE_LOSS * m.chance):
+        return None
+    worst = large[0] if large else max(ran, key=lambda layer: layer.gain)
+    top = max(layer.before.rms for layer in ran)
+    words = (
+        f"The signal is too large: its root mean square is {power(m.input_rms)} at the input and up to {power(top)} in "
+        f"the layers, and the untrained model's loss is {power(m.first_loss)}, where ln({m.outputs}) = {m.chance:.2f} "
+        "is expected."
+    )
+    if sorted(layer.gain for layer in ran)[len(ran) // 2] > LARGE_GAIN:
+        cure = "Draw the weights by He's rule, or normalise each layer."
+        return Finding("exploding", worst.name, words, cure, 0.85, ("he", "norm", "small-weights"))
+    cure = "Scale the weights of each branch down, or normalise it."  # each layer keeps its signal: shortcuts add up
+    return Finding("exploding", worst.name, words, cure, 0.85, ("small-weights", "norm"))
+
+
+@rule
+def dead_units(m: Measurements) -> Finding | None:
+    ran = [layer for layer in m.layers if layer.ran]
+    dead = [layer for layer in ran[:-1] if layer.dead >= DEAD]
+    if not dead:
+        return None
+    worst = max(dead, key=lambda layer: layer.dead)
+    words = (
+        f"{percent(worst.dead)} of the units of {worst.name} are negative for every item, so that no gradient passes "
+        "the ReLU behind them."
+    )
+    return Finding("dead-units", worst.name, words, "Draw that layer anew, with biases of 0.", 0.87, ("he", "norm"))
+
+
+@rule
+def learning_rate_high(m: Measurements) -> Finding | None:
+    if len(m.losses) < 2 or not math.isfinite(m.losses[0]):
+        return None
+    moves = sorted(layer.update for layer in _stepping(m))
+    peak = max((layer.peak for layer in _stepping(m)), default=0.0)  # units that die stop moving
+    worse = not math.isfinite(m.losses[-1]) or max(m.losses) > 2 * max(m.losses[0], m.chance)
+    fast = bool(moves) and (peak > HIGH_UPDATE if worse else moves[len(moves) // 2] > 3 * HIGH_UPDATE)
+    if not fast and math.isfinite(m.losses[-1]):
+        return None
+    words = f"The steps are too large: the loss goes from {power(m.losses[0])} up to {power(max(m.losses))}"
+    words += f", and some weights change by {percent(peak)} of their size per step." if moves else "."
+    cure = "Lower the learning rate; a weight should move by about a thousandth of its size per step."
+    return Finding("learning-rate-high", "", words, cure, 0.86, ("good-rate", "slower"))
+
+
+@rule
+def large_eps(m: Measurements) -> Finding | None:
+    eps = m.options.get("eps", 0.0)
+    below = [layer for layer in _stepping(m) if layer.gradient < eps and layer.update < GOOD_UPDATE]
+    if eps <= DEFAULT_EPS or not below or 2 * len(below) < len(_stepping(m)):
+        return None
+    words = (
+        f"{m.optimizer}'s eps of {power(eps)} is above the gradients ({power(below[0].gradient)} in {below[0].name}) "
+        "and so damps each step."
+    )
+    return Finding("eps", below[0].name, words, "Leave eps at its default of 1e-8.", 0.88, ("small-eps",))
+
+
+@rule
+def learning_rate_low(m: Measurements) -> Finding | None:
+    moves = [layer.update for layer in _stepping(m)]
+    if not moves or max(moves) >= LOW_UPDATE:
+        return None
+    words = (
+        f"The steps are too small: no layer's weights move by more than {power(max(moves))} of their size per step, "
+        f"and about {power(GOOD_UPDATE)} is usual."
+    )
+    return Finding("learning-rate-low", "", words, "Raise the learning rate.", 0.86, ("good-rate", "faster"))
+
+
+@rule
+def weight_decay(m: Measurements) -> Finding | None:
+    strengths = sorted(layer.decay for layer in _stepping(m))
+    decay = m.options.get("weight_decay", 0.0)
+    middle = strengths[len(strengths) // 2] if strengths else 0.0
+    if decay <= STRONG_DECAY or middle < 1:
+        return None
+    words = f"A weight decay of {power(decay)} pulls {middle:.0f} times as strongly as the loss: weights go to 0."
+    return Finding("weight-decay", "", words, "Take a weight decay of 1e-4, or none.", 0.89, ("no-decay",))
+
+
+@rule
+def saturating_activation(m: Measurements) -> Finding | None:
+    behind = _left_behind(m)
+    if not (m.operations & SQUASHING) or m.operations & RECTIFYING or not behind:
+        return None
+    name = sorted(m.operations & SQUASHING)[0].lower()
+    words = f"The gradient shrinks in each {name}, whose slope is small: {_shrinks(m)}."
+    cure = "Take ReLU with He's initialisation in its place, or normalise each layer."
+    return Finding("saturating-activation", behind[0].name, words, cure, 0.86, ("relu-he", "norm", "xavier"))
+
+
+@rule
+def vanishing(m: Measurements) -> Finding | None:
+    behind = _left_behind(m)
+    if not behind:
+        return None
+    words = f"The gradient vanishes on its way to the input: {_shrinks(m)}."
+    eps = m.options.get("eps", 0.0)
+    if below := [layer for layer in behind if layer.gradient < eps]:
+        layers = "1 layer" if len(below) == 1 else f"{len(below)} layers"
+        words += f" In {layers} it is below {m.optimizer}'s eps of {power(eps)}, which keeps the weights still."
+    seen = [layer for layer in m.layers if layer.ran and layer.before.variance > 0]
+    if len(seen) > 1:
+        first, last = seen[0], seen[-1]
+        words += (
+            f" The variance across samples falls from {power(first.before.variance)} in {first.name} to "
+            f"{power(last.before.variance)} in {last.name}."
+        )
+        gain = sorted(layer.gain for layer in seen)[len(seen) // 2]
+        if gain < 1:
+            words += f" The weights' variance times fan-in is {gain:.2f}; a network of ReLUs keeps its signal at 2."
+    cure = "Draw the weights by He's rule; or add shortcuts or normalisation."
+    return Finding("vanishing", behind[0].name, words, cure, 0.84, ("he", "shortcuts", "norm", "xavier", "small-eps"))
+
+
+def _stepping(m: Measurements) -> list[Layer]:
+    """The layers that learn and that took steps."""
+    return [layer for layer in m.layers if layer.learns and layer.reached and not math.isnan(layer.update)]
+
+
+def _left_behind(m: Measurements) -> list[Layer]:
+    """The layers that hardly move while another does; none where the first of those that learn is not among them."""
+    layers = _stepping(m)
+    fastest = max((layer.update for layer in layers), default=0.0)
+    slow = [layer for layer in layers if layer.update < LOW_UPDATE and layer.update * APART < fastest]
+    return slow if slow and slow[0] is layers[0] else []
+
+
+def _shrinks(m: Measurements) -> str:
+    first, last = _stepping(m)[0], _stepping(m)[-1]
+    return (
+        f"its root mean square is {power(last.gradient)} in {last.name} and {power(first.gradient)} in {first.name}, "
+        f"which moves by {power(first.update)} of its size per step"
+    )

@@ -1,0 +1,142 @@
+"""The items of a reader's data that a diagnosis works with: read once, kept in memory, and looked at."""
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from deepnet.data.datasets import LoaderDataset, UserDataset, as_source, epoch_batches
+from deepnet.data.labels import LabelMap
+from deepnet.training.precision import cast
+from deepnet.training.ready import as_the_model_takes, device_of, materialise, own_precision
+from experimentTable import UsageError
+
+MOST_ITEMS = 1024  # 32 batches of 32: each of the first steps sees new items
+MOST_BYTES = 2**28
+READ_AT_ONCE = 64
+ITEMS_PER_CLASS = 5  # with fewer, nearest neighbours say nothing of the labels
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Inputs (N, ...) as the model takes them, and targets (N,) as the data give them, even where no output fits.
+
+    `neighbours` are the shares of items whose label agrees with that of their nearest neighbour and with the nearest
+    mean of a class, and the share that chance gives; None where the data cannot tell.
+    """
+
+    inputs: Tensor
+    targets: Tensor
+    neighbours: tuple[float, float, float] | None = None
+
+    def batches(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Batches without end: one pass over all items after the other, in an order that is always the same."""
+        generator = torch.Generator().manual_seed(0)
+        while True:
+            for indices in epoch_batches(len(self.targets), size, generator):
+                yield self.inputs[indices], self.targets[indices]
+
+    @property
+    def entropy(self) -> float:
+        """The loss in nats of a model that knows how frequent each label is and nothing else."""
+        shares = self.targets.unique(return_counts=True)[1] / len(self.targets)
+        return float(-(shares * shares.log()).sum())
+
+    @property
+    def bad_items(self) -> Tensor:
+        """Which items (N,) hold a NaN or an infinity."""
+        return ~torch.isfinite(self.inputs.flatten(1)).all(1)
+
+    @property
+    def finite(self) -> Tensor:
+        """The inputs of all items without a NaN or an infinity, in float32."""
+        return self.inputs[~self.bad_items].float()
+
+
+class _AnyLabel(LabelMap):
+    """Whole numbers stay what they are, even where the model has no such output; words are numbered as they come."""
+
+    def target(self, label: int | str) -> int:
+        assert self.numbers is not None
+        return self.numbers.setdefault(label, len(self.numbers)) if isinstance(label, str) else label
+
+
+def read_sample(model: nn.Module, data: Any) -> Sample:
+    """Read up to `MOST_ITEMS` items of a data set, drawn at random, or the first that a loader gives.
+
+    Raises UsageError for what is no map-style data set or loader of (input, label) pairs.
+    """
+    source = as_source(data)
+    materialise(model, source)
+    source = as_the_model_takes(model, source)
+    if isinstance(source, UserDataset):
+        source.label_map = _AnyLabel(numbers={})
+    first = source.first_inputs(1)
+    count = min(MOST_ITEMS, len(source), max(READ_AT_ONCE, MOST_BYTES // max(1, first.nbytes)))
+    if isinstance(source, LoaderDataset):
+        read, batches = 0, []
+        for batch in source.in_order(READ_AT_ONCE):
+            batches.append(batch)
+            read += len(batch[1])
+            if read >= count:
+                break
+    else:
+        order = torch.randperm(len(source), generator=torch.Generator().manual_seed(0))[:count]
+        batches = [source.batch(indices) for indices in order.split(READ_AT_ONCE)]
+    inputs, targets = (torch.cat(list(parts))[:count] for parts in zip(*islice(batches, count), strict=True))
+    if len(targets) < 2:
+        raise UsageError(f"the data give {len(targets)} item; a diagnosis needs at least two, better a few hundred")
+    inputs, targets = cast(inputs, own_precision(model)).to(device_of(model)), targets.to(device_of(model))
+    return Sample(inputs, targets, _neighbours(inputs, targets))
+
+
+@contextmanager
+def kept_generators(data: Any) -> Iterator[None]:
+    """Leave the generators of a loader and its sampler as they were; the global ones are not looked after here."""
+    holders = [data, getattr(data, "sampler", None)] if isinstance(data, DataLoader) else []
+    found = [generator for holder in holders if (generator := getattr(holder, "generator", None)) is not None]
+    before = [(generator, generator.get_state()) for generator in found]
+    try:
+        yield
+    finally:
+        for generator, state in before:
+            generator.set_state(state)
+
+
+def _neighbours(inputs: Tensor, targets: Tensor) -> tuple[float, float, float] | None:
+    """See `Sample.neighbours`: leave-one-out, in standardised inputs. None for token ids and where items are few."""
+    if not inputs.is_floating_point() or len(targets) < ITEMS_PER_CLASS * len(targets.unique()):
+        return None
+    flat = inputs.flatten(1).float()
+    good = torch.isfinite(flat).all(1)
+    flat, labels = flat[good], targets[good].unique(return_inverse=True)[1]
+    counts = labels.bincount() if len(labels) else labels
+    if len(counts) < 2 or len(labels) < ITEMS_PER_CLASS * len(counts):
+        return None
+    flat = (flat - flat.mean(0)) / flat.std(0).clamp(min=1e-12 + 1e-3 * float(flat.std()))
+    squares = torch.cdist(flat, flat).square().fill_diagonal_(math.inf)
+    nearest = (labels[squares.argmin(1)] == labels).float().mean()
+    one_hot = torch.nn.functional.one_hot(labels, len(counts)).to(flat)
+    means = one_hot.T @ flat / counts[:, None]
+    distances = torch.cdist(flat, means).square()
+    # An item pulls the mean of its own class towards itself; taking it out again lengthens the distance to that mean.
+    own = (counts / (counts - 1).clamp(min=1)).square()[labels]
+    distances[torch.arange(len(labels)), labels] *= own
+    central = (distances.argmin(1) == labels).float().mean()
+    return float(nearest), float(central), float((counts / len(labels)).square().sum())
+
+
+def significance(share: float, chance: float, items: int) -> float:
+    """By how many standard deviations of chance a share of `items` lies above `chance`.
+
+    >>> round(significance(0.2, 0.1, 900), 1)
+    10.0
+    """
+    return (share - chance) / float(np.sqrt(max(chance * (1 - chance), 1e-12) / items))

@@ -1,0 +1,114 @@
+"""What is diagnosed, as a value that measurements and cures work on: a model, its data, its optimizer, its loss."""
+
+import copy
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from torch.optim import Optimizer
+
+from deepnet.diagnosis.sample import Sample
+from deepnet.training.steps import Loss
+from deepnet.valid import number
+from experimentTable import OPTIMIZERS, UsageError, choose
+
+LR = 1e-4
+Parameters = dict[str, nn.Parameter]
+# From a model and from its parameters under the names that they had before any cure changed the model.
+Make = Callable[[nn.Module, Parameters], Optimizer]
+
+
+@dataclass(frozen=True)
+class Setup:
+    """A training that is about to begin. `options` take the place of the optimizer's own in all of its groups."""
+
+    model: nn.Module
+    sample: Sample
+    make: Make
+    loss: Loss = cross_entropy
+    batch_size: int = 32
+    options: dict[str, float] = field(default_factory=dict)
+    parameters: Parameters = field(default_factory=dict)  # filled by `copied`
+
+    def copied(self) -> "Setup":
+        """The same setup with a model of its own."""
+        model = copy.deepcopy(self.model)
+        return replace(self, model=model, parameters=dict(model.named_parameters()))
+
+    def optimizer(self) -> Optimizer:
+        """A new optimizer over the model, with `options`."""
+        made = self.make(self.model, self.parameters)
+        for group in made.param_groups:
+            group.update({key: value for key, value in self.options.items() if key in group})
+        return made
+
+    @property
+    def is_cross_entropy(self) -> bool:
+        """Whether the loss is torch's cross-entropy, of which it is known what it expects."""
+        return self.loss is cross_entropy or isinstance(self.loss, nn.CrossEntropyLoss)
+
+
+def maker(model: nn.Module, optimizer: Any, lr: float | None, eps: float | None) -> Make:
+    """What makes the optimizer for `model` or a copy of it.
+
+    `optimizer` is the name of one (with `lr`, default 1e-4, and `eps`), a callable from the parameters that learn to an
+    optimizer, or an optimizer over the model's parameters, whose groups and settings are taken over, though not its
+    averages. Raises UsageError.
+    """
+    named = optimizer is None or isinstance(optimizer, str)
+    if not named and (lr is not None or eps is not None):
+        raise UsageError("lr and eps have no effect beside an optimizer of your own; set them there, or give its name")
+    if named:
+        name = choose("optimizer", optimizer or "Adam", OPTIMIZERS)
+        if name == "SGD" and eps is not None:
+            raise UsageError("SGD has no eps; leave it out or choose another optimizer")
+        given = {"lr": LR if lr is None else number("lr", lr)}
+        given |= {} if eps is None else {"eps": number("eps", eps)}
+        return lambda other, _: getattr(torch.optim, name)(_learning(other), **given)
+    if isinstance(optimizer, Optimizer):
+        return _same_groups(model, optimizer)
+    if not callable(optimizer):
+        raise UsageError(f"optimizer must be a name, an optimizer or a callable that makes one, got {optimizer!r:.60}")
+
+    def make(other: nn.Module, _: Parameters) -> Optimizer:
+        made = optimizer(_learning(other))
+        if not isinstance(made, Optimizer):
+            raise UsageError(f"optimizer must give a torch.optim.Optimizer, it gave {type(made).__name__}")
+        return made
+
+    return make
+
+
+def _learning(model: nn.Module) -> list[nn.Parameter]:
+    # An optimizer refuses an empty list; the measurement says that nothing learns.
+    return [p for p in model.parameters() if p.requires_grad] or [nn.Parameter(torch.zeros(()))]
+
+
+def _same_groups(model: nn.Module, optimizer: Optimizer) -> Make:
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    groups = [
+        ([names[id(p)] for p in group["params"] if id(p) in names], {k: v for k, v in group.items() if k != "params"})
+        for group in optimizer.param_groups
+    ]
+    if not any(held for held, _ in groups):
+        raise UsageError("the optimizer holds none of the model's parameters; make it from the model that is trained")
+
+    def make(other: nn.Module, parameters: Parameters) -> Optimizer:
+        kind: Any = type(optimizer)
+        made = kind([{**settings, "params": [parameters[name] for name in held]} for held, settings in groups])
+        known = {id(p) for p in parameters.values()}
+        made.param_groups[0]["params"] += [p for p in other.parameters() if id(p) not in known]  # a cure's own
+        return made
+
+    return make
+
+
+def first_tensor(outputs: Any) -> Tensor | None:
+    """The first tensor in what a module gives, as of a model with auxiliary heads or of a recurrent layer."""
+    if isinstance(outputs, Tensor):
+        return outputs
+    parts: Iterable[Any] = outputs.values() if isinstance(outputs, dict) else outputs or ()
+    return next((found for part in parts if (found := first_tensor(part)) is not None), None)

@@ -1,0 +1,184 @@
+"""Each cause is named, in its layer, and healthy networks are called healthy."""
+
+import math
+from itertools import pairwise
+
+import pytest
+import torch
+from helpers import digits, mlp
+from torch import nn
+from torch.nn.functional import dropout, softmax
+from torch.utils.data import DataLoader, TensorDataset
+
+from coreFunction import build
+from deepnet.data.sets import load_images
+from deepnet.diagnosis.findings import RULES
+from deepnet.diagnosis.layers import looks_random
+from experimentTable import experiment
+from utilityFunction import diagnose
+
+LN_10 = math.log(10)
+
+
+def stack(*widths, activation=nn.ReLU, ends=()):
+    torch.manual_seed(0)
+    modules = [nn.Flatten()]
+    for before, after in pairwise(widths):
+        modules += [nn.Linear(before, after), activation()]
+    return nn.Sequential(*modules[:-1], *ends)
+
+
+def changed(change):
+    """1,000 digits, standardised, with inputs and labels changed."""
+    x, y = digits(0, 1000).tensors
+    return TensorDataset(*change((x - x.mean()) / x.std(), y))
+
+
+GOOD = changed(lambda x, y: (x, y))
+
+
+def with_(model, change):
+    with torch.no_grad():
+        change(model)
+    return model
+
+
+class Own(nn.Module):
+    """A forward pass that a function changes, which no module shows."""
+
+    def __init__(self, change, inner=None):
+        super().__init__()
+        self.inner = inner or mlp()
+        self.change = change
+
+    def forward(self, x):
+        return self.change(self.inner(x))
+
+
+class Cut(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body, self.head = nn.Linear(64, 16), nn.Linear(16, 10)
+
+    def forward(self, x):
+        return self.head(self.body(x.flatten(1)).relu().detach())
+
+
+def sgd(**options):
+    return lambda parameters: torch.optim.SGD(parameters, **options)
+
+
+def blown(model):
+    for parameter in model.parameters():
+        nn.init.normal_(parameter)
+
+
+NETS = {  # code, layer -> model, data, options
+    ("nan-data", ""): (mlp, changed(lambda x, y: (torch.where(x > 1, torch.nan, x), y)), {}),
+    ("label-range", ""): (mlp, changed(lambda x, y: (x, y + 1)), {}),
+    ("one-class", ""): (mlp, changed(lambda x, y: (x, 0 * y + 3)), {}),
+    ("constant-inputs", ""): (mlp, changed(lambda x, y: (0 * x + 1, y)), {}),
+    ("input-range", ""): (mlp, changed(lambda x, y: (100 * x + 128, y)), {"optimizer": sgd(lr=0.1)}),
+    ("labels-unrelated", ""): (mlp, changed(lambda x, y: (x, y[torch.randperm(1000)])), {"lr": 1e-3}),
+    ("nan-weights", "1"): (lambda: with_(mlp(), lambda m: m[1].weight[0].fill_(torch.nan)), GOOD, {}),
+    ("nothing-learns", ""): (lambda: mlp().requires_grad_(False), GOOD, {}),
+    ("frozen", "1"): (lambda: with_(mlp(), lambda m: m[1].requires_grad_(False)), GOOD, {}),
+    ("detached", "body"): (Cut, GOOD, {}),
+    ("detached", ""): (lambda: Own(torch.Tensor.detach), GOOD, {}),
+    ("eval-mode", "2"): (lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.BatchNorm1d(16), nn.ReLU(),
+                                               nn.Linear(16, 10)).eval(), GOOD, {}),
+    ("output-activation", ""): (lambda: Own(lambda scores: softmax(scores, 1)), GOOD, {}),
+    ("constant-weights", "1"): (lambda: with_(stack(64, 32, 32, 10), lambda m: [p.zero_() for p in m.parameters()]),
+                                GOOD, {"lr": 1e-3}),
+    ("no-nonlinearity", "1"): (lambda: stack(64, 32, 32, 10, activation=nn.Identity), GOOD, {}),
+    ("dropout", "2"): (lambda: stack(64, 32, 10, activation=lambda: nn.Dropout(0.95)), GOOD, {}),
+    ("dropout", ""): (lambda: Own(lambda scores: dropout(scores, 0.95)), GOOD, {}),
+    ("exploding", "5"): (lambda: with_(stack(64, 256, 256, 256, 10), blown), GOOD, {}),
+    ("dead-units", "3"): (lambda: with_(stack(64, 32, 32, 10), lambda m: m[3].bias.fill_(-50)), GOOD, {"lr": 1e-3}),
+    ("learning-rate-high", ""): (lambda: stack(64, 32, 32, 10), GOOD, {"lr": 10.0}),
+    ("learning-rate-low", ""): (lambda: stack(64, 32, 32, 10), GOOD, {"lr": 1e-8}),
+    ("eps", "1"): (lambda: stack(64, 32, 32, 10), GOOD, {"eps": 1.0}),
+    ("weight-decay", ""): (lambda: stack(64, 32, 32, 10), GOOD, {"optimizer": sgd(lr=0.01, weight_decay=5.0)}),
+    ("saturating-activation", "1"): (lambda: stack(64, *[32] * 12, 10, activation=nn.Sigmoid), GOOD,
+                                     {"optimizer": sgd(lr=0.1)}),
+    ("vanishing", "1"): (lambda: stack(64, *[32] * 30, 10), GOOD, {}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("expected", NETS, ids=lambda key: f"{key[0]}-{key[1] or 'whole'}")
+def test_the_cause_is_named_first_in_its_layer(expected):
+    torch.manual_seed(0)
+    model, data, options = NETS[expected]
+    found = diagnose(model(), data, cures=False, **options)
+    assert found.causes and (found.causes[0].code, found.causes[0].layer) == expected, found
+    assert not found.healthy
+    assert all(finding.words.endswith(".") and finding.cure.endswith(".") for finding in found.findings)
+
+
+def test_every_rule_has_a_network_here():
+    remarks = {"unused", "not_finite", "not_optimised"}  # which the tests below bring about
+    named = {code.replace("-", "_") for code, _ in NETS} | remarks
+    names = {"bad_data": "nan_data", "bad_weights": "nan_weights", "large_eps": "eps"}
+    assert {names.get(rule.__name__, rule.__name__) for rule in RULES} == named
+
+
+@pytest.mark.parametrize(
+    "model",
+    [mlp, lambda: stack(64, 128, 128, 10, activation=nn.GELU), lambda: stack(64, 10), lambda: stack(64, *[32] * 6, 10)],
+)
+def test_a_healthy_network_is_called_healthy(model):
+    found = diagnose(model(), GOOD, lr=1e-3, cures=False)
+    assert found.causes == () and "Nothing wrong was found" in str(found)
+
+
+def test_a_frozen_layer_with_trained_weights_is_meant():
+    model = mlp()
+    optimizer = torch.optim.Adam(model.parameters(), 1e-2)
+    for x, y in DataLoader(GOOD, 64):
+        for _ in range(10):
+            loss = nn.functional.cross_entropy(model(x), y)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    assert looks_random(mlp()[1].weight) and not looks_random(model[1].weight)
+    model[1].requires_grad_(False)
+    assert "frozen" not in [finding.code for finding in diagnose(model, GOOD, cures=False).findings]
+
+
+def test_an_optimizer_made_before_the_head_was_replaced():
+    model = mlp()
+    optimizer = torch.optim.Adam(model.parameters())
+    model[3] = nn.Linear(16, 10)
+    found = diagnose(model, GOOD, optimizer=optimizer, cures=False)
+    assert (found.causes[0].code, found.causes[0].layer) == ("not-optimised", "3")
+
+
+def test_a_layer_that_is_not_called_is_a_remark():
+    model = Own(lambda scores: scores)
+    model.extra = nn.Linear(3, 3)
+    found = diagnose(model, GOOD, lr=1e-3, cures=False)
+    assert [finding.code for finding in found.findings] == ["unused"] and found.healthy
+
+
+def test_a_loss_that_is_not_finite_at_the_start():
+    found = diagnose(Own(lambda scores: scores / scores.relu().min()), GOOD, cures=False)
+    assert found.causes[0].code == "not-finite"
+
+
+@pytest.mark.parametrize(
+    ("name", "first_update"),
+    [("MLP_4", -2.7), ("MLP_13", -2.7), ("MLP_23", -5.8), ("MLP_33", -10.9), ("MLP_33_he", -3.3)],
+)
+def test_the_report_s_mlps_move_as_is_known(name, first_update):
+    """log10 of the first layer's update over its weight, which tells MLP_33 from MLP_13 after a few steps."""
+    found = diagnose(build(experiment(name, "sample")), load_images("mnist"), cures=False)
+    first = found.measurements.layers[0]
+    assert math.log10(first.update) == pytest.approx(first_update, abs=0.4)
+    assert [cause.code for cause in found.causes] == (["vanishing"] if first_update < -5 else [])
+    assert found.measurements.first_loss == pytest.approx(LN_10, abs=0.3)
+
+
+def test_the_signal_falls_as_theory_says():
+    found = diagnose(build(experiment("MLP_13", "sample")), load_images("mnist"), cures=False)
+    for layer in found.measurements.layers:
+        assert math.log10(layer.before.variance) == pytest.approx(math.log10(layer.expected), abs=0.4)
