@@ -8,8 +8,7 @@ RUN := .venv/bin/python -m
 # PyTorch's own index of wheels without CUDA, a tenth of the size, for a machine without an NVIDIA card
 CPU_WHEELS ?= https://download.pytorch.org/whl/cpu
 # What users import, and the two that utilityFunction lends its figures and verdicts from
-DOCUMENTED := coreFunction utilityFunction myModel modelBlock experimentTable deepnet.figures.registry deepnet.claims.ledger \
-  deepnet.claims.judging
+DOCUMENTED := coreFunction utilityFunction myModel modelBlock experimentTable deepnet.figures.registry deepnet.claims.ledger deepnet.claims.judging
 
 .PHONY: help notebook explorer sample lab test faults benchmark docs check clean
 .DEFAULT_GOAL := help
