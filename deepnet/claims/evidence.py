@@ -29,8 +29,10 @@ class Setting:
 
     def __post_init__(self) -> None:
         choose("epochs", self.epochs, m.EPOCHS)
-        valid.number("margin", self.margin)
-        valid.number("level", self.level, below=1)
+        if not valid.number("margin", self.margin):
+            raise valid.UsageError("margin must be above 0, got 0")
+        if valid.number("level", self.level, below=1) < 0.5:
+            raise valid.UsageError(f"level must be at least 0.5, got {self.level!r}")
         valid.optional(partial(valid.whole, least=0))("without", self.without)
 
     @property

@@ -78,19 +78,21 @@ def seeds_needed(spread: float, half_width: float, level: float) -> int | None:
     return ceil((z_quantile(level) * spread / half_width) ** 2) if half_width > 0 and isfinite(spread) else None
 
 
-def holm(p_values: Sequence[float]) -> np.ndarray:
+def holm(p_values: Sequence[float] | np.ndarray) -> np.ndarray:
     """Adjusted p-values, by which the chance of any false rejection stays below the level, whatever the tests share.
 
-    S. Holm, "A simple sequentially rejective multiple test procedure", Scand. J. Statist. 6, 1979. SciPy has only
-    corrections of the false discovery rate.
+    Of (..., tests) each row by itself. S. Holm, "A simple sequentially rejective multiple test procedure", Scand. J.
+    Statist. 6, 1979. SciPy has only corrections of the false discovery rate.
 
     >>> holm([0.01, 0.04, 0.03])
     array([0.03, 0.06, 0.06])
     """
     values = np.asarray(p_values, dtype=float)
-    order = np.argsort(values)
-    adjusted = np.maximum.accumulate(values[order] * np.arange(len(values), 0, -1))
-    return np.minimum(1, adjusted)[np.argsort(order)]
+    order = np.argsort(values, axis=-1)
+    stepped = np.take_along_axis(values, order, axis=-1) * np.arange(values.shape[-1], 0, -1)
+    adjusted = np.empty_like(values)
+    np.put_along_axis(adjusted, order, np.minimum(1, np.maximum.accumulate(stepped, axis=-1)), axis=-1)
+    return adjusted
 
 
 @cache
@@ -102,30 +104,34 @@ def _half_widths(level: float) -> np.ndarray:
     return stats.t.ppf((1 + level) / 2, seeds - 1) / np.sqrt(seeds)
 
 
-def wilson_interval(share: float, images: float, level: float) -> Interval:
-    """Score interval of a share of `images` (E. B. Wilson, JASA 22, 1927).
+def wilson_interval(share: Any, images: float, level: float) -> Any:
+    """Score interval of a share of `images` (E. B. Wilson, JASA 22, 1927); of an array of shares, arrays of its ends.
 
     SciPy's takes whole counts only, and the images that a macro accuracy is worth (`macro_number`) are none.
     """
     z = z_quantile(level)
     scale = 1 + z**2 / images
     centre = (share + z**2 / (2 * images)) / scale
-    half = z * sqrt(share * (1 - share) / images + z**2 / (4 * images**2)) / scale
+    half = z * (share * (1 - share) / images + z**2 / (4 * images**2)) ** 0.5 / scale
     return centre - half, centre + half
 
 
 def paired_interval(right_a: np.ndarray, right_b: np.ndarray, level: float) -> Interval:
-    """Interval of accuracy a less accuracy b, from two bool (N,): which of the same N images each has right.
+    """Interval of accuracy a less accuracy b, from two bool (N,): which of the same N images each has right."""
+    only_a, only_b = np.count_nonzero(right_a & ~right_b), np.count_nonzero(right_b & ~right_a)
+    return discordant_interval(only_a, only_b, len(right_a), level)
+
+
+def discordant_interval(only_a: Any, only_b: Any, images: int, level: float) -> Any:
+    """The same from the number of images that only a has right, and only b; of arrays, arrays of its ends.
 
     Only McNemar's discordant pairs count. Wald's interval after half an image is added to each of the four
     cells: A. Agresti and Y. Min, "Simple improved confidence intervals for comparing matched proportions",
     Statistics in Medicine 24, 2005. Unlike Wald's own it keeps a width where no pair is discordant.
     """
-    only_a = np.count_nonzero(right_a & ~right_b) + 0.5
-    only_b = np.count_nonzero(right_b & ~right_a) + 0.5
-    images = len(right_a) + 2
+    only_a, only_b, images = only_a + 0.5, only_b + 0.5, images + 2
     centre = (only_a - only_b) / images
-    half = z_quantile(level) * sqrt(only_a + only_b - (only_a - only_b) ** 2 / images) / images
+    half = z_quantile(level) * (only_a + only_b - (only_a - only_b) ** 2 / images) ** 0.5 / images
     return centre - half, centre + half
 
 

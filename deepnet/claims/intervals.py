@@ -4,7 +4,7 @@ Pure functions; nothing here knows a run by name. The formulas stand in formulas
 training: from three seeds on, the mean is judged by a t interval over them; one or two are each judged by themselves.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from math import inf, isfinite
@@ -47,7 +47,7 @@ def accuracy_number(value: float, predictions: Callable[[], np.ndarray] | None) 
 
 
 def macro_number(value: float, predictions: Callable[[], np.ndarray] | None) -> Number:
-    """A macro accuracy (mean over classes) that the stored `predictions` give, with Wilson's interval; see above.
+    """A macro accuracy (mean over classes) that the stored `predictions` give, with Wilson's interval; without, a bare one.
 
     A mean over C classes of n_c images each varies like a share of C² / Σ 1/n_c images, which are all of them where
     the classes are equally frequent. (Classes of unequal accuracy make it vary less, so the interval errs on the safe
@@ -57,12 +57,18 @@ def macro_number(value: float, predictions: Callable[[], np.ndarray] | None) -> 
     if predictions is None:
         return Number(value)
 
-    def interval(level: float) -> Interval:
-        counts = np.bincount(predictions()[0])
-        counts = counts[counts > 0]
-        return wilson_interval(value, len(counts) ** 2 / (1 / counts).sum(), level)
+    def counts() -> np.ndarray:
+        return np.bincount(predictions()[0])
 
-    return Number(value, interval)
+    def interval(level: float) -> Interval:
+        present = counts()[counts() > 0]
+        return wilson_interval(value, len(present) ** 2 / (1 / present).sum(), level)
+
+    def per_image() -> np.ndarray:
+        targets, predicted = predictions()
+        return (targets == predicted) * len(targets) / (np.count_nonzero(counts()) * counts()[targets])
+
+    return Number(value, interval, per_image=per_image)
 
 
 def _both(a: Callable[[], np.ndarray], b: Callable[[], np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
@@ -199,6 +205,8 @@ class Part:
     unit: str = "seed"  # what `seeds` lists; of another unit, the names of each
     of: str = "images"  # what the interval of one seed is taken over
     p: tuple[float, ...] = ()  # from three seeds on: p-values of "holds" and of "fails" (see `t_tests`)
+    aim: Aim | None = None  # what is claimed of a number
+    values: tuple[float, ...] = ()  # the number of each seed
     # of each seed's accuracy or difference of two
     per_image: tuple[Callable[[], np.ndarray], ...] = field(default=(), compare=False, repr=False)
     needed: int | None = None  # from three seeds on: how many would make the interval decisive (see `Aim.precision`)
@@ -293,25 +301,34 @@ def judge_numbers(text: str, numbers: Mapping[Any, Number], aim: Aim, unit: str 
         unit=unit,
         of=next(iter(numbers.values())).of,
         p=p,
+        aim=aim,
+        values=tuple(map(float, values)),
         per_image=images if len(images) == len(numbers) else (),
         needed=needed,
     )
 
 
-def judge_property(text: str, found: Mapping[int, bool]) -> Part:
-    """Judge a yes/no property, seed -> bool: holds if every seed has it, fails if at most half have it.
+def judge_count(count: Any, seeds: int) -> np.ndarray:
+    """The verdict where `count` of the seeds have a property: holds if all have it, fails if at most half have it.
 
     One of two seeds is half, but they disagree, and a verdict from two seeds needs both: undecided.
     """
+    few = np.less_equal(2 * count, seeds) if seeds > FEW_SEEDS else np.equal(count, 0)
+    return _decide(np.equal(count, seeds), few)
+
+
+def judge_property(text: str, found: Mapping[int, bool]) -> Part:
+    """Judge a yes/no property, seed -> bool."""
     if not found:
         return Part(text, "no evidence")
-    count, seeds = sum(map(bool, found.values())), len(found)
-    verdict = _decide(count == seeds, 2 * count <= seeds and (seeds > FEW_SEEDS or count == 0))
-    return Part(text, str(verdict), tuple(found), count=count)
+    count = sum(map(bool, found.values()))
+    return Part(text, str(judge_count(count, len(found))), tuple(found), count=count)
 
 
-def combine(parts: Iterable[Part]) -> str:
-    """The verdict of a claim: holds if all judged parts hold, fails if one fails, else undecided."""
-    verdicts = {part.verdict for part in parts}
-    order = ("no evidence", "fails", "undecided", "holds", "not judged")
-    return next((verdict for verdict in order if verdict in verdicts), "not judged")
+def combine(verdicts: Any) -> np.ndarray:
+    """The verdict of a claim from those of its parts, along the first axis: holds if all judged parts hold, fails if
+    one fails, else undecided.
+    """
+    verdicts = np.asarray(verdicts)
+    order = ("no evidence", "fails", "undecided", "holds")
+    return np.select([(verdicts == verdict).any(axis=0) for verdict in order], order, "not judged")

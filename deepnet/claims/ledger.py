@@ -14,16 +14,22 @@ from deepnet.claims.intervals import combine
 from deepnet.claims.verdicts import Ledger, Verdict, after_holm
 from deepnet.records.reading import find_openings, find_records
 from deepnet.text import listed
-from experimentTable import PROFILES, choose, current_profile
+from experimentTable import PROFILES, UsageError, choose, current_profile
 
 __all__ = ["RULES", "Ledger", "Rule", "Verdict", "check", "ledger"]
 
 RULES: dict[str, Rule] = {claim: rules.RULES[claim] for claim in TEXTS}  # by chapter, then the questions
 
 
-def evidence_of(profile: str) -> tuple[Source, Sequence[dict]]:
-    """The records of a profile, each of which is read once however often it is asked for, and its openings."""
-    return cache(partial(find_records, profile=profile)), find_openings(profile)
+def evidence_of(
+    profile: str, records: Source | None = None, openings: Sequence[dict] | None = None
+) -> tuple[Source, Sequence[dict]]:
+    """These records and openings; where there are none, those of the profile, each read once however often it is asked
+    for.
+    """
+    if records is not None:
+        return records, openings or ()
+    return cache(partial(find_records, profile=profile)), find_openings(profile) if openings is None else openings
 
 
 def check(
@@ -42,17 +48,16 @@ def check(
     """
     rule = RULES[choose("claim", str(claim).replace("'", "′"), RULES)]
     profile = current_profile(profile)
+    if not isinstance(setting, Setting):
+        raise UsageError(f"setting must be a Setting, as Setting(level=0.99), got {setting!r:.60}")
     verdict = partial(
         Verdict, rule.id, rule.sentence, rule=rule.text, report=rule.report, profile=profile, setting=setting
     )
     if not PROFILES[profile].judged:
         return verdict("not judged", note="the sample judges nothing")
-    if records is None:
-        records, read = evidence_of(profile)
-        openings = read if openings is None else openings
-    evidence = Evidence(profile, records, openings or (), setting)
+    evidence = Evidence(profile, *evidence_of(profile, records, openings), setting)
     parts = tuple(rule.parts(evidence))
-    outcome, note = combine(parts), ""
+    outcome, note = str(combine([part.verdict for part in parts] or ["not judged"])), ""
     if outcome == "no evidence":
         note = f"no record of {listed(evidence.missing)}" if evidence.missing else "its runs have no seed in common"
     elif outcome == "not judged":
@@ -67,7 +72,5 @@ def ledger(
 ) -> Ledger:
     """The verdicts on all claims and on our questions, with Holm's correction; the arguments are those of `check`."""
     profile = current_profile(profile)
-    if records is None and PROFILES[profile].judged:
-        records, read = evidence_of(profile)
-        openings = read if openings is None else openings
+    records, openings = evidence_of(profile, records, openings)
     return Ledger(after_holm([check(claim, profile, records, openings) for claim in RULES]))

@@ -98,9 +98,7 @@ def settings_of(
     arguments are those of `check`.
     """
     profile = current_profile(profile)
-    if records is None:
-        records, read = evidence_of(profile)
-        openings = read if openings is None else openings
+    records, openings = evidence_of(profile, records, openings)
 
     def shown(setting: Setting) -> list[tuple]:
         return _shown(check(claim, profile, records, openings, setting))
@@ -132,9 +130,8 @@ def robustness(
     >>> robustness("3a", "paper").text
     """
     profile = current_profile(profile)
-    if records is None:
-        records, read = evidence_of(profile)
-        openings = read if openings is None else openings
+    records, openings = evidence_of(profile, records, openings)
     settings = settings_of(claim, profile, records, openings)
     outcomes = tuple((setting, check(claim, profile, records, openings, setting).verdict) for setting in settings)
-    return Robustness(check(claim, profile, records, openings).id, profile, outcomes) if len(outcomes) > 1 else None
+    name = check(claim, profile, records, openings).id
+    return Robustness(name, profile, outcomes) if len(outcomes) > 1 else None

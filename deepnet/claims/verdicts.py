@@ -10,6 +10,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 from html import escape
 
+import numpy as np
+
 from deepnet.claims.evidence import REGISTERED, TEXTS, Setting
 from deepnet.claims.formulas import holm
 from deepnet.claims.intervals import FEW_SEEDS, Part
@@ -56,17 +58,11 @@ class Verdict:
 
     @property
     def p(self) -> float | None:
-        """The p-value of the claim's verdict; None unless every judged part has one, from three seeds on.
-
-        That a claim holds needs all its parts, so its p-value is the largest of theirs (intersection-union test). That
-        it fails needs one, so it is the smallest, times their number (Bonferroni). Of an undecided claim it is the
-        smaller of the two.
-        """
+        """`p_of` the claim; None unless every judged part has a p-value, from three seeds on."""
         if not self.judged or not all(part.p for part in self.judged):
             return None
-        holds, fails = zip(*(part.p for part in self.judged), strict=True)
-        of = {"holds": max(holds), "fails": min(1.0, len(fails) * min(fails))}
-        return of.get(self.verdict, min(of.values()))
+        holds, fails = np.transpose([part.p for part in self.judged])
+        return float(p_of(np.array(self.verdict), holds, fails))
 
     @property
     def seeds_needed(self) -> int | None:
@@ -174,6 +170,17 @@ def counts(verdicts: Sequence[Verdict]) -> list[str]:
     words = {"holds": "as claimed or yes", "fails": "contradicted or no"}
     of = Counter(v.verdict for v in verdicts)
     return [f"{words.get(verdict, verdict)} {of[verdict]}" for verdict in VERDICTS if of[verdict]] or ["0"]
+
+
+def p_of(verdict: np.ndarray, holds: np.ndarray, fails: np.ndarray) -> np.ndarray:
+    """The p-value of a claim's verdict from those of its parts, along the first axis.
+
+    That a claim holds needs all its parts, so its p-value is the largest of theirs (intersection-union test). That it
+    fails needs one, so it is the smallest, times their number (Bonferroni). Of an undecided claim it is the smaller of
+    the two.
+    """
+    all_hold, any_fails = np.max(holds, axis=0), np.minimum(1, len(fails) * np.min(fails, axis=0))
+    return np.select([verdict == "holds", verdict == "fails"], [all_hold, any_fails], np.minimum(all_hold, any_fails))
 
 
 def after_holm(verdicts: Sequence[Verdict], level: float = 0.05) -> list[Verdict]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from deepnet.claims.ledger import RULES, Ledger, check
+from deepnet.claims.ledger import Ledger, check, ledger
 from deepnet.claims.measures import final_loss, knn_skill, step_ratios
 from deepnet.figures.registry import FIGURES, found
 from deepnet.figures.sweep import SWEEP
@@ -185,7 +185,7 @@ def verdicts_of(*claims: str, profile: str | None = None) -> Ledger:
 
     Example: `verdicts_of("3a", "3b")`.
     """
-    verdicts = Ledger(check(claim, profile) for claim in claims or RULES)
+    verdicts = Ledger(check(claim, profile) for claim in claims) if claims else ledger(profile)
     for i, verdict in enumerate(verdicts):
         if verdict.verdict == "no evidence":
             others = (check(verdict.id, other) for other in JUDGED if other != verdict.profile)

@@ -86,7 +86,8 @@ def test_properties(has, verdict, ours):
     ],
 )
 def test_combination(verdicts, whole):
-    assert st.combine(st.Part("x", verdict) for verdict in verdicts) == whole
+    assert st.combine(verdicts) == whole
+    assert list(st.combine([[verdict, "undecided"] for verdict in verdicts])) == [whole, "undecided"]
 
 
 def test_seeds_are_paired():

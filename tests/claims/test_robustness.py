@@ -105,11 +105,23 @@ def test_the_seeds_that_a_verdict_hangs_on():
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"epochs": "first"}, {"margin": -1}, {"margin": "wide"}, {"level": 1}, {"level": 95}, {"without": -1}]
+    "wrong",
+    [
+        {"epochs": "first"},
+        {"margin": -1},
+        {"margin": 0},
+        {"margin": "wide"},
+        {"level": 1},
+        {"level": 95},
+        {"level": 0.05},
+        {"without": -1},
+    ],
 )
 def test_a_setting_that_there_is_not_is_refused(wrong):
     with pytest.raises(UsageError):
         Setting(**wrong)
+    with pytest.raises(UsageError, match="must be a Setting"):
+        check("4a", "cpu", world(), setting=wrong)
 
 
 def test_seeds_needed():

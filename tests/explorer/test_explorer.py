@@ -6,12 +6,14 @@ import json
 import re
 import shutil
 import subprocess
+import sys
 from dataclasses import asdict
 from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from helpers import ROOT
 
 from deepnet.claims.evidence import Setting
 from deepnet.claims.ledger import RULES, check, evidence_of
@@ -65,6 +67,12 @@ def test_it_asks_for_nothing_from_outside(html):
 def test_write(tmp_path, monkeypatch, html):
     monkeypatch.setattr(page, "build", lambda: html)
     assert page.write(tmp_path / "explorer.html").read_text("utf-8") == html
+
+
+def test_an_argument_is_refused():
+    command = [sys.executable, "-m", "deepnet.explorer", "--open"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", "deepnet.explorer: takes no arguments, got --open\n")
 
 
 # ---------------------------------------------------------------- the curves

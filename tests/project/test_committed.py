@@ -21,6 +21,7 @@ from nbclient import NotebookClient
 from pictures import alike, picture
 
 from benchmarks.benchmark import markdown
+from deepnet.claims import simulation
 from deepnet.claims.beside import side_by_side, statistics_table
 from deepnet.claims.ledger import RULES, check, ledger
 from deepnet.figures.plots import Sheet
@@ -30,7 +31,9 @@ from experimentTable import EXPERIMENTS
 
 REMAKE = "REMAKE=1 python -m pytest tests/project/test_committed.py"
 NOTEBOOK = ROOT / "main.ipynb"
-RESULTS, PROFILES, SPEED = (ROOT / "docs" / f"{page}.md" for page in ("results", "profiles", "speed"))
+RESULTS, STATISTICS, PROFILES, SPEED = (
+    ROOT / "docs" / f"{page}.md" for page in ("results", "statistics", "profiles", "speed")
+)
 FINDINGS, PROVENANCE = (ROOT / "report" / f"{page}.md" for page in ("findings", "provenance"))
 PROFILE = "paper"  # the best that has evidence: whose outputs the notebook carries
 
@@ -43,6 +46,7 @@ TRAINED = [*(name for name, exp in EXPERIMENTS.items() if exp.kind in ("training
 BLOCKS: dict[str, tuple[Path, Callable[[], str]]] = {  # what stands between the marks of that name, and where
     "ledger": (RESULTS, lambda: str(ledger(PROFILE))),
     **{f"statistics-{p}": (RESULTS, lambda p=p: str(statistics_table(p))) for p in ("paper", "cpu")},
+    "simulation": (STATISTICS, simulation.report),
     "benchmark": (SPEED, lambda: benchmark("intel-r-xeon-r-processor-family-6-model-207-2-cores")),
     "benchmark-gpu": (SPEED, lambda: benchmark("nvidia-h200-16-cores")),
     **{claim: (FINDINGS, lambda claim=claim: str(side_by_side(claim, "paper", "cpu"))) for claim in RULES},
