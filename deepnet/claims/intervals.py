@@ -53,6 +53,7 @@ def macro_number(value: float, predictions: Callable[[], np.ndarray] | None) -> 
     the classes are equally frequent. (Classes of unequal accuracy make it vary less, so the interval errs on the safe
     side.)
     """
+
     if predictions is None:
         return Number(value)
 

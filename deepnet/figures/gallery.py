@@ -23,8 +23,8 @@ Every figure of the report by its number, and our own beside them: 1.1, 3.7, 4.5
 `python -m deepnet.figures.gallery` draws them from [the records](records). The profile `paper` is the report's own
 setting; where `cpu`, with smaller images in chapters 4 and 5, has records that `paper` lacks, it is shown as well or
 instead.
-[The findings](findings.md) discuss what the figures show. All runs stand in one table, [records.csv](records.csv);
-[its columns](../docs/data.md) are explained.
+[The findings](findings.md) discuss what the figures show. All runs stand in one table, [records.csv](records.csv),
+whose columns are [explained](../docs/data.md).
 """
 
 
