@@ -35,7 +35,7 @@ class Number:
 
 
 def accuracy_number(value: float, predictions: Callable[[], np.ndarray] | None) -> Number:
-    """An accuracy (share of images) that the stored `predictions` give, with Wilson's interval; without, a bare one."""
+    """An accuracy (share of images), with Wilson's interval where there are stored `predictions`."""
     if predictions is None:
         return Number(value)
     return Number(
@@ -47,7 +47,7 @@ def accuracy_number(value: float, predictions: Callable[[], np.ndarray] | None) 
 
 
 def macro_number(value: float, predictions: Callable[[], np.ndarray] | None) -> Number:
-    """A macro accuracy (mean over classes) that the stored `predictions` give, with Wilson's interval; see above.
+    """A macro accuracy (mean over classes), with Wilson's interval where there are stored `predictions`.
 
     A mean over C classes of n_c images each varies like a share of C² / Σ 1/n_c images, which are all of them where
     the classes are equally frequent. (Classes of unequal accuracy make it vary less, so the interval errs on the safe

@@ -19,7 +19,7 @@ from deepnet.claims.verdicts import Verdict
 from deepnet.records.reading import Record
 from deepnet.text import listed, ranges
 from deepnet.valid import EVAL_SPLIT
-from experimentTable import CLASSES, EXPERIMENTS, OWN, UsageError
+from experimentTable import CLASSES, OWN, TABLE, UsageError
 
 __all__ = ["Comparison", "above", "at_least", "at_most", "below", "equivalent", "judge"]
 
@@ -109,12 +109,15 @@ def _lacking(whose: str, metric: str) -> UsageError:
     return UsageError(f"{whose} has no {metric}; add that column, or name yours in `columns`")
 
 
-class _Result(dict):
-    """How a run ended. What needs a column that the table lacks raises UsageError once it is asked for."""
+class _Known(dict):
+    """What a table says of a run; what it does not say raises the UsageError that `refuse` makes of the key."""
+
+    def __init__(self, refuse: Callable[[str], UsageError]) -> None:
+        super().__init__()
+        self._refuse = refuse
 
     def __missing__(self, key: str) -> Any:
-        metric = key if key in SPLIT_METRICS else "accuracy"  # which tells the best epoch, and so the final one
-        raise _lacking(self["whose"], f"{self['split']}_{metric}")
+        raise self._refuse(key)
 
 
 @dataclass
@@ -235,12 +238,15 @@ def _layered(numbers: Mapping[str, float]) -> dict[str, Any]:
 
 
 def _ended(name: str, whose: str, rows: list[dict]) -> tuple[dict, dict]:
-    """Result and settings of a run of the table of experiments, of another run without what only its row says."""
-    if name not in EXPERIMENTS:
-        return {}, {}
-    exp, last = EXPERIMENTS[name], rows[-1]["epoch"]
+    """Result and settings of a run. Of one that is not the report's a table cannot tell them."""
+    if name not in TABLE:
+        nothing = _Known(lambda key: UsageError(f"{whose} is none of the report's runs; give its record, not a table"))
+        return nothing, nothing
+    exp, last = TABLE[name], rows[-1]["epoch"]
     split = EVAL_SPLIT[exp.dataset]
-    result = _Result(whose=whose, split=split)
+    # the accuracy tells the best epoch, and so the final one
+    result = _Known(lambda key: _lacking(whose, f"{split}_{key if key in SPLIT_METRICS else 'accuracy'}"))
+    result["split"] = split
     if (accuracy := f"{split}_accuracy") in rows[-1]:
         best = max(rows[1:], key=lambda row: row[accuracy])  # the first of several
         final = best if exp.patience else rows[-1]

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from deepnet.records.reading import Record
-from experimentTable import EXPERIMENTS
+from experimentTable import TABLE
 
 # kind of a run -> what its rows count, and the columns that say which of several curves a row belongs to
 AXES: dict[str, tuple[str, Sequence[str]]] = {
@@ -21,7 +21,7 @@ def curves(records: Iterable[Record]) -> list[dict[str, Any]]:
     which None stands where a row lacks a number. `x` names the column that the rows count by, and `verify` is the
     command that trains the run again, empty where the table has no such run.
     """
-    place = {name: i for i, name in enumerate(EXPERIMENTS)}
+    place = {name: i for i, name in enumerate(TABLE)}
     found = []
     for record in sorted(records, key=lambda record: place.get(record.name, len(place))):
         x, keys = AXES.get(record.settings["experiment"]["kind"], ("", ()))
@@ -52,7 +52,7 @@ def _curve(
         "commit": made["commit"],
         "precision": made["precision"],
         "device": made["device"],
-        "verify": command if record.name in EXPERIMENTS else "",
+        "verify": command if record.name in TABLE else "",
         "axis": x,
         "x": [row[x] for row in rows],
         "columns": {metric: values for metric, values in columns.items() if metric not in layered},

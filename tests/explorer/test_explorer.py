@@ -6,12 +6,14 @@ import json
 import re
 import shutil
 import subprocess
+import sys
 from dataclasses import asdict
 from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from helpers import ROOT
 
 from deepnet.claims.evidence import Setting
 from deepnet.claims.ledger import RULES, check, evidence_of
@@ -19,7 +21,7 @@ from deepnet.claims.verdicts import said
 from deepnet.explorer import page
 from deepnet.records.reading import find_record
 from deepnet.records.table import committed_records
-from experimentTable import EXPERIMENTS, JUDGED
+from experimentTable import JUDGED, TABLE
 
 MOST_BYTES = 3_000_000
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -67,6 +69,12 @@ def test_write(tmp_path, monkeypatch, html):
     assert page.write(tmp_path / "explorer.html").read_text("utf-8") == html
 
 
+def test_an_argument_is_refused():
+    command = [sys.executable, "-m", "deepnet.explorer", "--open"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", "deepnet.explorer: takes no arguments, got --open\n")
+
+
 # ---------------------------------------------------------------- the curves
 
 
@@ -100,7 +108,7 @@ def test_where_a_curve_comes_from(data):
         name = curve["run"].split(" ")[0]
         assert re.fullmatch("[0-9a-f]{40}", curve["commit"])
         command = f"python run.py verify {name} --profile {curve['profile']} --seeds {curve['seed']}"
-        assert curve["verify"] == (command if name in EXPERIMENTS else "")
+        assert curve["verify"] == (command if name in TABLE else "")
 
 
 # ---------------------------------------------------------------- the claims
