@@ -29,12 +29,14 @@ def test_a_row_says_what_its_name_says():
     cell = asdict(ATLAS["atlas_cell_res_bn_35_he_1e-03"])
     assert cell.items() >= {"model": "MLP_res_bn_35", "initialisation": "he", "lr": 1e-3, "epochs": 10}.items()
     assert grid.CELLS[(23, False, False), False, 1e-4] == grid.RATE_ROWS[23, 1e-4]
-    assert not any(row.record_gradients for row in ATLAS.values())
+    assert {row.family for row in ATLAS.values() if row.record_gradients} == {"atlas_ten", "atlas_front"}
+    first = identity(experiment("atlas_ten_33_1e-08", "cpu"))
+    assert (first["epochs"], first["steps_per_epoch"]) == (1, 10)
 
 
 def test_the_order_is_by_family_then_by_seed():
     runs = family_runs("atlas", "cpu")
-    assert len(runs) == len(set(runs)) == 625
+    assert len(runs) == len(set(runs)) == 838
     assert {exp.seed for exp in runs[:42]} == {0} and runs[42].seed == 1  # the whole map of eps with one seed
     assert [exp.seed for exp in runs if exp.name == grid.CNN_ROW] == list(range(2, 12))
     assert {exp.seed for exp in family_runs("atlas", "cpu", [3])} == {3}
