@@ -28,6 +28,15 @@ def model_name(depth: int, shortcuts: bool = False, batch_norm: bool = False) ->
     return "_".join(["MLP", *["res"] * shortcuts, *["bn"] * batch_norm, str(modules)])
 
 
+def mlp_widths(depth: int) -> list[int]:
+    """The widths of a plain MLP of the report's form, from the input's to the output's.
+
+    >>> mlp_widths(4)
+    [784, 1024, 256, 64, 10]
+    """
+    return [784, 1024, 256, *[64] * (depth - 3), 10]
+
+
 MODELS: dict[str, Model] = {
     model_name(*model): model
     for model in (
