@@ -280,6 +280,7 @@ def ten_steps(records: Groups) -> Sheet:
         depths = [len(run.rows[1]["update_log10_ratio"]) + (run.seed - 2) * 0.4 for run in chosen]
         left.plot(list(map(smallest_update, chosen)), depths, marker, color=colour, markersize=4, label=label)
     style(left, "Each run after ten steps", "log10 of the smallest relative update", "weight layers")
+    left.set(yticks=EPS_DEPTHS, ylim=edges(EPS_DEPTHS)[[0, -1]])
     legend(left, left.get_lines(), columns=2)
     for place, measure in enumerate(PREDICTORS.values()):
         if 0 < outcomes.sum() < len(outcomes):
