@@ -12,7 +12,7 @@ from matplotlib.collections import QuadMesh
 from deepnet.claims.atlas import half_depth, late, leaves_plateau
 from deepnet.figures.entry import Entry
 from deepnet.figures.layers import LAYER, layers, theory
-from deepnet.figures.lines import GUESSING, named
+from deepnet.figures.lines import GUESSING, named, positions
 from deepnet.figures.plots import (
     BLACK,
     BLUE,
@@ -234,7 +234,7 @@ def front(records: Groups) -> Sheet:
         growth[name] = np.log10(np.maximum(variance, 1e-40) / np.maximum(variance[0], 1e-40))
     high = max(values.max() for values in growth.values())
     for ax, (name, values) in zip(axes, growth.items(), strict=True):
-        steps = np.concatenate([[0], np.cumsum(records[name][0].column("steps", True))])
+        steps = np.concatenate([[0], positions(records[name][0])[0]])
         levels = np.arange(values.shape[1] + 1) + 0.5
         mesh = ax.pcolormesh(steps, levels, values[1:].T, cmap="viridis", vmin=0, vmax=high, rasterized=True)
         depth, eps = FRONT_ROWS[name]
