@@ -80,6 +80,8 @@ BUDGETS = {
     "atlas_eps":       (0,     0,      0,     80,    10),
     "atlas_cure":      (0,     0,      0,    400,    15),
     "atlas_cnn":       (0,     0,      0,    700,     0),
+    "atlas_ten":       (10,    1,      0,     10,     5),
+    "atlas_front":     (1000, 100,     0,    300,    60),
     "atlas_rate":      (0,     0,      0,    200,    10),
     "atlas_cell":      (0,     0,      0,    200,    15),
     "timing":          (0,     0,      5,    600,    30),
@@ -94,6 +96,9 @@ BUDGETS = {
     "dropout":         (20,    4,      5,   4500,    90),
 }  # fmt: skip
 
+# The families that get so many steps, and not epochs, in the complete sets too
+_FIRST_STEPS = {family: BUDGETS[family][:2] for family in ("atlas_ten", "atlas_front")}
+
 PROFILES: dict[str, Profile] = {
     "sample": Profile(
         "sample", "sample", {2: 32, 3: 28, 4: 32, 5: 32},
@@ -104,10 +109,10 @@ PROFILES: dict[str, Profile] = {
     ),
     "cpu": Profile(
         "cpu", "complete", {2: 32, 3: 28, 4: 32, 5: 64},
-        budgets={}, seconds={family: price for family, (*_, price, _) in BUDGETS.items()}, most_epochs=20,
+        budgets=_FIRST_STEPS, seconds={family: price for family, (*_, price, _) in BUDGETS.items()}, most_epochs=20,
     ),
     "paper": Profile(
-        "paper", "complete", {2: 32, 3: 28, 4: 128, 5: 128}, budgets={},
+        "paper", "complete", {2: 32, 3: 28, 4: 128, 5: 128}, budgets=_FIRST_STEPS,
         seconds={family: price for family, (*_, price) in BUDGETS.items()}, priced_on="one H200",
         left_out=("control_bf16", "atlas_cnn"),  # what is asked at 32 pixels
     ),

@@ -172,7 +172,7 @@ MODELS |= {
     "resnet18": resnet18,
 }
 MODELS |= {  # those of the atlas that the report does not have
-    name: _mlp([784, 1024, 256, *[64] * (depth - 3), 10], shortcuts, batch_norm)
+    name: _mlp(grid.mlp_widths(depth), shortcuts, batch_norm)
     for name, (depth, shortcuts, batch_norm) in grid.MODELS.items() if name not in MODELS
 }  # fmt: skip
 

@@ -28,6 +28,15 @@ def model_name(depth: int, shortcuts: bool = False, batch_norm: bool = False) ->
     return "_".join(["MLP", *["res"] * shortcuts, *["bn"] * batch_norm, str(modules)])
 
 
+def mlp_widths(depth: int) -> list[int]:
+    """The widths of a plain MLP of the report's form, from the input's to the output's.
+
+    >>> mlp_widths(4)
+    [784, 1024, 256, 64, 10]
+    """
+    return [784, 1024, 256, *[64] * (depth - 3), 10]
+
+
 MODELS: dict[str, Model] = {
     model_name(*model): model
     for model in (
@@ -44,6 +53,15 @@ def eps_row(depth: int, eps: float) -> str:
     'atlas_eps_33_1e-08'
     """
     return f"atlas_eps_{depth}_{eps:.0e}"
+
+
+def ten_row(depth: int, eps: float) -> str:
+    """The first ten steps of `eps_row`, layer by layer.
+
+    >>> ten_row(33, 1e-8)
+    'atlas_ten_33_1e-08'
+    """
+    return eps_row(depth, eps).replace("eps", "ten")
 
 
 def cell_row(model: Model, he: bool, lr: float) -> str:
@@ -65,6 +83,11 @@ CURES = {  # what is changed in MLP_33 -> the row; three are the report's own ro
     "rate 1e-3": "atlas_cure_rate",
 }
 CNN_ROW = "atlas_cnn_30_eps"
+FRONT_ROWS = {  # row -> (depth, eps) of the trainings whose first 1,000 steps are measured every ten steps
+    "atlas_front_23": (23, 1e-8),
+    "atlas_front_33": (33, 1e-8),
+    "atlas_front_33_eps": (33, 1e-16),
+}
 RATE_ROWS = {(depth, lr): f"atlas_rate_{depth}_{lr:.0e}" for depth in WITH_SHORTCUTS for lr in RATES}
 CELLS = {  # (model, He's initialisation, learning rate) -> row
     ((depth, shortcuts, norm), he, lr): cell_row((depth, shortcuts, norm), he, lr)
@@ -76,11 +99,13 @@ FAMILIES: dict[str, tuple[str, ...]] = {
     "atlas_eps": tuple(eps_row(*cell) for cell in product(EPS_DEPTHS, EPS)),
     "atlas_cure": tuple(CURES.values()),
     "atlas_cnn": (CNN_ROW,),
+    "atlas_ten": tuple(ten_row(*cell) for cell in product(EPS_DEPTHS, EPS)),
+    "atlas_front": tuple(FRONT_ROWS),
     "atlas_rate": tuple(RATE_ROWS.values()),
     "atlas_cell": tuple(row for (model, *_), row in CELLS.items() if model[0] in (4, 33)),
     "atlas_cell_between": tuple(row for (model, *_), row in CELLS.items() if model[0] in (13, 23)),
 }
-SEEDS = dict.fromkeys(FAMILIES, tuple(range(5))) | {"atlas_cnn": PLATEAU_SEEDS}
+SEEDS = dict.fromkeys(FAMILIES, tuple(range(5))) | {"atlas_cnn": PLATEAU_SEEDS, "atlas_front": (0,)}
 
 _MLP = {"chapter": 3, "dataset": "mnist", "lr": 1e-4, "precision": "fp32"}
 ROWS: dict[str, dict[str, Any]] = {  # name -> the fields of its Experiment
@@ -93,6 +118,18 @@ ROWS: dict[str, dict[str, Any]] = {  # name -> the fields of its Experiment
     CNN_ROW: {
         "chapter": 4, "family": "atlas_cnn", "model": "CNN_30", "dataset": "cifar10", "lr": 5e-4, "eps": 1e-16,
         "epochs": 3, "precision": "fp32",
+    },
+    **{
+        ten_row(depth, eps): _MLP | {
+            "family": "atlas_ten", "model": model_name(depth), "eps": eps, "epochs": 1, "record_gradients": True,
+        }
+        for depth, eps in product(EPS_DEPTHS, EPS)
+    },
+    **{
+        row: _MLP | {
+            "family": "atlas_front", "model": model_name(depth), "eps": eps, "epochs": 100, "record_gradients": True,
+        }
+        for row, (depth, eps) in FRONT_ROWS.items()
     },
     **{
         row: _MLP | {"family": "atlas_rate", "model": model_name(depth), "lr": lr, "epochs": 10}

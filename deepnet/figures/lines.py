@@ -53,10 +53,11 @@ OPENINGS = "openings"  # the log of chapter 5's test set, among a figure's recor
 
 
 def positions(record: Record) -> tuple[np.ndarray, str]:
-    """Where the trained rows stand on the x axis, and its label: in the sample a row is a number of steps, else an
-    epoch.
+    """Where the trained rows stand on the x axis, and its label: a row is a number of steps in the sample and in the
+    atlas's first steps, else an epoch.
     """
-    if record.profile in PROFILES and PROFILES[record.profile].row_unit == "steps":
+    in_steps = record.profile in PROFILES and PROFILES[record.profile].row_unit == "steps"
+    if in_steps or record.settings["identity"].get("steps_per_epoch"):
         return np.cumsum(record.column("steps", trained_only=True)), "optimizer steps"
     return record.column("epoch", trained_only=True), "epoch"
 

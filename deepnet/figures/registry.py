@@ -5,12 +5,13 @@ runs. Every figure is a pure function of the records of one profile; it reads no
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+from deepnet.figures import atlas
 from deepnet.figures.curves import curves
+from deepnet.figures.entry import Entry
 from deepnet.figures.images import distribution, rgb, superclasses, tsne
 from deepnet.figures.layers import depth, float64, precision
 from deepnet.figures.lines import (
@@ -29,8 +30,11 @@ from deepnet.figures.mistakes import superclass_confusion
 from deepnet.figures.plots import Sheet, default_style, provenance, title
 from deepnet.figures.sweep import SWEEP_RUNS, searched_space, sweep_table
 from deepnet.records.reading import ROOT, find_openings, find_records, roots
+from deepnet.text import listed
 from experimentTable import (
+    ATLAS,
     EXPERIMENTS,
+    TABLE,
     UsageError,
     choose,
     current_profile,
@@ -43,21 +47,6 @@ __all__ = ["FIGURES", "Entry", "curves", "draw", "save", "show"]
 
 FOLDER = ROOT / "report" / "figures"
 LOSS_TEST = ("train_loss", "test_accuracy")
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A figure: what draws it, the runs it shows, its caption of one line, what it shows for a reader who does not see
-    it, how it is read where that is not plain, and what stands beside the runs where there is a record of it.
-    """
-
-    function: Callable[..., Sheet]
-    runs: tuple[str, ...]  # names, or "search_*" for all trials; a figure is drawn if any has a record
-    caption: str
-    alt: str = ""
-    reading: str = ""
-    also: tuple[str, ...] = ()  # names or OPENINGS; no figure by themselves
-    paired: bool = False  # of the runs that are there, only the seeds that all of them have
 
 
 def _curves(metrics: Sequence, caption: str, *runs: str, alt: str = "", **options: Any) -> Entry:
@@ -214,6 +203,7 @@ FIGURES: dict[str, Entry] = {
         "settings, and those of our own search; on the right those at rates of 5e-4 and more.",
     ),
 }  # fmt: skip
+ALL = FIGURES | atlas.FIGURES  # the atlas's stand on a page of their own
 
 
 def found(name: str, profile: str) -> dict[str, list]:
@@ -227,6 +217,11 @@ def found(name: str, profile: str) -> dict[str, list]:
     return {n: runs for n in sorted(names, key=lambda n: (len(n), n)) if (runs := find_records(n, profile))}
 
 
+def _listed(names: Sequence[str]) -> str:
+    """The names, but of the atlas's many rows the first and how many more."""
+    return listed(names) if names[0] in ATLAS else ", ".join(names)
+
+
 @default_style()
 def draw(number: str, profile: str | None = None) -> Sheet:
     """Figure `number` from the finished records of one profile (None: `PROFILE` in the environment, else the sample).
@@ -235,7 +230,7 @@ def draw(number: str, profile: str | None = None) -> Sheet:
     unknown number, where runs of one seed are set side by side and share none, and when none of its runs has a finished
     record, with the way to train them.
     """
-    profile, entry = current_profile(profile), FIGURES[choose("figure", str(number), FIGURES)]
+    profile, entry = current_profile(profile), ALL[choose("figure", str(number), ALL)]
     records = {run: runs for name in entry.runs for run, runs in found(name, profile).items()}
     if entry.paired and records:
         both = set.intersection(*({record.seed for record in runs} for runs in records.values()))
@@ -245,18 +240,19 @@ def draw(number: str, profile: str | None = None) -> Sheet:
                 "train one with another's seed, by --seeds"
             )
         records = {run: [record for record in runs if record.seed in both] for run, runs in records.items()}
-    missing = [name for name in entry.runs if name in EXPERIMENTS and name not in records]
+    missing = [name for name in entry.runs if name in TABLE and name not in records]
     if lacking := [exp for name in missing if not is_supported(exp := experiment(name, profile))]:
-        runs = ", ".join(exp.name for exp in lacking)
+        runs = _listed([exp.name for exp in lacking])
         choice = supporting_profiles(*lacking)
         raise UsageError(
             f"figure {number} shows ablations ({runs}), which profile {profile!r} does not run; choose profile {choice}"
         )
     if entry.runs and not records:
-        remedy = f"python run.py train {' '.join(missing)} --profile {profile}"
+        families = dict.fromkeys(TABLE[name].family for name in missing if name in ATLAS)
+        what = " ".join(f"--family {family}" for family in families) or " ".join(missing)
         raise UsageError(
-            f"figure {number} has no finished record of {', '.join(missing)} in profile {profile!r}; "
-            f"train with: {remedy}"
+            f"figure {number} has no finished record of {_listed(missing)} in profile {profile!r}; "
+            f"train with: python run.py train {what} --profile {profile}"
         )
     beside = {run: runs for name in entry.also for run, runs in found(name, profile).items()}
     lacks_own = bool(missing)
@@ -267,7 +263,8 @@ def draw(number: str, profile: str | None = None) -> Sheet:
     openings = {OPENINGS: find_openings(profile)} if OPENINGS in entry.also else {}
     figure = entry.function(records | beside | openings)
     shown = [record for runs in (records | beside).values() for record in runs]
-    note = f"no finished record of {', '.join(missing)}" if missing else ""
+    rows = f"{len(missing)} of {len(entry.runs)} rows" if number in atlas.FIGURES else ", ".join(missing)
+    note = f"no finished record of {rows}" if missing else ""
     # Runs that only stand beside the figure's own may be absent, which a reader need not take for a failure.
     said = note if lacks_own or not missing else f"without {', '.join(missing)}"
     title(figure, f"{number}  {entry.caption}", shown, said)
@@ -276,8 +273,14 @@ def draw(number: str, profile: str | None = None) -> Sheet:
     return figure
 
 
+def folder_of(number: str, profile: str | None = None) -> str:
+    """The folder in report/figures that a figure is saved in: its profile's, or the atlas's."""
+    return "atlas" if number in atlas.FIGURES else current_profile(profile)
+
+
 def save(number: str, profile: str | None = None, figure: Sheet | None = None) -> list[Path]:
-    """Write a figure as SVG and PNG to report/figures/<profile>/<number>.*; the same records give the same bytes.
+    """Write a figure as SVG and PNG to report/figures/<profile>/<number>.*, one of the atlas to report/figures/atlas/;
+    the same records give the same bytes.
 
     `figure`: what `draw` gave, where it is there already. Raises UsageError where `draw` does, and where the folder
     cannot be written to.
@@ -286,7 +289,7 @@ def save(number: str, profile: str | None = None, figure: Sheet | None = None) -
 
         save("3.1", "paper")
     """
-    figure, folder = figure or draw(number, profile), FOLDER / current_profile(profile)
+    figure, folder = figure or draw(number, profile), FOLDER / folder_of(number, profile)
     svg, png = (folder / f"{number}.{kind}" for kind in ("svg", "png"))
     try:
         folder.mkdir(parents=True, exist_ok=True)

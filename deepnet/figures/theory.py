@@ -44,3 +44,29 @@ def signal_variance(
         length, offset, distance = weight * length + bias, weight * offset, weight * distance
         variances.append(distance.sum() / (2 * count * (count - 1)))
     return np.array(variances)
+
+
+def untrained_mlp(widths: Sequence[int], batch: int = 128) -> tuple[np.ndarray, np.ndarray]:
+    """What is expected of a plain MLP with torch's default weights before training, one value per weight layer.
+
+    Each layer's outputs before any ReLU have the second moment q / 3 + 1 / (3 fan-in), q being that of its inputs, and
+    a ReLU halves it. An untrained net gives every class the same score, so that the mean error of a batch has the
+    variance (1 / C) (1 - 1 / C) / batch per class; on the way back each layer multiplies the error's variance by its
+    fan-out / (3 fan-in), and each ReLU halves it. With layers of one width that is a factor of √6 per layer in the
+    gradient. widths: from the input's to the number of classes C; inputs have a mean square of 1, as MNIST's have
+    after normalisation.
+
+    Returns the second moment of each layer's outputs, and log10 of the RMS of its weights' gradient.
+
+    >>> untrained_mlp([784, 1024, 256, 64, 10])[1].round(1)
+    array([-3.7, -3.4, -3.1, -2.7])
+    """
+    moments, read = [], [1.0]  # of the outputs before any ReLU, and of what each layer reads
+    for fan_in in widths[:-1]:
+        moments.append(read[-1] / 3 + 1 / (3 * fan_in))
+        read.append(moments[-1] / 2)
+    classes = widths[-1]
+    errors = [(1 - 1 / classes) / classes / batch]
+    for fan_in, fan_out in zip(widths[-2:0:-1], widths[:1:-1], strict=True):
+        errors.append(errors[-1] * fan_out / (3 * fan_in) / 2)
+    return np.array(moments), 0.5 * np.log10(np.array(read[:-1]) * errors[::-1])

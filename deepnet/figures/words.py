@@ -16,6 +16,7 @@ from deepnet.search.sweep import REPORT_SWEEP, read_sweep
 from deepnet.search.trials import score
 from deepnet.text import DATA, Table, duration, ranges
 from experimentTable import (
+    ATLAS,
     EXPERIMENTS,
     JUDGED,
     PROFILES,
@@ -202,14 +203,15 @@ def table(rows: Sequence[Mapping], caption: str = "") -> Table:
 
 
 def sources(profile: str | None = None) -> Table:
-    """Which records were made by which commit, on which machine, in which precision."""
-    made: dict[tuple[str, ...], dict[str, list[int]]] = {}
+    """Which records were made by which commit, on which machine, in which precision; the atlas's by family."""
+    made: dict[tuple[str, ...], dict[str, set[int]]] = {}
     for name, records in found("*", current_profile(profile)).items():
+        group = f"{ATLAS[name].family}_*" if name in ATLAS else name
         for record in records:
             by = record.settings["provenance"]
             machine = by["processor"] if by["device"] == "cpu" else by["device"]
             kind = (by["commit"][:7], machine, str(by["threads"]), by["precision"])
-            made.setdefault(kind, {}).setdefault(name, []).append(record.seed)
+            made.setdefault(kind, {}).setdefault(group, set()).add(record.seed)
     runs_of = [", ".join(f"{name} ({ranges(seeds)})" for name, seeds in runs.items()) for runs in made.values()]
     rows = [(*kind, runs) for kind, runs in zip(made, runs_of, strict=True)]
     return Table(["commit", "machine", "threads", "precision", "runs (seeds)"], rows)

@@ -4,8 +4,9 @@ from collections.abc import Iterable, Sequence
 
 from deepnet.grid import FAMILIES, SEEDS
 from deepnet.records.reading import find_record
+from deepnet.text import Table, duration, ranges
 from deepnet.valid import choose
-from experimentTable import Experiment, UsageError, estimated_seconds, experiment
+from experimentTable import JUDGED, Experiment, UsageError, estimated_seconds, experiment, is_supported
 
 
 def families_of(prefix: str) -> list[str]:
@@ -53,3 +54,17 @@ def progress_of(runs: Iterable[Experiment]) -> list[dict]:
         line["finished"] += finished
         line["seconds"] += 0 if finished else estimated_seconds(exp)
     return list(lines.values())
+
+
+def families_table() -> Table:
+    """Each family's number of rows, its seeds, and what one of its runs is estimated to take in each profile."""
+
+    def price(family: str, profile: str) -> str:
+        exp = experiment(FAMILIES[family][-1], profile)  # the first ones may be shared with another family
+        return duration(estimated_seconds(exp)) if is_supported(exp) else "–"
+
+    rows = [
+        (family, str(len(names)), ranges(SEEDS[family]), *(price(family, profile) for profile in JUDGED))
+        for family, names in FAMILIES.items()
+    ]
+    return Table(["family", "rows", "seeds", *JUDGED], rows)

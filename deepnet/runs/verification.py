@@ -36,6 +36,7 @@ LEVEL = 0.95
 FEW_SEEDS = 5  # with fewer, the seeds' spread is pooled with that of other runs of the model and data set
 OWN_FILES = ("settings.json", "rows.jsonl")  # which have commit and times in them; rows are compared one by one
 NOT_COMPARED = {"train_seconds", "began", "ended", "uncommitted", "sha256"}  # times and code; digests are one by one
+ADDED_LATER = {"update_log10_ratio"}  # metrics that older records lack
 
 
 # ---------------------------------------------------------------- the difference
@@ -160,7 +161,8 @@ def _commit(made: dict) -> str:
 
 
 def _changes(row: int | None, there: dict, here: dict) -> list[Change]:
-    pairs = {key: (there.get(key), here.get(key)) for key in there | here if key not in NOT_COMPARED}
+    left_out = NOT_COMPARED | (ADDED_LATER - there.keys())
+    pairs = {key: (there.get(key), here.get(key)) for key in there | here if key not in left_out}
     return [Change(row, key, *pair) for key, pair in pairs.items() if pair[0] != pair[1]]
 
 

@@ -37,43 +37,65 @@ def l2_norms(tensors: list[Tensor]) -> Tensor:
 
 
 class GradientNorms:
-    """Sums the gradients' norms over steps on the device, for all parameters at once; read once an epoch."""
+    """Sums the norms of gradients and updates over steps on the device, for all parameters at once; read once an epoch.
+
+    It reads the weights and keeps a copy of those of the weight layers; it changes none.
+    """
 
     def __init__(self, model: nn.Module) -> None:
         self._parameters = [p for p in model.parameters() if p.requires_grad]
         position = {id(p): i for i, p in enumerate(self._parameters)}
         layers = [layer.weight for _, layer in weight_layers(model)]
-        weights = [weight for weight in layers if id(weight) in position]
+        self._layers = [weight for weight in layers if id(weight) in position]
         self._learns = [id(weight) in position for weight in layers]
-        self._weights = torch.tensor([position[id(w)] for w in weights], dtype=torch.long, device=device())
+        self._weights = torch.tensor([position[id(w)] for w in self._layers], dtype=torch.long, device=device())
         widest = torch.float64 if has_float64() else torch.float32
-        self._roots = torch.tensor([math.sqrt(w.numel()) for w in weights], dtype=widest, device=device())
+        self._roots = torch.tensor([math.sqrt(w.numel()) for w in self._layers], dtype=widest, device=device())
+        self._before = [torch.empty_like(weight, requires_grad=False) for weight in self._layers]
         self.reset()
 
     def reset(self) -> None:
         """Begin a new epoch."""
         self._sum, self._global = self._roots.new_zeros(2)
-        self._log_rms = torch.zeros_like(self._roots)
+        self._log_rms, self._log_ratio = torch.zeros_like(self._roots), torch.zeros_like(self._roots)
 
+    @torch.no_grad()
     @torch.profiler.record_function("gradient norms")
     def add(self) -> None:
-        """Take in the gradients as the backward pass left them."""
+        """Take in the gradients as the backward pass left them, and the weights before the step."""
         norms = l2_norms([torch.zeros_like(p) if p.grad is None else p.grad for p in self._parameters])
         self._sum += norms.sum()
         self._global += l2_norms([norms])[0]
         self._log_rms += (norms[self._weights] / self._roots).clamp(min=1e-30).log10()
+        if self._layers:
+            torch._foreach_copy_(self._before, self._layers)
+
+    @torch.no_grad()
+    @torch.profiler.record_function("update norms")
+    def add_updates(self) -> None:
+        """Take in what the step has changed; call it once after each step, whose gradients `add` has taken in."""
+        if self._layers:
+            weights = l2_norms(self._before).clamp(min=1e-30)
+            torch._foreach_sub_(self._before, self._layers)
+            self._log_ratio += (l2_norms(self._before) / weights).clamp(min=1e-30).log10()
 
     def row(self, steps: int) -> dict:
-        """Means per step of the global L2 norm and of log10 of each weight layer's RMS; the report's own sum.
+        """Means per step of the global L2 norm, of log10 of each weight layer's RMS gradient, and of log10 of the RMS
+        of its update over that of its weight; the report's own sum.
 
         That sum goes over tensors and steps. A weight layer that does not learn has None, so that the lists of a row
-        line up with the model's weight layers.
+        line up with the model's weight layers. -30 is the least that a logarithm is counted as.
         """
-        measured = iter((self._log_rms / steps).tolist())
+
+        def by_layer(sums: Tensor) -> list[float | None]:
+            measured = iter((sums / steps).tolist())
+            return [next(measured) if learns else None for learns in self._learns]
+
         return {
             "gradient_norm_sum": float(self._sum),
             "gradient_norm": float(self._global) / steps,
-            "gradient_log10_rms": [next(measured) if learns else None for learns in self._learns],
+            "gradient_log10_rms": by_layer(self._log_rms),
+            "update_log10_ratio": by_layer(self._log_ratio),
         }
 
 

@@ -87,6 +87,8 @@ def train_epoch(
             gradients.add()
         with ContiguousViews() if convolves and fast else nullcontext():
             optimizer.step()
+        if gradients:
+            gradients.add_updates()
         loss_sum.add_(value.detach() * len(labels))
         correct.add_((outputs.detach().argmax(1) == labels).sum())
 

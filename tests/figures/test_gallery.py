@@ -36,8 +36,18 @@ def test_the_page_shows_every_figure_as_the_records_have_it(figures):
     assert {number for number, _ in figures} == set(FIGURES)
 
 
+def test_the_page_of_the_atlas_shows_what_has_records():
+    figures = gallery.atlas_drawn()
+    assert (ROOT / "report" / "atlas.md").read_text() == gallery.page(figures, gallery.ATLAS_HEAD), REMEDY
+    there = {path.name for path in _tracked() if path.parent.name == "atlas"}
+    assert there == {f"{number}.{kind}" for number, _ in figures for kind in ("png", "svg")}, REMEDY
+    for (number, _), figure in figures.items():
+        committed = (FOLDER / "atlas" / f"{number}.png").read_bytes()
+        assert alike(picture(figure.png), picture(committed)), f"another figure {number}: {REMEDY}"
+
+
 def test_the_pictures_are_those_of_the_records_and_small(figures):
-    there = {(path.stem, path.parent.name, path.suffix) for path in _tracked()}
+    there = {(path.stem, path.parent.name, path.suffix) for path in _tracked() if path.parent.name != "atlas"}
     assert there == {(*shown, suffix) for shown in figures for suffix in (".png", ".svg")}, REMEDY
     for (number, profile), figure in figures.items():
         committed = (FOLDER / profile / f"{number}.png").read_bytes()

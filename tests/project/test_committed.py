@@ -27,12 +27,13 @@ from deepnet.claims.ledger import RULES, check, ledger
 from deepnet.figures.plots import Sheet
 from deepnet.figures.registry import draw
 from deepnet.figures.words import prices, results_table, sources, verdicts_of
+from deepnet.runs.families import families_table
 from experimentTable import EXPERIMENTS
 
 REMAKE = "REMAKE=1 python -m pytest tests/project/test_committed.py"
 NOTEBOOK = ROOT / "main.ipynb"
-RESULTS, STATISTICS, PROFILES, SPEED = (
-    ROOT / "docs" / f"{page}.md" for page in ("results", "statistics", "profiles", "speed")
+RESULTS, STATISTICS, PROFILES, SPEED, ATLAS = (
+    ROOT / "docs" / f"{page}.md" for page in ("results", "statistics", "profiles", "speed", "atlas")
 )
 FINDINGS, PROVENANCE = (ROOT / "report" / f"{page}.md" for page in ("findings", "provenance"))
 PROFILE = "paper"  # the best that has evidence: whose outputs the notebook carries
@@ -55,6 +56,7 @@ BLOCKS: dict[str, tuple[Path, Callable[[], str]]] = {  # what stands between the
         for p in ("paper", "cpu")
     },
     **{f"sources-{p}": (PROVENANCE, lambda p=p: str(sources(p))) for p in ("paper", "cpu")},
+    "families": (ATLAS, lambda: str(families_table())),
     "prices": (
         PROFILES,
         lambda: str(prices(EXPERIMENTS if os.environ.get("REMAKE") else re.findall(r"\w+", PROFILES.read_text()))),

@@ -212,7 +212,7 @@ def speed_sentences() -> Iterator[str]:
 
 
 def no_evidence_sentence() -> str:
-    """Which claims and questions `paper` has no record for: that they have one in `cpu`."""
+    """Which claims and questions `paper` has no record for, where `cpu` has one."""
     lacking = [verdict.id for verdict in ledger("paper") if verdict.verdict == "no evidence"]
     nowhere = [claim for claim in lacking if check(claim, "cpu").verdict == "no evidence"]
     few, first, *ablations, last = (claim for claim in lacking if claim not in nowhere)

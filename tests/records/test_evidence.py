@@ -8,14 +8,14 @@ import pytest
 from coreFunction import data_identity, run
 from deepnet.records import reading
 from deepnet.records.reading import EVIDENCE, RESULTS_VERSION, Record, check_identity, find_openings, find_record
-from experimentTable import EXPERIMENTS, Experiment, UsageError, experiment
+from experimentTable import TABLE, Experiment, UsageError, experiment
 
 RECORDS = [Record(path.parent) for path in sorted(EVIDENCE.glob("*/*/seed-*/settings.json"))]
 
 
 @pytest.mark.parametrize("record", RECORDS, ids=lambda record: f"{record.profile}-{record.name}-{record.seed}")
 def test_committed_record(record):
-    if record.name in EXPERIMENTS:  # a search's trials are named by the search
+    if record.name in TABLE:  # a search's trials are named by the search
         check_identity(record, data_identity(experiment(record.name, record.profile, record.seed)))
     made = record.settings["provenance"]
     assert re.fullmatch("[0-9a-f]{40}", made["commit"])
@@ -48,7 +48,7 @@ def test_new_field_of_an_experiment(monkeypatch):
     monkeypatch.setattr(Experiment, "warm_up", 0, raising=False)  # the table's rows have it then
     monkeypatch.setattr(reading, "Experiment", kind)
     for record in RECORDS:
-        if record.name in EXPERIMENTS:
+        if record.name in TABLE:
             row = experiment(record.name, record.profile, record.seed)
             check_identity(record, data_identity(kind(**asdict(row))))
             if row.kind != "training":  # on which it has no effect

@@ -104,6 +104,16 @@ def test_equal_run_changes_nothing(evidence, runs_dir, monkeypatch, capsys, name
     assert f"{name} (seed 0) is trained again; " in capsys.readouterr().out
 
 
+def test_a_metric_that_older_records_lack_is_no_difference(evidence):
+    folder = evidence / "MLP_4" / "seed-0"
+    rows = [json.loads(line) for line in (folder / "rows.jsonl").read_text().splitlines()]
+    assert "update_log10_ratio" in rows[1]
+    older = [{key: value for key, value in row.items() if key != "update_log10_ratio"} for row in rows]
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in older))
+    edit(folder, "result.json", "sha256", **{"rows.jsonl": sha256(folder / "rows.jsonl")})
+    assert verify("MLP_4").verdict == "bit-equal"
+
+
 def test_own_records_are_not_used(evidence, made, runs_dir, trained):
     lend(made, runs_dir, "MLP_4")
     assert [verify("MLP_4", seed=seed).verdict for seed in (0, 2)] == ["bit-equal"] * 2

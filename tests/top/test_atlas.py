@@ -29,12 +29,14 @@ def test_a_row_says_what_its_name_says():
     cell = asdict(ATLAS["atlas_cell_res_bn_35_he_1e-03"])
     assert cell.items() >= {"model": "MLP_res_bn_35", "initialisation": "he", "lr": 1e-3, "epochs": 10}.items()
     assert grid.CELLS[(23, False, False), False, 1e-4] == grid.RATE_ROWS[23, 1e-4]
-    assert not any(row.record_gradients for row in ATLAS.values())
+    assert {row.family for row in ATLAS.values() if row.record_gradients} == {"atlas_ten", "atlas_front"}
+    first = identity(experiment("atlas_ten_33_1e-08", "cpu"))
+    assert (first["epochs"], first["steps_per_epoch"]) == (1, 10)
 
 
 def test_the_order_is_by_family_then_by_seed():
     runs = family_runs("atlas", "cpu")
-    assert len(runs) == len(set(runs)) == 625
+    assert len(runs) == len(set(runs)) == 838
     assert {exp.seed for exp in runs[:42]} == {0} and runs[42].seed == 1  # the whole map of eps with one seed
     assert [exp.seed for exp in runs if exp.name == grid.CNN_ROW] == list(range(2, 12))
     assert {exp.seed for exp in family_runs("atlas", "cpu", [3])} == {3}
@@ -65,12 +67,35 @@ def test_batch_norm_and_the_fast_path_give_the_same(name):
     assert with_cheap_relus(model)(images).equal(model(images))
 
 
-def test_a_family_is_listed_with_how_far_it_is(call, runs_dir):
+@pytest.fixture
+def begun(runs_dir):
+    """Of CNN_30 one seed has finished and one has failed."""
     for seed, status in ((2, "finished"), (3, "failed")):
         folder = runs_dir / "cpu" / grid.CNN_ROW / f"seed-{seed}"
         folder.mkdir(parents=True)
         (folder / "settings.json").write_text("{}")
         (folder / "result.json").write_text(json.dumps({"status": status, "sha256": {}, "reason": "its loss"}))
+
+
+def test_a_family_is_trained_in_its_order_with_its_own_seeds(call, monkeypatch):
+    asked = []
+    monkeypatch.setattr("coreFunction.run_all", lambda *runs, **options: asked.extend(runs) or runs)
+    assert call("train", "--family", "atlas_cnn", "--profile", "cpu")[0] == 0
+    assert [(exp.name, exp.profile, exp.seed) for exp in asked] == [(grid.CNN_ROW, "cpu", s) for s in range(2, 12)]
+    asked.clear()
+    call("train", "MLP_4", "MLP_13", "--profile", "cpu", "--seeds", "0-1")
+    assert [(exp.name, exp.seed) for exp in asked] == [("MLP_4", 0), ("MLP_13", 0), ("MLP_4", 1), ("MLP_13", 1)]
+
+
+def test_of_a_family_what_has_ended_is_published(begun, call, monkeypatch):
+    published = []
+    monkeypatch.setattr("run.publish_record", lambda record: published.append((record.name, record.seed)))
+    monkeypatch.setenv("EVIDENCE", "0")
+    assert call("publish", "--family", "atlas_c", "--profile", "cpu")[0] == 0
+    assert published == [(grid.CNN_ROW, 2), (grid.CNN_ROW, 3)]
+
+
+def test_a_family_is_listed_with_how_far_it_is(begun, call):
     status, out, _ = call("list", "--family", "atlas_cnn", "--profile", "cpu", "--json")
     assert (status, [(row["runs"], row["finished"]) for row in json.loads(out)]) == (0, [(10, 1)])
     _, out, _ = call("list", "--family", "atlas_cnn", "--profile", "cpu")

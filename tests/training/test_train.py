@@ -156,11 +156,36 @@ def test_a_gradient_of_many_pieces_has_one_norm():
     assert norms.row(1)["gradient_log10_rms"] == pytest.approx([math.log10(r) for r in rms], abs=1e-5)
 
 
+@pytest.mark.parametrize("fast", [True, False])
+def test_updates_are_measured_beside_the_weights_and_change_none(fast):
+    batch, found = digits(0, 64).tensors, {}
+    for recorded in (True, False):
+        torch.manual_seed(0)
+        model = mlp()
+        before = [layer.weight.detach().double().clone() for layer in (model[1], model[3])]
+        optimizer, norms = torch.optim.Adam(model.parameters()), GradientNorms(model) if recorded else None
+        row = train_epoch(model, [batch], optimizer, gradients=norms, fast=fast)
+        found[recorded] = row, [p.detach().clone() for p in model.parameters()]
+    for a, b in zip(found[True][1], found[False][1], strict=True):
+        assert torch.equal(a, b)
+    steps = [layer.weight.detach().double() - old for layer, old in zip((model[1], model[3]), before, strict=True)]
+    ratios = [math.log10(step.norm() / old.norm()) for step, old in zip(steps, before, strict=True)]
+    assert found[True][0]["update_log10_ratio"] == pytest.approx(ratios, abs=1e-5)
+
+
+def test_a_weight_that_does_not_move_has_the_least_ratio():
+    model, batch = mlp(), digits(0, 64).tensors
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    row = train_epoch(model, [batch, batch], optimizer, gradients=GradientNorms(model))
+    assert row["update_log10_ratio"] == pytest.approx([-30, -30])
+
+
 def test_only_what_learns_is_measured():
     model, batch = mlp(), digits(0, 64).tensors
     model[1].requires_grad_(False)
     row = train_epoch(model, [batch], torch.optim.SGD(model[3].parameters(), lr=0.0), gradients=GradientNorms(model))
-    assert [value is None for value in row["gradient_log10_rms"]] == [True, False]  # one entry per weight layer
+    for metric in ("gradient_log10_rms", "update_log10_ratio"):
+        assert [value is None for value in row[metric]] == [True, False]  # one entry per weight layer
     assert row["gradient_norm_sum"] == pytest.approx(
         sum(float(p.grad.double().norm()) for p in model[3].parameters()), rel=1e-6
     )

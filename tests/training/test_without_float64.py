@@ -61,9 +61,10 @@ def test_training_evaluation_and_probe_do_without(name, monkeypatch):
     with NoFloat64():
         row = trained(name)
     for found in (row, expected):  # a layer that does not learn has no gradient
-        found["gradient_log10_rms"] = [value for value in found["gradient_log10_rms"] if value is not None]
-    norms = [key for key in row if key.startswith("gradient")]
-    assert len(norms) == 3
+        for metric in ("gradient_log10_rms", "update_log10_ratio"):
+            found[metric] = [value for value in found[metric] if value is not None]
+    norms = [key for key in row if key.startswith(("gradient", "update"))]
+    assert len(norms) == 4
     for key in norms:
         # A CPU adds up a tensor's squares one after another: to 2e-5 in float32 where they are millions.
         assert row.pop(key) == pytest.approx(expected.pop(key), rel=1e-4)
