@@ -4,7 +4,6 @@ the table say.
 
 import json
 import re
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import pytest
 from helpers import ROOT
 
 from deepnet.claims.ledger import check, ledger
+from deepnet.claims.verdicts import JUDGED, Verdict, counts
 from deepnet.data.sets import FINGERPRINTS, VALIDATION
 from deepnet.figures.registry import found
 from deepnet.records.reading import find_openings, find_records
@@ -128,16 +128,17 @@ def accuracies(name: str, *profiles: str) -> list[float]:
 
 
 def count_of_verdicts() -> str:
-    """How many claims and questions have which verdict."""
-    verdicts = [verdict for verdict in ledger("paper") if not verdict.id.endswith("′")]  # those were added later
-    questions = sum(verdict.id.startswith("q") for verdict in verdicts)
-    of = Counter(verdict.verdict for verdict in verdicts)
+    """How many claims have which verdict, those seen once or twice apart."""
+    verdicts = [verdict for verdict in ledger("paper") if verdict.id[0] != "q" and verdict.id[-1] != "′"]
+    several, few = ([v for v in verdicts if v.verdict in JUDGED and bool(v.seen) == seen] for seen in (False, True))
+
+    def said(some: list[Verdict]) -> str:  # none of them is a question
+        return ", ".join(counts(some)).replace(" or yes", "").replace(" or no", "")
+
     return (
-        f"The report's {len(verdicts) - questions} claims and {questions} questions of our own are judged by rules "
-        "that were "
-        f"committed before the first record that they read: {of['holds']} hold, {of['fails']} fail, "
-        f"{of['undecided']} are undecided, "
-        f"and {of['no evidence']} have no evidence in this profile."
+        f"The report's {len(verdicts)} claims are judged by rules that were committed before the first record that "
+        f"they read. Judged over at least three seeds: {said(several)}; seen once or twice: "
+        f"{said(few)}; no evidence in this profile: {len(verdicts) - len(several) - len(few)}."
     )
 
 
