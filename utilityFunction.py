@@ -18,6 +18,7 @@ from torch import nn
 from deepnet.account import complaint, say_once, wandb_mode, wandb_state
 from deepnet.claims.ledger import check, ledger
 from deepnet.data.sets import CLASS_NAMES, ImageSet, is_available_locally, known_fingerprint, load_images
+from deepnet.diagnosis.diagnosing import diagnose
 from deepnet.machine import device
 from deepnet.progress import bar
 from deepnet.records.reading import PREDICTIONS, WEIGHTS, Record, runs_dir
@@ -27,7 +28,6 @@ from experimentTable import CLASSES, PROJECT, Experiment, UsageError
 from myModel import MODELS, count_modules, count_parameters, replace_head
 
 if TYPE_CHECKING:
-    from deepnet.diagnosis.diagnosing import diagnose
     from deepnet.figures.registry import curves, draw, save, show
 
 __all__ = [
@@ -310,19 +310,17 @@ def _log_figures(profile: str) -> int:
         return 0
 
 
-# ---------------------------------------------------------------- figures and the diagnosis
+# ---------------------------------------------------------------- figures
 
-_LATE = dict.fromkeys(("curves", "draw", "save", "show"), "deepnet.figures.registry") | {
-    "diagnose": "deepnet.diagnosis.diagnosing"
-}
+_FIGURES = ("curves", "draw", "save", "show")
 
 
 def __getattr__(name: str) -> Any:
-    """Import `draw`, `curves`, `show`, `save` or `diagnose` when it is asked for, since few need them."""
-    if name in _LATE:
-        return getattr(importlib.import_module(_LATE[name]), name)
+    """Import `draw`, `curves`, `show` or `save` when it is asked for, since they need matplotlib."""
+    if name in _FIGURES:
+        return getattr(importlib.import_module("deepnet.figures.registry"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_LATE])
+    return sorted([*globals(), *_FIGURES])
