@@ -42,10 +42,9 @@ MEANS = {
 }
 PARTS = {"main": "Set while the rules were written", "held": "Held out", "library": "Models of libraries, untrained"}
 NOTES = {
-    "held": "These were first run when rules and thresholds stood.",
+    "held": "Rules and thresholds stood when these were first run, but for the threshold that is told of below.",
     "library": (
-        "The threshold of `exploding` was twice ln(classes) at first, at which EfficientNet was called ill; it was then "
-        "raised to three times."
+        "At first `exploding` began at twice ln(classes), and EfficientNet was called ill; it now begins at three times."
     ),
 }
 
