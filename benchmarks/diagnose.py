@@ -42,9 +42,10 @@ MEANS = {
 }
 PARTS = {"main": "Set while the rules were written", "held": "Held out", "library": "Models of libraries, untrained"}
 NOTES = {
-    "held": "Rules and thresholds stood when these were first run, but for the threshold that is told of below.",
+    "held": "They were first run when rules and thresholds stood, but for the two changes that are told of below.",
     "library": (
-        "At first `exploding` began at twice ln(classes), and EfficientNet was called ill; it now begins at three times."
+        "At first EfficientNet was called ill, since `exploding` began at twice ln(classes) and not at three times, and "
+        "so was GoogLeNet, since `detached` did not know of auxiliary heads."
     ),
 }
 

@@ -69,7 +69,8 @@ def detached(m: Measurements) -> Finding | None:
     if m.failure or not m.losses or not math.isfinite(m.losses[0]) or not cut:
         return None
     words = f"No gradient reaches these layers, though the forward pass runs through them: {_layers(cut)}."
-    return Finding("detached", cut[-1].name, words, remedy, 0.95)
+    # Heads beside the first output have a loss of their own, which is not taken here.
+    return Finding("detached", cut[-1].name, words, remedy, 0.3 if m.several_outputs else 0.95)
 
 
 @rule
