@@ -44,8 +44,8 @@ PARTS = {"main": "Set while the rules were written", "held": "Held out", "librar
 NOTES = {
     "held": "They were first run when rules and thresholds stood, but for the two changes that are told of below.",
     "library": (
-        "At first EfficientNet was called ill, since `exploding` began at twice ln(classes) and not at three times, and "
-        "so was GoogLeNet, since `detached` did not know of auxiliary heads."
+        "At first EfficientNet was called ill, since `exploding` began at twice ln(classes) and not at three times, "
+        "and so was GoogLeNet, since `detached` did not know of auxiliary heads."
     ),
 }
 
