@@ -68,7 +68,7 @@ class Measurements:
     several_outputs: bool = False  # of which the loss is of the first alone, as of a model with auxiliary heads
     last_operation: str = ""  # the node of autograd's graph that gives the outputs
     operations: frozenset[str] = field(default=frozenset())
-    noise: float = 0.0  # variance between two passes of the same items over the rest of that across samples, <= 1000
+    noise: float = 0.0  # variance between two passes of the same items over the mean square of the rest, <= 1000
     dropout: tuple[tuple[str, float], ...] = ()  # those that are on
     eval_norms: tuple[str, ...] = ()  # in evaluation mode though their parameters learn
     fresh_norms: bool = False  # these have never seen a batch
@@ -246,8 +246,7 @@ def _operations(setup: Setup, probe: Tensor) -> dict[str, Any]:
         again = scores_of(setup.model, probe)
         several = not isinstance(setup.model(probe), Tensor)
         noise = float((outputs - again).square().mean()) / 2
-        shared = (outputs - outputs.mean(0)) * (again - again.mean(0))  # independent noise averages out of it
-        signal = max(float(shared.mean()), 1e-3 * noise, 1e-30)
+        signal = max(float((outputs * again).mean()), 1e-3 * noise, 1e-30)  # independent noise averages out of it
     found: dict[Any, None] = {}
     waiting = [outputs.grad_fn] if outputs.grad_fn else []
     while waiting:
