@@ -172,7 +172,7 @@ def summary(outcomes: list[dict[str, Any]]) -> str:
     helped = sum(bool(o["tried"]) and o["tried"][0][1] is True for o in curable)
     said = [o for o in broken if isinstance(o.get("torchmortem"), list)]
     named = sum(any(MEANS.get(d, set()) & {*o["causes"]} for d in o["torchmortem"]) for o in said)
-    alarms = sum(bool(o["torchmortem"]) for o in healthy if isinstance(o.get("torchmortem"), list))
+    alarms = [bool(o["torchmortem"]) for o in healthy if isinstance(o.get("torchmortem"), list)]
     parts = []
     if broken:
         parts += [
@@ -183,7 +183,7 @@ def summary(outcomes: list[dict[str, Any]]) -> str:
     if broken and said:
         parts.append(
             f"torchmortem warns of something that could mean the cause in {named} of {len(said)} cases that it could "
-            f"train, and warns of {alarms} of {len(healthy)} healthy networks."
+            f"train, and warns of {sum(alarms)} of the {len(alarms)} healthy networks that it was run on."
         )
     return " ".join(parts)
 
