@@ -266,9 +266,9 @@ case("detached body", "detached", lambda: Detached(stack([784, 128, 64], nn.ReLU
      curable=False)  # fmt: skip
 case("weight decay 1", "weight-decay", lambda: stack(W, nn.ReLU), MNIST, optimizer=adam(1e-3, weight_decay=1.0))
 
-case("VGG of 38 layers without norm", "vanishing eps", lambda: vgg(37, 16, 2), CIFAR, lr=1e-3, cure_seconds=600)
+case("VGG of 38 layers without norm", "vanishing eps", lambda: vgg(37, 16, 2), CIFAR, lr=1e-3)
 case("30 plain layers with convolutions (CNN_30)", "vanishing eps", lambda: CNN(CNN_30, HEAD_30, image_size=32), CIFAR,
-     lr=5e-4, cures=1, cure_steps=100, cure_seconds=900)  # fmt: skip
+     lr=5e-4)  # fmt: skip
 
 # ---------------------------------------------------------------- healthy
 
@@ -323,5 +323,5 @@ case("GRU over token ids", "", Words, data("digits", few_words), lr=1e-2, **HELD
 case("transformer on digits", "", lambda: Transformer(8, 8), DIGITS, lr=1e-3, **HELD)
 case("dropout 0.5 and AdamW", "", lambda: stack(V, lambda: nn.Sequential(nn.ReLU(), nn.Dropout(0.5))), DIGITS,
      optimizer="AdamW", lr=1e-3, **HELD)  # fmt: skip
-case("VGG of 28 layers", "vanishing eps", lambda: vgg(27, 24, 3), CIFAR, lr=3e-4, cure_seconds=600,
+case("VGG of 28 layers", "vanishing eps", lambda: vgg(27, 24, 3), CIFAR, lr=3e-4,
      **HELD)  # fmt: skip

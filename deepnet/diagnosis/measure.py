@@ -65,9 +65,10 @@ class Measurements:
     input_floats: bool
     neighbours: tuple[float, float, float] | None
     # the model
+    several_outputs: bool = False  # of which the loss is of the first alone, as of a model with auxiliary heads
     last_operation: str = ""  # the node of autograd's graph that gives the outputs
     operations: frozenset[str] = field(default=frozenset())
-    noise: float = 0.0  # variance between two passes of the same items over the rest of that across samples, <= 1000
+    noise: float = 0.0  # variance between two passes of the same items over the mean square of the rest, <= 1000
     dropout: tuple[tuple[str, float], ...] = ()  # those that are on
     eval_norms: tuple[str, ...] = ()  # in evaluation mode though their parameters learn
     fresh_norms: bool = False  # these have never seen a batch
@@ -243,9 +244,9 @@ def _operations(setup: Setup, probe: Tensor) -> dict[str, Any]:
         parameter.requires_grad_(False)
     with torch.no_grad():
         again = scores_of(setup.model, probe)
+        several = not isinstance(setup.model(probe), Tensor)
         noise = float((outputs - again).square().mean()) / 2
-        shared = (outputs - outputs.mean(0)) * (again - again.mean(0))  # independent noise averages out of it
-        signal = max(float(shared.mean()), 1e-3 * noise, 1e-30)
+        signal = max(float((outputs * again).mean()), 1e-3 * noise, 1e-30)  # independent noise averages out of it
     found: dict[Any, None] = {}
     waiting = [outputs.grad_fn] if outputs.grad_fn else []
     while waiting:
@@ -259,6 +260,7 @@ def _operations(setup: Setup, probe: Tensor) -> dict[str, Any]:
         names.pop(0)
     return {
         "outputs": outputs.shape[1],
+        "several_outputs": several,
         "last_operation": names[0] if names else "",
         "operations": frozenset(name for name in names[1:] if not AFFINE.fullmatch(name)),
         "noise": noise / signal,

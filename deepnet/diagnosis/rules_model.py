@@ -8,7 +8,7 @@ from deepnet.diagnosis.layers import Layer
 from deepnet.diagnosis.measure import Measurements
 
 STRONG_DROPOUT = 0.8  # the noise variance p / (1 - p) is then four times the signal's
-MUCH_NOISE = 10.0  # variance between two passes over variance across samples
+MUCH_NOISE = 4.0  # variance between two passes over mean square: that of a dropout of 0.8
 SQUASHING = {"Sigmoid", "Tanh"}
 
 
@@ -69,7 +69,8 @@ def detached(m: Measurements) -> Finding | None:
     if m.failure or not m.losses or not math.isfinite(m.losses[0]) or not cut:
         return None
     words = f"No gradient reaches these layers, though the forward pass runs through them: {_layers(cut)}."
-    return Finding("detached", cut[-1].name, words, remedy, 0.95)
+    # Heads beside the first output have a loss of their own, which is not taken here.
+    return Finding("detached", cut[-1].name, words, remedy, 0.3 if m.several_outputs else 0.95)
 
 
 @rule
@@ -138,7 +139,7 @@ def dropout(m: Measurements) -> Finding | None:
         return Finding("dropout", name, words, "Take a dropout of 0.5 or less.", 0.9, ("no-dropout",))
     if m.noise < MUCH_NOISE:
         return None
-    words = f"The same items give other scores each time: noise has {m.noise:.0f} times the variance across items."
+    words = f"The same items give other scores each time: noise has {m.noise:.0f} times their mean square."
     return Finding("dropout", "", words, "Take less dropout, or less noise.", 0.65, ("no-dropout",))
 
 

@@ -160,6 +160,18 @@ def test_a_layer_that_is_not_called_is_a_remark():
     assert [finding.code for finding in found.findings] == ["unused"] and found.healthy
 
 
+def test_an_auxiliary_head_is_no_cut_off_layer():
+    class TwoHeads(Cut):
+        def forward(self, x):
+            x = self.body(x.flatten(1)).relu()
+            return self.head(x), self.more(x)
+
+    model = TwoHeads()
+    model.more = nn.Linear(16, 10)
+    found = diagnose(model, GOOD, lr=1e-3, cures=False)
+    assert found.healthy and [finding.code for finding in found.findings] == ["detached"]
+
+
 def test_a_loss_that_is_not_finite_at_the_start():
     found = diagnose(Own(lambda scores: scores / scores.relu().min()), GOOD, cures=False)
     assert found.causes[0].code == "not-finite"
