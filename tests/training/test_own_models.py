@@ -85,8 +85,8 @@ class Attention(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.spare, self.head = nn.Linear(3, 3), nn.Linear(64, 10)
-        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+        self.spare, self.attention = nn.Linear(3, 3), nn.MultiheadAttention(8, 2, batch_first=True)
+        self.head = nn.Linear(64, 10)
 
     def forward(self, x):
         rows = x.flatten(0, 1)
