@@ -10,7 +10,7 @@ import numpy as np
 
 from deepnet.claims import measures as m
 from deepnet.claims.evidence import Evidence, rule, single
-from deepnet.claims.intervals import ROUND, SHOWN_ONLY, Aim, Interval, Part, above, difference, judge_numbers
+from deepnet.claims.intervals import ROUND, SHOWN_ONLY, Aim, Interval, Part, above, difference
 from deepnet.claims.measures import Record, Runs, numbers
 from deepnet.grid import CNN_ROW, CURES, EPS, EPS_DEPTHS, PLATEAU_SEEDS, RATE_ROWS, RATES, WITH_SHORTCUTS, eps_row
 
@@ -131,10 +131,10 @@ def _(ev: Evidence) -> Iterator[Part]:
     accuracy = {depth: numbers(runs, partial(late, "test_accuracy")) for depth, (_, runs) in best.items()}
     text = "test accuracy of the last three epochs at the best rate"
     for a, b in ((4, 13), (13, 23)):
-        yield judge_numbers(f"{text}, MLP_{a} − MLP_{b}", difference(accuracy[a], accuracy[b]), above(0.01))
+        yield ev.judge_numbers(f"{text}, MLP_{a} − MLP_{b}", difference(accuracy[a], accuracy[b]), above(0.01))
     for depth, (rate, runs) in best.items():
         if runs:
-            yield judge_numbers(f"{text} ({rate:g}) of MLP_{depth}", accuracy[depth], SHOWN_ONLY)
+            yield ev.judge_numbers(f"{text} ({rate:g}) of MLP_{depth}", accuracy[depth], SHOWN_ONLY)
 
 
 def cure(claim: str, row: str) -> None:
@@ -142,7 +142,7 @@ def cure(claim: str, row: str) -> None:
 
     @rule(claim)
     def _(ev: Evidence) -> Iterator[Part]:
-        yield single(ev, "macro accuracy", m.macro_accuracy, row, above(0.5))
+        yield single(ev, "macro accuracy", m.macro_accuracy, row, above(0.5, to=None))
 
 
 for letter, row in zip("abcde", CURES.values(), strict=True):

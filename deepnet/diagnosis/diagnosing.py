@@ -49,11 +49,11 @@ def diagnose(
         eps: the eps of a named optimizer (default: torch's).
         loss: from scores (B, classes) and targets (B,) to their mean.
         batch_size: items per step.
-        steps: optimizer steps, at least 12; fewer are taken where they would last longer than six seconds.
+        steps: optimizer steps, at least 12; fewer are taken where they would need over six seconds of the processor.
         cures: how many cures of what is found to try at most, the most likely first (True: five, False: none); each
             takes about as long as `cure_steps` steps.
         cure_steps: steps of each cure; it ends earlier once its loss has fallen by half.
-        cure_seconds: a limit for each cure.
+        cure_seconds: a limit for each cure, of processor time.
 
     Returns:
         A `Diagnosis`. Print it, or look at its `findings`, `table`, `trials` and `figure()`.
