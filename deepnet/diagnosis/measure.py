@@ -121,7 +121,7 @@ def take_steps(
 ) -> tuple[list[float], StepMeter, str]:
     """Train the setup's model in place; the loss of each step, what was measured, and why it stopped early, if it did.
 
-    After `FEWEST_STEPS` it stops once `seconds` of processor time are over, where the mean of `SMOOTHED` losses is below
+    After `FEWEST_STEPS` it stops once `seconds` of the processor are over or the mean of `SMOOTHED` losses is below
     `goal`, and at once where the loss is no longer finite.
     """
     optimizer, model = setup.optimizer(), setup.model
