@@ -8,8 +8,7 @@ RUN := .venv/bin/python -m
 # PyTorch's own index of wheels without CUDA, a tenth of the size, for a machine without an NVIDIA card
 CPU_WHEELS ?= https://download.pytorch.org/whl/cpu
 # What users import, and those that utilityFunction lends its figures, verdicts and diagnoses from
-DOCUMENTED := coreFunction utilityFunction myModel modelBlock experimentTable deepnet.figures.registry deepnet.claims.ledger \
-  deepnet.claims.judging deepnet.diagnosis.diagnosing deepnet.diagnosis.report
+DOCUMENTED := coreFunction utilityFunction myModel modelBlock experimentTable deepnet.figures.registry deepnet.claims.ledger deepnet.claims.judging deepnet.diagnosis.diagnosing deepnet.diagnosis.report
 
 .PHONY: help notebook sample report lab test faults benchmark docs check clean
 .DEFAULT_GOAL := help

@@ -25,6 +25,7 @@ from experimentTable import EXPERIMENTS, JUDGED, Experiment, UsageError, choose
 
 CLAIMS = [name for name in RULES if not name.startswith("q") and not name.endswith("′")]  # of the original
 RULES_FILE = Path(deepnet.claims.__file__).with_name("rules.md")
+SEEN_BEFORE = ("q10a", "q10b", "q10d")  # questions that were asked when their records had been seen, as the text says
 AMENDMENTS: tuple[str, ...] = ()  # rules whose line was changed, but for its meaning, after a record that they judge
 BREAK = "\\\n"  # of a line within a paragraph
 SEEN = {"": "three seeds or more", "few": "seen once or twice"}

@@ -14,8 +14,6 @@ from deepnet.analyses import kinds
 from deepnet.analyses.baseline import CS
 from deepnet.records.folder import RunFolder
 from deepnet.records.reading import find_record
-from deepnet.runs import single
-from deepnet.training import loop
 from deepnet.training.metrics import accuracy
 from experimentTable import EXPERIMENTS, RunLockedError, experiment
 
@@ -23,7 +21,7 @@ from experimentTable import EXPERIMENTS, RunLockedError, experiment
 @pytest.fixture
 def no_training(monkeypatch):
     """Whatever trains an epoch fails the test."""
-    for module in (loop, kinds):
+    for module in (coreFunction, kinds):
         monkeypatch.setattr(module, "train_epoch", lambda *_: pytest.fail("an epoch was trained"))
 
 
@@ -284,14 +282,14 @@ def test_loss_that_is_not_finite(tiny, capsys, monkeypatch):
     assert "MLP_4_far (seed 0) failed: the" in capsys.readouterr().out
     record = find_record("MLP_4_far", "sample")
     assert record.result["status"] == "failed"
-    monkeypatch.setattr(loop, "train_epoch", lambda *_: pytest.fail("trained again"))
+    monkeypatch.setattr(coreFunction, "train_epoch", lambda *_: pytest.fail("trained again"))
     assert run(exp).result == record.result
 
 
 def test_locked_run_is_tried_again_at_the_end(tiny, runs_dir, monkeypatch, capsys):
     holder = RunFolder(experiment("MLP_4", "sample"), runs_dir)
     holder.__enter__()
-    fit = single.fit
+    fit = coreFunction.fit
 
     def release_after(model, train, held, exp, *arguments, **options):
         record = fit(model, train, held, exp, *arguments, **options)
@@ -299,7 +297,7 @@ def test_locked_run_is_tried_again_at_the_end(tiny, runs_dir, monkeypatch, capsy
             holder.__exit__(None)
         return record
 
-    monkeypatch.setattr(single, "fit", release_after)
+    monkeypatch.setattr(coreFunction, "fit", release_after)
     assert [record.name for record in run_all("MLP_4", "MLP_res_5")] == ["MLP_4", "MLP_res_5"]
     assert "MLP_4 (seed 0) is being trained by another process" in capsys.readouterr().out
 

@@ -19,7 +19,6 @@ from deepnet.records.files import sha256
 from deepnet.records.reading import Record
 from deepnet.runs import verification
 from deepnet.runs.verification import compare
-from deepnet.training import loop
 from deepnet.training.optimizers import OPTIMIZERS
 from experimentTable import EXPERIMENTS
 
@@ -55,8 +54,8 @@ def slower(monkeypatch):
 @pytest.fixture
 def trained(monkeypatch):
     """Counts the epochs that are trained."""
-    epochs, train_epoch = [], loop.train_epoch
-    monkeypatch.setattr(loop, "train_epoch", lambda *a, **named: epochs.append(a) or train_epoch(*a, **named))
+    epochs, train_epoch = [], coreFunction.train_epoch
+    monkeypatch.setattr(coreFunction, "train_epoch", lambda *a, **named: epochs.append(a) or train_epoch(*a, **named))
     return epochs
 
 
@@ -389,6 +388,6 @@ def test_json(evidence, call):
 
 
 def test_interrupt(evidence, call, monkeypatch):
-    monkeypatch.setattr(loop, "train_epoch", interrupt)
+    monkeypatch.setattr(coreFunction, "train_epoch", interrupt)
     status, _, err = call("verify", "MLP_4")
     assert (status, err) == (1, "interrupted; the same command begins again\n")

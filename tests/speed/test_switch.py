@@ -5,13 +5,14 @@ from dataclasses import replace
 import pytest
 from helpers import lend
 
+import coreFunction
 from coreFunction import run
 from deepnet.speed import memory
-from deepnet.training import loop, precision, steps
+from deepnet.training import precision, steps
 from experimentTable import EXPERIMENTS
 
 SWITCHED = {  # what a run uses of the room, by the module that uses it
-    loop: ("fast_layout", "without_frozen_prefix"),
+    coreFunction: ("fast_layout", "without_frozen_prefix"),
     memory: ("_keeps_memory",),
     precision: ("SmallMaps", "bf16_autocast"),
     steps: ("CUDAGraphStep", "ContiguousViews", "drop_subnormals", "release_memory", "with_cheap_relus"),

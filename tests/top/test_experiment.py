@@ -22,7 +22,6 @@ import coreFunction
 from coreFunction import run, run_all
 from deepnet.analyses import kinds
 from deepnet.records.reading import Record
-from deepnet.runs import single
 from deepnet.training.optimizers import make_optimizer
 from deepnet.training.precision import resolve_precision
 from deepnet.valid import CHILDREN, EVAL_SPLIT
@@ -130,7 +129,7 @@ def what_is_run(monkeypatch, tiny, tmp_path) -> Iterator[Any]:
 
     load = kinds.load_images
     monkeypatch.setitem(MODELS, "resnet18", lambda **_: Narrow())
-    monkeypatch.setattr(single, "fit", fit)
+    monkeypatch.setattr(coreFunction, "fit", fit)
     monkeypatch.setattr(coreFunction, "_parent_weights", weights_of)
     monkeypatch.setattr(kinds, "extract_features", extract_features)
     monkeypatch.setattr(kinds, "train_epoch", train_epoch)
