@@ -109,9 +109,9 @@ def superclasses(records: Groups) -> Sheet:
     figure, axes = sheet(4, 5, height=6.0)
     for coarse, (ax, name) in enumerate(zip(axes, spelled(sample_images("cifar100").coarse_classes), strict=True)):
         own = points["coarse"] == coarse
-        ax.scatter(x[::4], y[::4], s=1, color=FAINT, linewidths=0, rasterized=True)
+        ax.scatter(x[::8], y[::8], s=1, color=FAINT, linewidths=0, rasterized=True)
         ax.scatter(x[own], y[own], s=2.5, color=VERMILLION, linewidths=0, rasterized=True)
         ax.set_title(textwrap.fill(name, 20), fontsize=SMALL, color=INK, y=0.95)
         ax.set_axis_off()
-    figure.supxlabel(f"in colour the superclass, in grey a quarter of all images; {skill} (0: chance)", fontsize=SMALL)
+    figure.supxlabel(f"in colour the superclass, in grey an eighth of all images; {skill} (0: chance)", fontsize=SMALL)
     return figure
