@@ -216,10 +216,10 @@ def no_evidence_sentence() -> str:
     """Which claims and questions `paper` has no record for, where `cpu` has one."""
     lacking = [verdict.id for verdict in ledger("paper") if verdict.verdict == "no evidence"]
     nowhere = [claim for claim in lacking if check(claim, "cpu").verdict == "no evidence"]
-    few, first, *ablations, last = (claim for claim in lacking if claim not in nowhere)
+    here = [claim for claim in lacking if claim not in nowhere]
     return (
-        f"the CNNs' step times ({first}) and ablations ({', '.join(ablations)}) and bf16 ({last}) have no record, and "
-        f"{few} has too few seeds; they are judged in `cpu`, at smaller sizes. {joined(nowhere)} wait for runs in both"
+        f"`paper` has no record, or too few, for {joined(here)}; they are judged in `cpu`, at smaller sizes. "
+        f"{joined(nowhere)} wait for runs in both"
     )
 
 
