@@ -108,8 +108,11 @@ def _(ev: Evidence) -> Iterator[Part]:
     else:
         yield judge_interval(text, slope, bootstrap_interval(left, aim.level), seeds, aim)
     for eps, depth in zip(EPS, depths, strict=True):
+        text = f"depth at which half leave, eps {eps:g}"
         if np.isfinite(depth):
-            yield judge_interval(f"depth at which half leave, eps {eps:g}", depth, None, seeds, SHOWN_ONLY)
+            yield judge_interval(text, depth, None, seeds, SHOWN_ONLY)
+        else:  # a part all the same, so that a claim has the same parts in every setting
+            yield Part(f"{text} (all or none of the runs leave)", "not judged")
 
 
 # ---------------------------------------------------------------- q9 to q11

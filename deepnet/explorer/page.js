@@ -112,6 +112,7 @@ for (const id of ["run", "metric", "profile", "seed", "log-x", "log-y"]) $(id).a
 const layered = curves.filter(curve => Object.keys(curve.layers).length);
 const quantities = {
   gradient_log10_rms: "log10 of the gradient's RMS, mean over the epoch",
+  update_log10_ratio: "log10 of the update's RMS over the weight's, mean over the epoch",
   probe_variance: "variance across images",
   probe_dead: "share of dead units",
   probe_distinct: "number of distinct outputs",
