@@ -16,7 +16,7 @@ DOCUMENTED := coreFunction utilityFunction myModel modelBlock experimentTable de
 help:
 	@printf '%s\n' \
 	  'make notebook   replay the committed evidence: report/notebook.ipynb and .html, in two minutes' \
-	  'make sample     train every experiment at sample size: report/notebook-sample.ipynb and .html, in ten minutes' \
+	  'make sample     train every experiment at sample size: report/notebook-sample.ipynb and .html, in six minutes' \
 	  'make report     the report (report/report.md, .pdf, .html) and the explorer (report/explorer.html), in a minute' \
 	  'make lab        open main.ipynb in JupyterLab' \
 	  'make test       run all tests' \
@@ -33,7 +33,7 @@ notebook: $(INSTALLED)
 	@$(RUN) deepnet.figures.page '$(PROFILE)'
 
 sample: $(INSTALLED)
-	@echo 'Training every experiment at sample size: about 8 minutes on two cores, and 0.3 GB of disk in runs/ ...'
+	@echo 'Training every experiment at sample size: about six minutes on two cores, and 0.3 GB of disk in runs/ ...'
 	@$(RUN) deepnet.figures.page sample
 
 report: $(INSTALLED)

@@ -38,15 +38,7 @@ def list_runs(arguments: argparse.Namespace) -> bool:
     profile = current_profile(arguments.profile)
     roots()  # refused once, where no folder is named, and not in each row
     if arguments.family:
-        progress = progress_of(family_runs(arguments.family, profile))
-        if arguments.json:
-            print(json.dumps(progress, indent=1))
-        else:
-            finished, runs, seconds = (sum(each[key] for each in progress) for key in ("finished", "runs", "seconds"))
-            print(f"profile {profile}: {finished} of {counted(runs, 'run')} finished, {duration(seconds)} to go")
-            for each in progress:
-                print(f"{each['name']:30} {each['finished']} of {each['runs']}")
-        return True
+        return _list_family(arguments.family, profile, arguments.json)
     table = []
     for row in ROWS:
         exp = experiment(row.name, profile)
@@ -75,6 +67,18 @@ def list_runs(arguments: argparse.Namespace) -> bool:
         if entry["kind"] != "training":
             entry |= dict.fromkeys(("lr", "optimizer", "epochs", "batch_size"), "") | {"model": entry["kind"]}
         print(line(entry))
+    return True
+
+
+def _list_family(family: str, profile: str, as_json: bool) -> bool:
+    progress = progress_of(family_runs(family, profile))
+    if as_json:
+        print(json.dumps(progress, indent=1))
+        return True
+    finished, runs, seconds = (sum(each[key] for each in progress) for key in ("finished", "runs", "seconds"))
+    print(f"profile {profile}: {finished} of {counted(runs, 'run')} finished, {duration(seconds)} to go")
+    for each in progress:
+        print(f"{each['name']:30} {each['finished']} of {each['runs']}")
     return True
 
 

@@ -23,12 +23,6 @@ def _(ev: Evidence) -> Iterator[Part]:
     yield from order_of_depth(ev, m.late_loss, m.late_accuracy, LAST_FIVE)
 
 
-@rule("3f′")
-def _(ev: Evidence) -> Iterator[Part]:
-    yield from ev.enough(3, "timing_3")
-    yield from timing(ev, "timing_3", records=None)
-
-
 @rule("4a′")
 def _(ev: Evidence) -> Iterator[Part]:
     yield compare(ev, f"training loss{LAST_FIVE}", m.late_loss, "CNN_10", "CNN_13", above())
@@ -47,12 +41,6 @@ def _(ev: Evidence) -> Iterator[Part]:
     yield ev.judge_numbers(
         "log10 of the RMS gradient, first layer − last layer, before a layer is dead", alive, SHOWN_ONLY
     )
-
-
-@rule("4d′")
-def _(ev: Evidence) -> Iterator[Part]:
-    yield from ev.enough(3, "timing_4")
-    yield from timing(ev, "timing_4", records=None)
 
 
 @rule("5d′")
@@ -78,3 +66,16 @@ def _(ev: Evidence) -> Iterator[Part]:
     if not cost:
         ev.lacks("a run of chapter 5 that stopped early, of seed 1 or above")
     yield ev.judge_numbers("validation accuracy, best − last epoch of a run", cost, above(0.005), unit="run")
+
+
+def timed_again(claim: str, run: str) -> None:
+    """Apply the rule of a claim on step times over several records of the timing `run`."""
+
+    @rule(claim)
+    def _(ev: Evidence) -> Iterator[Part]:
+        yield from ev.enough(3, run)
+        yield from timing(ev, run, records=None)
+
+
+for claim, run in (("3f′", "timing_3"), ("4d′", "timing_4")):
+    timed_again(claim, run)

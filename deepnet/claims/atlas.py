@@ -4,14 +4,14 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import cache, partial
 from itertools import product
-from math import log, log10
+from math import log10
 
 import numpy as np
 
-from deepnet.claims import measures as m
-from deepnet.claims.evidence import Evidence, rule, single
+from deepnet.claims.evidence import Evidence, rule
 from deepnet.claims.intervals import ROUND, SHOWN_ONLY, Aim, Interval, Part, above, difference
-from deepnet.claims.measures import Record, Runs, numbers
+from deepnet.claims.measures import Record, Runs, left_plateau, numbers
+from deepnet.claims.rules import learning
 from deepnet.grid import CNN_ROW, CURES, EPS, EPS_DEPTHS, PLATEAU_SEEDS, RATE_ROWS, RATES, WITH_SHORTCUTS, eps_row
 
 # Layers by which each power of ten in eps moves the depth, if a layer shrinks the gradient by √6
@@ -26,7 +26,7 @@ def inside(low: float, high: float) -> Aim:
 
 def leaves_plateau(record: Record) -> bool:
     """Whether the training loss of an epoch is below that of guessing, ln(classes), by more than 0.05."""
-    return bool(np.nanmin(record.column("train_loss", True)) < log(record.result["classes"]) - 0.05)
+    return bool(left_plateau(record).any())
 
 
 def late(metric: str, record: Record) -> float:
@@ -140,16 +140,8 @@ def _(ev: Evidence) -> Iterator[Part]:
             yield ev.judge_numbers(f"{text} ({rate:g}) of MLP_{depth}", accuracy[depth], SHOWN_ONLY)
 
 
-def cure(claim: str, row: str) -> None:
-    """Apply the rule of q10, which has an outcome for each cure and no sum."""
-
-    @rule(claim)
-    def _(ev: Evidence) -> Iterator[Part]:
-        yield single(ev, "macro accuracy", m.macro_accuracy, row, above(0.5, to=None))
-
-
-for letter, row in zip("abcde", CURES.values(), strict=True):
-    cure(f"q10{letter}", row)
+for letter, row in zip("abcde", CURES.values(), strict=True):  # an outcome for each cure, and no sum
+    learning(f"q10{letter}", row)
 
 
 @rule("q11")

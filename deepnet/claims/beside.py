@@ -9,7 +9,7 @@ from deepnet.claims.formulas import Interval, two_way_interval
 from deepnet.claims.intervals import FEW_SEEDS, written
 from deepnet.claims.ledger import check, evidence_of, ledger
 from deepnet.claims.robustness import robustness
-from deepnet.claims.verdicts import JUDGED, said
+from deepnet.claims.verdicts import OUTCOMES, said
 from deepnet.text import Table
 from experimentTable import current_profile
 
@@ -44,7 +44,7 @@ def side_by_side(claim: str, *profiles: str) -> Table:
         records, openings = evidence_of(profile)
         other = two_level(claim, profile, records, openings)
         for part in check(claim, profile, records, openings).parts:
-            if part.verdict in JUDGED:
+            if part.verdict in OUTCOMES:
                 found = f"{part.ours} {part.span}".rstrip()
                 images = (
                     f", over seeds and images [{', '.join(map(written, other[part.text]))}]"
@@ -64,7 +64,7 @@ def statistics_table(profile: str | None = None) -> Table:
     profile = current_profile(profile)
     records, openings = evidence_of(profile)
     rows = []
-    for verdict in (verdict for verdict in ledger(profile, records, openings) if verdict.verdict in JUDGED):
+    for verdict in (verdict for verdict in ledger(profile, records, openings) if verdict.verdict in OUTCOMES):
         found = robustness(verdict.id, profile, records, openings)
         p = "–" if verdict.p is None else f"{verdict.p:.2g}"
         adjusted = said(verdict.id, verdict.adjusted) or "–"

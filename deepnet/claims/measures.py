@@ -161,6 +161,11 @@ def first_to_last_alive(record: Record) -> float | None:
     return alive[-1]["gradient_log10_rms"][0] - alive[-1]["gradient_log10_rms"][-1] if alive else None
 
 
+def left_plateau(record: Record) -> np.ndarray:
+    """For each trained epoch, whether its training loss is below that of guessing, ln(classes), by more than 0.05."""
+    return record.column("train_loss", True) < log(record.result["classes"]) - 0.05
+
+
 def learns_nothing(record: Record) -> bool:
     """Whether the final train loss and macro accuracy are those of guessing."""
     classes = record.result["classes"]

@@ -5,13 +5,14 @@ The registered setting alone decides. The others are shown beside it.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache, partial
 from itertools import product
 
-from deepnet.claims.evidence import Setting, Source
+from deepnet.claims.evidence import REGISTERED, Setting, Source
 from deepnet.claims.intervals import FEW_SEEDS, ROUND
 from deepnet.claims.ledger import check, evidence_of
 from deepnet.claims.measures import EPOCHS
-from deepnet.claims.verdicts import JUDGED, Verdict, said
+from deepnet.claims.verdicts import OUTCOMES, Verdict, said
 from deepnet.text import Table
 from experimentTable import current_profile
 
@@ -78,10 +79,43 @@ class Robustness:
 def _shown(verdict: Verdict) -> list[tuple]:
     """What the judged parts of a verdict say, by which two settings are told apart."""
     shown = []
-    for part in (part for part in verdict.parts if part.verdict in JUDGED):
+    for part in (part for part in verdict.parts if part.verdict in OUTCOMES):
         numbers = (number for value, interval in part.estimates for number in (value, *(interval or ())))
         shown.append((part.text, part.count, *(round(number, ROUND) for number in numbers)))
     return shown
+
+
+def in_settings(
+    claim: str,
+    profile: str | None = None,
+    records: Source | None = None,
+    openings: Sequence[dict] | None = None,
+) -> list[Verdict]:
+    """The verdict on a claim in each setting that applies to it (see `settings_of`), the registered one first.
+
+    Of a claim that is not judged, that one alone. The arguments are those of `check`.
+    """
+    profile = current_profile(profile)
+    records, openings = evidence_of(profile, records, openings)
+    judged = cache(partial(check, claim, profile, records, openings))
+    registered = judged(REGISTERED)
+    if registered.verdict not in OUTCOMES:
+        return [registered]
+    axes: list[list[Setting]] = [
+        [Setting(epochs=epochs) for epochs in EPOCHS],
+        [Setting(margin=margin) for margin in sorted(MARGINS, key=lambda margin: margin != 1)],
+        [Setting(level=level) for level in sorted(LEVELS, key=lambda level: level != 0.95)],
+    ]
+    shown = [[_shown(judged(setting)) for setting in axis] for axis in axes]
+    differing = [
+        [setting for i, setting in enumerate(axis) if says[i] not in says[:i]]
+        for axis, says in zip(axes, shown, strict=True)
+    ]
+    settings = [Setting(e.epochs, margin.margin, level.level) for e, margin, level in product(*differing)]
+    seeds = [part.seeds for part in registered.judged]
+    if all(len(some) > FEW_SEEDS + 1 for some in seeds):
+        settings += [Setting(without=s) for s in sorted({s for some in seeds for s in some if isinstance(s, int)})]
+    return list(map(judged, settings))
 
 
 def settings_of(
@@ -97,26 +131,8 @@ def settings_of(
     would keep three seeds, the registered setting without each seed. Empty for a claim that is not judged. The other
     arguments are those of `check`.
     """
-    profile = current_profile(profile)
-    records, openings = evidence_of(profile, records, openings)
-
-    def shown(setting: Setting) -> list[tuple]:
-        return _shown(check(claim, profile, records, openings, setting))
-
-    registered = check(claim, profile, records, openings)
-    if registered.verdict not in JUDGED:
-        return []
-    axes: list[list[Setting]] = [
-        [Setting(epochs=epochs) for epochs in EPOCHS],
-        [Setting(margin=margin) for margin in sorted(MARGINS, key=lambda margin: margin != 1)],
-        [Setting(level=level) for level in sorted(LEVELS, key=lambda level: level != 0.95)],
-    ]
-    differing = [[s for i, s in enumerate(axis) if shown(s) not in map(shown, axis[:i])] for axis in axes]
-    rule = [Setting(e.epochs, margin.margin, level.level) for e, margin, level in product(*differing)]
-    judged = [part.seeds for part in registered.parts if part.verdict in JUDGED]
-    enough = all(len(seeds) > FEW_SEEDS + 1 for seeds in judged)
-    seeds = sorted({seed for part in judged for seed in part if isinstance(seed, int)}) if enough else []
-    return [*rule, *(Setting(without=seed) for seed in seeds)]
+    found = in_settings(claim, profile, records, openings)
+    return [verdict.setting for verdict in found] if found[0].verdict in OUTCOMES else []
 
 
 def robustness(
@@ -129,9 +145,10 @@ def robustness(
 
     >>> robustness("3a", "paper").text
     """
-    profile = current_profile(profile)
-    records, openings = evidence_of(profile, records, openings)
-    settings = settings_of(claim, profile, records, openings)
-    outcomes = tuple((setting, check(claim, profile, records, openings, setting).verdict) for setting in settings)
-    name = check(claim, profile, records, openings).id
-    return Robustness(name, profile, outcomes) if len(outcomes) > 1 else None
+    return robustness_of(in_settings(claim, profile, records, openings))
+
+
+def robustness_of(found: Sequence[Verdict]) -> Robustness | None:
+    """The same of the verdicts of `in_settings`."""
+    outcomes = tuple((verdict.setting, verdict.verdict) for verdict in found)
+    return Robustness(found[0].id, found[0].profile, outcomes) if len(found) > 1 else None

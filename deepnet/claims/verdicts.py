@@ -18,7 +18,7 @@ from deepnet.claims.intervals import FEW_SEEDS, Part
 from deepnet.text import Table, counted
 
 VERDICTS = ("holds", "fails", "undecided", "no evidence", "not judged")
-JUDGED = VERDICTS[:3]
+OUTCOMES = VERDICTS[:3]  # what a claim with evidence can come to
 CLAIMS, QUESTIONS = {"holds": "as claimed", "fails": "contradicted"}, {"holds": "yes", "fails": "no"}
 
 
@@ -29,7 +29,7 @@ def said(claim: str, verdict: str) -> str:
 
 def times_seen(parts: Iterable[Part]) -> str:
     """The words that stand before a verdict from one or two seeds, as "seen once"; empty from three on."""
-    counts = {len(part.seeds) for part in parts if part.verdict in JUDGED}
+    counts = {len(part.seeds) for part in parts if part.verdict in OUTCOMES}
     words = [word for count, word in ((1, "once"), (2, "twice")) if count in counts]
     return f"seen {' or '.join(words)}{' in some parts' * (max(counts) > FEW_SEEDS)}" if words else ""
 
@@ -47,14 +47,13 @@ class Verdict:
     report: str = ""  # the report's number
     profile: str = ""
     setting: Setting = REGISTERED
-    adjusted: str = (
-        ""  # one of VERDICTS: the verdict after Holm's correction over the claims of a ledger that have a p-value
-    )
+    # one of VERDICTS: what is left after Holm's correction over the claims of a ledger that have a p-value
+    adjusted: str = ""
 
     @property
     def judged(self) -> list[Part]:
         """The parts that count."""
-        return [part for part in self.parts if part.verdict in JUDGED] if self.verdict in JUDGED else []
+        return [part for part in self.parts if part.verdict in OUTCOMES] if self.verdict in OUTCOMES else []
 
     @property
     def p(self) -> float | None:
@@ -84,7 +83,7 @@ class Verdict:
     @property
     def seen(self) -> str:
         """ "seen once" or "seen twice" where one or two seeds are all there is in some part; else empty."""
-        return times_seen(self.parts) if self.verdict in JUDGED else ""
+        return times_seen(self.parts) if self.verdict in OUTCOMES else ""
 
     @property
     def outcome(self) -> str:
@@ -102,7 +101,7 @@ class Verdict:
     @property
     def deciding(self) -> Part | None:
         """The first part with the claim's own verdict: of a claim that fails, what it fails by."""
-        judged = self.verdict in JUDGED
+        judged = self.verdict in OUTCOMES
         return next((part for part in self.parts if judged and part.verdict == self.verdict), None)
 
     def __str__(self) -> str:
@@ -142,8 +141,8 @@ class Ledger(list[Verdict]):
         if len(self) < len(TEXTS):
             return ""
         of = Counter("question" if v.id[0] == "q" else "amended rule" if v.id[-1] == "′" else "claim" for v in self)
-        several, few = ([v for v in self if v.verdict in JUDGED and bool(v.seen) == seen] for seen in (False, True))
-        lacking = ", ".join(counts([v for v in self if v.verdict not in JUDGED]))
+        several, few = ([v for v in self if v.verdict in OUTCOMES and bool(v.seen) == seen] for seen in (False, True))
+        lacking = ", ".join(counts([v for v in self if v.verdict not in OUTCOMES]))
         where = ", ".join(dict.fromkeys(v.profile for v in self))
         return (
             f"Profile {where}: {counted(of['claim'], 'claim')}, {counted(of['amended rule'], 'amended rule')} and "

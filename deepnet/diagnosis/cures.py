@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from statistics import median_high
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import nll_loss
 
 from deepnet.diagnosis.layers import NOISE, layer_modules
-from deepnet.diagnosis.measure import SMOOTHED, Measurements, Norm, take_steps
+from deepnet.diagnosis.measure import SMOOTHED, Measurements, Norm, mean_loss, take_steps
 from deepnet.diagnosis.rules_steps import GOOD_UPDATE
 from deepnet.diagnosis.setup import Parameters, Setup
 from deepnet.records.files import first_line
@@ -202,8 +203,8 @@ def _rate_times(factor: float) -> Callable[[Setup, Measurements], Setup]:
 
 def _good_rate(setup: Setup, m: Measurements) -> Setup:
     """The rate at which half of the layers would have moved by `GOOD_UPDATE` in the first step, to a power of ten."""
-    moves = sorted(layer.first_update for layer in m.layers if layer.learns and layer.first_update > 0)
-    middle = moves[len(moves) // 2] if moves and math.isfinite(moves[len(moves) // 2]) else 0.1
+    moves = [layer.first_update for layer in m.layers if layer.learns and layer.first_update > 0]
+    middle = median_high(moves) if moves and math.isfinite(median_high(moves)) else 0.1
     factor = min(max(GOOD_UPDATE / middle, 1e-6), 1e6)
     return replace(setup, options=setup.options | {"lr": 10 ** round(math.log10(m.options["lr"] * factor))})
 
@@ -308,9 +309,8 @@ def _train(name: str, words: str, setup: Setup, steps: int, seconds: float, goal
 
 
 def _smoothed(losses: Sequence[float], end: int) -> float:
-    last = losses[max(0, end - SMOOTHED) : end]
-    mean = sum(last) / len(last) if last else math.inf
-    return mean if math.isfinite(mean) else math.inf
+    """The mean of the losses up to step `end`, of the last `SMOOTHED` of them."""
+    return mean_loss(losses[max(0, end - SMOOTHED) : end])
 
 
 def _has_helped(trial: Trial, as_it_is: Trial, entropy: float) -> bool:

@@ -3,6 +3,7 @@
 import math
 import re
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -84,12 +85,12 @@ class Measurements:
     @property
     def first_loss(self) -> float:
         """Of the untrained model; infinite where it is not finite."""
-        return _mean(self.losses[:1])
+        return mean_loss(self.losses[:1])
 
     @property
     def last_loss(self) -> float:
         """Mean over the last five batches."""
-        return _mean(self.losses[-5:])
+        return mean_loss(self.losses[-5:])
 
     @property
     def learns(self) -> bool:
@@ -97,8 +98,9 @@ class Measurements:
         return self.last_loss < 0.95 * min(self.first_loss, max(self.entropy, 1e-9))
 
 
-def _mean(values: tuple[float, ...]) -> float:
-    mean = sum(values) / len(values) if values else math.inf
+def mean_loss(losses: Sequence[float]) -> float:
+    """The mean of losses; infinite where there are none or one is not finite."""
+    mean = sum(losses) / len(losses) if losses else math.inf
     return mean if math.isfinite(mean) else math.inf
 
 

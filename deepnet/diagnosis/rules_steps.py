@@ -1,6 +1,7 @@
 """Rules on the first steps: how signal, gradient and weights behave in each layer."""
 
 import math
+from statistics import median_high
 
 from deepnet.diagnosis.findings import Finding, percent, power, rule
 from deepnet.diagnosis.layers import Layer
@@ -35,7 +36,7 @@ def exploding(m: Measurements) -> Finding | None:
         f"the layers, and the untrained model's loss is {power(m.first_loss)}, where ln({m.outputs}) = {m.chance:.2f} "
         "is expected."
     )
-    if sorted(layer.gain for layer in ran)[len(ran) // 2] > LARGE_GAIN:
+    if median_high(layer.gain for layer in ran) > LARGE_GAIN:
         cure = "Draw the weights by He's rule, or normalise each layer."
         return Finding("exploding", worst.name, words, cure, 0.85, ("he", "norm", "small-weights"))
     cure = "Scale the weights of each branch down, or normalise it."  # each layer keeps its signal: shortcuts add up
@@ -60,10 +61,10 @@ def dead_units(m: Measurements) -> Finding | None:
 def learning_rate_high(m: Measurements) -> Finding | None:
     if len(m.losses) < 2 or not math.isfinite(m.losses[0]):
         return None
-    moves = sorted(layer.update for layer in _stepping(m))
+    moves = [layer.update for layer in _stepping(m)]
     peak = max((layer.peak for layer in _stepping(m)), default=0.0)  # units that die stop moving
     worse = not math.isfinite(m.losses[-1]) or max(m.losses) > 2 * max(m.losses[0], m.chance)
-    fast = bool(moves) and (peak > HIGH_UPDATE if worse else moves[len(moves) // 2] > 3 * HIGH_UPDATE)
+    fast = bool(moves) and (peak > HIGH_UPDATE if worse else median_high(moves) > 3 * HIGH_UPDATE)
     if not fast and math.isfinite(m.losses[-1]):
         return None
     words = f"The steps are too large: the loss goes from {power(m.losses[0])} up to {power(max(m.losses))}"
@@ -99,9 +100,9 @@ def learning_rate_low(m: Measurements) -> Finding | None:
 
 @rule
 def weight_decay(m: Measurements) -> Finding | None:
-    strengths = sorted(layer.decay for layer in _stepping(m))
+    strengths = [layer.decay for layer in _stepping(m)]
     decay = m.options.get("weight_decay", 0.0)
-    middle = strengths[len(strengths) // 2] if strengths else 0.0
+    middle = median_high(strengths) if strengths else 0.0
     if decay <= STRONG_DECAY or middle < 1:
         return None
     words = f"A weight decay of {power(decay)} pulls {middle:.0f} times as strongly as the loss: weights go to 0."
@@ -136,7 +137,7 @@ def vanishing(m: Measurements) -> Finding | None:
             f" The variance across samples falls from {power(first.before.variance)} in {first.name} to "
             f"{power(last.before.variance)} in {last.name}."
         )
-        gain = sorted(layer.gain for layer in seen)[len(seen) // 2]
+        gain = median_high(layer.gain for layer in seen)
         if gain < 1:
             words += f" The weights' variance times fan-in is {gain:.2f}; a network of ReLUs keeps its signal at 2."
     cure = "Draw the weights by He's rule; or add shortcuts or normalisation."

@@ -11,6 +11,7 @@ from torch.nn.functional import cross_entropy
 from torch.optim import Optimizer
 
 from deepnet.diagnosis.sample import Sample
+from deepnet.training.own import own_optimizer
 from deepnet.training.steps import Loss
 from deepnet.valid import number
 from experimentTable import OPTIMIZERS, UsageError, choose
@@ -73,13 +74,7 @@ def maker(model: nn.Module, optimizer: Any, lr: float | None, eps: float | None)
     if not callable(optimizer):
         raise UsageError(f"optimizer must be a name, an optimizer or a callable that makes one, got {optimizer!r:.60}")
 
-    def make(other: nn.Module, _: Parameters) -> Optimizer:
-        made = optimizer(_learning(other))
-        if not isinstance(made, Optimizer):
-            raise UsageError(f"optimizer must give a torch.optim.Optimizer, it gave {type(made).__name__}")
-        return made
-
-    return make
+    return lambda other, _: own_optimizer(lambda _parameters: optimizer(_learning(other)), other)
 
 
 def _learning(model: nn.Module) -> list[nn.Parameter]:

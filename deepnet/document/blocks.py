@@ -14,7 +14,7 @@ import deepnet.claims
 from deepnet.claims.intervals import Part
 from deepnet.claims.ledger import RULES, check
 from deepnet.claims.robustness import robustness
-from deepnet.claims.verdicts import VERDICTS, Verdict, after_holm, said
+from deepnet.claims.verdicts import OUTCOMES, VERDICTS, Verdict, after_holm, said
 from deepnet.document.committed import Committed
 from deepnet.document.numbers import at_epoch, in_words, joined, write
 from deepnet.figures.registry import FIGURES, FOLDER
@@ -108,20 +108,20 @@ def count(ev: Committed, verdict: str, **options: str) -> str:
     """`{{count holds}}`: how many claims have a verdict; `{{count many}}`: one over three seeds or more."""
     found = [judged(ev, name, options.get("in", "paper")) for name in CLAIMS]
     if verdict == "many":
-        return in_words(sum(v.verdict in VERDICTS[:3] and not v.seen for v in found))
+        return in_words(sum(v.verdict in OUTCOMES and not v.seen for v in found))
     return in_words(sum(v.verdict == verdict for v in found))
 
 
 def verdicts(ev: Committed) -> Table:
     """Which claims and questions have which verdict, those judged over at least three seeds apart from the others."""
-    kinds = [*product(VERDICTS[:3], SEEN), *product(VERDICTS[3:], [""])]
+    kinds = [*product(OUTCOMES, SEEN), *product(VERDICTS[3:], [""])]
     found = [[judged(ev, name, profile) for name in RULES] for profile in JUDGED]
     rows = []
     for kind in kinds:
         names = [[v.id for v in of if (v.verdict, "few" * bool(v.seen)) == kind] for of in found]
         cells = [f"**{len(ids)}**: {', '.join(ids)}" if ids else "none" for ids in names]
         words = " or ".join(dict.fromkeys(said(claim, kind[0]) for claim in ("3a", "q1")))
-        rows.append([f"{words}, {SEEN[kind[1]]}" if kind[0] in VERDICTS[:3] else words, *cells])
+        rows.append([f"{words}, {SEEN[kind[1]]}" if kind[0] in OUTCOMES else words, *cells])
     return Table(["verdict", *(f"`{profile}`" for profile in JUDGED)], rows)
 
 

@@ -12,7 +12,6 @@ An expression is a word and its arguments: `{{accuracy MLP_4}}` is the mean test
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from math import log
 
 import numpy as np
 
@@ -61,7 +60,7 @@ def at_epoch(curve: str, record: Record, at: str = "final") -> float:
 
 def plateau(record: Record) -> int:
     """The epoch in which the training loss first leaves ln(classes), by more than .05."""
-    below = record.column("train_loss", True) < log(record.result["classes"]) - 0.05
+    below = m.left_plateau(record)
     return int(np.argmax(below)) + 1 if below.any() else 0
 
 
@@ -74,7 +73,7 @@ def under_eps(record: Record) -> int:
 
 def lost(record: Record) -> float:
     """Points of evaluation accuracy that restoring the last epoch in place of the best would cost."""
-    return 100 * (record.result["best_accuracy"] - m.accuracies(record)[record.result["last_epoch"]])
+    return 100 * m.stopping_cost(record)
 
 
 # quantity -> what it is in a record, and the decimals it is written with

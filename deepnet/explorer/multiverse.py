@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from deepnet.claims.evidence import REGISTERED, Source
+from deepnet.claims.evidence import Source
 from deepnet.claims.intervals import Part
-from deepnet.claims.ledger import RULES, check
-from deepnet.claims.robustness import Robustness, settings_of
-from deepnet.claims.verdicts import VERDICTS, said
+from deepnet.claims.ledger import RULES
+from deepnet.claims.robustness import in_settings, robustness_of
+from deepnet.claims.verdicts import OUTCOMES, VERDICTS, said
 from deepnet.records.files import read_lines
 from deepnet.records.reading import EVIDENCE, Record
 from experimentTable import JUDGED
@@ -35,10 +35,8 @@ def entry(claim: str, profile: str, records: Source, openings: Sequence[dict]) -
 
     `stands` says in how many of them the registered verdict is the same; it is empty where there is no other setting.
     """
-    settings = settings_of(claim, profile, records, openings) or [REGISTERED]
-    found = [check(claim, profile, records, openings, setting) for setting in settings]
-    registered = found[0]
-    robustness = Robustness(registered.id, profile, tuple((v.setting, v.verdict) for v in found))
+    found = in_settings(claim, profile, records, openings)
+    registered, robustness = found[0], robustness_of(found)
     columns = zip(*(verdict.parts for verdict in found), strict=True)  # a part in all settings
     return {
         "claim": registered.id,
@@ -48,10 +46,10 @@ def entry(claim: str, profile: str, records: Source, openings: Sequence[dict]) -
         "report": registered.report,
         "said": registered.text,
         "words": {verdict: said(registered.id, verdict) for verdict in VERDICTS[:4]},  # as verdicts are printed
-        "stands": robustness.text if len(settings) > 1 else "",
-        "settings": [asdict(setting) for setting in settings],
+        "stands": robustness.text if robustness else "",
+        "settings": [asdict(verdict.setting) for verdict in found],
         "verdicts": [verdict.verdict for verdict in found],
-        "parts": [[_cells(part) for part in parts] for parts in columns if parts[0].verdict in VERDICTS[:3]],
+        "parts": [[_cells(part) for part in parts] for parts in columns if parts[0].verdict in OUTCOMES],
     }
 
 

@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.collections import QuadMesh
 
 from deepnet.claims.atlas import half_depth, late, leaves_plateau
+from deepnet.claims.measures import left_plateau
 from deepnet.figures.entry import Entry
 from deepnet.figures.layers import LAYER, layers, theory
 from deepnet.figures.lines import GUESSING, named, positions
@@ -25,6 +26,8 @@ from deepnet.figures.plots import (
     VERMILLION,
     Groups,
     Sheet,
+    colour_bar,
+    heat_map,
     legend,
     sheet,
     short,
@@ -47,6 +50,7 @@ from deepnet.grid import (
 )
 from deepnet.records.reading import Record
 
+BAR = {"pad": 0.015, "aspect": 22}  # of the colours beside a map
 FLOAT32 = 2.0**-24  # half the distance from 1 to the next number
 EPS_ROWS = {cell: eps_row(*cell) for cell in product(EPS_DEPTHS, EPS)}
 LEAST_ACCURACY = GUESSING["test_accuracy"]
@@ -73,16 +77,9 @@ def grid_map(
         else:
             colour = BLACK if value > (low + 1) / 2 else "white"
             middle = (left + at * (right - left), (below + above) / 2)
-            ax.text(*middle, str(texts[row, column]), ha="center", va="center", fontsize=SMALL - 1, color=colour)
+            ax.text(*middle, str(texts[row, column]), ha="center", va="center", fontsize=SMALL, color=colour)
     ax.set(xlim=(x[0], x[-1]), ylim=(y[0], y[-1]))
     return mesh
-
-
-def colour_bar(figure: Sheet, mesh: QuadMesh, axes: Sequence[Axes], label: str) -> None:
-    """The colours of a map, beside it."""
-    bar = figure.colorbar(mesh, ax=list(axes), pad=0.015, aspect=22)
-    bar.set_label(label, fontsize=SMALL, color=INK)
-    bar.ax.tick_params(labelsize=SMALL, length=2.5, color=GREY)
 
 
 def edges(centres: Sequence[float] | np.ndarray) -> np.ndarray:
@@ -137,7 +134,7 @@ def eps_map(records: Groups) -> Sheet:
     style(ax, "", "Adam's eps", "weight layers", grid=None)
     ax.set_xticks(DECADES, [short(eps) for eps in EPS])
     ax.set_yticks(EPS_DEPTHS)
-    colour_bar(figure, mesh, [ax], "share of seeds that leave the plateau")
+    colour_bar(figure, mesh, [ax], "share of seeds that leave the plateau", **BAR)
     legend(figure, named(ax), columns=3)
     return figure
 
@@ -169,7 +166,7 @@ def rate_map(records: Groups) -> Sheet:
             ax.plot(frame, row + np.array([-0.5, -0.5, 0.5, 0.5, -0.5]), color=VERMILLION, linewidth=2, clip_on=False)
     style(ax, "", "learning rate", "weight layers", grid=None)
     ax.set_xticks(range(len(RATES)), list(map(short, RATES)))
-    colour_bar(figure, mesh, [ax], "test accuracy")
+    colour_bar(figure, mesh, [ax], "test accuracy", **BAR)
     return figure
 
 
@@ -188,7 +185,7 @@ def factorial_map(records: Groups) -> Sheet:
         style(ax, f"learning rate {short(lr)}", "", "weight layers" if ax is axes[0] else "", grid=None)
         words = [" + ".join(compress(("shortcuts", "norm", "He"), option)) or "plain" for option in options]
         ax.set_xticks(range(len(options)), words, rotation=40, ha="right")
-    colour_bar(figure, mesh, axes, "test accuracy")
+    colour_bar(figure, mesh, axes, "test accuracy", **BAR)
     return figure
 
 
@@ -207,7 +204,7 @@ def survival(records: Groups) -> Sheet:
         left.plot(epochs[1:], loss, color=BLUE, linewidth=1, marker="o", markersize=3)
     left.axhline(GUESSING["train_loss"], color=GREY, linestyle=":", linewidth=1.2)
     style(left, "A line per seed (dotted: guessing)", "epoch", "cross-entropy (nats)")
-    there = np.minimum.accumulate(losses >= GUESSING["train_loss"] - 0.05, axis=1).sum(axis=0)
+    there = (~np.logical_or.accumulate([left_plateau(run) for run in runs], axis=1)).sum(axis=0)
     staying = np.array([len(runs), *there])
     low, high = np.array([binomtest(k, len(runs)).proportion_ci(0.95, "exact") for k in staying.tolist()]).T
     right.fill_between(epochs[1:], low[1:], high[1:], color=BLUE, alpha=0.2, linewidth=0, step="pre")
@@ -234,14 +231,12 @@ def front(records: Groups) -> Sheet:
         growth[name] = np.log10(np.maximum(variance, 1e-40) / np.maximum(variance[0], 1e-40))
     high = max(values.max() for values in growth.values())
     for ax, (name, values) in zip(axes, growth.items(), strict=True):
-        steps = np.concatenate([[0], positions(records[name][0])[0]])
-        levels = np.arange(values.shape[1] + 1) + 0.5
-        mesh = ax.pcolormesh(steps, levels, values[1:].T, cmap="viridis", vmin=0, vmax=high, rasterized=True)
+        steps = positions(records[name][0])[0]
+        mesh = heat_map(ax, steps, values[1:], 0, high)
         depth, eps = FRONT_ROWS[name]
         style(ax, f"{depth} layers, eps {short(eps)}", "optimizer steps", LAYER if ax is axes[0] else "", grid=None)
         ax.xaxis.set_major_locator(whole_numbers(3))
-        ax.yaxis.set_major_locator(whole_numbers(6))
-    colour_bar(figure, mesh, axes, "log10 of variance across images\nover that before training")
+    colour_bar(figure, mesh, axes, "log10 of variance across images\nover that before training", **BAR)
     return figure
 
 

@@ -12,12 +12,11 @@ from deepnet.figures.lines import lines, named, positions
 from deepnet.figures.plots import (
     BLACK,
     GREY,
-    INK,
     MARKERS,
-    SMALL,
     WIDTH,
     Groups,
     Sheet,
+    colour_bar,
     heat_map,
     labels,
     legend,
@@ -103,11 +102,11 @@ def depth(records: Groups, *, plain: str) -> Sheet:
         x, label = positions(records[name][0])
         mesh = heat_map(ax, x[: len(values)], values, low, high)
         style(ax, name, label, "weight layer" if ax is above[0] else "", grid=None)
-    bar = upper.colorbar(mesh, ax=list(above), pad=0.01, aspect=16, extend="min" if least < low else "neither")
-    bar.set_label("log10 of the gradient's RMS", fontsize=SMALL, color=INK)
-    bar.ax.tick_params(labelsize=SMALL, length=2.5, color=GREY)
-    if low < ADAM_EPS < high:
-        bar.set_label("log10 of the gradient's RMS\n(white line: Adam's eps)", fontsize=SMALL, color=INK)
+    shows_eps = bool(low < ADAM_EPS < high)
+    label = "log10 of the gradient's RMS" + "\n(white line: Adam's eps)" * shows_eps
+    extend = "min" if least < low else "neither"
+    bar = colour_bar(upper, mesh, above, label, pad=0.01, aspect=16, extend=extend)
+    if shows_eps:
         bar.ax.axhline(ADAM_EPS, color="white", linewidth=2)
     spreads = {name: layers(runs, "probe_variance") for name, runs in records.items()}
     shown = {name: block_starts(experiment(name).model) for name in records}

@@ -19,6 +19,7 @@ import numpy as np
 from matplotlib import rc_context, rcdefaults, rcParams
 from matplotlib.axes import Axes
 from matplotlib.collections import QuadMesh
+from matplotlib.colorbar import Colorbar
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
@@ -288,6 +289,14 @@ def heat_map(ax: Axes, x: np.ndarray, values: np.ndarray, low: float, high: floa
     ax.xaxis.set_major_locator(whole_numbers(2))
     ax.yaxis.set_major_locator(whole_numbers(6))
     return mesh
+
+
+def colour_bar(figure: Any, mesh: QuadMesh, axes: Sequence[Axes], label: str, **options: Any) -> Colorbar:
+    """The colours of maps, beside them, in a figure or a part of one; `options` go to matplotlib's `colorbar`."""
+    bar = figure.colorbar(mesh, ax=list(axes), **options)
+    bar.set_label(label, fontsize=SMALL, color=INK)
+    bar.ax.tick_params(labelsize=SMALL, length=2.5, color=GREY)
+    return bar
 
 
 def drawn_table(table: Table, height: float = 3.4) -> Sheet:

@@ -204,7 +204,7 @@ FIGURES: dict[str, Entry] = {
         "settings, and those of our own search; on the right those at rates of 5e-4 and more.",
     ),
 }  # fmt: skip
-ALL = ChainMap(FIGURES, atlas.FIGURES)  # the atlas's stand on a page of their own
+ALL = ChainMap(atlas.FIGURES, FIGURES)  # the atlas's stand on a page of their own
 
 
 def found(name: str, profile: str) -> dict[str, list]:
@@ -270,7 +270,7 @@ def draw(number: str, profile: str | None = None) -> Sheet:
     said = note if lacks_own or not missing else f"without {', '.join(missing)}"
     title(figure, f"{number}  {entry.caption}", shown, said)
     figure.alt = entry.alt or entry.caption
-    figure.provenance = provenance(shown, note) if entry.runs else f"profile {profile} · the embedded sample's images"
+    figure.provenance = provenance(shown, said) if entry.runs else f"profile {profile} · the embedded sample's images"
     return figure
 
 

@@ -13,7 +13,7 @@ import pytest
 from helpers import ROOT
 
 from deepnet.claims.ledger import check, ledger
-from deepnet.claims.verdicts import JUDGED, Verdict, counts
+from deepnet.claims.verdicts import OUTCOMES, Verdict, counts
 from deepnet.data.sets import FINGERPRINTS, VALIDATION
 from deepnet.figures.registry import found
 from deepnet.records.reading import find_openings, find_records
@@ -130,7 +130,7 @@ def accuracies(name: str, *profiles: str) -> list[float]:
 def count_of_verdicts() -> str:
     """How many claims have which verdict, those seen once or twice apart."""
     verdicts = [verdict for verdict in ledger("paper") if verdict.id[0] != "q" and verdict.id[-1] != "′"]
-    several, few = ([v for v in verdicts if v.verdict in JUDGED and bool(v.seen) == seen] for seen in (False, True))
+    several, few = ([v for v in verdicts if v.verdict in OUTCOMES and bool(v.seen) == seen] for seen in (False, True))
 
     def said(some: list[Verdict]) -> str:  # none of them is a question
         return ", ".join(counts(some)).replace(" or yes", "").replace(" or no", "")
