@@ -62,7 +62,7 @@ check: $(INSTALLED)
 	$(RUN) mypy
 
 $(INSTALLED): requirements.txt requirements-dev.txt | .venv/bin/python
-	@index=; size='PyTorch with CUDA, 3 GB to download and 6.4 GB on disk'; \
+	@index=; size='PyTorch with CUDA, 3 GB to download and 6.8 GB on disk'; \
 	if ! command -v nvidia-smi >/dev/null 2>&1; then \
 	  if .venv/bin/python -c 'from urllib.request import urlopen; urlopen("$(CPU_WHEELS)/torch/", timeout=5)' 2>/dev/null; then \
 	    index='--extra-index-url $(CPU_WHEELS)'; size='PyTorch for the processor alone, 0.7 GB to download and 2 GB on disk'; \
