@@ -3,6 +3,7 @@
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
+from itertools import product
 
 DATA = {"mnist": "MNIST", "cifar10": "CIFAR-10", "cifar100": "CIFAR-100"}
 
@@ -34,6 +35,21 @@ def ranges(seeds: Iterable[int]) -> str:
         else:
             runs.append([seed])
     return ", ".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else f"{run[0]}" for run in runs)
+
+
+def braced(names: Iterable[str]) -> list[str]:
+    """Names that differ in their numbers alone as one word, which a shell expands: MLP_4 and MLP_13 as "MLP_{4,13}"."""
+    alike: dict[tuple[str, ...], list[list[str]]] = {}
+    for name in names:
+        parts = name.split("_")
+        alike.setdefault(tuple("" if part[0].isdigit() else part for part in parts), []).append(parts)
+    words = []
+    for group in alike.values():
+        values = [list(dict.fromkeys(column)) for column in zip(*group, strict=True)]
+        complete = list(product(*values)) == list(map(tuple, group))
+        word = "_".join(column[0] if len(column) == 1 else f"{{{','.join(column)}}}" for column in values)
+        words += [word] if complete else ["_".join(parts) for parts in group]
+    return words
 
 
 def seeds_of(runs: Mapping[str, Collection[int]]) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 from deepnet.records.files import read_lines
 from deepnet.records.reading import EVIDENCE, ROOT, Record
-from deepnet.text import ranges
+from deepnet.text import braced, ranges
 from experimentTable import UsageError
 
 CONSTANT = "from the rules, the table of experiments or the original report"
@@ -50,7 +50,7 @@ class Trace:
         alike: dict[str, list[str]] = {}
         for (name, profile), of in runs.items():
             alike.setdefault(f"--profile {profile} --seeds {_seeds(of)} ({_commits(of)})", []).append(name)
-        return [f"{' '.join(names)} {options}" for options, names in alike.items()]
+        return [f"{' '.join(braced(names))} {options}" for options, names in alike.items()]
 
     def hover(self) -> str:
         """What the page shows over the number: for each run its profile, seeds, commit, and how it is verified."""

@@ -18,7 +18,7 @@ from deepnet.figures.words import (
     verdicts_of,
 )  # fmt: skip
 from deepnet.records.reading import find_record, find_records
-from deepnet.text import Table, counted, listed, ranges, seeds_of
+from deepnet.text import Table, braced, counted, listed, ranges, seeds_of
 from experimentTable import EXPERIMENTS
 
 
@@ -142,6 +142,8 @@ def test_how_things_are_written():
     assert [counted(number, "run") for number in (0, 1, 2, 1200)] == ["0 runs", "1 run", "2 runs", "1,200 runs"]
     assert (listed(list("abcd")), listed(list("abcdef"))) == ("a, b, c, d", "a, b, c and 3 more")
     assert (ranges([5, 0, 1, 2]), ranges([3])) == ("0-2, 5", "3")
+    assert braced(["a_1_2", "a_1_3", "a_2_2", "a_2_3", "b_1"]) == ["a_{1,2}_{2,3}", "b_1"]
+    assert braced(["a_1_2", "a_2_1"]) == ["a_1_2", "a_2_1"]  # of which a shell would make four
     assert seeds_of({"a": [0], "b": [0]}) == "seed 0" and seeds_of({"a": [0, 1, 2]}) == "seeds 0-2"
     assert seeds_of({"a": [0, 1], "b": [0], "c": [0]}) == "seeds 0-1 (a), 0 (b, c)"
     assert seeds_of({"z": [1], **{key: [0] for key in "abcdef"}}) == "seeds 1 (z), 0 (a, b, c and 3 more)"
