@@ -73,10 +73,10 @@ BUDGETS = {
     "cnn_res_16":      (18,    3,     10,   2300,    55),
     "cnn_res_35":      (8,     2,     10,   4700,    80),
     "cnn_res_56":      (6,     2,     14,   7600,   120),
-    "control":         (0,     0,      0,    300,    10),
-    "control_cnn":     (0,     0,      0,   4100,   240),
-    "control_fp64":    (0,     0,      0,   9000,   240),
-    "control_bf16":    (0,     0,      0,   1000,     0),
+    "ablation":        (0,     0,      0,    300,    10),
+    "ablation_cnn":    (0,     0,      0,   4100,   240),
+    "ablation_fp64":   (0,     0,      0,   9000,   240),
+    "ablation_bf16":   (0,     0,      0,   1000,     0),
     "atlas_eps":       (0,     0,      0,     80,    10),
     "atlas_cure":      (0,     0,      0,    400,    15),
     "atlas_cnn":       (0,     0,      0,    700,     0),
@@ -105,7 +105,7 @@ PROFILES: dict[str, Profile] = {
         budgets={family: (steps, rows) for family, (steps, rows, *_) in BUDGETS.items()},
         seconds={family: price for family, (*_, price, _, _) in BUDGETS.items()},
         tsne_images=800, timing_blocks=(3, 1), search_trials=4, judged=False, row_unit="steps",
-        left_out=tuple(family for family in BUDGETS if family.startswith(("control", "atlas"))),  # it is too small
+        left_out=tuple(family for family in BUDGETS if family.startswith(("ablation", "atlas"))),  # it is too small
     ),
     "cpu": Profile(
         "cpu", "complete", {2: 32, 3: 28, 4: 32, 5: 64},
@@ -114,7 +114,7 @@ PROFILES: dict[str, Profile] = {
     "paper": Profile(
         "paper", "complete", {2: 32, 3: 28, 4: 128, 5: 128}, budgets=_FIRST_STEPS,
         seconds={family: price for family, (*_, price) in BUDGETS.items()}, priced_on="one H200",
-        left_out=("control_bf16", "atlas_cnn"),  # what is asked at 32 pixels
+        left_out=("ablation_bf16", "atlas_cnn"),  # what is asked at 32 pixels
     ),
 }  # fmt: skip
 # Those whose records claims are judged by, the largest sizes first: where one lacks a record, the next is looked at.
@@ -212,10 +212,10 @@ class Experiment:
 _mlp = partial(Experiment, chapter=3, family="mlp", dataset="mnist", lr=1e-4, record_gradients=True, precision="fp32")
 _mlp_res = partial(_mlp, family="mlp_res")
 _cnn = partial(Experiment, chapter=4, family="cnn", dataset="cifar10", lr=5e-4, record_gradients=True)
-_control = partial(Experiment, family="control", record_gradients=True, precision="fp32")
-_mlp_control = partial(_control, chapter=3, dataset="mnist", lr=1e-4)
-_cnn_control = partial(_control, chapter=4, family="control_cnn", dataset="cifar10", lr=5e-4)
-_precision = partial(_cnn_control, family="control_bf16", epochs=5)
+_ablation = partial(Experiment, family="ablation", record_gradients=True, precision="fp32")
+_mlp_ablation = partial(_ablation, chapter=3, dataset="mnist", lr=1e-4)
+_cnn_ablation = partial(_ablation, chapter=4, family="ablation_cnn", dataset="cifar10", lr=5e-4)
+_precision = partial(_cnn_ablation, family="ablation_bf16", epochs=5)
 _resnet = partial(Experiment, chapter=5, model="resnet18", dataset="cifar100", lr=5e-4)
 _tune = partial(_resnet, family="fine_tune", trainable=("layer4", "fc"))
 # From early_stopping on: afresh from train_resnet's weights, layer3, layer4 and the last layer train.
@@ -237,18 +237,18 @@ ROWS = [
     _mlp_res("MLP_res_55", model="MLP_res_55", family="mlp_res_55"),
     _mlp_res("MLP_res_96", model="MLP_res_96", family="mlp_res_96"),
     Experiment("timing_3", "timing", 3, "timing", dataset="mnist", lr=1e-4, precision="fp32"),
-    # Controls of our own: Adam's eps at 1e-16, He initialisation, float64
-    *(_mlp_control(f"{m}_eps", model=m, eps=1e-16) for m in ("MLP_23", "MLP_33")),
-    *(_mlp_control(f"{m}_he", model=m, initialisation="he") for m in ("MLP_4", "MLP_13", "MLP_23", "MLP_33")),
-    _mlp_control("MLP_33_fp64", model="MLP_33", precision="fp64"),
+    # Ablations of our own: Adam's eps at 1e-16, He initialisation, float64
+    *(_mlp_ablation(f"{m}_eps", model=m, eps=1e-16) for m in ("MLP_23", "MLP_33")),
+    *(_mlp_ablation(f"{m}_he", model=m, initialisation="he") for m in ("MLP_4", "MLP_13", "MLP_23", "MLP_33")),
+    _mlp_ablation("MLP_33_fp64", model="MLP_33", precision="fp64"),
     # Chapter 4: CNNs on CIFAR-10
     *(_cnn(name, model=name) for name in ("CNN_10", "CNN_13")),
     _cnn("CNN_30", model="CNN_30", family="cnn_30", precision="fp32"),
     *(_cnn(name, model=name, family=name.lower()) for name in ("CNN_res_16", "CNN_res_35", "CNN_res_56")),
     Experiment("timing_4", "timing", 4, "timing", dataset="cifar10", lr=5e-4, precision="fp32"),
-    _cnn_control("CNN_30_eps", model="CNN_30", eps=1e-16),
-    *(_cnn_control(f"{m}_he", model=m, initialisation="he") for m in ("CNN_10", "CNN_13", "CNN_30")),
-    _cnn_control("CNN_30_fp64", model="CNN_30", family="control_fp64", precision="fp64"),
+    _cnn_ablation("CNN_30_eps", model="CNN_30", eps=1e-16),
+    *(_cnn_ablation(f"{m}_he", model=m, initialisation="he") for m in ("CNN_10", "CNN_13", "CNN_30")),
+    _cnn_ablation("CNN_30_fp64", model="CNN_30", family="ablation_fp64", precision="fp64"),
     *(  # does bf16 change what comes out? Each pair from the same weights, in the same order
         _precision(f"{model}_{precision}", model=model, precision=precision)
         for model in BOTH_PRECISIONS for precision in ("fp32", "bf16")

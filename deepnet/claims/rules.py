@@ -145,7 +145,7 @@ def _(ev: Evidence) -> Iterator[Part]:
 # ---------------------------------------------------------------- chapter 5: from CIFAR-10 to CIFAR-100
 
 ADAPTIVE = ("adam", "adamw", "rmsprop")
-CHAPTER_5 = tuple(name for name, exp in EXPERIMENTS.items() if exp.chapter == 5 and exp.family != "control")
+CHAPTER_5 = tuple(name for name, exp in EXPERIMENTS.items() if exp.chapter == 5)
 
 Trials = Mapping[int, Sequence[Record]]  # seed -> the records of a search's trials
 

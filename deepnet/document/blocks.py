@@ -164,8 +164,8 @@ def runs(ev: Committed, wanted: Iterable[Experiment], *fields: str) -> Table:
 def _of(chapter: int, ablations: bool = False) -> list[Experiment]:
     """The trainings of a chapter, the classical baseline among them."""
     rows = [row for row in EXPERIMENTS.values() if row.kind in ("training", "baseline") and row.chapter == chapter]
-    rows = [row for row in rows if row.family != "control_bf16"]  # whose means stand with question q7
-    return [row for row in rows if row.family.startswith("control") == ablations]
+    rows = [row for row in rows if row.family != "ablation_bf16"]  # whose means stand with question q7
+    return [row for row in rows if row.family.startswith("ablation") == ablations]
 
 
 def cost(ev: Committed) -> Table:
@@ -261,7 +261,7 @@ def count_rules(ev: Committed, what: str) -> str:
 def experiments(ev: Committed, what: str) -> str:
     """`{{experiments trainings}}`: how many trainings of the original, or `ablations` of ours, the table has."""
     rows = [row for row in EXPERIMENTS.values() if row.kind == "training"]
-    return f"{sum(row.family.startswith('control') == (what == 'ablations') for row in rows)}"
+    return f"{sum(row.family.startswith('ablation') == (what == 'ablations') for row in rows)}"
 
 
 def records(ev: Committed, profile: str) -> str:

@@ -286,7 +286,7 @@ def norms(records: Groups) -> Sheet:
     return figure
 
 
-def controls(records: Groups) -> Sheet:
+def ablations(records: Groups) -> Sheet:
     """3.7, 4.5: Adam's eps at 1e-16 beside the default, and He initialisation: training loss above, test accuracy
     below.
     """

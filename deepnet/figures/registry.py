@@ -18,7 +18,7 @@ from deepnet.figures.layers import depth, float64, precision
 from deepnet.figures.lines import (
     OPENINGS,
     TUNING,
-    controls,
+    ablations,
     dropout,
     fine_tuning,
     multiples,
@@ -83,12 +83,12 @@ def _timing(name: str, what: str) -> Entry:
     return Entry(partial(timing, name=name), (name,), f"Time per step: residual over plain {what}", alt)
 
 
-def _controls(*runs: str) -> Entry:
+def _ablations(*runs: str) -> Entry:
     alt = (
         "Training loss above, test accuracy below: on the left nets with Adam's eps at 1e-8 and at 1e-16, on the right "
         f"plain nets with He initialisation ({', '.join(runs)})."
     )
-    return Entry(controls, runs, "Ablations: a smaller eps, or He initialisation", alt)
+    return Entry(ablations, runs, "Ablations: a smaller eps, or He initialisation", alt)
 
 
 def _float64(name: str) -> Entry:
@@ -158,17 +158,17 @@ FIGURES: dict[str, Entry] = {
     "3.5": _timing("timing_3", "MLPs"),
     "3.6": _norms("residual MLPs", *RES),
     "3.6b": _depth("Residual MLPs", "MLP_33", *RES, note=" Only the layers at which a block begins are drawn."),
-    "3.7": _controls("MLP_23", "MLP_33", "MLP_23_eps", "MLP_33_eps", *HE[:4]),
+    "3.7": _ablations("MLP_23", "MLP_33", "MLP_23_eps", "MLP_33_eps", *HE[:4]),
     "3.7b": _float64("MLP_33"),
     "4.1": _cnns("The plain CNNs that learn: CNN_10, CNN_13", *CNNS[:2]),
     "4.2": _cnns("CNN_30, the plain CNN that does not learn", "CNN_30", height=2.1),
     "4.2b": _depth("Plain CNNs", "CNN_30", *CNNS, note=" It leaves poolings out."),
     "4.3": _cnns("The residual CNNs: CNN_res_16, CNN_res_35, CNN_res_56", *CNNS_RES),
     "4.4": _timing("timing_4", "CNNs"),
-    "4.5": _controls("CNN_30", "CNN_30_eps", *HE[4:]),
+    "4.5": _ablations("CNN_30", "CNN_30_eps", *HE[4:]),
     "4.5b": _float64("CNN_30"),
     "4.6": Entry(
-        precision, tuple(name for name, row in EXPERIMENTS.items() if row.family == "control_bf16"),
+        precision, tuple(name for name, row in EXPERIMENTS.items() if row.family == "ablation_bf16"),
         "bf16 (dashed) beside fp32, from the same weights",
         "Training loss in both precisions, the difference of the final accuracies with a dot per seed, and variance "
         "and distinct outputs by layer before training, for four CNNs and ResNet-18.",

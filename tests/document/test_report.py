@@ -20,7 +20,7 @@ from experimentTable import EXPERIMENTS, JUDGED, UsageError
 
 REPORT = ROOT / "report"
 REMEDY = "`make report` builds it anew"
-TRAININGS = [r.name for r in EXPERIMENTS.values() if r.kind == "training" and not r.family.startswith("control")]
+TRAININGS = [r.name for r in EXPERIMENTS.values() if r.kind == "training" and not r.family.startswith("ablation")]
 # Digits that the text may hold without an expression: names, places in a text, dates, and constants of the method.
 DEPTH = r"\b(?:4|5|13|15|16|23|33|35|55|56|96)\b"
 NOT_MEASURED = (

@@ -282,7 +282,7 @@ def test_class_counts_are_the_bars(records):
 @pytest.mark.parametrize(
     ("number", "choice"), [*((number, "cpu or paper") for number in ("3.7", "3.7b", "4.5", "4.5b")), ("4.6", "cpu$")]
 )
-def test_controls_are_refused_in_the_sample(number, choice, records):
+def test_ablations_are_refused_in_the_sample(number, choice, records):
     with pytest.raises(UsageError, match=f"figure {number} shows ablations .* choose profile {choice}"):
         draw(number, "sample")
 

@@ -78,7 +78,7 @@ def bf16_sentence() -> str:
     )
 
 
-ABLATIONS = [row for row in TABLE if row.family.startswith("control")]
+ABLATIONS = [row for row in TABLE if row.family.startswith("ablation")]
 
 
 def rows_sentences() -> Iterator[str]:

@@ -49,7 +49,7 @@ KINDS_OF_ROW = {
 VALUES: dict[str, tuple] = {  # field -> what it is changed to, sound or not
     "kind": ("training", "baseline", "distribution", "tsne", "timing", "trainning"),
     "chapter": (0, 2, 3, 4, 5, 1, "3", True),
-    "family": ("", "mlp", "cnn", "optimizer", "sweep", "control", "mpl"),
+    "family": ("", "mlp", "cnn", "optimizer", "sweep", "ablation", "mpl"),
     "model": ("", "MLP_4", "MLP_13", "CNN_13", "resnet18", "no such model", None),
     "dataset": ("mnist", "cifar10", "cifar100", "own", "minst"),
     "lr": (0, 0.02, -1.0, float("nan"), "fast", None, True),
