@@ -19,14 +19,14 @@ def counted(true: np.ndarray, given: np.ndarray, classes: int) -> np.ndarray:
     return counts
 
 
-def confusion_map(ax: Axes, counts: np.ndarray, names: Sequence[str], least: int = 0) -> None:
+def confusion_map(ax: Axes, counts: np.ndarray, names: Sequence[str], least: int = 0, what: str = "class") -> None:
     """`counts` as a map; numbers stand in the cells that have at least `least`."""
     ax.imshow(counts, cmap="Blues", vmax=counts.max() * 1.2, aspect="auto")
     for y, x in zip(*np.nonzero(counts >= least), strict=True):
         ax.text(x, y, str(counts[y, x]), ha="center", va="center", fontsize=SMALL, color="white" if x == y else INK)
     ax.set_xticks(range(len(names)), names, rotation=40, ha="right", rotation_mode="anchor")
     ax.set_yticks(range(len(names)), names)
-    style(ax, x="predicted class", y="class", grid=None)
+    style(ax, x=f"predicted {what}", y=what, grid=None)
 
 
 def superclass_confusion(records: Groups) -> Sheet:
@@ -37,10 +37,11 @@ def superclass_confusion(records: Groups) -> Sheet:
     true, given = np.concatenate([record.predictions() for record in runs], axis=1).astype(int)
     figure, (ax,) = sheet(height=6.2)
     coarse = np.asarray(COARSE_OF)
-    confusion_map(ax, counted(coarse[true], coarse[given], len(COARSE_NAMES)), spelled(COARSE_NAMES), least=10)
+    counts = counted(coarse[true], coarse[given], len(COARSE_NAMES))
+    confusion_map(ax, counts, spelled(COARSE_NAMES), least=10, what="superclass")
     within = (coarse[true] == coarse[given])[true != given].mean()
-    right = f"class right: {(true == given).mean():.0%} of {len(true):,} validation images"
-    ax.set_title(f"{right}; mistakes within a superclass: {within:.0%}", fontsize=TEXT, loc="right")
+    right = f"{(true == given).mean():.0%} of {len(true):,} validation images are given their class"
+    ax.set_title(f"{right}; {within:.0%} of the others stay in their superclass", fontsize=TEXT, loc="right")
     return figure
 
 

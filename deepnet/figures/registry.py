@@ -267,7 +267,7 @@ def draw(number: str, profile: str | None = None) -> Sheet:
     rows = f"{len(missing)} of {len(entry.runs)} rows" if number in atlas.FIGURES else ", ".join(missing)
     note = f"no finished record of {rows}" if missing else ""
     # Runs that only stand beside the figure's own may be absent, which a reader need not take for a failure.
-    said = note if lacks_own or not missing else f"without {', '.join(missing)}"
+    said = note if lacks_own or not missing else f"no records of {', '.join(missing)}"
     title(figure, f"{number}  {entry.caption}", shown, said)
     figure.alt = entry.alt or entry.caption
     figure.provenance = provenance(shown, said) if entry.runs else f"profile {profile} · the embedded sample's images"
