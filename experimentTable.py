@@ -84,6 +84,9 @@ BUDGETS = {
     "atlas_front":     (1000, 100,     0,    300,    60),
     "atlas_rate":      (0,     0,      0,    200,    10),
     "atlas_cell":      (0,     0,      0,    200,    15),
+    "defect_head":     (0,     0,      0,   1500,    40),
+    "defect_baseline": (0,     0,      0,   1800,   900),
+    "defect_sgd":      (0,     0,      0,   4500,    45),
     "timing":          (0,     0,      5,    600,    30),
     "resnet":          (36,    4,     21,  14000,    45),
     "baseline":        (0,     0,     33,    600,   330),
@@ -105,7 +108,7 @@ PROFILES: dict[str, Profile] = {
         budgets={family: (steps, rows) for family, (steps, rows, *_) in BUDGETS.items()},
         seconds={family: price for family, (*_, price, _, _) in BUDGETS.items()},
         tsne_images=800, timing_blocks=(3, 1), search_trials=4, judged=False, row_unit="steps",
-        left_out=tuple(family for family in BUDGETS if family.startswith(("ablation", "atlas"))),  # it is too small
+        left_out=tuple(f for f in BUDGETS if f.startswith(("ablation", "atlas", "defect"))),  # it is too small
     ),
     "cpu": Profile(
         "cpu", "complete", {2: 32, 3: 28, 4: 32, 5: 64},
@@ -143,6 +146,8 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "record_gradients": valid.truth,
     "initialisation": valid.one_of("default", "he"),
     "eps": valid.optional(valid.number),
+    "momentum": partial(valid.number, below=1),
+    "defects": valid.some_of(*valid.DEFECTS),
     "precision": valid.one_of("auto", "fp32", "bf16", "fp64"),
     "profile": valid.one_of("", *PROFILES, OWN),
     "seed": partial(valid.whole, least=0, below=2**32),  # scikit-learn takes none above
@@ -183,6 +188,8 @@ class Experiment:
     record_gradients: bool = False
     initialisation: str = "default"  # or "he": normal, fan-in, biases 0
     eps: float | None = None  # None: the optimizer's default
+    momentum: float = 0.0  # of SGD
+    defects: tuple[str, ...] = ()  # of the original program, which this run repeats: names in valid.DEFECTS
     precision: str = "auto"  # "fp32", "bf16", "fp64" or "auto": bf16 where the hardware has it
     profile: str = ""  # "": the current one, of the environment
     seed: int = 0
@@ -197,6 +204,10 @@ class Experiment:
             raise UsageError(f"lr must be above 0, got {self.lr!r}")
         if self.eps is not None and self.optimizer == "SGD":
             raise UsageError("SGD has no eps; leave it out or choose another optimizer")
+        if self.momentum and self.optimizer != "SGD":
+            raise UsageError(
+                f"momentum={self.momentum!r} has no effect on {self.optimizer}; leave it out or choose SGD"
+            )
         if self.min_delta and self.patience is None:
             remedy = "give patience too, or leave min_delta out"
             raise UsageError(f"min_delta={self.min_delta!r} has no effect without patience; {remedy}")

@@ -266,11 +266,12 @@ def initialise(model: nn.Module, initialisation: str) -> None:
                 nn.init.zeros_(layer.bias)
 
 
-def train_only(model: nn.Module, children: Collection[str] | None) -> None:
+def train_only(model: nn.Module, children: Collection[str] | None, moving_statistics: bool = False) -> None:
     """Freeze all parameters but those of these children (as in `model.named_children()`); None changes nothing.
 
-    Enter training mode by `set_train_mode`, which keeps what is frozen in evaluation mode. Raises UsageError for what
-    is no sequence of names, and, naming the choices, for a child that is unknown or has no parameters.
+    Enter training mode by `set_train_mode`, which keeps what is frozen in evaluation mode; with `moving_statistics` it
+    leaves batch normalization in training mode, as the original program did. Raises UsageError for what is no sequence
+    of names, and, naming the choices, for a child that is unknown or has no parameters.
 
     >>> train_only(torchvision.models.resnet18(), ("layer4", "fc"))
     """
@@ -283,6 +284,9 @@ def train_only(model: nn.Module, children: Collection[str] | None) -> None:
     model.requires_grad_(False)
     for name in chosen:
         choices[name].requires_grad_(True)
+    for module in model.modules():
+        if moving_statistics and isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.moving_statistics = True  # type: ignore[assignment]
 
 
 def set_train_mode(model: nn.Module) -> nn.Module:
@@ -296,7 +300,7 @@ def set_train_mode(model: nn.Module) -> nn.Module:
     for module in model.modules():
         learns = [parameter.requires_grad for parameter in module.parameters()]
         if learns and not any(learns):
-            module.eval()
+            module.train(getattr(module, "moving_statistics", False))
     return model
 
 

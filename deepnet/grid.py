@@ -1,4 +1,5 @@
-"""The rows of the degradation atlas (docs/atlas.md) as data: a grid of small variations around the plain MLPs.
+"""Rows beside the report's table, as data: the degradation atlas (docs/atlas.md), a grid of small variations around the
+plain MLPs, and runs that repeat defects of the original program.
 
 Needs nothing of the project, and no torch. `experimentTable.ATLAS` holds the rows, `myModel.MODELS` the models.
 """
@@ -94,6 +95,20 @@ CELLS = {  # (model, He's initialisation, learning rate) -> row
     for depth in (4, 33, 13, 23)
     for he, norm, shortcuts, lr in product((False, True), (False, True), (False, True), (1e-4, 1e-3))
 }
+# What the original program does otherwise than ours, each beside a row of the report's table (the first of its line).
+DEFECTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "defect_statistics": ("fine_tune_1", {"trainable": ("fc",), "defects": ("moving_statistics",)}),
+    "defect_unscaled": ("baseline", {"kind": "baseline", "defects": ("unscaled",)}),
+    "defect_untuned": ("baseline", {"kind": "baseline", "defects": ("untuned",)}),
+    "defect_baseline": ("baseline", {"kind": "baseline", "defects": ("unscaled", "untuned")}),
+    **{  # SGD as the original might have been run, with momentum and at several rates
+        f"defect_sgd_{lr:.0e}": (
+            "sgd", {"optimizer": "SGD", "momentum": 0.9, "lr": lr, "trainable": ("layer3", "layer4", "fc"),
+                    "patience": 5, "min_delta": 0.01},
+        )
+        for lr in (5e-4, 5e-3, 5e-2)
+    },
+}  # fmt: skip
 # family -> its rows, in the order to train them: the most telling family first
 FAMILIES: dict[str, tuple[str, ...]] = {
     "atlas_eps": tuple(eps_row(*cell) for cell in product(EPS_DEPTHS, EPS)),
@@ -104,8 +119,11 @@ FAMILIES: dict[str, tuple[str, ...]] = {
     "atlas_rate": tuple(RATE_ROWS.values()),
     "atlas_cell": tuple(row for (model, *_), row in CELLS.items() if model[0] in (4, 33)),
     "atlas_cell_between": tuple(row for (model, *_), row in CELLS.items() if model[0] in (13, 23)),
+    "defect": tuple(DEFECTS),
 }
-SEEDS = dict.fromkeys(FAMILIES, tuple(range(5))) | {"atlas_cnn": PLATEAU_SEEDS, "atlas_front": (0,)}
+SEEDS = dict.fromkeys(FAMILIES, tuple(range(5))) | {
+    "atlas_cnn": PLATEAU_SEEDS, "atlas_front": (0,), "defect": (0, 1, 2),
+}  # fmt: skip
 
 _MLP = {"chapter": 3, "dataset": "mnist", "lr": 1e-4, "precision": "fp32"}
 ROWS: dict[str, dict[str, Any]] = {  # name -> the fields of its Experiment
@@ -141,5 +159,11 @@ ROWS: dict[str, dict[str, Any]] = {  # name -> the fields of its Experiment
             "initialisation": "he" if he else "default",
         }
         for (model, he, lr), row in CELLS.items() if row not in RATE_ROWS.values()
+    },
+    **{
+        row: {"chapter": 5, "dataset": "cifar100", "start_from": "train_resnet", "lr": 5e-4} | fields | {
+            "family": {"fine_tune_1": "defect_head", "baseline": "defect_baseline", "sgd": "defect_sgd"}[beside],
+        }
+        for row, (beside, fields) in DEFECTS.items()
     },
 }  # fmt: skip

@@ -17,10 +17,15 @@ RESERVED = {"CON", "PRN", "AUX", "NUL", *(f"{port}{n}" for port in ("COM", "LPT"
 OWN = "own"  # the data set and the profile of a reader's own model and data
 EVAL_SPLIT = {"mnist": "test", "cifar10": "test", "cifar100": "validation"}  # the part that a run is evaluated on
 ANALYSES = {  # kind -> the fields that decide it; the others have no effect on it
-    "baseline": ("dataset", "chapter", "model", "start_from", "initialisation", "precision", "final_test"),
+    "baseline": ("dataset", "chapter", "model", "start_from", "initialisation", "precision", "final_test", "defects"),
     "distribution": ("dataset",),
     "tsne": ("dataset",),
-    "timing": ("dataset", "lr", "optimizer", "eps", "batch_size"),
+    "timing": ("dataset", "lr", "optimizer", "eps", "momentum", "batch_size"),
+}
+DEFECTS = {  # what the original program does -> the kind of run that it can be done in
+    "moving_statistics": "training",  # batch normalization in frozen layers goes on updating its statistics
+    "unscaled": "baseline",  # the classifiers see the features as they are
+    "untuned": "baseline",  # their C is scikit-learn's default of 1
 }
 CHILDREN = {  # those with weights, the head last, of the table's models; "MLP" stands for MLP_4, MLP_res_5, ...
     "MLP": ("blocks", "last"),
@@ -151,6 +156,18 @@ def one_of(*choices: Any) -> Callable[[str, Any], Any]:
     return check
 
 
+def some_of(*choices: str) -> Callable[[str, Any], tuple[str, ...]]:
+    """Any of these words, in this order, each once; none by default."""
+
+    def check(field: str, value: Any) -> tuple[str, ...]:
+        if not isinstance(value, Iterable) or isinstance(value, str | bytes | Mapping):
+            raise UsageError(f"{field} must be a sequence of names, such as ({choices[0]!r},), not {value!r}")
+        given = [choose(field, name, choices) for name in value]
+        return tuple(name for name in choices if name in given)
+
+    return check
+
+
 def optional(check: Callable[[str, Any], Any]) -> Callable[[str, Any], Any]:
     return lambda field, value: None if value is None else check(field, value)
 
@@ -227,6 +244,12 @@ def settled(exp: Any, table: Mapping[str, Any], builders: Iterable[str]) -> dict
             raise UsageError(
                 f"final_test has no effect: {exp.name} is evaluated on its test set in each epoch; leave it out"
             )
+    for defect in exp.defects:
+        if exp.kind != DEFECTS[defect]:
+            raise UsageError(f"the defect {defect} has no effect on a {exp.kind}; leave it out")
+    normalised = {"bn1", "layer1", "layer2", "layer3", "layer4"}  # the children of ResNet-18 with batch normalization
+    if "moving_statistics" in exp.defects and (model != "resnet18" or normalised <= {*(exp.trainable or normalised)}):
+        raise UsageError("moving_statistics has no effect where no batch normalization is frozen; leave it out")
     trainable, children = exp.trainable, CHILDREN.get(model.split("_")[0]) if model in models else None
     if trainable and children:  # those of a model of the user's own are looked at when it is built
         chosen = {choose(f"child of {model}", name, children) for name in trainable}

@@ -1,7 +1,7 @@
 """The classical baseline: a linear SVM and a logistic regression on extracted features."""
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import numpy as np
@@ -42,9 +42,12 @@ def best_row(rows: list[dict], classifier: str | None = None) -> dict:
 
 
 def classical_baseline(
-    train: tuple[np.ndarray, np.ndarray], held_out: tuple[np.ndarray, np.ndarray]
+    train: tuple[np.ndarray, np.ndarray], held_out: tuple[np.ndarray, np.ndarray], defects: Collection[str] = ()
 ) -> tuple[list[dict], dict[str, dict]]:
     """Fit a linear SVM and a logistic regression on standardised (features, labels), with C chosen on `held_out`.
+
+    defects: "unscaled" leaves the features as they are, "untuned" leaves C at scikit-learn's default of 1; the original
+    program does both.
 
     Returns:
         One row per classifier and C (`classifier`, `C`, `held_out_accuracy`, `converged`), and for each classifier the
@@ -64,6 +67,8 @@ def classical_baseline(
 
     def fit(name: str, c: float, inputs: np.ndarray, labels: np.ndarray) -> tuple[dict, bool]:
         scaler = StandardScaler().fit(inputs)
+        if "unscaled" in defects:
+            scaler.mean_, scaler.scale_ = np.zeros_like(scaler.mean_), np.ones_like(scaler.scale_)
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", ConvergenceWarning)
             fitted = makers[name](c).fit(scaler.transform(inputs), labels)
@@ -79,7 +84,7 @@ def classical_baseline(
     states = {}
     everything = tuple(np.concatenate(pair) for pair in zip(train, held_out, strict=True))
     for name in makers:
-        for c in CS[name]:
+        for c in CS[name] if "untuned" not in defects else (1.0,):
             state, converged = fit(name, c, *train)
             accuracy = float((linear(state)(held_out[0]) == held_out[1]).mean())
             rows.append({"classifier": name, "C": c, "held_out_accuracy": accuracy, "converged": converged})

@@ -161,7 +161,7 @@ def _baseline(exp: Experiment, identity: dict, build: Any) -> Any:
         order = torch.randperm(len(targets), generator=torch.Generator().manual_seed(0)).numpy()
         choosing, fitting = np.split(order, [len(order) // 10])
         rows, states = classical_baseline(
-            (features[fitting], targets[fitting]), (features[choosing], targets[choosing])
+            (features[fitting], targets[fitting]), (features[choosing], targets[choosing]), exp.defects
         )
         for row in rows:
             folder.append(row)

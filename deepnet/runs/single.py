@@ -49,7 +49,7 @@ def prepare_training(
         load_images(exp.dataset, part, exp.profile, identity["image_size"]) for part in ("train", split)
     )
     model = build(exp)
-    train_only(model, exp.trainable)
+    train_only(model, exp.trainable, "moving_statistics" in exp.defects)
     set_precision(model, precision)
     recipe = Recipe(partial(make_optimizer, exp, graph=fast, fast=fast), precision, fast=fast, graph=fast)
     with trial_of(model) as trial:

@@ -25,6 +25,7 @@ def make_optimizer(exp: Experiment, model: nn.Module, graph: bool = False, fast:
     graph.
     """
     extra: dict = {} if exp.eps is None else {"eps": exp.eps}
+    extra |= {"momentum": exp.momentum} if exp.momentum else {}
     if graph and device().type == "cuda" and exp.optimizer != "SGD":  # which counts no steps
         extra["capturable"] = True  # the count of steps lies on the device too
     learned = [p for p in model.parameters() if p.requires_grad]

@@ -68,3 +68,13 @@ def test_unconverged_fit(monkeypatch):
     x, y = digit_pixels()
     rows, _ = classical_baseline((x[:300], y[:300]), (x[300:400], y[300:400]))
     assert {(row["classifier"], row["converged"]) for row in rows} == {("svm", False), ("logistic_regression", False)}
+
+
+def test_the_original_s_classifiers_see_raw_features_and_have_the_default_c():
+    x, y = digit_pixels()
+    rows, states = classical_baseline((x[:300], y[:300]), (x[300:400], y[300:400]), ("unscaled", "untuned"))
+    assert [(row["classifier"], row["C"]) for row in rows] == [("svm", 1.0), ("logistic_regression", 1.0)]
+    plain = LogisticRegression(tol=1e-3, max_iter=2000).fit(x[:400], y[:400])
+    assert (linear(states["logistic_regression"])(x[400:]) == plain.predict(x[400:])).mean() > 0.999
+    scaled, _ = classical_baseline((x[:300], y[:300]), (x[300:400], y[300:400]), ("untuned",))
+    assert scaled[1]["held_out_accuracy"] != rows[1]["held_out_accuracy"]

@@ -71,6 +71,14 @@ def test_frozen_layers_are_bit_equal_to_the_parents(made):
     assert moved == {"layer3", "layer4"}
 
 
+def test_the_statistics_of_frozen_layers_move_as_in_the_original_where_that_is_asked_for(made, runs_dir, tiny):
+    lend(made, runs_dir, "train_resnet")
+    row = replace(EXPERIMENTS["fine_tune_1"], name="moving", defects=("moving_statistics",), keep_weights=True)
+    record, parent = run(row), found(made, "train_resnet").weights()
+    moved = {key for key, value in record.weights().items() if not torch.equal(value, parent[key])} - {"fc.bias"}
+    assert record.finished and moved - {"fc.weight"} == {key for key in parent if ".running_" in key or "num_b" in key}
+
+
 def test_child_starts_from_its_parents_weights(made, monkeypatch):
     monkeypatch.setenv("RUNS_DIR", str(made))
     assert same(state(build(experiment("fine_tune_2", "sample"))), found(made, "fine_tune_1").weights())

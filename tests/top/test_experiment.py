@@ -77,6 +77,8 @@ VALUES: dict[str, tuple] = {  # field -> what it is changed to, sound or not
     "record_gradients": (True, False, 1, None),
     "initialisation": ("default", "he", "xavier"),
     "eps": (None, 1e-3, -1.0),
+    "momentum": (0.0, 0.9, 1.0, -0.1, None),
+    "defects": ((), ("moving_statistics",), {"unscaled"}, ["untuned", "unscaled"], "unscaled", ("slow",), 3),
     "precision": ("auto", "fp32", "bf16", "fp64", "fp16"),
     "profile": ("smaple", "own", 3),
     "seed": (0, 1, -1, 2**32, True),
@@ -143,7 +145,7 @@ def what_is_run(monkeypatch, tiny, tmp_path) -> Iterator[Any]:
             (p.image_size[image_chapter(exp)], p.seconds.get(exp.family), exp.family in p.left_out)
             for p in PROFILES.values()
         ]
-        paid = exp.seed, exp.final_test, profiles  # the test comes at the end
+        paid = exp.seed, exp.final_test, exp.defects, profiles  # the test comes at the end, and the classifiers too
         if not is_supported(exp):
             return paid
         try:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import myModel
+from deepnet.training.frozen_prefix import frozen_digests
 from experimentTable import UsageError
 from modelBlock import ResidualBlock, chain, plain_block, residual_block
 from myModel import (
@@ -289,6 +290,17 @@ def test_frozen_batch_norm_keeps_its_statistics_and_free_batch_norm_does_not():
     assert not model.layer3.training
     assert model.layer4.training
     assert all((p.grad is not None) == name.startswith(("layer4", "fc")) for name, p in model.named_parameters())
+
+
+def test_statistics_move_in_frozen_layers_where_that_is_asked_for():
+    torch.manual_seed(0)
+    model = build("resnet18")
+    train_only(model, ("fc",), moving_statistics=True)
+    frozen, before = {name for name, _ in frozen_digests(model)}, copy.deepcopy(model.state_dict())
+    set_train_mode(model)(images("resnet18", 4)).sum().backward()
+    moved = {key for key, value in model.state_dict().items() if not torch.equal(value, before[key])}
+    assert moved == {key for key in before if "running" in key or "num_batches" in key}
+    assert frozen == before.keys() - moved - {"fc.weight", "fc.bias"}
 
 
 def test_set_train_mode_is_train_where_nothing_is_frozen():
