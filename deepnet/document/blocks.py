@@ -71,7 +71,9 @@ def _said(ev: Committed, name: str) -> str:
     lines = []
     for profile in JUDGED:
         decides, stands = judged(ev, name, profile).deciding, _stands(ev, name, profile)
-        number = f": {ev.mark(_number(decides))}{stands}" if decides else ""
+        parts = len(judged(ev, name, profile).judged)
+        which = f" (one part of {in_words(parts)})" if parts > 1 else ""
+        number = f": {ev.mark(_number(decides))}{which}{stands}" if decides else ""
         lines.append(f"> `{profile}`, **{_corrected(ev, profile)[name].text}**{number}.")
     return BREAK.join(lines)
 

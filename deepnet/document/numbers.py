@@ -19,7 +19,7 @@ from deepnet.claims import measures as m
 from deepnet.claims.intervals import t_interval
 from deepnet.document.committed import Committed
 from deepnet.records.reading import Record
-from experimentTable import UsageError, choose
+from experimentTable import EXPERIMENTS, JUDGED, UsageError, choose
 
 WORDS = (
     "none", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
@@ -176,6 +176,13 @@ def more(ev: Committed, name: str, a: str, b: str, **options: str) -> str:
     return f"{in_words(sum(found))} of {in_words(len(found))}"
 
 
+def moved(ev: Committed, name: str, run: str, **options: str) -> str:
+    """`{{moved accuracy MLP_23}}`: by how many points a seed's value differs between the two profiles, at most."""
+    here, there = (values(ev, name, [run], {**options, "in": profile}) for profile in JUDGED)
+    found = [100 * abs(value - there[run, JUDGED[1], seed]) for (_, _, seed), value in here.items()]
+    return write(found, 1, "max")
+
+
 def seeds(ev: Committed, name: str, **options: str) -> str:
     """`{{seeds MLP_4}}`: over how many seeds, or trainings of several profiles, as a word."""
     found = [r for p in options.get("in", "paper").split(",") for r in ev.needed(name, p)]
@@ -201,8 +208,9 @@ def class_size(ev: Committed, dataset: str, **options: str) -> str:
 
 
 def stopped(ev: Committed, what: str, **options: str) -> str:
-    """`{{stopped lost}}`: a quantity of all runs that early stopping ended; `{{stopped count}}`: how many."""
-    records = [record for record in ev.runs("*", options.get("in", "paper")) if record.result.get("stopped_early")]
+    """`{{stopped lost}}`: a quantity of the table's runs that early stopping ended; `{{stopped count}}`: how many."""
+    every = [record for record in ev.runs("*", options.get("in", "paper")) if record.name in EXPERIMENTS]
+    records = [record for record in every if record.result.get("stopped_early")]
     ev.forget_all_but(records)
     if what == "count":
         return f"{len(records)}"
@@ -212,6 +220,6 @@ def stopped(ev: Committed, what: str, **options: str) -> str:
 
 FUNCTIONS: dict[str, Callable[..., str]] = {
     **{name: partial(quantity, name) for name in MEASURES},
-    "points": points, "interval": interval, "ratio": ratio, "more": more, "seeds": seeds, "opened": opened,
-    "class_size": class_size, "stopped": stopped,
+    "points": points, "interval": interval, "ratio": ratio, "moved": moved, "more": more, "seeds": seeds,
+    "opened": opened, "class_size": class_size, "stopped": stopped,
 }  # fmt: skip

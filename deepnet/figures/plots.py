@@ -330,8 +330,11 @@ def title(figure: Sheet, text: str, records: Sequence[Record] = (), note: str = 
     lines = [text, *textwrap.wrap(note[:1].upper() + note[1:], 80)]
     figure.suptitle("\n".join(lines), x=0.012, ha="left", fontsize=TEXT + 1, color=INK, fontweight="bold")
     if records:
-        seeds = {record.seed for record in records}
-        where = f"{records[0].profile}, seed{'s' * (len(seeds) > 1)} {ranges(seeds)}"
+        seeds = [frozenset(r.seed for r in records if r.name == name) for name in {record.name for record in records}]
+        few, most = min(map(len, seeds)), max(map(len, seeds))
+        each = f"{few} to {most} seeds" if few < most else f"{few} seeds each"
+        alike = f"seed{'s' * (most > 1)} {ranges(seeds[0])}"
+        where = f"{records[0].profile}, {alike if len({*seeds}) == 1 else each}"
         figure.text(0.988, 0.98, where, ha="right", va="top", fontsize=SMALL, color=GREY)
 
 

@@ -31,15 +31,16 @@ NOT_MEASURED = (
     "10,000 training images", "of 256 images", "28 × 28", "32 × 32", "128 × 128", "8 × 8", "4 × 4", "3 × 3",
     "(?:32|64|128) pixels", "512 pooled", "50 principal", "784 inputs through 1024 and 256", "layers of 64 units",
     "batches of 128", "from 13 to 53 layers", "√6", "Figure A.1",
-    "(?:for|at most|its) 20 epochs", "100 epochs where its rivals had 20", "1e-(?:30|16|3|4|5|8|9)",
-    "5e-[34]", "9[05] %", "90, 95 and 99 %", "about 1.4 points", "margin of 2", "ln 10",
+    "(?:for|at most|its) 20 epochs", "100 epochs where its rivals had 20",
+    "100 epochs were allowed, where the other runs had 20", "1e-(?:30|16|3|4|5|8|9)",
+    "5e-[34]", "9[05] %", "90, 95 or 99 %", "seeds 0 to 4", "about 1.4 points", "margin of 2", "ln 10",
     "0 is chance and 1 is no error", "below 0", "exactly 0",
     # the original's slips, as it has them
     "has 1,000", "runs 3 and 8", "54 modules", "factor is 50", "from 32 to 256 where its table also has 16",
-    "0.0093 and 0.0096", "is 0.1 where",
+    "0.0093 and 0.0096", "is 0.1, where",
     # places in a text, and names
     r"(?:[Cc]hapters?|[Ss]ections?|[Ff]igures?|[Tt]ables?) \d(?:\.\d+b?)?(?:(?:, | and | to )\d(?:\.\d+b?)?)*",
-    r"#+ \d(?:\.\d)?", r"\d[a-k] to \d[a-k]", r"q\d+(?: to q\d+)?", r"Rule \d[a-k]′",
+    r"#+ \d(?:\.\d)?", r"\b\d[a-k]\b", r"q\d+(?: to q\d+)?", r"Rule \d[a-k]′",
     r"\w+_\d+\w*", "ResNet-18", "CIFAR-100?", "H200", r"layer\d", r"float\d\d", r"[bf][fp]\d\d", "L2",
     rf"{DEPTH}(?: layers)?(?=,? (?:to|and|beside|than|{DEPTH})\b)", rf"{DEPTH} layers",
     rf"(?:than|and|of|for|to) {DEPTH}(?= is| in| only|,|\.| \()",
@@ -74,7 +75,7 @@ def test_two_builds_are_equal(report):
 
 def test_the_page_needs_no_other_file(report):
     made = page(report)
-    elsewhere = r"data:|#|https://(?:arxiv|doi|www)\.|\.\./|provenance|findings"
+    elsewhere = r"data:|#|https://(?:arxiv|doi|proceedings|www)\.|\.\./|provenance|findings|atlas"
     assert not re.findall(rf"""(?:src|href)=["'](?!{elsewhere})[^"']*""", made)
     assert "@import" not in made and "<script" not in made and "<link" not in made
     assert 'title="python run.py verify MLP_33 --profile paper --seeds 0-4 (131b5b2)"' in made
