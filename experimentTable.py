@@ -1,7 +1,7 @@
 """Every run of the report as one table, and the profiles that give it its size. Needs no torch.
 
 An experiment is a row of data; a row says only what is special about it. What the report does not
-state (default initialisation, the optimizers' defaults) is torch's default.
+state (default initialization, the optimizers' defaults) is torch's default.
 """
 
 import os
@@ -248,7 +248,7 @@ ROWS = [
     _mlp_res("MLP_res_55", model="MLP_res_55", family="mlp_res_55"),
     _mlp_res("MLP_res_96", model="MLP_res_96", family="mlp_res_96"),
     Experiment("timing_3", "timing", 3, "timing", dataset="mnist", lr=1e-4, precision="fp32"),
-    # Ablations of our own: Adam's eps at 1e-16, He initialisation, float64
+    # Ablations of our own: Adam's eps at 1e-16, He initialization, float64
     *(_mlp_ablation(f"{m}_eps", model=m, eps=1e-16) for m in ("MLP_23", "MLP_33")),
     *(_mlp_ablation(f"{m}_he", model=m, initialisation="he") for m in ("MLP_4", "MLP_13", "MLP_23", "MLP_33")),
     _mlp_ablation("MLP_33_fp64", model="MLP_33", precision="fp64"),

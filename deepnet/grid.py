@@ -66,7 +66,7 @@ def ten_row(depth: int, eps: float) -> str:
 
 
 def cell_row(model: Model, he: bool, lr: float) -> str:
-    """The row of a cell of the factorial; the plain models with default initialisation are those of the rates.
+    """The row of a cell of the factorial; the plain models with default initialization are those of the rates.
 
     >>> cell_row((33, False, False), False, 1e-3), cell_row((33, True, False), True, 1e-3)
     ('atlas_rate_33_1e-03', 'atlas_cell_res_35_he_1e-03')
@@ -90,7 +90,7 @@ FRONT_ROWS = {  # row -> (depth, eps) of the trainings whose first 1,000 steps a
     "atlas_front_33_eps": (33, 1e-16),
 }
 RATE_ROWS = {(depth, lr): f"atlas_rate_{depth}_{lr:.0e}" for depth in WITH_SHORTCUTS for lr in RATES}
-CELLS = {  # (model, He's initialisation, learning rate) -> row
+CELLS = {  # (model, He's initialization, learning rate) -> row
     ((depth, shortcuts, norm), he, lr): cell_row((depth, shortcuts, norm), he, lr)
     for depth in (4, 33, 13, 23)
     for he, norm, shortcuts, lr in product((False, True), (False, True), (False, True), (1e-4, 1e-3))

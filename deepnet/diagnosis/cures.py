@@ -237,15 +237,15 @@ def _standardised(setup: Setup, _: Measurements) -> Setup:
 
 CURES: dict[str, Cure] = {
     "he": Cure(
-        "He's initialisation, biases 0",
+        "He's initialization, biases 0",
         _redrawn(lambda weight: nn.init.kaiming_normal_(weight, nonlinearity="relu")),
     ),
-    "xavier": Cure("Xavier's initialisation, biases 0", _redrawn(nn.init.xavier_normal_)),
+    "xavier": Cure("Xavier's initialization, biases 0", _redrawn(nn.init.xavier_normal_)),
     "small-weights": Cure("weights a tenth of Xavier's", _small_weights),
     "norm": Cure("normalisation behind each hidden layer", _normalised),
     "shortcuts": Cure("a shortcut around each hidden layer that keeps the shape", _shortcuts),
     "relus": Cure("a ReLU behind each hidden layer", _with_relus),
-    "relu-he": Cure("ReLU and He's initialisation", _relu_he),
+    "relu-he": Cure("ReLU and He's initialization", _relu_he),
     "raw-scores": Cure("the last activation left out", _raw_scores),
     "no-dropout": Cure("no dropout", _no_dropout),
     "train-mode": Cure("the model in training mode", _train_mode),

@@ -14,7 +14,7 @@ LOW_UPDATE, GOOD_UPDATE = 3e-5, 1e-3
 HIGH_UPDATE = 0.03  # the weights are replaced within 30 steps
 APART = 100  # between the fastest layer and the slowest, from which a layer is called left behind
 LARGE_LOSS = 3.0  # times ln(classes): of libraries' models, EfficientNet begins highest, at 2.5 times
-LARGE_SIGNAL = 100  # a layer's RMS over the input's; a good initialisation keeps it within a factor of 10
+LARGE_SIGNAL = 100  # a layer's RMS over the input's; a good initialization keeps it within a factor of 10
 LARGE_GAIN = 4.0  # variance of the weights times fan-in: twice that of He's rule
 DEAD = 0.9  # share of a layer's units; in a deep plain network half may be dead and it learns all the same
 STRONG_DECAY = 0.02  # L2 penalties are mostly 5e-4 and seldom above 1e-2
@@ -116,7 +116,7 @@ def saturating_activation(m: Measurements) -> Finding | None:
         return None
     name = sorted(m.operations & SQUASHING)[0].lower()
     words = f"The gradient shrinks in each {name}, whose slope is small: {_shrinks(m)}."
-    cure = "Take ReLU with He's initialisation in its place, or normalise each layer."
+    cure = "Take ReLU with He's initialization in its place, or normalise each layer."
     return Finding("saturating-activation", behind[0].name, words, cure, 0.86, ("relu-he", "norm", "xavier"))
 
 

@@ -309,7 +309,7 @@ FIGURES: dict[str, Entry] = {
         "training loss, once all rates of that depth have a record.",
     ),
     "A.3": Entry(
-        factorial_map, tuple(CELLS.values()), "Depth beside initialisation, batch norm, shortcuts and rate",
+        factorial_map, tuple(CELLS.values()), "Depth beside initialization, batch norm, shortcuts and rate",
         "Two maps, one per learning rate, of the test accuracy by number of weight layers and by what is added to the "
         "plain net: shortcuts, batch normalisation, He's initialization and their combinations.",
         "The mean test accuracy of the last three of ten epochs, over the seeds.",

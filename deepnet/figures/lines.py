@@ -162,7 +162,7 @@ def overview(records: Groups) -> Sheet:
     kinds = {
         "plain": (VERMILLION, "o", "-"),
         "residual": (BLUE, "s", "--"),
-        "plain, He initialisation": (GREEN, "^", ":"),
+        "plain, He initialization": (GREEN, "^", ":"),
     }
     figure, axes = sheet(2, 2, height=4.6, sharex="col")
     for column, (family, data) in enumerate((("MLP", "MNIST"), ("CNN", "CIFAR-10"))):
@@ -190,7 +190,7 @@ def overview(records: Groups) -> Sheet:
 
 
 def _kind(name: str) -> str:
-    return "residual" if "_res_" in name else "plain, He initialisation" if name.endswith("_he") else "plain"
+    return "residual" if "_res_" in name else "plain, He initialization" if name.endswith("_he") else "plain"
 
 
 def training(
@@ -287,12 +287,12 @@ def norms(records: Groups) -> Sheet:
 
 
 def ablations(records: Groups) -> Sheet:
-    """3.7, 4.5: Adam's eps at 1e-16 beside the default, and He initialisation: training loss above, test accuracy
+    """3.7, 4.5: Adam's eps at 1e-16 beside the default, and He initialization: training loss above, test accuracy
     below.
     """
     eps = {name: runs for name, runs in records.items() if not name.endswith("_he")}
     he = {name: runs for name, runs in records.items() if name.endswith("_he")}
-    columns = {what: runs for what, runs in (("Adam's eps", eps), ("He initialisation", he)) if runs}
+    columns = {what: runs for what, runs in (("Adam's eps", eps), ("He initialization", he)) if runs}
     figure, axes = sheet(2, len(columns), height=4.8, sharex=True)
     family = next(iter(records))[:3].lower()
     for row, metric in enumerate(GUESSING):

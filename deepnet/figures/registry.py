@@ -68,7 +68,7 @@ def _norms(what: str, *runs: str) -> Entry:
 def _depth(what: str, plain: str, *runs: str, note: str = "") -> Entry:
     alt = (
         f"{what}: above, a map per net of each layer's gradient over training; below, the variance across images at "
-        f"each depth, before and after training, beside the theory for {plain} under two initialisations."
+        f"each depth, before and after training, beside the theory for {plain} under two initializations."
     )
     reading = (
         "Above, a column of a map is an epoch and a row a weight layer, the input's at the bottom: the darker, the "
@@ -86,9 +86,9 @@ def _timing(name: str, what: str) -> Entry:
 def _ablations(*runs: str) -> Entry:
     alt = (
         "Training loss above, test accuracy below: on the left nets with Adam's eps at 1e-8 and at 1e-16, on the right "
-        f"plain nets with He initialisation ({', '.join(runs)})."
+        f"plain nets with He initialization ({', '.join(runs)})."
     )
-    return Entry(ablations, runs, "Ablations: a smaller eps, or He initialisation", alt)
+    return Entry(ablations, runs, "Ablations: a smaller eps, or He initialization", alt)
 
 
 def _float64(name: str) -> Entry:
@@ -128,9 +128,9 @@ FIGURES: dict[str, Entry] = {
     "1.1": Entry(
         overview, (*PLAIN, *RES, *CNNS, *CNNS_RES), "Does depth help? Accuracy and training loss against depth",
         "Final test accuracy above and training loss below against depth, MLPs on the left, CNNs on the right, a dot "
-        "per seed: plain nets, residual nets, and plain nets with He initialisation, beside what guessing gives.",
+        "per seed: plain nets, residual nets, and plain nets with He initialization, beside what guessing gives.",
         "A plain net on the dotted line has learned nothing. Where residual nets of that depth, or plain ones with "
-        "another initialisation, lie far from it, depth alone is not what stopped it.",
+        "another initialization, lie far from it, depth alone is not what stopped it.",
         also=HE,
     ),
     "2.1": Entry(

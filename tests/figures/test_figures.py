@@ -86,7 +86,7 @@ def test_accuracy_against_depth_has_a_dot_per_seed_and_kind(records):
         dots = named(ax)["residual"].get_xydata().tolist()
         assert dots[:2] == [[5, last(record)] for record in find_records("MLP_res_5", "cpu")]
         assert {depth for depth, _ in dots} == {5, 15, 35, 55, 96}
-        assert {x for x, _ in named(ax)["plain, He initialisation"].get_xydata()} == {4, 13, 23, 33}
+        assert {x for x, _ in named(ax)["plain, He initialization"].get_xydata()} == {4, 13, 23, 33}
 
 
 def test_a_run_is_called_what_it_is_where_runs_differ():
