@@ -274,7 +274,7 @@ case("30 plain layers with convolutions (CNN_30)", "vanishing eps", lambda: CNN(
 
 case("MLP_4", "", lambda: MLP(MLP_4), MNIST)
 case("MLP_res_35", "", lambda: MLP(MLP_33, residual=True), MNIST)
-case("33 layers with He's initialization", "", lambda: he(MLP(MLP_33)), MNIST)
+case("33 layers with He's initialisation", "", lambda: he(MLP(MLP_33)), MNIST)
 case("33 layers, eps 1e-16", "", lambda: MLP(MLP_33), MNIST, eps=1e-16)
 case("MLP_13, which begins after 100 steps", "", lambda: MLP(MLP_13), MNIST)
 case("VGG of 8 layers with norm", "", lambda: vgg(8, 16, 2, norm=True), CIFAR, lr=1e-3)
