@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+import tomllib
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache, partial
 from itertools import product
@@ -196,7 +197,8 @@ TABLES: dict[str, tuple[int, Callable[[Committed], Table], str]] = {
     "chapter4": (4, lambda ev: runs(ev, _of(4)), "The CNNs on CIFAR-10, as Table 2"),
     "chapter5": (
         5, lambda ev: runs(ev, _of(5), "optimizer", "lr", "batch_size"),
-        "ResNet-18, as Table 2, but for validation accuracy on CIFAR-100 in all runs after train\\_resnet",
+        "ResNet-18, as Table 2, but for validation accuracy on CIFAR-100 in all runs after train\\_resnet. fine\\_tune"
+        "\\_1\\_lr repeats fine\\_tune\\_1, and sweep\\_8 repeats sweep\\_3",
     ),
     "cost": (7, cost, "What the committed records took"),
 }  # fmt: skip
@@ -266,6 +268,11 @@ def experiments(ev: Committed, what: str) -> str:
     return f"{sum(row.family.startswith('ablation') == (what == 'ablations') for row in rows)}"
 
 
+def version(ev: Committed) -> str:
+    """`{{version}}`: the package's version."""
+    return tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["version"]
+
+
 def records(ev: Committed, profile: str) -> str:
     """`{{records paper}}`: how many finished records of a profile are committed."""
     return f"{len(ev.runs('*', profile))}"
@@ -274,5 +281,5 @@ def records(ev: Committed, profile: str) -> str:
 BLOCKS: dict[str, Callable[..., str]] = {"claim": claim, "table": table, "figure": figure, "amendments": amendments}
 FUNCTIONS: dict[str, Callable[..., str]] = {
     "effect": effect, "span": span, "count": count, "original": original, "beside_original": beside_original,
-    "rules_sha256": rules_sha256, "count_rules": count_rules, "experiments": experiments, "records": records,
+    "rules_sha256": rules_sha256, "count_rules": count_rules, "experiments": experiments, "records": records, "version": version,
 }  # fmt: skip
