@@ -281,5 +281,6 @@ def records(ev: Committed, profile: str) -> str:
 BLOCKS: dict[str, Callable[..., str]] = {"claim": claim, "table": table, "figure": figure, "amendments": amendments}
 FUNCTIONS: dict[str, Callable[..., str]] = {
     "effect": effect, "span": span, "count": count, "original": original, "beside_original": beside_original,
-    "rules_sha256": rules_sha256, "count_rules": count_rules, "experiments": experiments, "records": records, "version": version,
+    "rules_sha256": rules_sha256, "count_rules": count_rules, "experiments": experiments, "records": records,
+    "version": version,
 }  # fmt: skip
