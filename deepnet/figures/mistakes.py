@@ -23,7 +23,8 @@ def confusion_map(ax: Axes, counts: np.ndarray, names: Sequence[str], least: int
     """`counts` as a map; numbers stand in the cells that have at least `least`."""
     ax.imshow(counts, cmap="Blues", vmax=counts.max() * 1.2, aspect="auto")
     for y, x in zip(*np.nonzero(counts >= least), strict=True):
-        ax.text(x, y, str(counts[y, x]), ha="center", va="center", fontsize=SMALL, color="white" if x == y else INK)
+        colour = "white" if counts[y, x] > 0.75 * counts.max() else INK
+        ax.text(x, y, str(counts[y, x]), ha="center", va="center", fontsize=SMALL, color=colour)
     ax.set_xticks(range(len(names)), names, rotation=40, ha="right", rotation_mode="anchor")
     ax.set_yticks(range(len(names)), names)
     style(ax, x=f"predicted {what}", y=what, grid=None)

@@ -73,7 +73,8 @@ def _depth(what: str, plain: str, *runs: str, note: str = "") -> Entry:
     reading = (
         "Above, a column of a map is an epoch and a row a weight layer, the input's at the bottom: the darker, the "
         "smaller the gradient that reaches the layer. Below, the variance across 256 images says how much of what "
-        f"tells them apart is left at a depth; grey is what theory, with nothing fitted, gives for {plain}.{note}"
+        f"tells them apart is left at a depth; grey is what theory, with nothing fitted, gives for {plain}.{note} Of several "
+        "seeds the mean is shown (of logarithms in the maps)."
     )
     return Entry(partial(depth, plain=plain), runs, f"{what} layer by layer: gradient and signal", alt, reading)
 
@@ -116,7 +117,11 @@ def _multiples(caption: str, *runs: str, function: Callable = multiples, also: t
         f"A column for each of {', '.join(runs)}: training loss above, validation and training accuracy below, the "
         "other runs in grey, a ring at the restored epoch."
     )
-    return Entry(function, runs, caption, alt, also=also)
+    reading = (
+        "A run ends when five epochs in a row bring no gain of more than one point in validation accuracy; then the best "
+        "epoch, with a ring, is restored."
+    )
+    return Entry(function, runs, caption, alt, reading, also=also)
 
 
 _mlps, _cnns = (partial(_curves, LOSS_TEST, family=family) for family in ("mlp", "cnn"))
@@ -130,7 +135,7 @@ FIGURES: dict[str, Entry] = {
         "Final test accuracy above and training loss below against depth, MLPs on the left, CNNs on the right, a dot "
         "per seed: plain nets, residual nets, and plain nets with He initialization, beside what guessing gives.",
         "A plain net on the dotted line has learned nothing. Where residual nets of that depth, or plain ones with "
-        "another initialization, lie far from it, depth alone is not what stopped it.",
+        "another initialization, lie far from it, depth alone is not what stopped it. Lines join the seeds' means.",
         also=HE,
     ),
     "2.1": Entry(
