@@ -153,7 +153,7 @@ def precision(records: Groups) -> Sheet:
         apart = [ends[1][seed] - ends[0][seed] for seed in ends[0].keys() & ends[1].keys()]
         axes[1].plot([place] * len(apart), apart, "o", color=look[f"{model}_bf16"][0], markersize=4, label=f"_{model}")
     axes[1].axhspan(-MARGIN, MARGIN, color=GREY, alpha=0.15, linewidth=0)
-    style(axes[1], "Accuracy, bf16 minus fp32 (grey: one point)", "", "share of images")
+    style(axes[1], "Accuracy, bf16 minus fp32 (grey: within ±1 point)", "", "share of images")
     axes[1].set_xticks(range(len(pairs)), [model.replace("_", "\n", 1) for model in pairs])
     axes[1].set_xlim(-0.5, max(len(pairs), 1) - 0.5)
     for ax, metric in zip(axes[2:], ("probe_variance", "probe_distinct"), strict=True):

@@ -305,7 +305,7 @@ def ablations(records: Groups) -> Sheet:
             ax.set_ylabel(("training loss (nats)", "test accuracy")[row] if not column else "", fontsize=TEXT)
             ax.set_xlabel(ax.get_xlabel() if row else "", fontsize=TEXT)
             if row:
-                legend(ax, named(ax), columns=2)
+                legend(ax, named(ax), columns=2, handlelength=3.4)
     return figure
 
 

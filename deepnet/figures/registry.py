@@ -73,8 +73,8 @@ def _depth(what: str, plain: str, *runs: str, note: str = "") -> Entry:
     reading = (
         "Above, a column of a map is an epoch and a row a weight layer, the input's at the bottom: the darker, the "
         "smaller the gradient that reaches the layer. Below, the variance across 256 images says how much of what "
-        f"tells them apart is left at a depth; grey is what theory, with nothing fitted, gives for {plain}.{note} Of several "
-        "seeds the mean is shown (of logarithms in the maps)."
+        f"tells them apart is left at a depth; grey is what theory, with nothing fitted, gives for {plain}.{note} "
+        "Of several seeds the mean is shown (of logarithms in the maps)."
     )
     return Entry(partial(depth, plain=plain), runs, f"{what} layer by layer: gradient and signal", alt, reading)
 
@@ -118,8 +118,8 @@ def _multiples(caption: str, *runs: str, function: Callable = multiples, also: t
         "other runs in grey, a ring at the restored epoch."
     )
     reading = (
-        "A run ends when five epochs in a row bring no gain of more than one point in validation accuracy; then the best "
-        "epoch, with a ring, is restored."
+        "A run ends when five epochs in a row bring no gain of more than one point in validation accuracy; then the "
+        "best epoch, with a ring, is restored."
     )
     return Entry(function, runs, caption, alt, reading, also=also)
 
