@@ -126,7 +126,10 @@ def eps_map(records: Groups) -> Sheet:
             shares[row, column], texts[row, column] = np.mean(left), f"{sum(left)}/{len(left)}"
     figure, (ax,) = sheet(height=4.0)
     mesh = grid_map(ax, shares, texts, edges(DECADES), edges(EPS_DEPTHS), 0, at=0.2)
-    look: dict[str, Any] = {"linewidth": 1.6, "path_effects": [withStroke(linewidth=3, foreground="white")]}  # seen on any colour
+    look: dict[str, Any] = {
+        "linewidth": 1.6,
+        "path_effects": [withStroke(linewidth=3, foreground="white")],
+    }  # seen on any colour
     ax.plot(DECADES, gradient_depths(), color=VERMILLION, label="smallest gradient = eps, in theory", **look)
     ax.axhline(float32_depth(), color=INK, linestyle="--", label="images alike in float32, in theory", **look)
     ax.plot(

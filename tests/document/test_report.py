@@ -29,7 +29,8 @@ NOT_MEASURED = (
     # constants of the method
     "60,000 training and 10,000 test images", "50,000 and 10,000 of", "45,000 and 5,000 images", "5,000 images",
     "10,000 training images", "of 256 images", "28 × 28", "32 × 32", "128 × 128", "8 × 8", "4 × 4", "3 × 3",
-    "(?:32|64|128) pixels", "512 pooled", "50 principal", "784 inputs through 1024 and 256", "layers of 64 units",
+    "(?:32|64|128) pixels", "512 pooled", "50 principal", "784 inputs through 1024 and 256",
+    "up to 1024 and 2048 units", "layers of 64 units",
     "batches of 128", "from 13 to 53 layers", "√6", "Figure A.1",
     "(?:for|at most|its) 20 epochs", "100 epochs where its rivals had 20",
     "100 epochs were allowed, where the other runs had 20", "1e-(?:30|16|3|4|5|8|9)",
