@@ -268,6 +268,16 @@ def experiments(ev: Committed, what: str) -> str:
     return f"{sum(row.family.startswith('ablation') == (what == 'ablations') for row in rows)}"
 
 
+def layout(ev: Committed, name: str) -> str:
+    """`{{layout CNN_10}}`: a list of widths as it stands at the head of myModel.py, which is not imported."""
+    found = re.search(
+        rf"^{name}(?:: Layout)? = (\[.*?\])(?:  # .*)?$", (ROOT / "myModel.py").read_text("utf-8"), re.M | re.S
+    )
+    if found is None:
+        raise UsageError(f"there is no list of widths {name} in myModel.py")
+    return f"`{' '.join(found[1].split()).replace('[ ', '[').replace(', ]', ']')}`"
+
+
 def version(ev: Committed) -> str:
     """`{{version}}`: the package's version."""
     return tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["version"]
@@ -278,7 +288,9 @@ def records(ev: Committed, profile: str) -> str:
     return f"{len(ev.runs('*', profile))}"
 
 
-BLOCKS: dict[str, Callable[..., str]] = {"claim": claim, "table": table, "figure": figure, "amendments": amendments}
+BLOCKS: dict[str, Callable[..., str]] = {
+    "claim": claim, "table": table, "figure": figure, "amendments": amendments, "layout": layout,
+}  # fmt: skip
 FUNCTIONS: dict[str, Callable[..., str]] = {
     "effect": effect, "span": span, "count": count, "original": original, "beside_original": beside_original,
     "rules_sha256": rules_sha256, "count_rules": count_rules, "experiments": experiments, "records": records,
