@@ -95,7 +95,8 @@ def test_of_a_family_what_has_ended_is_published(begun, call, monkeypatch):
     assert published == [(grid.CNN_ROW, 2), (grid.CNN_ROW, 3)]
 
 
-def test_a_family_is_listed_with_how_far_it_is(begun, call):
+def test_a_family_is_listed_with_how_far_it_is(begun, call, monkeypatch):
+    monkeypatch.setenv("EVIDENCE", "0")
     status, out, _ = call("list", "--family", "atlas_cnn", "--profile", "cpu", "--json")
     assert (status, [(row["runs"], row["finished"]) for row in json.loads(out)]) == (0, [(10, 1)])
     _, out, _ = call("list", "--family", "atlas_cnn", "--profile", "cpu")
