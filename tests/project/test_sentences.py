@@ -163,8 +163,8 @@ def depth_sentences() -> Iterator[str]:
     }
     paper, cpu = (f"{IN_WORDS[sum(which)]} of {IN_WORDS[len(which)]}" for which in above.values())
     yield (
-        f"MLP_4 is best (mean {four:.3f}), but MLP_23 ends above MLP_13 in {paper} seeds, in the profile `cpu` in {cpu}, "
-        "and at each depth's best learning rate in none."
+        f"MLP_4 is best (mean {four:.3f}), but MLP_23 ends above MLP_13 in {paper} seeds, in the profile `cpu` in "
+        f"{cpu}, and at each depth's best learning rate in none."
     )
     residual = {depth: accuracies(f"MLP_res_{depth}", "paper") for depth in (5, 15, 35, 55, 96)}
     assert [len(seeds) for seeds in residual.values()] == [5, 5, 5, 1, 1]  # "five seeds up to 35 layers, one beyond"
