@@ -288,6 +288,7 @@ ROWS = [
 ]  # fmt: skip
 ATLAS |= {name: Experiment(name, **row) for name, row in grid.ROWS.items()}
 EXPERIMENTS |= {row.name: row for row in ROWS}
+ATLAS |= {name: replace(EXPERIMENTS[row], name=name, **fields) for name, (row, fields) in grid.DEFECT_ROWS.items()}
 for row in TABLE.values():
     row.__post_init__()  # once more, beside the others
 

@@ -284,9 +284,10 @@ def train_only(model: nn.Module, children: Collection[str] | None, moving_statis
     model.requires_grad_(False)
     for name in chosen:
         choices[name].requires_grad_(True)
-    for module in model.modules():
-        if moving_statistics and isinstance(module, nn.modules.batchnorm._BatchNorm):
-            module.moving_statistics = True  # type: ignore[assignment]
+    if moving_statistics:
+        for module in model.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.moving_statistics = True  # type: ignore[assignment]
 
 
 def set_train_mode(model: nn.Module) -> nn.Module:

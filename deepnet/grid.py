@@ -95,20 +95,18 @@ CELLS = {  # (model, He's initialization, learning rate) -> row
     for depth in (4, 33, 13, 23)
     for he, norm, shortcuts, lr in product((False, True), (False, True), (False, True), (1e-4, 1e-3))
 }
-# What the original program does otherwise than ours, each beside a row of the report's table (the first of its line).
-DEFECTS: dict[str, tuple[str, dict[str, Any]]] = {
-    "defect_statistics": ("fine_tune_1", {"trainable": ("fc",), "defects": ("moving_statistics",)}),
-    "defect_unscaled": ("baseline", {"kind": "baseline", "defects": ("unscaled",)}),
-    "defect_untuned": ("baseline", {"kind": "baseline", "defects": ("untuned",)}),
-    "defect_baseline": ("baseline", {"kind": "baseline", "defects": ("unscaled", "untuned")}),
+_CLASSIFIERS = {"family": "defect_baseline", "final_test": False}
+DEFECT_ROWS: dict[str, tuple[str, dict[str, Any]]] = {  # row -> the report's row that it varies, and what differs
+    "defect_statistics": ("fine_tune_1", {"family": "defect_head", "defects": ("moving_statistics",)}),
+    "defect_unscaled": ("baseline", _CLASSIFIERS | {"defects": ("unscaled",)}),
+    "defect_untuned": ("baseline", _CLASSIFIERS | {"defects": ("untuned",)}),
+    "defect_baseline": ("baseline", _CLASSIFIERS | {"defects": ("unscaled", "untuned")}),
     **{  # SGD as the original might have been run, with momentum and at several rates
-        f"defect_sgd_{lr:.0e}": (
-            "sgd", {"optimizer": "SGD", "momentum": 0.9, "lr": lr, "trainable": ("layer3", "layer4", "fc"),
-                    "patience": 5, "min_delta": 0.01},
-        )
+        f"defect_sgd_{lr:.0e}": ("sgd", {"family": "defect_sgd", "momentum": 0.9, "lr": lr})
         for lr in (5e-4, 5e-3, 5e-2)
     },
-}  # fmt: skip
+}
+OWN_CELLS = {cell: row for cell, row in CELLS.items() if row not in RATE_ROWS.values()}  # without the plain nets
 # family -> its rows, in the order to train them: the most telling family first
 FAMILIES: dict[str, tuple[str, ...]] = {
     "atlas_eps": tuple(eps_row(*cell) for cell in product(EPS_DEPTHS, EPS)),
@@ -119,7 +117,7 @@ FAMILIES: dict[str, tuple[str, ...]] = {
     "atlas_rate": tuple(RATE_ROWS.values()),
     "atlas_cell": tuple(row for (model, *_), row in CELLS.items() if model[0] in (4, 33)),
     "atlas_cell_between": tuple(row for (model, *_), row in CELLS.items() if model[0] in (13, 23)),
-    "defect": tuple(DEFECTS),
+    "defect": tuple(DEFECT_ROWS),
 }
 SEEDS = dict.fromkeys(FAMILIES, tuple(range(5))) | {
     "atlas_cnn": PLATEAU_SEEDS, "atlas_front": (0,), "defect": (0, 1, 2),
@@ -158,12 +156,6 @@ ROWS: dict[str, dict[str, Any]] = {  # name -> the fields of its Experiment
             "family": "atlas_cell", "model": model_name(*model), "lr": lr, "epochs": 10,
             "initialisation": "he" if he else "default",
         }
-        for (model, he, lr), row in CELLS.items() if row not in RATE_ROWS.values()
-    },
-    **{
-        row: {"chapter": 5, "dataset": "cifar100", "start_from": "train_resnet", "lr": 5e-4} | fields | {
-            "family": {"fine_tune_1": "defect_head", "baseline": "defect_baseline", "sgd": "defect_sgd"}[beside],
-        }
-        for row, (beside, fields) in DEFECTS.items()
+        for (model, he, lr), row in OWN_CELLS.items()
     },
 }  # fmt: skip

@@ -125,10 +125,13 @@ def truth(field: str, value: Any) -> bool:
     return bool(value)
 
 
+def _is_several(value: Any) -> bool:
+    return isinstance(value, Iterable) and not isinstance(value, str | bytes | Mapping)
+
+
 def names(field: str, value: Any) -> tuple[str, ...]:
-    several = isinstance(value, Iterable) and not isinstance(value, str | bytes | Mapping)
-    given = list(value) if several else []
-    if not several or not all(isinstance(name, str) for name in given):
+    given = list(value) if _is_several(value) else []
+    if not _is_several(value) or not all(isinstance(name, str) for name in given):
         raise UsageError(f"{field} must be a sequence of children's names, such as ('fc',), not {value!r}")
     if not given:
         raise UsageError(
@@ -160,7 +163,7 @@ def some_of(*choices: str) -> Callable[[str, Any], tuple[str, ...]]:
     """Any of these words, in this order, each once; none by default."""
 
     def check(field: str, value: Any) -> tuple[str, ...]:
-        if not isinstance(value, Iterable) or isinstance(value, str | bytes | Mapping):
+        if not _is_several(value):
             raise UsageError(f"{field} must be a sequence of names, such as ({choices[0]!r},), not {value!r}")
         given = [choose(field, name, choices) for name in value]
         return tuple(name for name in choices if name in given)
@@ -247,7 +250,7 @@ def settled(exp: Any, table: Mapping[str, Any], builders: Iterable[str]) -> dict
     for defect in exp.defects:
         if exp.kind != DEFECTS[defect]:
             raise UsageError(f"the defect {defect} has no effect on a {exp.kind}; leave it out")
-    normalised = {"bn1", "layer1", "layer2", "layer3", "layer4"}  # the children of ResNet-18 with batch normalization
+    normalised = {*CHILDREN["resnet18"]} - {"conv1", "fc"}  # the children with batch normalization
     if "moving_statistics" in exp.defects and (model != "resnet18" or normalised <= {*(exp.trainable or normalised)}):
         raise UsageError("moving_statistics has no effect where no batch normalization is frozen; leave it out")
     trainable, children = exp.trainable, CHILDREN.get(model.split("_")[0]) if model in models else None

@@ -71,10 +71,10 @@ def _said(ev: Committed, name: str) -> str:
     """The verdict in each profile, with the number that decides it and how far it hangs on the rule's details."""
     lines = []
     for profile in JUDGED:
-        decides, stands = judged(ev, name, profile).deciding, _stands(ev, name, profile)
-        parts = len(judged(ev, name, profile).judged)
+        verdict, stands = judged(ev, name, profile), _stands(ev, name, profile)
+        parts = len(verdict.judged)
         which = f" (one part of {in_words(parts)})" if parts > 1 else ""
-        number = f": {ev.mark(_number(decides))}{which}{stands}" if decides else ""
+        number = f": {ev.mark(_number(verdict.deciding))}{which}{stands}" if verdict.deciding else ""
         lines.append(f"> `{profile}`, **{_corrected(ev, profile)[name].text}**{number}.")
     return BREAK.join(lines)
 

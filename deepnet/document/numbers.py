@@ -209,8 +209,8 @@ def class_size(ev: Committed, dataset: str, **options: str) -> str:
 
 def stopped(ev: Committed, what: str, **options: str) -> str:
     """`{{stopped lost}}`: a quantity of the table's runs that early stopping ended; `{{stopped count}}`: how many."""
-    every = [record for record in ev.runs("*", options.get("in", "paper")) if record.name in EXPERIMENTS]
-    records = [record for record in every if record.result.get("stopped_early")]
+    every = ev.runs("*", options.get("in", "paper"))
+    records = [record for record in every if record.name in EXPERIMENTS and record.result.get("stopped_early")]
     ev.forget_all_but(records)
     if what == "count":
         return f"{len(records)}"

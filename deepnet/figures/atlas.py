@@ -40,6 +40,7 @@ from deepnet.grid import (
     EPS,
     EPS_DEPTHS,
     FRONT_ROWS,
+    OWN_CELLS,
     RATE_ROWS,
     RATES,
     WITH_SHORTCUTS,
@@ -126,10 +127,8 @@ def eps_map(records: Groups) -> Sheet:
             shares[row, column], texts[row, column] = np.mean(left), f"{sum(left)}/{len(left)}"
     figure, (ax,) = sheet(height=4.0)
     mesh = grid_map(ax, shares, texts, edges(DECADES), edges(EPS_DEPTHS), 0, at=0.2)
-    look: dict[str, Any] = {
-        "linewidth": 1.6,
-        "path_effects": [withStroke(linewidth=3, foreground="white")],
-    }  # seen on any colour
+    # with a white edge, to be seen on any colour
+    look: dict[str, Any] = {"linewidth": 1.6, "path_effects": [withStroke(linewidth=3, foreground="white")]}
     ax.plot(DECADES, gradient_depths(), color=VERMILLION, label="smallest gradient = eps, in theory", **look)
     ax.axhline(float32_depth(), color=INK, linestyle="--", label="images alike in float32, in theory", **look)
     ax.plot(
@@ -300,8 +299,6 @@ def ten_steps(records: Groups) -> Sheet:
 # ---------------------------------------------------------------- the registry of these
 
 
-# The factorial's own rows, without which its map is not drawn; its plain nets are rows of A.2.
-OWN_CELLS = [row for row in CELLS.values() if row not in RATE_ROWS.values()]
 FIGURES: dict[str, Entry] = {
     "A.1": Entry(
         eps_map, tuple(EPS_ROWS.values()), "How deep a plain MLP can be trained, by Adam's eps",
@@ -319,11 +316,11 @@ FIGURES: dict[str, Entry] = {
         "training loss, once all rates of that depth have a record.",
     ),
     "A.3": Entry(
-        factorial_map, tuple(OWN_CELLS), "Depth beside initialization, batch norm, shortcuts and rate",
+        factorial_map, tuple(OWN_CELLS.values()), "Depth beside initialization, batch norm, shortcuts and rate",
         "Two maps, one per learning rate, of the test accuracy by number of weight layers and by what is added to the "
         "plain net: shortcuts, batch normalisation, He's initialization and their combinations.",
         "The mean test accuracy of the last three of ten epochs, over the seeds.",
-        also=tuple(row for row in CELLS.values() if row not in OWN_CELLS),
+        also=tuple(row for cell, row in CELLS.items() if cell not in OWN_CELLS),  # which alone are A.2's
     ),
     "A.4": Entry(
         survival, (CNN_ROW,), "How many seeds of CNN_30 are still on the plateau (eps 1e-16)",

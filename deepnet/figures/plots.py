@@ -330,25 +330,32 @@ def title(figure: Sheet, text: str, records: Sequence[Record] = (), note: str = 
     lines = [text, *textwrap.wrap(note[:1].upper() + note[1:], 80)]
     figure.suptitle("\n".join(lines), x=0.012, ha="left", fontsize=TEXT + 1, color=INK, fontweight="bold")
     if records:
-        seeds = [frozenset(r.seed for r in records if r.name == name) for name in {record.name for record in records}]
+        seeds = list(_seeds(records).values())
         few, most = min(map(len, seeds)), max(map(len, seeds))
-        each = f"{few} to {most} seeds" if few < most else f"{few} seeds each"
-        alike = f"seed{'s' * (most > 1)} {ranges(seeds[0])}"
-        where = f"{records[0].profile}, {alike if len({*seeds}) == 1 else each}"
+        if all(some == seeds[0] for some in seeds):
+            which = f"seed{'s' * (most > 1)} {ranges(seeds[0])}"
+        else:
+            which = f"{few} to {most} seeds" if few < most else f"{few} seeds each"
+        where = f"{records[0].profile}, {which}"
         figure.text(0.988, 0.98, where, ha="right", va="top", fontsize=SMALL, color=GREY)
+
+
+def _seeds(records: Iterable[Record]) -> dict[str, set[int]]:
+    """Run -> its seeds."""
+    seeds: dict[str, set[int]] = {}
+    for record in records:
+        seeds.setdefault(record.name, set()).add(record.seed)
+    return seeds
 
 
 def provenance(records: Sequence[Record], note: str = "") -> str:
     """Profile, seeds, data and the records' commits ("+": changed since the commit)."""
     parts = []
     if records:
-        seeds: dict[str, set[int]] = {}
-        for record in records:
-            seeds.setdefault(record.name, set()).add(record.seed)
         sets = dict.fromkeys(name for record in records for name in _data(record))
         parts = [
             "profile " + ", ".join(dict.fromkeys(record.profile for record in records)),
-            seeds_of(seeds),
+            seeds_of(_seeds(records)),
             "data " + ", ".join(DATA.get(name, name) for name in sets if name != OWN),
             "records at " + ", ".join(dict.fromkeys(_commit(record) for record in records)),
             *_mixed(records),

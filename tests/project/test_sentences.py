@@ -152,10 +152,9 @@ def depth_sentences() -> Iterator[str]:
     yield f"({span(eps, '.3f')} over {few} seeds)"
     yield f"({span(he, '.3f')} over {many})"
     four = np.mean(accuracies("MLP_4", "paper"))
-    best = [accuracies(RATE_ROWS[depth, lr], "cpu") for depth, lr in ((23, 1e-4), (13, 1e-3))]  # of q9
-    assert [f"({lr:g}) of MLP_{depth}" in str(check("q9", "cpu")) for depth, lr in ((23, 1e-4), (13, 1e-3))] == [
-        True
-    ] * 2
+    best_rates, said = {23: 1e-4, 13: 1e-3}, str(check("q9", "cpu"))
+    assert all(f"({lr:g}) of MLP_{depth}" in said for depth, lr in best_rates.items())
+    best = [accuracies(RATE_ROWS[cell], "cpu") for cell in best_rates.items()]
     assert len(best[0]) == 5 and not any(a > b for a, b in zip(*best, strict=True))
     above = {
         p: [a > b for a, b in zip(accuracies("MLP_23", p), accuracies("MLP_13", p), strict=True)]
