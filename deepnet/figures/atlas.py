@@ -133,7 +133,7 @@ def eps_map(records: Groups) -> Sheet:
     ax.axhline(float32_depth(), color=INK, linestyle="--", label="images alike in float32, in theory", **look)
     ax.plot(
         DECADES, observed_depths(records), "o", color="white", markeredgecolor=BLACK, markersize=7,
-        label="half of the seeds leave",
+        label="half of the seeds leave (fit)",
     )  # fmt: skip
     style(ax, "", "Adam's eps", "weight layers", grid=None)
     ax.set_xticks(DECADES, [short(eps) for eps in EPS])

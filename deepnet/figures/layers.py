@@ -110,7 +110,7 @@ def depth(records: Groups, *, plain: str) -> Sheet:
         bar.ax.axhline(ADAM_EPS, color="white", linewidth=2)
     spreads = {name: layers(runs, "probe_variance") for name, runs in records.items()}
     shown = {name: block_starts(experiment(name).model) for name in records}
-    panels = lower.subplots(1, 2, sharey=True)
+    panels = lower.subplots(1, 2, sharex=True, sharey=True)
     for ax, row, when in zip(panels, (0, -1), ("Before training", "After training"), strict=True):
         for place, (name, spread) in enumerate(spreads.items()):
             above_zero = np.where(spread[row] > 0, spread[row], np.nan)[shown[name]]  # the axis is logarithmic

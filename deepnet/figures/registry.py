@@ -118,7 +118,7 @@ def _multiples(caption: str, *runs: str, function: Callable = multiples, also: t
         "other runs in grey, a ring at the restored epoch."
     )
     reading = (
-        "A run ends when five epochs in a row bring no gain of more than one point in validation accuracy; then the "
+        "A run ends early when five epochs in a row bring no gain of more than one point in validation accuracy; then the "
         "best epoch, with a ring, is restored."
     )
     return Entry(function, runs, caption, alt, reading, also=also)
@@ -193,7 +193,7 @@ FIGURES: dict[str, Entry] = {
         "the report has them, of our restored and of our last epoch.",
         "In bold the three best of the report and of our restored epochs, but none that shares a place with a fourth.",
     ),
-    "5.7": _multiples("The sweep's best: sweep_4, sweep_6, sweep_10", "sweep_4", "sweep_6", "sweep_10"),
+    "5.7": _multiples("The sweep's best by the report: sweep_4, sweep_6, sweep_10", "sweep_4", "sweep_6", "sweep_10"),
     "5.8": _multiples(
         "With dropout before the head, and without (sweep_6)", "sweep_6", "dropout", function=dropout, also=(OPENINGS,)
     ),
