@@ -118,8 +118,8 @@ def _multiples(caption: str, *runs: str, function: Callable = multiples, also: t
         "other runs in grey, a ring at the restored epoch."
     )
     reading = (
-        "A run ends early when five epochs in a row bring no gain of more than one point in validation accuracy; then the "
-        "best epoch, with a ring, is restored."
+        "A run ends early when five epochs in a row bring no gain of more than one point in validation accuracy; then "
+        "the best epoch, with a ring, is restored."
     )
     return Entry(function, runs, caption, alt, reading, also=also)
 
