@@ -1,10 +1,11 @@
 """Chapter 2's figures: the images, how many there are of each class, and where t-SNE puts them."""
 
 import textwrap
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
+from matplotlib.axes import Axes
 
 from deepnet.figures.plots import (
     BLUE,
@@ -13,9 +14,9 @@ from deepnet.figures.plots import (
     SMALL,
     TEXT,
     VERMILLION,
+    WIDTH,
     Groups,
     Sheet,
-    scatter,
     sheet,
     style,
 )  # fmt: skip
@@ -25,6 +26,10 @@ from experimentTable import UsageError
 if TYPE_CHECKING:
     from deepnet.data.sets import ImageSet
 
+# Petroff (2021), arXiv:2107.02270
+DIGITS = np.array([
+    "#3f90da", "#ffa90e", "#bd1f01", "#94a4a2", "#832db6", "#a96b59", "#e76300", "#b9ac70", "#717581", "#92dadd",
+])  # fmt: skip
 SHOWN = {"mnist": (0, 6), "cifar10": (355, 339), "cifar100": (338, 4)}  # which training images figures 2.3, 2.4 show
 
 
@@ -92,26 +97,50 @@ def _embedding(records: Groups, dataset: str) -> tuple[dict[str, np.ndarray], st
 
 
 def tsne(records: Groups) -> Sheet:
-    """2.2: MNIST and CIFAR-10, coloured by class."""
-    figure, axes = sheet(1, len(records), height=4.2)
-    for ax, name in zip(axes, records, strict=True):
+    """2.2: MNIST's ten digits in ten colours, and CIFAR-10's classes one by one, since they lie on one another."""
+    figure = Sheet(figsize=(WIDTH, 4.2), dpi=100, layout="constrained")
+    halves, said = figure.add_gridspec(1, len(records)), []
+    for half, name in enumerate(records):
         dataset = name.removeprefix("tsne_")
         points, skill = _embedding(records, dataset)
-        scatter(ax, points["xy"], points["label"], spelled(sample_images(dataset).classes))
-        ax.set_title(f"{DATA[dataset]}: {skill}", fontsize=TEXT, loc="left")
+        said.append(f"{DATA[dataset]}: {skill}")
+        if dataset == "mnist":
+            _digits(figure.add_subplot(halves[half]), points["xy"], points["label"])
+        else:
+            names = sample_images(dataset).classes
+            cells = halves[half].subgridspec(4, 3)
+            panels = [figure.add_subplot(cells[k]) for k in range(len(names))]
+            _one_by_one(panels, points["xy"], points["label"], names)
+    figure.supxlabel(";  ".join(said), fontsize=SMALL, color=INK)
     return figure
+
+
+def _digits(ax: Axes, xy: np.ndarray, labels: np.ndarray) -> None:
+    """An embedding's points (N, 2) in their class's colour, with the digit at the class's median."""
+    x, y = xy.astype(float).T
+    ax.scatter(x, y, s=float(np.clip(12_000 / len(xy), 2, 9)), c=DIGITS[labels], linewidths=0, rasterized=True)
+    for digit, colour in enumerate(DIGITS):
+        own, box = labels == digit, {"facecolor": "white", "edgecolor": colour, "pad": 2}
+        place = float(np.median(x[own])), float(np.median(y[own]))
+        ax.text(*place, str(digit), fontsize=TEXT, bbox=box, in_layout=False)  # the layout of axes fails on it
+    ax.set_axis_off()
+
+
+def _one_by_one(axes: Iterable[Axes], xy: np.ndarray, groups: np.ndarray, names: Sequence[str]) -> None:
+    """A panel per group: its points in colour on an eighth of all in grey."""
+    x, y = xy.astype(float).T
+    for group, (ax, name) in enumerate(zip(axes, spelled(names), strict=True)):
+        own = groups == group
+        ax.scatter(x[::8], y[::8], s=1, color=FAINT, linewidths=0, rasterized=True)
+        ax.scatter(x[own], y[own], s=1.5, color=VERMILLION, linewidths=0, rasterized=True)
+        ax.set_title(textwrap.fill(name, 20), fontsize=SMALL, color=INK, y=0.95)
+        ax.set_axis_off()
 
 
 def superclasses(records: Groups) -> Sheet:
     """2.5: CIFAR-100's 20 superclasses, each on top of all others in grey."""
     points, skill = _embedding(records, "cifar100")
-    x, y = points["xy"].astype(float).T
     figure, axes = sheet(4, 5, height=6.0)
-    for coarse, (ax, name) in enumerate(zip(axes, spelled(sample_images("cifar100").coarse_classes), strict=True)):
-        own = points["coarse"] == coarse
-        ax.scatter(x[::8], y[::8], s=1, color=FAINT, linewidths=0, rasterized=True)
-        ax.scatter(x[own], y[own], s=2.5, color=VERMILLION, linewidths=0, rasterized=True)
-        ax.set_title(textwrap.fill(name, 20), fontsize=SMALL, color=INK, y=0.95)
-        ax.set_axis_off()
+    _one_by_one(axes, points["xy"], points["coarse"], sample_images("cifar100").coarse_classes)
     figure.supxlabel(f"in colour the superclass, in grey an eighth of all images; {skill} (0: chance)", fontsize=SMALL)
     return figure

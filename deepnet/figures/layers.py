@@ -8,11 +8,10 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from deepnet.figures.images import sample_images
-from deepnet.figures.lines import lines, named, positions
+from deepnet.figures.lines import named, positions
 from deepnet.figures.plots import (
     BLACK,
     GREY,
-    MARKERS,
     WIDTH,
     Groups,
     Sheet,
@@ -22,6 +21,7 @@ from deepnet.figures.plots import (
     legend,
     logarithmic,
     looks,
+    marker_of,
     sheet,
     style,
     whole_numbers,
@@ -101,9 +101,13 @@ def depth(records: Groups, *, plain: str) -> Sheet:
     for ax, (name, values) in zip(above, maps.items(), strict=True):
         x, label = positions(records[name][0])
         mesh = heat_map(ax, x[: len(values)], values, low, high)
+        if np.nanmin(values) < ADAM_EPS < np.nanmax(values):
+            centres = np.convolve([0, *x[: len(values)]], [0.5, 0.5], "valid")
+            places = 1 + np.arange(values.shape[1])
+            ax.contour(centres, places, values.T, [ADAM_EPS], colors="white", linewidths=1, linestyles="-")
         style(ax, name, label, "weight layer" if ax is above[0] else "", grid=None)
     shows_eps = bool(low < ADAM_EPS < high)
-    label = "log10 of the gradient's RMS" + "\n(white line: Adam's eps)" * shows_eps
+    label = "log10 of the gradient's RMS" + "\n(white: Adam's eps)" * shows_eps
     extend = "min" if least < low else "neither"
     bar = colour_bar(upper, mesh, above, label, pad=0.01, aspect=16, extend=extend)
     if shows_eps:
@@ -117,7 +121,7 @@ def depth(records: Groups, *, plain: str) -> Sheet:
             every = max(1, len(above_zero) // 6)
             ax.plot(
                 1 + shown[name], above_zero, color=look[name][0], linewidth=1.1, label=name, markersize=4,
-                marker=MARKERS[place], markevery=(place % every, every),
+                marker=marker_of(look[name][0]), markevery=(place % every, every),
                 zorder=2 + 1 / len(above_zero),  # the shallower on top, which the deeper would hide where they agree
             )  # fmt: skip
         ends = any((spread[row] == 0).any() for spread in spreads.values())
@@ -138,27 +142,40 @@ def depth(records: Groups, *, plain: str) -> Sheet:
 
 
 def precision(records: Groups) -> Sheet:
-    """4.6: bf16 beside fp32 from the same weights: training, where it ends, and what is left of 256 images at each
-    depth before it.
+    """4.6: bf16 beside fp32 from the same weights: what differs in training and at its end, and what is left of 256
+    images before it, at each depth and at the last layer.
     """
     figure, axes = sheet(2, 2, height=5.6)
-    look = looks(records)
-    lines(axes[0], records, ["train_loss"])
+    loss, accuracy, variance, distinct = axes
     pairs = [model for model in BOTH_PRECISIONS if {f"{model}_fp32", f"{model}_bf16"} <= records.keys()]
+    unit = ""
     for place, model in enumerate(pairs):
-        ends = [
-            {record.seed: record.result["accuracy"] for record in records[f"{model}_{side}"]}
-            for side in ("fp32", "bf16")
-        ]
-        apart = [ends[1][seed] - ends[0][seed] for seed in ends[0].keys() & ends[1].keys()]
-        axes[1].plot([place] * len(apart), apart, "o", color=look[f"{model}_bf16"][0], markersize=4, label=f"_{model}")
-    axes[1].axhspan(-MARGIN, MARGIN, color=GREY, alpha=0.15, linewidth=0)
-    style(axes[1], "Accuracy, bf16 minus fp32 (grey: within ±1 point)", "", "share of images")
-    axes[1].set_xticks(range(len(pairs)), [model.replace("_", "\n", 1) for model in pairs])
-    axes[1].set_xlim(-0.5, max(len(pairs), 1) - 0.5)
-    for ax, metric in zip(axes[2:], ("probe_variance", "probe_distinct"), strict=True):
-        _by_layer(ax, records, metric, 0, "before training")
-    legend(figure, named(*axes), columns=5)
+        sides = [{record.seed: record for record in records[f"{model}_{side}"]} for side in ("fp32", "bf16")]
+        both = [(sides[0][seed], sides[1][seed]) for seed in sides[0].keys() & sides[1].keys()]
+        colour = looks([model])[model][0]
+        kind: dict[str, Any] = {"color": colour, "marker": marker_of(colour), "markersize": 4}
+        for fp32, bf16 in both:
+            x, unit = positions(fp32)
+            apart = np.subtract(*(record.column("train_loss", trained_only=True) for record in (bf16, fp32)))
+            loss.plot(x, apart, **kind, linewidth=1, label=model if fp32 is both[0][0] else f"_{model}")
+        ends = [bf16.result["accuracy"] - fp32.result["accuracy"] for fp32, bf16 in both]
+        accuracy.plot([place] * len(ends), ends, **kind, ls="", label=f"_{model}")
+        for side, face, size in (("fp32", "none", 10), ("bf16", colour, 4)):
+            left = layers(records[f"{model}_{side}"], "probe_distinct")[0][-1]
+            distinct.plot([place], [left], "o", mec=colour, mfc=face, markersize=size, label=f"_{model}")
+    for ax in (accuracy, distinct):
+        ax.set_xticks(range(len(pairs)), [model.replace("_", "\n", 1) for model in pairs])
+        ax.set_xlim(-0.5, max(len(pairs), 1) - 0.5)
+    accuracy.axhspan(-MARGIN, MARGIN, color=GREY, alpha=0.15, linewidth=0)
+    for ax in (loss, accuracy):
+        ax.axhline(0, color=GREY, linewidth=0.8)
+    style(loss, "Training loss, bf16 minus fp32", unit, "cross-entropy (nats)")
+    loss.xaxis.set_major_locator(whole_numbers(5))
+    style(accuracy, "Accuracy, bf16 minus fp32 (grey: ±1 point)", "", "share of images")
+    style(distinct, "Last layer before training (ring: fp32)", "", BY_LAYER["probe_distinct"])
+    distinct.set_ylim(0, PROBE * 1.08)
+    _by_layer(variance, records, "probe_variance", 0, "before training (dashed: bf16)")
+    legend(figure, named(loss), columns=5)
     return figure
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from math import log
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -15,7 +16,6 @@ from deepnet.figures.plots import (
     GREEN,
     GREY,
     INK,
-    MARKERS,
     SECOND,
     TEXT,
     VERMILLION,
@@ -24,14 +24,16 @@ from deepnet.figures.plots import (
     labels,
     legend,
     logarithmic,
+    logit,
     looks,
+    marker_of,
     sheet,
     style,
     whole_numbers,
 )  # fmt: skip
 from deepnet.records.reading import Record
 from deepnet.text import counted
-from experimentTable import PROFILES
+from experimentTable import EXPERIMENTS, PROFILES
 
 UNITS = {  # what a metric's name ends in -> the label of its axis
     "loss": "cross-entropy (nats)",
@@ -44,7 +46,7 @@ LOGARITHMIC = ("loss", "gradient_norm_sum", "gradient_norm", "learning_rate")  #
 LEAST_SPAN = 0.05  # of an accuracy's axis, so that the noise of a plateau does not look like a change
 # The same in the figures of plain and of residual nets, which can then be compared by eye.
 LIMITS = {
-    "mlp": {"train_loss": (2e-4, 5), "test_accuracy": (0, 1.02)},
+    "mlp": {"train_loss": (2e-4, 5), "test_accuracy": (0.05, 0.99)},  # so close to 1 that the axis is logit
     "cnn": {"train_loss": (2e-2, 5), "test_accuracy": (0, 0.85)},
 }
 GUESSING = {"train_loss": log(10), "test_accuracy": 0.1}  # ten classes
@@ -72,11 +74,12 @@ def lines(
     look: Mapping = EMPTY,
     limits: tuple[float, float] | None = None,
 ) -> None:
-    """A line per seed, thin where there are several; the first metric in the run's dash, a second one thin and dashed.
+    """A line per seed; the first metric in the run's dash, a second one thin and dashed.
 
-    The first seed of a run has the run's markers, which stand at other epochs than those of the run before. A ring
-    marks each epoch whose weights early stopping restored. `start`: run -> what its x is moved by. `faint`: runs that
-    are drawn in grey behind. `names`: run -> its label. `look`: run -> its colour and dash.
+    The first seed of a run is drawn thick and with the run's markers, which stand at other epochs than those of the
+    run before; the other seeds are thin and pale. A ring marks each epoch whose weights early stopping restored.
+    `start`: run -> what its x is moved by. `faint`: runs that are drawn in grey behind. `names`: run -> its label.
+    `look`: run -> its colour and dash.
     """
     names, look = names or labels(groups), look or looks(groups)
     for name, records in faint.items():
@@ -92,9 +95,10 @@ def lines(
                 first, every = record is records[0] and not second, max(1, len(x) // 5)
                 ax.plot(
                     x, record.column(metric, trained_only=True), color=colour, linestyle=SECOND if second else dash,
-                    linewidth=0.9 if second or len(records) > 1 else 1.6, alpha=0.85,
-                    marker=MARKERS[place % len(MARKERS)] if first else "x" if second and len(x) == 1 else None,
+                    linewidth=1.6 if first else 0.9, alpha=0.9 if record is records[0] else 0.45,
+                    marker=marker_of(colour) if first else "x" if second and len(x) == 1 else None,
                     markevery=(place % every, every), markersize=4.5, label=names[name] if first else f"_{name}",
+                    zorder=2.5 if first else 2,
                 )  # fmt: skip
             best = record.result.get("epoch", 0)
             restores = record.settings["experiment"].get("patience") is not None
@@ -115,11 +119,14 @@ def _set_limits(ax: Axes, metric: str, limits: tuple[float, float] | None) -> No
     low, high = ax.dataLim.intervaly
     if metric.endswith(LOGARITHMIC) and ax.dataLim.minposy <= high:
         low = ax.dataLim.minposy
-        margin = max(1.1, (10 / (high / low)) ** 0.5)  # at least a decade
+        margin = max(1.2, (10 / (high / low)) ** 0.5)  # at least a decade
         ax.set_ylim(limits or (low / margin, high * margin))
         logarithmic(ax)
     elif limits:
         ax.set_ylim(limits)
+        if metric.endswith("accuracy") and limits[0] > 0 and limits[1] > 0.95:
+            logit(ax)
+            ax.set_ylabel(f"{ax.get_ylabel()} (logit scale)")
     elif metric.endswith("accuracy") and low <= high:
         bottom = np.clip((low + high - LEAST_SPAN) / 2, 0, 1 - LEAST_SPAN)
         ax.update_datalim([(ax.dataLim.x0, end) for end in (bottom, bottom + LEAST_SPAN)])
@@ -159,7 +166,7 @@ def overview(records: Groups) -> Sheet:
     """1.1: final accuracy and training loss against depth, of plain and residual nets and of plain ones with He
     initialisation.
     """
-    kinds = {
+    kinds: dict[str, tuple[str, str, Any]] = {
         "plain": (VERMILLION, "o", "-"),
         "residual": (BLUE, "s", "--"),
         "plain, He initialization": (GREEN, "^", ":"),
@@ -167,25 +174,30 @@ def overview(records: Groups) -> Sheet:
     figure, axes = sheet(2, 2, height=4.6, sharex="col")
     for column, (family, data) in enumerate((("MLP", "MNIST"), ("CNN", "CIFAR-10"))):
         upper, lower = axes[column], axes[2 + column]
+        ticks: tuple[dict, dict] = {}, {}  # depths of plain nets, of residual ones
         for kind, (colour, marker, dash) in kinds.items():
             names = [name for name in records if name.startswith(family) and _kind(name) == kind]
             depths = [int("".join(filter(str.isdecimal, name))) for name in names]
             for ax, measure in ((upper, lambda record: record.result["accuracy"]), (lower, final_loss)):
                 values = [[measure(record) for record in records[name]] for name in names]
                 dots = [(depth, value) for depth, seeds in zip(depths, values, strict=True) for value in seeds]
-                ax.plot(depths, list(map(np.mean, values)), dash, color=colour, linewidth=1.2)
+                ax.plot(depths, list(map(np.mean, values)), dash, color=colour, linewidth=1.2, label=f"_{kind}")
                 ax.plot(*np.array(dots).reshape(-1, 2).T, marker, mec=colour, mfc="none", markersize=5, label=kind)
-        style(upper, f"{family}s on {data}", "", "test accuracy" if not column else "")
-        style(lower, "", "depth (the number in the model's name)", "training loss (nats)" if not column else "")
+            ticks[kind == "residual"].update(dict.fromkeys(depths))
+        style(upper, f"{family}s on {data}", "", "test accuracy")
+        style(lower, "", "depth, residual nets' in the second row", "" if column else "training loss (nats)")
         for ax, metric in ((upper, "test_accuracy"), (lower, "train_loss")):
             reference(ax, GUESSING[metric], "guessing")
-            ax.set_ylim(LIMITS[family.lower()][metric])
-        logarithmic(lower)
+            _set_limits(ax, metric, LIMITS[family.lower()][metric])
         lower.set_xscale("log")
-        ticks = [4, 13, 23, 33, 55, 96] if family == "MLP" else [10, 13, 16, 30, 56]
-        lower.set_xticks(ticks, list(map(str, ticks)))
-        lower.set_xticks([], minor=True)
-    legend(figure, named(*axes))
+        for minor, row in enumerate(ticks):  # two rows, since many lie too close together for one
+            lower.set_xticks([*row], list(map(str, row)), minor=bool(minor))
+        lower.tick_params("x", which="minor", length=2.5, pad=13, labelcolor=kinds["residual"][0])
+    handles = [
+        Line2D([], [], color=colour, marker=marker, mfc="none", markersize=5, linestyle=dash, label=kind)
+        for kind, (colour, marker, dash) in kinds.items()
+    ]
+    legend(figure, [*handles, *(line for line in named(*axes) if line.get_color() == GREY)], handlelength=3.4)
     return figure
 
 
@@ -245,15 +257,18 @@ def multiples(records: Groups, tests: Mapping[str, float] = EMPTY) -> Sheet:
             ax.set_ylabel("" if column else ("training loss (nats)", "accuracy")[row], fontsize=TEXT)
             ax.set_xlabel(ax.get_xlabel() if row else "", fontsize=TEXT)
             if row and name in tests:
-                reference(ax, tests[name], "test set")
+                ax.plot(
+                    [1], [tests[name]], "<", color=INK, transform=ax.get_yaxis_transform(), clip_on=False,
+                    label=f"test set: {tests[name]:.3f}",
+                )  # fmt: skip
     handles = [
         Line2D([], [], color=INK, label="validation accuracy"),
         Line2D([], [], color=INK, linestyle=SECOND, linewidth=0.9, label="training accuracy"),
         Line2D([], [], ls="", marker="o", mec=INK, mfc="none", markersize=9, mew=1.5, label="restored epoch"),
-        Line2D([], [], color=FAINT, label="the other runs" if len(records) > 1 else "_"),
+        Line2D([], [], color=FAINT, label={1: "_", 2: "the other run"}.get(len(records), "the other runs")),
     ]
-    compared = [line for line in named(*axes) if line.get_color() == GREY]
-    legend(figure, [*handles, *compared], columns=5)
+    opened = [line for line in named(*axes) if line.get_marker() == "<"]
+    legend(figure, [*handles, *opened], columns=5)
     return figure
 
 
@@ -287,25 +302,27 @@ def norms(records: Groups) -> Sheet:
 
 
 def ablations(records: Groups) -> Sheet:
-    """3.7, 4.5: Adam's eps at 1e-16 beside the default, and He initialization: training loss above, test accuracy
-    below.
+    """3.7, 4.5: Adam's eps at 1e-16 beside its default, and He initialization with the default one in grey: training
+    loss above, test accuracy below.
     """
-    eps = {name: runs for name, runs in records.items() if not name.endswith("_he")}
+    eps = {name: runs for name, runs in records.items() if f"{name.removesuffix('_eps')}_eps" in EXPERIMENTS}
     he = {name: runs for name, runs in records.items() if name.endswith("_he")}
+    default = {name: records[name] for name in (run.removesuffix("_he") for run in he) if name in records}
     columns = {what: runs for what, runs in (("Adam's eps", eps), ("He initialization", he)) if runs}
     figure, axes = sheet(2, len(columns), height=4.8, sharex=True)
     family = next(iter(records))[:3].lower()
     for row, metric in enumerate(GUESSING):
         for column, (what, runs) in enumerate(columns.items()):
             ax = axes[row * len(columns) + column]
-            if runs is eps:
-                reference(ax, GUESSING[metric], "guessing")
-            lines(ax, runs, [metric], limits=LIMITS[family][metric])
-            ax.set_title("" if row else what, fontsize=TEXT, loc="left")
-            ax.set_ylabel(("training loss (nats)", "test accuracy")[row] if not column else "", fontsize=TEXT)
-            ax.set_xlabel(ax.get_xlabel() if row else "", fontsize=TEXT)
+            reference(ax, GUESSING[metric], "guessing")
+            lines(ax, runs, [metric], limits=LIMITS[family][metric], faint=default if runs is he else EMPTY)
+            ax.set_title("" if row else what, fontsize=TEXT, loc="left", color=INK)
+            what = ax.get_ylabel().replace("share of images", "test accuracy") if row else "training loss (nats)"
+            ax.set_ylabel("" if column else what)
+            ax.set_xlabel(ax.get_xlabel() if row else "")
             if row:
-                legend(ax, named(ax), columns=2, handlelength=3.4)
+                beside = [Line2D([], [], color=FAINT, label="default initialization")] * bool(default and runs is he)
+                legend(ax, [*named(ax), *beside], columns=2, handlelength=3.4)
     return figure
 
 

@@ -1,4 +1,4 @@
-"""The general pieces of every figure: style, colours, labels of runs, scatter, heat map, table, legend, title.
+"""The general pieces of every figure: style, colours, labels of runs, heat map, table, legend, title.
 
 Data in, figure out. Only matplotlib's object interface is used: nothing is kept in pyplot's global state, so no
 figure leaks, and a notebook shows each figure once.
@@ -21,8 +21,8 @@ from matplotlib.axes import Axes
 from matplotlib.collections import QuadMesh
 from matplotlib.colorbar import Colorbar
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
+from matplotlib.transforms import offset_copy
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
@@ -35,15 +35,11 @@ TEXT, SMALL = 9.0, 8.0  # points
 INK, GREY, FAINT, GRID = "#222222", "#6b6b6b", "#cccccc", "#e6e6e6"
 DASHES = ("-", (0, (5, 1.5)), (0, (5, 1.5, 1, 1.5)), (0, (1, 1.2)))
 SECOND = (0, (2.5, 1.5))  # the second metric of a panel (training beside validation)
-MARKERS = "os^DvPX*"  # which tell curves apart without colour
+MARKERS = "os^DvPX*p"  # which tell curves apart without colour: one for each of PALETTE
 
 # Okabe and Ito's colours without yellow, which is faint on white, and two of Tol's (both colour-blind-safe).
 BLUE, ORANGE, GREEN, VERMILLION, SKY, PURPLE, BLACK, WINE, OLIVE = PALETTE = (
     "#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#CC79A7", "#000000", "#882255", "#999933",
-)  # fmt: skip
-# Petroff (2021), arXiv:2107.02270: ten colours for the classes of a scatter plot.
-CLASS_COLOURS = (
-    "#3f90da", "#ffa90e", "#bd1f01", "#94a4a2", "#832db6", "#a96b59", "#e76300", "#b9ac70", "#717581", "#92dadd",
 )  # fmt: skip
 COLOURS: dict[str, str] = {
     "MLP_4": BLUE, "MLP_13": ORANGE, "MLP_23": GREEN, "MLP_33": VERMILLION,
@@ -51,11 +47,11 @@ COLOURS: dict[str, str] = {
     "CNN_10": BLUE, "CNN_13": ORANGE, "CNN_30": VERMILLION,
     "CNN_res_16": PURPLE, "CNN_res_35": BLACK, "CNN_res_56": WINE,
     "train_resnet": BLACK, "resnet18": BLACK, "fine_tune_1": BLUE, "fine_tune_2": VERMILLION,
-    "fine_tune_1_lr": SKY, "fine_tune_2_lr": GREEN, "fine_tune_3_lr": PURPLE, "early_stopping": ORANGE,
+    "fine_tune_3_lr": GREEN, "early_stopping": ORANGE,
     "adam": BLUE, "adamw": GREEN, "rmsprop": PURPLE, "sgd": VERMILLION, "dropout": WINE,
     "sweep_4": BLUE, "sweep_6": VERMILLION, "sweep_10": GREEN,
 }  # fmt: skip
-VARIANTS = ("_eps", "_he", "_2", "_fp32", "_bf16", "_fp64")  # have their model's colour
+VARIANTS = ("_eps", "_he", "_2", "_lr", "_fp32", "_bf16", "_fp64")  # have the colour of the run that they vary
 
 Groups = Mapping[str, Sequence[Record]]  # name of a run -> its records, one per seed
 EMPTY: Mapping = MappingProxyType({})
@@ -177,15 +173,22 @@ def logarithmic(ax: Axes) -> None:
         ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
 
+def logit(ax: Axes) -> None:
+    """A logit y axis for shares near 1: 0.95 and 0.98 are as far apart on it as 0.5 and 0.73."""
+    ax.set_yscale("logit", nonpositive="clip")
+    ax.set_yticks([0.1, 0.5, 0.9, 0.95, 0.98], ["0.1", "0.5", "0.9", "0.95", "0.98"])
+    ax.yaxis.set_minor_locator(NullLocator())
+
+
 # ---------------------------------------------------------------- how runs look and what they are called
 
 
 def looks(names: Iterable[str]) -> dict[str, tuple[str, object]]:
     """Colour and dash of each run, distinct among these.
 
-    A run of the table has one colour everywhere, and its `_eps`, `_he`, `_bf16`, `_fp64`, `_fp32` and `_2` variants
-    have their model's. Those with another eps or precision are dashed. Any other name draws its colour from its
-    letters, and moves on to a free one where it is taken.
+    A run of the table has one colour everywhere, and its VARIANTS have the same one. Those with another eps or
+    precision are dashed. Any other name draws its colour from its letters, and moves on to a free one where it is
+    taken.
     """
     chosen: dict[str, tuple[str, object]] = {}
     for name in sorted(names, key=lambda name: _table_colour(name) is None):  # fixed colours first
@@ -196,6 +199,11 @@ def looks(names: Iterable[str]) -> dict[str, tuple[str, object]]:
         wanted = [(colour, dash) for dash in dashes for colour in colours]
         chosen[name] = next((look for look in wanted if look not in chosen.values()), wanted[0])
     return chosen
+
+
+def marker_of(colour: str) -> str:
+    """The marker that goes with one of PALETTE's colours, so that a run has the same one in every figure."""
+    return MARKERS[PALETTE.index(colour)]
 
 
 def _table_colour(name: str) -> str | None:
@@ -246,7 +254,7 @@ def legend(place: Axes | Figure, handles: Iterable[Any], columns: int = 4, **opt
     """A legend below a panel or below the whole figure, where it hides nothing; of handles with one label the first."""
     named = {str(handle.get_label()): handle for handle in reversed([*handles])}
     shown = [handle for label, handle in reversed(named.items()) if not label.startswith("_")]
-    columns = ceil(len(shown) / ceil(len(shown) / columns))  # rows of equal length
+    columns = ceil(len(shown) / max(1, ceil(len(shown) / columns)))  # rows of equal length
     where = {"loc": "upper center", "bbox_to_anchor": (0.5, 0), "borderaxespad": 4.0} if isinstance(place, Axes) else {
         "loc": "outside lower center"}  # fmt: skip
     options = {"handlelength": 2.2, "columnspacing": 1.4, "handletextpad": 0.5, **where, **options}
@@ -255,27 +263,7 @@ def legend(place: Axes | Figure, handles: Iterable[Any], columns: int = 4, **opt
         text.set_parse_math(False)  # a "$" in a name is a dollar
 
 
-# ---------------------------------------------------------------- points, maps, tables
-
-
-def scatter(ax: Axes, xy: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> None:
-    """An embedding's points (N, 2), coloured by class (at most ten), rasterised. Names of one letter stand at their
-    class's median, longer ones in a legend.
-    """
-    size = float(np.clip(12_000 / len(xy), 2, 9))
-    x, y = xy.astype(float).T
-    ax.scatter(x, y, s=size, c=np.asarray(CLASS_COLOURS)[labels], linewidths=0, rasterized=True)
-    handles = [
-        Line2D([], [], ls="", marker="o", color=colour, markersize=4, label=name)
-        for name, colour in zip(names, CLASS_COLOURS, strict=False)
-    ]
-    ax.set_axis_off()
-    if max(map(len, names)) == 1:
-        for number, name in enumerate(names):
-            box = {"facecolor": "white", "edgecolor": CLASS_COLOURS[number], "pad": 2}
-            ax.text(np.median(x[labels == number]), np.median(y[labels == number]), name, fontsize=TEXT, bbox=box)
-    else:
-        legend(ax, handles, columns=4, handlelength=1, borderaxespad=0.4)
+# ---------------------------------------------------------------- maps, tables
 
 
 def heat_map(ax: Axes, x: np.ndarray, values: np.ndarray, low: float, high: float) -> QuadMesh:
@@ -327,8 +315,12 @@ def drawn_table(table: Table, height: float = 3.4) -> Sheet:
 
 def title(figure: Sheet, text: str, records: Sequence[Record] = (), note: str = "") -> None:
     """What the figure shows, above it, and beside that in grey its records' profile and seeds; a note below."""
-    lines = [text, *textwrap.wrap(note[:1].upper() + note[1:], 80)]
-    figure.suptitle("\n".join(lines), x=0.012, ha="left", fontsize=TEXT + 1, color=INK, fontweight="bold")
+    lines = textwrap.wrap(note[:1].upper() + note[1:], 110)
+    room = "\n" * len(lines)
+    figure.suptitle(text + room, x=0.012, ha="left", fontsize=TEXT + 1, color=INK, fontweight="bold")
+    if lines:
+        below = offset_copy(figure.transFigure, figure, y=-(TEXT + 6), units="points")
+        figure.text(0.012, 0.98, "\n".join(lines), va="top", fontsize=SMALL, color=GREY, transform=below)
     if records:
         seeds = list(_seeds(records).values())
         few, most = min(map(len, seeds)), max(map(len, seeds))

@@ -52,7 +52,10 @@ LOSS_TEST = ("train_loss", "test_accuracy")
 
 def _curves(metrics: Sequence, caption: str, *runs: str, alt: str = "", **options: Any) -> Entry:
     alt = alt or f"Training loss and accuracy of {', '.join(runs)} over training, a line per seed."
-    return Entry(partial(training, metrics=metrics, **options), runs, caption, alt)
+    reading = (
+        "The first seed's line is thick and has markers, the other seeds' are thin." if metrics is LOSS_TEST else ""
+    )
+    return Entry(partial(training, metrics=metrics, **options), runs, caption, alt, reading)
 
 
 def _rgb(caption: str, dataset: str) -> Entry:
@@ -89,7 +92,12 @@ def _ablations(*runs: str) -> Entry:
         "Training loss above, test accuracy below: on the left nets with Adam's eps at 1e-8 and at 1e-16, on the right "
         f"plain nets with He initialization ({', '.join(runs)})."
     )
-    return Entry(ablations, runs, "Ablations: a smaller eps, or He initialization", alt)
+    reading = (
+        "The first seed's line is thick and has markers, the other seeds' are thin. Grey, on the right, are the same "
+        "nets with PyTorch's default initialization."
+    )
+    also = tuple(name.removesuffix("_he") for name in runs if name.endswith("_he"))
+    return Entry(ablations, runs, "Ablations: a smaller eps, or He initialization", alt, reading, also)
 
 
 def _float64(name: str) -> Entry:
@@ -99,7 +107,8 @@ def _float64(name: str) -> Entry:
     )
     reading = (
         "The wide pale line is float32, the thin dashed one float64, from the same weights: where they agree, depth is "
-        "at work, and where they part, float32's rounding."
+        "at work, and where they part, float32's rounding. Where training leaves a single output in both, rounding is "
+        "not what stops the net."
     )
     return Entry(float64, (name, f"{name}_fp64"), f"{name} in float32 and float64", alt, reading, paired=True)
 
@@ -145,7 +154,8 @@ FIGURES: dict[str, Entry] = {
     ),
     "2.2": Entry(
         tsne, ("tsne_mnist", "tsne_cifar10"), "MNIST and CIFAR-10 in two dimensions (t-SNE)",
-        "Two t-SNE maps with the points coloured by class, MNIST beside CIFAR-10.",
+        "A t-SNE map of MNIST with a colour for each digit, and beside it ten small maps of CIFAR-10, each with one "
+        "class in colour on the others in grey.",
         "t-SNE's axes have no unit; only what lies close together counts. The skill of a vote of five neighbours is 0 "
         "for chance and 1 for no error.",
     ),
@@ -174,13 +184,13 @@ FIGURES: dict[str, Entry] = {
     "4.5b": _float64("CNN_30"),
     "4.6": Entry(
         precision, tuple(name for name, row in EXPERIMENTS.items() if row.family == "ablation_bf16"),
-        "bf16 (dashed) beside fp32, from the same weights",
-        "Training loss in both precisions, the difference of the final accuracies with a dot per seed, and variance "
-        "and distinct outputs by layer before training, for four CNNs and ResNet-18.",
+        "bf16 beside fp32, from the same weights",
+        "Differences of the training loss, a line per seed, and of the final accuracy, a dot per seed; before training "
+        "the variance by layer and the distinct outputs of the last layer, for four CNNs and ResNet-18.",
     ),
     "5.1": _fine_tuning("Fine-tuning at lr 5e-4: fine_tune_1, fine_tune_2", "fine_tune_1", "fine_tune_2"),
     "5.2": _fine_tuning(
-        "Fine-tuning, then at 1e-5: fine_tune_1_lr, _2_lr, _3_lr", *(f"fine_tune_{k}_lr" for k in (1, 2, 3))
+        "Deeper layers at lr 1e-5: fine_tune_1_lr, _2_lr, _3_lr", *(f"fine_tune_{k}_lr" for k in (1, 2, 3))
     ),
     "5.3": _curves(TUNING, "Early stopping with patience 5: early_stopping", "early_stopping"),
     "5.4": _multiples("Four optimizers at lr 5e-4: adam, sgd, adamw, rmsprop", "adam", "sgd", "adamw", "rmsprop"),
@@ -206,7 +216,7 @@ FIGURES: dict[str, Entry] = {
     "5.9": Entry(
         searched_space, (*SWEEP_RUNS, "search_*"), "The searched space: learning rate and batch size",
         "Validation accuracy against learning rate, the batch size as marker: the report's points, ours at the same "
-        "settings, and those of our own search; on the right those at rates of 5e-4 and more.",
+        "settings, joined to them by a line, and those of our own search; on the right those from a rate of 5e-4 on.",
     ),
 }  # fmt: skip
 ALL = ChainMap(atlas.FIGURES, FIGURES)  # the atlas's stand on a page of their own

@@ -1,9 +1,12 @@
 """Figures 5.6 and 5.9: the points of the report's search and of ours."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.lines import Line2D
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from deepnet.claims.measures import accuracies, final_loss, last_loss, setting
 from deepnet.figures.lines import mean_result, positions
@@ -65,21 +68,24 @@ def searched_space(records: Groups) -> Sheet:
     """5.9: learning rate against validation accuracy, batch size as marker: the report's points, ours there, our
     search.
 
-    Once all of them, and once those at rates from 5e-4 on, which lie close together.
+    Once all of them, and once those at rates from 5e-4 on, which lie close together. A line joins the report's point
+    and ours at the same setting.
     """
     markers = dict(zip((16, 32, 64, 128, 256), "oPs^D", strict=True))
-    groups = {
-        "report": (GREY, "none", 3),
-        "report's points, trained by us": (BLUE, BLUE, 2),
-        "our search": (VERMILLION, VERMILLION, 2),
+    groups: dict[str, dict[str, Any]] = {  # they differ in their filling, and so in grey too
+        "report": {"color": GREY, "fillstyle": "none", "zorder": 3},
+        "report's points, trained by us": {"color": BLUE, "fillstyle": "full"},
+        "our search": {"color": VERMILLION, "fillstyle": "left", "markerfacecoloralt": "white"},
     }
     figure, panels = sheet(1, 2, height=3.6)
     table_rows = [(EXPERIMENTS[f"sweep_{k}"], accuracy) for k, (accuracy, _) in SWEEP.items()]
+    pairs: list[tuple[float, float, float]] = []
     points = [("report", row.lr, row.batch_size, accuracy) for row, accuracy in table_rows]
     for name, runs in records.items():
         if name in SWEEP_RUNS:
             row = EXPERIMENTS[name]
             points.append(("report's points, trained by us", row.lr, row.batch_size, mean_result(runs, "accuracy")))
+            pairs.append((row.lr, SWEEP[int(name.removeprefix("sweep_"))][0], points[-1][-1]))
         else:  # each seed's search draws points of its own
             points += [
                 ("our search", setting("lr", run), int(setting("batch_size", run)), run.result["accuracy"])
@@ -88,18 +94,23 @@ def searched_space(records: Groups) -> Sheet:
     for ax, lowest, what in zip(panels, (0.0, 5e-4), ("All", "Rates from 5e-4 on"), strict=True):
         shown = [point for point in points if point[1] >= lowest]
         for group, lr, batch, accuracy in shown:
-            edge, face, order = groups[group]
-            marker = markers.get(batch, "X")
-            ax.plot([lr], [accuracy], marker, mec=edge, mfc=face, markersize=6, label=f"_{group}", zorder=order)
+            ax.plot([lr], [accuracy], markers.get(batch, "X"), label=f"_{group}", **groups[group])
+        joined = np.array([pair for pair in pairs if pair[0] >= lowest]).reshape(-1, 3)
+        ax.vlines(*joined.T, color=GREY, linewidth=0.8, zorder=1)
         ax.set_xscale("log")
         style(ax, what, "learning rate", "validation accuracy" if ax is panels[0] else "", grid="both")
         rates = [lr for _, lr, *_ in shown]
         ax.set_xlim(min(rates) / 1.5, max(rates) * 1.5)
     panels[0].set_ylim(-0.02)
+    (left, right), (bottom, top) = panels[1].get_xlim(), panels[1].get_ylim()
+    panels[0].add_patch(Rectangle((left, bottom), right - left, top - bottom, ec=GREY, fc="none", lw=0.8))
+    panels[1].xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    panels[1].xaxis.set_major_formatter(FuncFormatter(lambda rate, _: f"{rate:g}"))
+    panels[1].xaxis.set_minor_locator(NullLocator())
     named, sizes = ({point[at] for point in points} for at in (0, 2))
     handles = [
-        Line2D([], [], ls="", marker="o", mec=e, mfc=f, label=group)
-        for group, (e, f, _) in groups.items()
+        Line2D([], [], ls="", marker="h", markersize=8, label=group, **look)
+        for group, look in groups.items()
         if group in named
     ]
     handles += [

@@ -18,7 +18,7 @@ from PIL import Image
 from deepnet.figures import images as images_of
 from deepnet.figures import registry as figures
 from deepnet.figures.lines import LIMITS
-from deepnet.figures.plots import COLOURS, FAINT, PALETTE, SMALL, labels, looks
+from deepnet.figures.plots import COLOURS, FAINT, PALETTE, SMALL, labels, looks, marker_of
 from deepnet.figures.registry import FIGURES, draw, save
 from deepnet.records.files import sha256
 from deepnet.records.reading import find_record, find_records
@@ -87,6 +87,15 @@ def test_accuracy_against_depth_has_a_dot_per_seed_and_kind(records):
         assert dots[:2] == [[5, last(record)] for record in find_records("MLP_res_5", "cpu")]
         assert {depth for depth, _ in dots} == {5, 15, 35, 55, 96}
         assert {x for x, _ in named(ax)["plain, He initialization"].get_xydata()} == {4, 13, 23, 33}
+    assert (list(lower.get_xticks()), list(lower.get_xticks(minor=True))) == ([4, 13, 23, 33], [5, 15, 35, 55, 96])
+
+
+def test_he_initialization_stands_beside_the_default_one_in_grey(records):
+    eps, he = draw("3.7", "cpu").get_axes()[:2]
+    assert {"MLP_33, eps 1e-8", "MLP_33, eps 1e-16"} < {*named(eps)}
+    grey = [list(line.get_ydata()) for line in he.get_lines() if to_hex(line.get_color()) == FAINT]
+    plain = [name.removesuffix("_he") for name in FIGURES["3.7"].runs if name.endswith("_he")]
+    assert grey == [list(r.column("train_loss")[1:]) for name in plain for r in find_records(name, "cpu")]
 
 
 def test_a_run_is_called_what_it_is_where_runs_differ():
@@ -102,6 +111,7 @@ def test_a_run_has_one_colour_in_every_figure(records):
         for ax in draw(number, "cpu").get_axes():
             for name, line in named(ax).items():
                 assert line.get_color() == COLOURS.get(name, line.get_color()), name
+                assert line.get_marker() == (marker_of(line.get_color()) if name in COLOURS else "None")
     look = looks(["MLP_33_he", "MLP_33_eps", "MLP_33"])
     assert {colour for colour, _ in look.values()} == {COLOURS["MLP_33"]}
 
@@ -117,7 +127,7 @@ def test_a_single_row_is_shown_with_every_metric_and_whole_ticks(runs_dir):
     write_experiment(runs_dir, "early_stopping", "sample", epochs=1)
     left, right = draw("5.3", "sample").get_axes()
     validation, train = (line for line in right.get_lines() if line.get_label() != "restored epoch")
-    assert (validation.get_marker(), train.get_marker()) == ("o", "x")
+    assert (validation.get_marker(), train.get_marker()) == ("s", "x")
     assert [tick for tick in left.get_xticks() if tick % 1] == []
 
 
@@ -157,7 +167,7 @@ def test_runs_that_lie_on_one_another_have_a_column_each_with_the_others_in_grey
 
 
 def test_the_test_sets_accuracy_is_shown_once_it_was_opened(records, made):
-    assert "test set" not in named(draw("5.8", "cpu").get_axes()[3])
+    assert not any(name.startswith("test set") for name in named(draw("5.8", "cpu").get_axes()[3]))
     log, weights = made / "cpu" / "openings.jsonl", made / "cpu" / "dropout" / "seed-0" / "weights.pt"
     weights.write_bytes(b"weights")
     vouched(weights.parent)
@@ -169,7 +179,7 @@ def test_the_test_sets_accuracy_is_shown_once_it_was_opened(records, made):
     )
     log.write_text("".join(json.dumps(line) + "\n" for line in (other, first, again)))
     try:
-        assert set(named(draw("5.8", "cpu").get_axes()[3])["test set"].get_ydata()) == {0.503}
+        assert list(named(draw("5.8", "cpu").get_axes()[3])["test set: 0.503"].get_ydata()) == [0.503]
     finally:
         log.unlink()
         weights.unlink()
@@ -207,11 +217,13 @@ def test_the_ratio_of_times_is_drawn_block_by_block_and_its_mean_is_written(reco
 
 
 def test_points_are_coloured_by_class_and_rasterised(records):
-    digits, ax = draw("2.2", "cpu").get_axes()
-    assert texts(digits) == [str(digit) for digit in range(10)] and digits.get_legend() is None
-    (points,) = ax.collections
+    digits, *classes = draw("2.2", "cpu").get_axes()
+    assert texts(digits) == [str(digit) for digit in range(10)]
+    (points,) = digits.collections
     assert points.get_rasterized() and len(points.get_offsets()) == 1000
-    assert len({to_hex(colour) for colour in points.get_facecolors()}) == 10 == len(ax.get_legend().get_texts())
+    assert len({to_hex(colour) for colour in points.get_facecolors()}) == 10 == len(classes)
+    assert sum(len(ax.collections[1].get_offsets()) for ax in classes) == 1000
+    assert [ax.get_title() for ax in classes[:2]] == ["airplane", "automobile"]
 
 
 def test_each_superclass_has_a_panel_of_its_own(records):
@@ -251,7 +263,7 @@ def test_axes_of_curves_that_do_change_are_left_alone(runs_dir):
     ]
     write_record(runs_dir, "fine_tune_1", rows, {"split": "validation", "epoch": 3})
     left, right = (ax.get_ylim() for ax in draw("5.1", "cpu").get_axes())
-    assert left == pytest.approx((1e-3 / 1.1, 0.11)) and right == pytest.approx((0.29, 0.51))
+    assert left == pytest.approx((1e-3 / 1.2, 0.12)) and right == pytest.approx((0.29, 0.51))
 
 
 def test_a_line_to_compare_with_is_not_cut_off_by_the_least_span(runs_dir):
@@ -402,4 +414,6 @@ def test_float64_stands_beside_float32_of_the_same_seed(runs_dir):
 def test_what_lies_close_together_in_a_search_is_drawn_once_more(records):
     everything, close = draw("5.9", "cpu").get_axes()
     rates = [[float(line.get_xdata()[0]) for line in ax.get_lines()] for ax in (everything, close)]
+    joined = [len(ax.collections[0].get_segments()) for ax in (everything, close)]
+    assert joined == [12, sum(EXPERIMENTS[f"sweep_{k}"].lr >= 5e-4 for k in range(1, 13))]
     assert min(rates[1]) >= 5e-4 and sorted(rates[1]) == sorted(rate for rate in rates[0] if rate >= 5e-4)
