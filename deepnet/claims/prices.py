@@ -1,0 +1,148 @@
+"""What the original program's defects cost: our records with a defect beside those without it. Nothing is judged."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from deepnet.claims import measures as m
+from deepnet.claims.evidence import Evidence, Source
+from deepnet.claims.intervals import SHOWN_ONLY, Number, difference, judge_numbers
+from deepnet.claims.ledger import evidence_of
+from deepnet.text import Table
+from experimentTable import EXPERIMENTS, current_profile
+
+Found = Mapping[Any, Number]  # seed, or what else is counted -> what it measured
+
+
+@dataclass(frozen=True)
+class Price:
+    """A defect of the original program, what is measured of it, and the claims that it bears on."""
+
+    defect: str
+    measured: str  # in words, with the unit
+    claims: str
+    numbers: Callable[[Evidence], Found]
+    unit: str = "seed"
+
+
+def _points(found: Found) -> dict[Any, Number]:
+    """Shares of images as percentage points."""
+
+    def scaled(number: Number) -> Number:
+        interval = number.interval
+        ends = (lambda level: tuple(100 * end for end in interval(level))) if interval else None
+        return Number(100 * number.value, ends, of=number.of)  # type: ignore[arg-type]
+
+    return {key: scaled(number) for key, number in found.items()}
+
+
+def _with_and_without(defective: str, ours: str, evidence: Evidence) -> Found:
+    """Final accuracy of a run with a defect, less that of ours, in points."""
+    runs = (m.numbers(evidence.find(name), m.final_accuracy) for name in (defective, ours))
+    return _points(difference(*runs))
+
+
+def _last_weights(evidence: Evidence) -> Found:
+    """Accuracy of the last epoch less that of the best, of each run that early stopping ended."""
+    runs = [r for row in EXPERIMENTS.values() if row.patience for r in evidence.find(row.name).values()]
+    stopped = {(r.name, r.seed): r for r in runs if r.result.get("stopped_early")}
+    return _points({key: Number(-m.stopping_cost(record)) for key, record in stopped.items()})
+
+
+def _opened(evidence: Evidence) -> Found:
+    runs = evidence.find("baseline")
+    opened = evidence.test_accuracy("baseline", runs)
+    return _points(difference(opened, m.numbers(runs, lambda record: record.result["accuracy"])))
+
+
+def _epochs(evidence: Evidence) -> Found:
+    usual = EXPERIMENTS["sweep_6"].epochs
+    return m.numbers(evidence.find("dropout"), lambda record: float(max(0, record.result["last_epoch"] - usual)))
+
+
+def _macro(evidence: Evidence) -> Found:
+    runs = evidence.find("MLP_33")
+    return _points(difference(*(m.numbers(runs, measure) for measure in (m.macro_accuracy, m.final_accuracy))))
+
+
+def _growth(evidence: Evidence) -> Found:
+    """How many times more the report's sum of norms grows with depth than the gradient's global norm."""
+    shallow, deep = (evidence.find(name) for name in ("MLP_res_5", "MLP_res_35"))
+
+    def growth(seed: int, measure: Callable) -> float:
+        return measure(deep[seed]) / measure(shallow[seed])
+
+    both = sorted(shallow.keys() & deep.keys())
+    return {seed: Number(growth(seed, m.norm) / growth(seed, m.global_norm)) for seed in both}
+
+
+_ACCURACY = "accuracy with it less ours (points)"
+PRICES = (
+    Price(
+        "After early stopping the last weights were kept, not the best",
+        "accuracy of the last epoch less the best one's (points), at most, since the same images chose the best",
+        "5e to 5i", _last_weights, unit="run",
+    ),
+    Price(
+        "Frozen layers went on updating the statistics of their batch normalization", _ACCURACY, "5b",
+        partial(_with_and_without, "defect_statistics", "fine_tune_1"),
+    ),
+    Price(
+        "The baseline's features were not scaled", _ACCURACY, "5a, 5b",
+        partial(_with_and_without, "defect_unscaled", "baseline"),
+    ),
+    Price(
+        "The baseline's C was left at 1", _ACCURACY, "5a, 5b", partial(_with_and_without, "defect_untuned", "baseline")
+    ),
+    Price(
+        "Both of these", _ACCURACY, "5a, 5b", partial(_with_and_without, "defect_baseline", "baseline")
+    ),
+    Price(
+        "The baseline was scored on the test set, the networks on the validation set",
+        "the baseline's accuracy on the former less that on the latter (points)", "5a, 5b", _opened,
+    ),
+    *(
+        Price(
+            "SGD was run at one rate, without momentum", f"sgd less SGD with a momentum of 0.9 at {lr} (points)",
+            "5f, 5j", partial(_with_and_without, "sgd", f"defect_sgd_{lr}"),
+        )
+        for lr in ("5e-04", "5e-03", "5e-02")
+    ),
+    Price(
+        "With dropout 100 epochs were allowed, where the other runs had 20", "epochs that our run takes beyond 20",
+        "5i", _epochs,
+    ),
+    Price(
+        "What is called accuracy is the mean over classes",
+        "MLP_33's mean over classes less its share of images (points)", "3c", _macro,
+    ),
+    Price(
+        "The gradient's norm is summed over tensors and steps",
+        "growth from MLP_res_5 to MLP_res_35: the sum's over the global norm's (ratio)", "3d, 3g", _growth,
+    ),
+)  # fmt: skip
+
+
+def price_list(
+    profile: str | None = None, records: Source | None = None, openings: Sequence[dict] | None = None
+) -> Table:
+    """A line per defect: what is measured of it, the mean, its 95 % interval, over what, and the claims it bears on.
+
+    Three seeds or more have a t interval over the seeds; fewer have one over the images each, which says nothing of
+    other seeds. The arguments are those of `check`. Raises UsageError for an unknown profile.
+
+    Example::
+
+        price_list("paper")
+    """
+    profile = current_profile(profile)
+    evidence = Evidence(profile, *evidence_of(profile, records, openings))
+    rows = []
+    for price in PRICES:
+        part = judge_numbers("", price.numbers(evidence), SHOWN_ONLY, price.unit)
+        interval = part.span.partition(" (")[0] or "–"
+        over = f"{'seed ' * (price.unit == 'seed')}{part.which}" if part.seeds else "no record yet"
+        rows.append((price.defect, price.measured, part.ours or "–", interval, over, price.claims))
+    head = ("defect", "what is measured", "mean", "95 % interval", "over", "claims")
+    return Table(head, rows, f"Profile {profile}.")

@@ -1,0 +1,64 @@
+"""What the original's defects cost, on made-up records with and without each of them."""
+
+import pytest
+from made_up_records import baseline, many, opened, world
+
+from deepnet.claims.prices import PRICES, price_list
+from experimentTable import TABLE, UsageError
+
+
+def lines(records, openings=()):
+    """(defect, what is measured) -> mean, interval, over what."""
+    return {row[:2]: row[2:5] for row in price_list("cpu", records, openings).rows}
+
+
+def line(found, words):
+    return next(cells for key, cells in found.items() if words in " ".join(key))
+
+
+def test_a_defect_is_priced_by_runs_with_and_without_it_over_the_seeds_that_both_have():
+    records = world(
+        fine_tune_1=many("fine_tune_1", 3, accuracy={0: 0.30, 1: 0.31, 2: 0.32}),
+        defect_statistics=many("defect_statistics", 4, accuracy={0: 0.28, 1: 0.30, 2: 0.29, 3: 0.9}),
+    )
+    mean, interval, over = line(lines(records), "batch normalization")
+    assert (mean, interval, over) == ("-2", "[-4.48, 0.484]", "seed 0-2")  # points
+
+
+def test_one_seed_has_an_interval_over_its_images():
+    records = world(sgd=many("sgd", 1, accuracy=0.1), **{"defect_sgd_5e-03": many("d", 1, accuracy=0.4)})
+    mean, interval, over = line(lines(records), "at 5e-03")
+    low, high = map(float, interval.strip("[]").split(", "))
+    assert (mean, over) == ("-30", "seed 0") and -34 < low < -30 < high < -26
+
+
+def test_runs_that_did_not_stop_early_have_no_price_for_their_last_weights():
+    stopped, ended = (
+        many(name, 1, accuracy=[0.1, 0.5, 0.45, 0.44, 0.4], stop=5, epochs=20) for name in ("adam", "rmsprop")
+    )
+    stopped[0].result["stopped_early"] = True
+    mean, _, over = line(lines(world(adam=stopped, rmsprop=ended)), "early stopping")
+    assert (mean, over) == ("-10", "1 run")
+
+
+def test_the_baselines_two_scores_the_epochs_of_dropout_and_the_norms_are_compared():
+    records = world(
+        baseline=baseline(0.4, 1, "svm"), dropout=many("dropout", 1, epochs=100, stop=23),
+        MLP_33=many("MLP_33", 3, accuracy=0.12, macro=0.1),
+        MLP_res_5=many("MLP_res_5", 3, norm=2.0), MLP_res_35=many("MLP_res_35", 3, norm=6.0),
+    )  # fmt: skip
+    found = lines(records, opened("baseline", 0.41, classifier="svm"))
+    assert line(found, "scored on the test set")[0] == "1"
+    assert line(found, "100 epochs")[0] == "3"
+    assert line(found, "mean over classes")[0] == "-2"
+    assert line(found, "summed over tensors")[0] == "1"  # both norms grow alike here
+
+
+def test_what_no_record_tells_says_so_and_all_named_runs_are_in_the_tables():
+    rows = price_list("paper", world()).rows
+    assert len(rows) == len(PRICES) and {row[2:5] for row in rows} == {("–", "–", "no record yet")}
+    asked: list[str] = []
+    price_list("paper", lambda name: asked.append(name) or [])
+    assert {*asked} <= {*TABLE}
+    with pytest.raises(UsageError, match="unknown profile 'huge'"):
+        price_list("huge")
