@@ -77,72 +77,65 @@ def _growth(evidence: Evidence) -> Found:
     return {seed: Number(growth(seed, m.norm) / growth(seed, m.global_norm)) for seed in both}
 
 
-_ACCURACY = "accuracy with it less ours (points)"
+_LESS = "accuracy with it less ours (points)"
 PRICES = (
     Price(
-        "After early stopping the last weights were kept, not the best",
-        "accuracy of the last epoch less the best one's (points), at most, since the same images chose the best",
-        "5e to 5i", _last_weights, unit="run",
+        "The last weights kept after early stopping, not the best",
+        "accuracy of the last epoch less the best (points); at most, as the same images chose the best", "5e to 5i",
+        _last_weights, unit="run",
     ),
     Price(
-        "Frozen layers went on updating the statistics of their batch normalization", _ACCURACY, "5b",
+        "Frozen layers updated their batch normalization", _LESS, "5b",
         partial(_with_and_without, "defect_statistics", "fine_tune_1"),
     ),
-    Price(
-        "The baseline's features were not scaled", _ACCURACY, "5a, 5b",
-        partial(_with_and_without, "defect_unscaled", "baseline"),
-    ),
-    Price(
-        "The baseline's C was left at 1", _ACCURACY, "5a, 5b", partial(_with_and_without, "defect_untuned", "baseline")
-    ),
-    Price(
-        "Both of these", _ACCURACY, "5a, 5b", partial(_with_and_without, "defect_baseline", "baseline")
-    ),
-    Price(
-        "The baseline was scored on the test set, the networks on the validation set",
-        "the baseline's accuracy on the former less that on the latter (points)", "5a, 5b", _opened,
-    ),
+    Price("Baseline's features not scaled", _LESS, "5a, 5b", partial(_with_and_without, "defect_unscaled", "baseline")),
+    Price("Baseline's C left at 1", _LESS, "5a, 5b", partial(_with_and_without, "defect_untuned", "baseline")),
+    Price("Both of these", _LESS, "5a, 5b", partial(_with_and_without, "defect_baseline", "baseline")),
+    Price("Baseline scored on the test set, networks not", "test less validation (points)", "5a, 5b", _opened),
     *(
         Price(
-            "SGD was run at one rate, without momentum", f"sgd less SGD with a momentum of 0.9 at {lr} (points)",
-            "5f, 5j", partial(_with_and_without, "sgd", f"defect_sgd_{lr}"),
+            "SGD at one rate, without momentum", f"less momentum 0.9 at {lr.replace('-0', '-')} (points)", "5f, 5j",
+            partial(_with_and_without, "sgd", f"defect_sgd_{lr}"),
         )
         for lr in ("5e-04", "5e-03", "5e-02")
     ),
+    Price("100 epochs for dropout, 20 for the others", "epochs that ours takes beyond 20", "5i", _epochs),
+    Price("The mean over classes called accuracy", "MLP_33: it less the share of images (points)", "3c", _macro),
     Price(
-        "With dropout 100 epochs were allowed, where the other runs had 20", "epochs that our run takes beyond 20",
-        "5i", _epochs,
-    ),
-    Price(
-        "What is called accuracy is the mean over classes",
-        "MLP_33's mean over classes less its share of images (points)", "3c", _macro,
-    ),
-    Price(
-        "The gradient's norm is summed over tensors and steps",
-        "growth from MLP_res_5 to MLP_res_35: the sum's over the global norm's (ratio)", "3d, 3g", _growth,
+        "Gradient norms summed over tensors and steps",
+        "MLP_res_5 to 35: the sum's growth over the norm's (ratio)", "3d, 3g", _growth,
     ),
 )  # fmt: skip
 
 
-def price_list(
+def priced(
     profile: str | None = None, records: Source | None = None, openings: Sequence[dict] | None = None
-) -> Table:
-    """A line per defect: what is measured of it, the mean, its 95 % interval, over what, and the claims it bears on.
+) -> list[str]:
+    """What each of PRICES comes to in a profile: the mean, its 95 % interval and over what, or that no record tells.
 
     Three seeds or more have a t interval over the seeds; fewer have one over the images each, which says nothing of
-    other seeds. The arguments are those of `check`. Raises UsageError for an unknown profile.
-
-    Example::
-
-        price_list("paper")
+    other seeds. The arguments are those of `check`.
     """
     profile = current_profile(profile)
     evidence = Evidence(profile, *evidence_of(profile, records, openings))
-    rows = []
+    cells = []
     for price in PRICES:
         part = judge_numbers("", price.numbers(evidence), SHOWN_ONLY, price.unit)
-        interval = part.span.partition(" (")[0] or "–"
-        over = f"{'seed ' * (price.unit == 'seed')}{part.which}" if part.seeds else "no record yet"
-        rows.append((price.defect, price.measured, part.ours or "–", interval, over, price.claims))
-    head = ("defect", "what is measured", "mean", "95 % interval", "over", "claims")
-    return Table(head, rows, f"Profile {profile}.")
+        over = f"seed{'s' * (len(part.seeds) > 1)} {part.which}" if price.unit == "seed" else part.which
+        number = f"{part.ours} {part.span.partition(' (')[0]}".rstrip()
+        cells.append(f"{number}, {over}" if part.seeds else "no record yet")
+    return cells
+
+
+def price_list(*profiles: str, of: Callable[[str], list[str]] = priced) -> Table:
+    """A line per defect: what is measured of it, what it comes to in each profile, and the claims that it bears on.
+
+    `of`: profile -> what `priced` returns for it. Raises UsageError for an unknown profile.
+
+    Example::
+
+        price_list("paper", "cpu")
+    """
+    columns = zip(*map(of, profiles), strict=True)
+    rows = [(p.defect, p.measured, *cells, p.claims) for p, cells in zip(PRICES, columns, strict=True)]
+    return Table(("defect of the original program", "what is measured", *profiles, "claims"), rows)

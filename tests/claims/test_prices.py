@@ -1,19 +1,22 @@
 """What the original's defects cost, on made-up records with and without each of them."""
 
+import re
+
 import pytest
 from made_up_records import baseline, many, opened, world
 
-from deepnet.claims.prices import PRICES, price_list
+from deepnet.claims.prices import PRICES, price_list, priced
 from experimentTable import TABLE, UsageError
 
 
 def lines(records, openings=()):
-    """(defect, what is measured) -> mean, interval, over what."""
-    return {row[:2]: row[2:5] for row in price_list("cpu", records, openings).rows}
+    """The defect and what is measured of it -> what it comes to."""
+    cells = priced("cpu", records, openings)
+    return {f"{price.defect} {price.measured}": cell for price, cell in zip(PRICES, cells, strict=True)}
 
 
 def line(found, words):
-    return next(cells for key, cells in found.items() if words in " ".join(key))
+    return next(cell for text, cell in found.items() if words in text)
 
 
 def test_a_defect_is_priced_by_runs_with_and_without_it_over_the_seeds_that_both_have():
@@ -21,15 +24,13 @@ def test_a_defect_is_priced_by_runs_with_and_without_it_over_the_seeds_that_both
         fine_tune_1=many("fine_tune_1", 3, accuracy={0: 0.30, 1: 0.31, 2: 0.32}),
         defect_statistics=many("defect_statistics", 4, accuracy={0: 0.28, 1: 0.30, 2: 0.29, 3: 0.9}),
     )
-    mean, interval, over = line(lines(records), "batch normalization")
-    assert (mean, interval, over) == ("-2", "[-4.48, 0.484]", "seed 0-2")  # points
+    assert line(lines(records), "batch normalization") == "-2 [-4.48, 0.484], seeds 0-2"  # points
 
 
 def test_one_seed_has_an_interval_over_its_images():
     records = world(sgd=many("sgd", 1, accuracy=0.1), **{"defect_sgd_5e-03": many("d", 1, accuracy=0.4)})
-    mean, interval, over = line(lines(records), "at 5e-03")
-    low, high = map(float, interval.strip("[]").split(", "))
-    assert (mean, over) == ("-30", "seed 0") and -34 < low < -30 < high < -26
+    mean, low, high, over = re.fullmatch(r"(.+) \[(.+), (.+)\], (.+)", line(lines(records), "at 5e-3")).groups()
+    assert (mean, over) == ("-30", "seed 0") and -34 < float(low) < -30 < float(high) < -26
 
 
 def test_runs_that_did_not_stop_early_have_no_price_for_their_last_weights():
@@ -37,8 +38,7 @@ def test_runs_that_did_not_stop_early_have_no_price_for_their_last_weights():
         many(name, 1, accuracy=[0.1, 0.5, 0.45, 0.44, 0.4], stop=5, epochs=20) for name in ("adam", "rmsprop")
     )
     stopped[0].result["stopped_early"] = True
-    mean, _, over = line(lines(world(adam=stopped, rmsprop=ended)), "early stopping")
-    assert (mean, over) == ("-10", "1 run")
+    assert line(lines(world(adam=stopped, rmsprop=ended)), "early stopping") == "-10, 1 run"
 
 
 def test_the_baselines_two_scores_the_epochs_of_dropout_and_the_norms_are_compared():
@@ -48,17 +48,18 @@ def test_the_baselines_two_scores_the_epochs_of_dropout_and_the_norms_are_compar
         MLP_res_5=many("MLP_res_5", 3, norm=2.0), MLP_res_35=many("MLP_res_35", 3, norm=6.0),
     )  # fmt: skip
     found = lines(records, opened("baseline", 0.41, classifier="svm"))
-    assert line(found, "scored on the test set")[0] == "1"
-    assert line(found, "100 epochs")[0] == "3"
-    assert line(found, "mean over classes")[0] == "-2"
-    assert line(found, "summed over tensors")[0] == "1"  # both norms grow alike here
+    assert line(found, "scored on the test set") == "1, seed 0"
+    assert line(found, "100 epochs") == "3, seed 0"
+    assert line(found, "mean over classes").startswith("-2 [-2, -2], seeds 0-2")
+    assert line(found, "summed over tensors").startswith("1 [1, 1], ")  # both norms grow alike here
 
 
 def test_what_no_record_tells_says_so_and_all_named_runs_are_in_the_tables():
-    rows = price_list("paper", world()).rows
-    assert len(rows) == len(PRICES) and {row[2:5] for row in rows} == {("–", "–", "no record yet")}
+    assert priced("paper", world()) == ["no record yet"] * len(PRICES)
+    table = price_list("paper", "cpu", of=lambda profile: [profile] * len(PRICES))
+    assert table.head[2:4] == ("paper", "cpu") == table.rows[0][2:4]
     asked: list[str] = []
-    price_list("paper", lambda name: asked.append(name) or [])
+    priced("paper", lambda name: asked.append(name) or [])
     assert {*asked} <= {*TABLE}
     with pytest.raises(UsageError, match="unknown profile 'huge'"):
         price_list("huge")
