@@ -8,6 +8,7 @@ from typing import Any
 from deepnet.figures.lines import lines, named, positions
 from deepnet.figures.plots import WIDTH, Groups, Sheet, default_style, legend, provenance
 from deepnet.records.reading import Record
+from deepnet.text import listed
 from experimentTable import UsageError, choose
 
 MOST = 8  # runs with a colour of their own in a panel; of more, nobody can tell which is which
@@ -55,6 +56,8 @@ def curves(records: Record | Iterable[Record] | Groups, metrics: str | Sequence[
             ax.remove()
         legend(block, named(*block.axes), columns=2)
     figure.provenance = provenance(drawn)
+    drawn_metrics = listed([metric.replace("_", " ") for panel in panels for metric in panel])
+    figure.alt = f"Curves of {drawn_metrics} over training, of {listed(names)}, a line per seed."
     return figure
 
 

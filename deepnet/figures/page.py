@@ -18,7 +18,7 @@ from tqdm import tqdm
 from traitlets.config import Config
 
 from deepnet.records.reading import ROOT
-from experimentTable import current_profile
+from experimentTable import UsageError, current_profile
 
 HIDDEN = ("setup", "reading", "injected-parameters")  # cells with these tags show what they say, not their code
 STYLE = """
@@ -41,7 +41,8 @@ def build(profile: str) -> Path:
 
         build("paper")
     """
-    name = "notebook" if current_profile(profile) == "paper" else f"notebook-{profile}"
+    profile = current_profile(profile)
+    name = "notebook" if profile == "paper" else f"notebook-{profile}"
     made = ROOT / "report" / f"{name}.ipynb"
     # Encrypted where the kernel can be, else it warns on the terminal that its TCP ports are not.
     encrypted = Config(KernelManager={"transport_encryption": "auto"})
@@ -101,4 +102,7 @@ def _mathml(formula: re.Match) -> str:
 
 
 if __name__ == "__main__":
-    print("Made", build(sys.argv[1]).relative_to(ROOT))
+    try:
+        print("Made", build(sys.argv[1]).relative_to(ROOT))
+    except UsageError as error:
+        sys.exit(str(error))

@@ -314,7 +314,11 @@ def drawn_table(table: Table, height: float = 3.4) -> Sheet:
 
 
 def title(figure: Sheet, text: str, records: Sequence[Record] = (), note: str = "") -> None:
-    """What the figure shows, above it, and beside that in grey its records' profile and seeds; a note below."""
+    """What the figure shows, above it, and beside that in grey its records' profile and seeds; a note below.
+
+    The text is what a reader is told who does not see the figure, unless the figure says more.
+    """
+    figure.alt = figure.alt or text
     lines = textwrap.wrap(note[:1].upper() + note[1:], 110)
     room = "\n" * len(lines)
     figure.suptitle(text + room, x=0.012, ha="left", fontsize=TEXT + 1, color=INK, fontweight="bold")

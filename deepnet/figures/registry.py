@@ -77,6 +77,8 @@ def _depth(what: str, plain: str, *runs: str, note: str = "") -> Entry:
         "Above, a column of a map is an epoch and a row a weight layer, the input's at the bottom: the darker, the "
         "smaller the gradient that reaches the layer. Below, the variance across 256 images says how much of what "
         f"tells them apart is left at a depth; grey is what theory, with nothing fitted, gives for {plain}.{note} "
+        "Under He's initialization outputs keep their size, but ReLU brings those of any two images closer in each "
+        "layer, so that the variance across images falls there too, slowly. "
         "Of several seeds the mean is shown (of logarithms in the maps)."
     )
     return Entry(partial(depth, plain=plain), runs, f"{what} layer by layer: gradient and signal", alt, reading)
@@ -319,14 +321,14 @@ def save(number: str, profile: str | None = None, figure: Sheet | None = None) -
 
 
 def show(number: str, profile: str | None = None) -> None:
-    """Display a figure in a notebook and save it. That its runs have no record is said in a line, and that it cannot be
-    saved once.
+    """Display a figure in a notebook, with how it is read, and save it. That its runs have no record is said in a line,
+    and that it cannot be saved once.
 
     Example::
 
         show("3.1")
     """
-    from IPython.display import display
+    from IPython.display import Markdown, display
 
     try:
         figure = draw(number, profile)
@@ -338,6 +340,8 @@ def show(number: str, profile: str | None = None) -> None:
     except UsageError as error:
         _say_once(str(error))
     display(figure)
+    if reading := ALL[number].reading:
+        display(Markdown(f"<small>*How to read it.* {reading}</small>"))
 
 
 @cache

@@ -21,6 +21,7 @@ from experimentTable import (
     JUDGED,
     PROFILES,
     ROWS,
+    TABLE,
     UsageError,
     choose,
     current_profile,
@@ -29,6 +30,7 @@ from experimentTable import (
     is_supported,
 )
 
+SPREAD = "Mean ± standard deviation over the"
 Runs = Mapping[str, Sequence[Record]]  # name -> its finished records of all seeds
 Row = dict[str, str]  # column -> cell
 
@@ -39,7 +41,7 @@ def _find(what: Sequence[str], profile: str | None) -> tuple[Runs, str]:
     names = [run for name in what for run in (FIGURES[name].runs if name in FIGURES else [name])]
     for name in names:
         if not name.startswith("search_"):
-            choose("run or figure", name, [*FIGURES, *EXPERIMENTS])
+            choose("run or figure", name, [*FIGURES, *TABLE])
     for at in dict.fromkeys((asked, *JUDGED)):
         by_name = {name: found(name, at) for name in names}
         if any(by_name.values()):
@@ -121,7 +123,7 @@ def results_table(*what: str, profile: str | None = None, most: int = 8) -> Tabl
     if len({tuple(row) for row in rows}) > 1:
         raise UsageError(f"{', '.join(runs)} are of several kinds; make a table of each")
     if any("±" in cell for row in rows for cell in row.values()):
-        caption += f" Mean ± standard deviation over the {'seeds' if 'seeds' in rows[0] else 'blocks'}."
+        caption += f" {SPREAD} {'seeds' if 'seeds' in rows[0] else 'blocks'}."
     if len(rows) > most:
         best = sorted(rows, key=lambda row: row["accuracy"], reverse=True)[:most]
         caption += f" The {most} most accurate of {len(rows)} runs."
@@ -144,7 +146,11 @@ def gradients_table(*what: str, profile: str | None = None) -> Table:
     """The first layer's RMS gradient and the global norm, means over the steps of the first and last epoch."""
     runs, caption = _find(what, profile)
     rows = []
-    columns = [f"{what}, {end}" for what in ("log10 RMS, layer 1", "global norm") for end in ("first epoch", "last")]
+    columns = [
+        f"{what}, {end}"
+        for what in ("gradient of layer 1, log10 of its RMS", "L2 norm of the whole gradient")
+        for end in ("first epoch", "last")
+    ]
     for name, records in runs.items():
         trained = [[row for row in record.rows if "gradient_norm" in row] for record in records]
         if all(trained):
@@ -152,7 +158,9 @@ def gradients_table(*what: str, profile: str | None = None) -> Table:
             rms = (_spread([row["gradient_log10_rms"][0] for row in end], 1) for end in ends)
             norm = (_spread([row["gradient_norm"] for row in end], 2) for end in ends)
             rows.append({"run": name, "seeds": _seeds(records), **dict(zip(columns, (*rms, *norm), strict=True))})
-    return table(rows, caption)
+    return table(
+        rows, f"{caption} {SPREAD} seeds." if any("±" in cell for row in rows for cell in row.values()) else caption
+    )
 
 
 def search_table(config: Mapping = REPORT_SWEEP, name: str = "search", profile: str | None = None) -> Table:
