@@ -147,10 +147,9 @@ def depth_sentences() -> Iterator[str]:
     """The README's first finding, plain depth, and its second, residual connections."""
     (nothing,) = {f"{accuracy:.2f}" for accuracy in accuracies("MLP_33", "paper")}
     yield f"it learns nothing (test accuracy {nothing} in all {IN_WORDS[len(accuracies('MLP_33', 'paper'))]} seeds)"
-    eps, he = (accuracies(name, "paper", "cpu") for name in ("MLP_33_eps", "MLP_33_he"))
-    few, many = (IN_WORDS[len(accuracies(name, "cpu"))] for name in ("MLP_33_eps", "MLP_33_he"))  # `paper`: seed 0
-    yield f"({span(eps, '.3f')} over {few} seeds)"
-    yield f"({span(he, '.3f')} over {many})"
+    eps, he = (accuracies(name, "cpu") for name in ("MLP_33_eps", "MLP_33_he"))
+    yield f"(in `cpu`, {span(eps, '.3f')} over {IN_WORDS[len(eps)]} seeds)"
+    yield f"({span(he, '.3f')} over {IN_WORDS[len(he)]})"
     four = np.mean(accuracies("MLP_4", "paper"))
     best_rates, said = {23: 1e-4, 13: 1e-3}, str(check("q9", "cpu"))
     assert all(f"({lr:g}) of MLP_{depth}" in said for depth, lr in best_rates.items())
@@ -162,8 +161,8 @@ def depth_sentences() -> Iterator[str]:
     }
     paper, cpu = (f"{IN_WORDS[sum(which)]} of {IN_WORDS[len(which)]}" for which in above.values())
     yield (
-        f"MLP_4 is best (mean {four:.3f}), but MLP_23 ends above MLP_13 in {paper} seeds, in the profile `cpu` in "
-        f"{cpu}, and at each depth's best learning rate in none."
+        f"MLP_4 is best (mean {four:.3f}), but MLP_23 ends above MLP_13 in {paper} seeds, in `cpu` in {cpu}, and "
+        "there, at each depth's best learning rate, in none."
     )
     residual = {depth: accuracies(f"MLP_res_{depth}", "paper") for depth in (5, 15, 35, 55, 96)}
     assert [len(seeds) for seeds in residual.values()] == [5, 5, 5, 1, 1]  # "five seeds up to 35 layers, one beyond"
@@ -173,9 +172,9 @@ def depth_sentences() -> Iterator[str]:
         f"their steps take {span((part.effect for part in check('3f', 'paper').parts), '.2f')} times as long as "
         "the plain ones"
     )
-    for profile, sentence in (("paper", "alike at 128 pixels"), ("cpu", "but not at 32")):
+    for profile, sentence in (("paper", "alike at 128 pixels ("), ("cpu", "but not at 32 (`cpu`: ")):
         convolutional = [accuracies(f"CNN_res_{depth}", profile) for depth in (16, 35, 56)]
-        yield f"{sentence} ({joined(f'{accuracy:.3f}' for (accuracy,) in convolutional)}, one seed)"
+        yield f"{sentence}{joined(f'{accuracy:.3f}' for (accuracy,) in convolutional)}, one seed)"
 
 
 def tuning_sentences() -> Iterator[str]:
