@@ -127,11 +127,11 @@ def _digits(ax: Axes, xy: np.ndarray, labels: np.ndarray) -> None:
 
 
 def _one_by_one(axes: Iterable[Axes], xy: np.ndarray, groups: np.ndarray, names: Sequence[str]) -> None:
-    """A panel per group: its points in colour on an eighth of all in grey."""
+    """A panel per group: its points in colour on a twentieth of all in grey."""
     x, y = xy.astype(float).T
     for group, (ax, name) in enumerate(zip(axes, spelled(names), strict=True)):
         own = groups == group
-        ax.scatter(x[::8], y[::8], s=1, color=FAINT, linewidths=0, rasterized=True)
+        ax.scatter(x[::20], y[::20], s=1, color=FAINT, linewidths=0, rasterized=True)
         ax.scatter(x[own], y[own], s=1.5, color=VERMILLION, linewidths=0, rasterized=True)
         ax.set_title(textwrap.fill(name, 20), fontsize=SMALL, color=INK, y=0.95)
         ax.set_axis_off()
@@ -142,5 +142,7 @@ def superclasses(records: Groups) -> Sheet:
     points, skill = _embedding(records, "cifar100")
     figure, axes = sheet(4, 5, height=6.0)
     _one_by_one(axes, points["xy"], points["coarse"], sample_images("cifar100").coarse_classes)
-    figure.supxlabel(f"in colour the superclass, in grey an eighth of all images; {skill} (0: chance)", fontsize=SMALL)
+    figure.supxlabel(
+        f"in colour the superclass, in grey a twentieth of all images; {skill} (0: chance)", fontsize=SMALL
+    )
     return figure

@@ -48,13 +48,11 @@ __all__ = ["FIGURES", "Entry", "curves", "draw", "save", "show"]
 
 FOLDER = ROOT / "report" / "figures"
 LOSS_TEST = ("train_loss", "test_accuracy")
+SEEDS = "The first seed's line is thick and has markers, the other seeds' are thin."
 
 
-def _curves(metrics: Sequence, caption: str, *runs: str, alt: str = "", **options: Any) -> Entry:
+def _curves(metrics: Sequence, caption: str, *runs: str, alt: str = "", reading: str = "", **options: Any) -> Entry:
     alt = alt or f"Training loss and accuracy of {', '.join(runs)} over training, a line per seed."
-    reading = (
-        "The first seed's line is thick and has markers, the other seeds' are thin." if metrics is LOSS_TEST else ""
-    )
     return Entry(partial(training, metrics=metrics, **options), runs, caption, alt, reading)
 
 
@@ -94,10 +92,7 @@ def _ablations(*runs: str) -> Entry:
         "Training loss above, test accuracy below: on the left nets with Adam's eps at 1e-8 and at 1e-16, on the right "
         f"plain nets with He initialization ({', '.join(runs)})."
     )
-    reading = (
-        "The first seed's line is thick and has markers, the other seeds' are thin. Grey, on the right, are the same "
-        "nets with PyTorch's default initialization."
-    )
+    reading = f"{SEEDS} Grey, on the right, are the same nets with PyTorch's default initialization."
     also = tuple(name.removesuffix("_he") for name in runs if name.endswith("_he"))
     return Entry(ablations, runs, "Ablations: a smaller eps, or He initialization", alt, reading, also)
 
@@ -167,7 +162,7 @@ FIGURES: dict[str, Entry] = {
         superclasses, ("tsne_cifar100",), "CIFAR-100's superclasses in two dimensions (t-SNE)",
         "Twenty small t-SNE maps of CIFAR-100, each with one superclass in colour on the other images in grey.",
     ),
-    "3.1": _mlps("The plain MLPs that learn: MLP_4, MLP_13, MLP_23", *PLAIN[:3]),
+    "3.1": _mlps("The plain MLPs that learn: MLP_4, MLP_13, MLP_23", *PLAIN[:3], reading=SEEDS),
     "3.2": _mlps("MLP_33, the plain MLP that does not learn", "MLP_33", height=2.1),
     "3.3": _norms("plain MLPs", *PLAIN),
     "3.3b": _depth("Plain MLPs", "MLP_33", *PLAIN),
