@@ -131,6 +131,17 @@ def test_a_healthy_network_is_called_healthy(model):
     assert found.causes == () and "Nothing wrong was found" in str(found)
 
 
+def test_images_of_whole_numbers_leave_the_copy_in_training_mode():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(288, 10))
+    whole = changed(lambda x, y: ((255 * (x - x.min()) / (x.max() - x.min())).byte(), y))
+    found = diagnose(model, whole, lr=1e-3, cures=False)
+    assert found.healthy and "eval-mode" not in [finding.code for finding in found.findings]
+    ids = TensorDataset(GOOD.tensors[0].flatten(1).gt(0).long() + 2 * torch.arange(64), GOOD.tensors[1])
+    drops = nn.Sequential(nn.Embedding(128, 4), nn.Flatten(), nn.ReLU(), nn.Dropout(0.95), nn.Linear(256, 10))
+    assert diagnose(drops, ids, cures=False).causes[0].code == "dropout"
+
+
 def test_a_frozen_layer_with_trained_weights_is_meant():
     model = mlp()
     optimizer = torch.optim.Adam(model.parameters(), 1e-2)
