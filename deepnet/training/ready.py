@@ -84,7 +84,7 @@ def size_of_batches(name: str, data: Any, given: Any, otherwise: int) -> int:
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[nn.Module]:
-    """The model in evaluation mode for a while, and without gradients; afterwards each module has its own mode again."""
+    """The model in evaluation mode and without gradients for a while; then each module has its own mode again."""
     modes = [(module, module.training) for module in model.modules()]
     try:
         with torch.no_grad():
