@@ -88,6 +88,7 @@ def diagnose(
         tries = list(dict.fromkeys(name for finding in causes for name in finding.tries))[:most]
         if most and (tries or not measurements.learns):
             as_it_is = train_as_it_is(setup, cure_steps, cure_seconds)
+            findings = judge(measurements, as_it_is.last_loss)
             if not causes and as_it_is.left_at is None:  # it does not fall later either, and no rule says why
                 tries = [*UNKNOWN[:most]]
             trials = [as_it_is, *try_cures(setup, measurements, as_it_is, tries, cure_steps, cure_seconds)]

@@ -27,16 +27,18 @@ from deepnet.diagnosis.layers import (
 )  # fmt: skip
 from deepnet.diagnosis.setup import Setup, first_tensor
 from deepnet.records.files import first_line
+from deepnet.training.ready import evaluating
 from experimentTable import UsageError
 
 FEWEST_STEPS = 12  # which tell a layer that moves from one that does not
 METERED = 3  # of so many steps one is measured, which takes as long as the step itself in a model with wide layers
 SMOOTHED = 20  # losses whose mean is compared with another's
-# Nodes of autograd's graph that keep a function affine, and poolings, which do not stand in for an activation.
+AFFINE_ERROR = 1e-3  # of the scores' spread; in float32 an affine map's rounding errors are far smaller
+# Nodes of autograd's graph that keep a function affine where only one of their arguments depends on the inputs.
 AFFINE = re.compile(
-    r"(AccumulateGrad|Addmm|Addbmm|Baddbmm|Mm|Mv|Bmm|Linear|Convolution|Mkldnn\w*|T|View|UnsafeView|ReshapeAlias|Reshape"
+    r"(AccumulateGrad|Addmm|Addbmm|Baddbmm|Mm|Mv|Bmm|Linear|Convolution|T|View|UnsafeView|ReshapeAlias|Reshape"
     r"|Transpose|Permute|Expand|Squeeze|Unsqueeze|Clone|Slice|Select|Index|Cat|Stack|Split\w*|Add|Sub|Neg|Mean|Sum|Div"
-    r"|Mul|(Native|Cudnn)BatchNorm|NativeDropout|\w*AvgPool\w*|\w*MaxPool\w*|ToCopy|Copy\w*|Alias|Detach)(Backward\d*)?"
+    r"|Mul|(Native|Cudnn)BatchNorm|NativeDropout|\w*AvgPool\w*|ToCopy|Copy\w*|Alias|Detach)(Backward\d*)?"
 )
 RESHAPING = {"View", "UnsafeView", "ReshapeAlias", "Squeeze", "Clone", "Alias", "ToCopy"}
 Norm = nn.modules.batchnorm._NormBase
@@ -69,6 +71,7 @@ class Measurements:
     several_outputs: bool = False  # of which the loss is of the first alone, as of a model with auxiliary heads
     last_operation: str = ""  # the node of autograd's graph that gives the outputs
     operations: frozenset[str] = field(default=frozenset())
+    affine: bool = False  # the scores are an affine function of the inputs
     noise: float = 0.0  # variance between two passes of the same items over the mean square of the rest, <= 1000
     dropout: tuple[tuple[str, float], ...] = ()  # those that are on
     eval_norms: tuple[str, ...] = ()  # in evaluation mode though their parameters learn
@@ -236,6 +239,20 @@ def _facts(setup: Setup) -> dict[str, Any]:
     }
 
 
+def is_affine(model: nn.Module, inputs: Tensor) -> bool:
+    """Whether, in evaluation mode, the scores for the mean of two items are the mean of their scores."""
+
+    def mixed(values: Tensor) -> Tensor:
+        return (values + values.roll(1, 0)) / 2
+
+    if not inputs.is_floating_point():
+        return False
+    with evaluating(model):
+        scores = scores_of(model, inputs)
+        error = rms(scores_of(model, mixed(inputs)) - mixed(scores))
+    return error <= AFFINE_ERROR * rms(scores - scores.mean(0)) + 1e-6 * rms(scores)
+
+
 def _operations(setup: Setup, probe: Tensor) -> dict[str, Any]:
     """What the model computes with, from autograd's graph, and what its first outputs look like."""
     frozen = [p for p in setup.model.parameters() if not p.requires_grad and p.is_floating_point()]
@@ -265,5 +282,6 @@ def _operations(setup: Setup, probe: Tensor) -> dict[str, Any]:
         "several_outputs": several,
         "last_operation": names[0] if names else "",
         "operations": frozenset(name for name in names[1:] if not AFFINE.fullmatch(name)),
+        "affine": is_affine(setup.model, probe),
         "noise": noise / signal,
     }

@@ -3,6 +3,7 @@
 Thresholds stand beside the rules, with their reasons.
 """
 
+import math
 from dataclasses import replace
 
 # Each of these adds its rules to RULES.
@@ -38,10 +39,16 @@ BRINGS = {
 }
 
 
-def judge(m: Measurements) -> list[Finding]:
-    """All findings, most likely first; one that another explains, or that did no harm, has half its confidence."""
+def judge(m: Measurements, last_loss: float = math.inf) -> list[Finding]:
+    """All findings, most likely first; one that another explains, or that did no harm, has half its confidence.
+
+    `last_loss` is that of the model as it is after more steps, where these were taken.
+    """
     found = [finding for rule in RULES if (finding := rule(m))]
-    harmful = {finding.code for finding in found if not (m.learns and finding.code in EXCUSED)}
+    harmless = EXCUSED if m.learns else set()
+    if min(m.last_loss, last_loss) < m.entropy / 2:  # a linear model that learns so well was meant
+        harmless = harmless | {"no-nonlinearity"}
+    harmful = {finding.code for finding in found if finding.code not in harmless}
     explained = {code for cause in harmful for code in BRINGS.get(cause, ())}
     weighed = [f if f.code in harmful - explained else replace(f, confidence=round(f.confidence / 2, 3)) for f in found]
     return sorted(weighed, key=lambda finding: -finding.confidence)

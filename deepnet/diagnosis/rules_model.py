@@ -123,9 +123,9 @@ def constant_weights(m: Measurements) -> Finding | None:
 @rule
 def no_nonlinearity(m: Measurements) -> Finding | None:
     ran = [layer for layer in m.layers if layer.ran]
-    if len(ran) < 2 or m.operations or not all(layer.reached or layer.frozen for layer in ran):
+    if len(ran) < 2 or m.operations or not m.affine or not all(layer.reached or layer.frozen for layer in ran):
         return None
-    words = f"There is no activation between the {len(ran)} layers: but for poolings they are one linear layer."
+    words = f"There is no activation between the {len(ran)} layers: together they are one linear layer."
     return Finding("no-nonlinearity", ran[0].name, words, "Put a ReLU behind each hidden layer.", 0.85, ("relus",))
 
 

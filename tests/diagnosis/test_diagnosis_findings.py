@@ -142,6 +142,44 @@ def test_images_of_whole_numbers_leave_the_copy_in_training_mode():
     assert diagnose(drops, ids, cures=False).causes[0].code == "dropout"
 
 
+class Product(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.last = nn.Linear(64, 32), nn.Linear(64, 32), nn.Linear(32, 10)
+
+    def forward(self, x):
+        return self.last(self.a(x.flatten(1)) * self.b(x.flatten(1)))
+
+
+class Rows(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.lstm, self.last = nn.LSTM(8, 16, batch_first=True), nn.Linear(16, 10)
+
+    def forward(self, x):
+        return self.last(self.lstm(x.flatten(1, 2))[0][:, -1])
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        Product,
+        Rows,
+        lambda: nn.Sequential(nn.Conv2d(1, 4, 3), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(36, 10)),
+        lambda: Own(lambda scores: scores * (scores > 0)),
+    ],
+)
+def test_a_product_a_maximum_and_a_recurrent_layer_are_not_linear(model):
+    found = diagnose(model(), GOOD, cures=False)
+    assert "no-nonlinearity" not in [finding.code for finding in found.findings]
+
+
+def test_a_linear_model_that_learns_well_is_meant():
+    found = diagnose(stack(64, 16, 10, activation=nn.Identity), GOOD, lr=3e-3)
+    assert found.measurements.last_loss > LN_10 / 2 > found.trials[0].last_loss
+    assert found.healthy and [finding.code for finding in found.findings] == ["no-nonlinearity"]
+
+
 def test_a_frozen_layer_with_trained_weights_is_meant():
     model = mlp()
     optimizer = torch.optim.Adam(model.parameters(), 1e-2)
