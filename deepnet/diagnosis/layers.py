@@ -37,7 +37,8 @@ class Layer:
 
     name: str
     kind: str
-    learns: bool  # requires a gradient and is held by the optimizer
+    learns: bool  # requires a gradient and is moved by the optimizer
+    rate: float  # the learning rate of its group over that of the fastest group
     frozen: bool
     ran: bool
     reached: bool  # by a gradient
@@ -143,7 +144,7 @@ class StepMeter:
             decay = float(group.get("weight_decay", 0.0)) * size
             by_loss = gradient
             if self._decoupled:
-                decay *= float(group["lr"])
+                decay *= float(group.get("lr", 1.0))
                 by_loss = max(update - decay, 0.0)
             relative = update / size if size else math.nan  # of weights that are all zero nothing is known
             self._numbers[name].append((gradient, relative, decay / max(by_loss, 1e-30)))

@@ -25,7 +25,7 @@ from deepnet.diagnosis.layers import (
     rms,
     signals,
 )  # fmt: skip
-from deepnet.diagnosis.setup import Setup, first_tensor
+from deepnet.diagnosis.setup import Setup, first_tensor, relative_rates
 from deepnet.records.files import first_line
 from deepnet.training.ready import evaluating
 from experimentTable import UsageError
@@ -53,7 +53,7 @@ class Measurements:
     outputs: int
     is_cross_entropy: bool
     optimizer: str
-    options: dict[str, float]  # of the optimizer's first group
+    options: dict[str, float]  # of the optimizer: of each the largest value in any group
     seconds: float
     # the data
     items: int
@@ -77,7 +77,7 @@ class Measurements:
     eval_norms: tuple[str, ...] = ()  # in evaluation mode though their parameters learn
     fresh_norms: bool = False  # these have never seen a batch
     evaluating: bool = False  # the whole model is in evaluation mode
-    not_optimised: tuple[str, ...] = ()  # parameters that require a gradient and that the optimizer does not hold
+    not_optimised: tuple[str, ...] = ()  # that require a gradient, and are not held or have a learning rate of 0
     failure: str = ""  # what torch said where a step could not be taken
 
     @property
@@ -149,7 +149,11 @@ def take_steps(
         metered = meter and len(losses) % METERED == 1
         if metered:
             measured.before()
-        optimizer.step()
+        try:
+            optimizer.step()
+        except Exception as error:  # as of LBFGS
+            kind = type(optimizer).__name__
+            raise UsageError(f"{kind} cannot take a plain step ({first_line(error)}); choose another one") from None
         if metered:
             measured.after()
         if goal and len(losses) >= SMOOTHED and sum(losses[-SMOOTHED:]) < goal * SMOOTHED:
@@ -175,8 +179,9 @@ def measure(setup: Setup, steps: int, seconds: float) -> Measurements:
     if modules and not before:  # a copy shares what a function holds on to
         raise UsageError("no layer of the model's copy is called; make forward a method of the class, not a function")
     optimizer = setup.optimizer()
-    held = {id(p) for group in optimizer.param_groups for p in group["params"]}
-    missed = [n for n, p in model.named_parameters() if p.requires_grad and id(p) not in held]
+    groups = zip(optimizer.param_groups, relative_rates(optimizer), strict=True)
+    rates = {id(p): rate for group, rate in groups for p in group["params"]}
+    missed = [n for n, p in model.named_parameters() if p.requires_grad and not rates.get(id(p))]
     losses, meter, failure = take_steps(setup, steps, seconds)
     after = signals(model, probe)
     layers = []
@@ -188,7 +193,8 @@ def measure(setup: Setup, steps: int, seconds: float) -> Measurements:
             Layer(
                 name=name,
                 kind=type(modules[name][0]).__name__,
-                learns=weight.requires_grad and id(weight) in held,
+                learns=weight.requires_grad and bool(rates.get(id(weight))),
+                rate=rates.get(id(weight), 0.0),
                 frozen=not weight.requires_grad,
                 ran=name in before,
                 reached=name in meter.reached,
@@ -203,12 +209,19 @@ def measure(setup: Setup, steps: int, seconds: float) -> Measurements:
                 expected=expected.get(name, math.nan),
             )
         )
-    options = {k: float(v) for k, v in optimizer.param_groups[0].items() if isinstance(v, int | float)}
     return Measurements(
         layers=tuple(layers), losses=tuple(losses), is_cross_entropy=setup.is_cross_entropy,
-        optimizer=type(optimizer).__name__, options=options, bad_weights=bad_weights, not_optimised=tuple(missed),
-        failure=failure, seconds=time.monotonic() - begin, **facts,
+        optimizer=type(optimizer).__name__, options=_options(optimizer), bad_weights=bad_weights,
+        not_optimised=tuple(missed), failure=failure, seconds=time.monotonic() - begin, **facts,
     )  # fmt: skip
+
+
+def _options(optimizer: torch.optim.Optimizer) -> dict[str, float]:
+    found: dict[str, float] = {}
+    for key, value in (entry for group in optimizer.param_groups for entry in group.items()):
+        if isinstance(value, int | float) or (isinstance(value, Tensor) and value.numel() == 1):
+            found[key] = max(float(value), found.get(key, -math.inf))
+    return found
 
 
 def _facts(setup: Setup) -> dict[str, Any]:

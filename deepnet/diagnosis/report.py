@@ -70,8 +70,9 @@ class Diagnosis:
         m = self.measurements
         if not m.losses:
             return "No step could be taken" + (f": {m.failure}" if m.failure else ".")
+        rate = f" with a learning rate of {power(m.options['lr'])}" if "lr" in m.options else ""
         moved = (
-            f"In {counted(len(m.losses), 'step')} of {m.optimizer} with a learning rate of {power(m.options['lr'])} "
+            f"In {counted(len(m.losses), 'step')} of {m.optimizer}{rate} "
             f"the loss went from {m.first_loss:.3f} to {m.last_loss:.3f}; a guess has ln({m.outputs}) = {m.chance:.3f}."
         )
         if self.causes:

@@ -34,7 +34,7 @@ BRINGS = {
     "saturating-activation": {"vanishing", "dropout"},
     "vanishing": {"dropout", "weight-decay"},
     "eps": {"vanishing", "learning-rate-low", "saturating-activation"},
-    "weight-decay": {"vanishing"},
+    "weight-decay": {"vanishing", "learning-rate-high"},
     "output-activation": {"dead-units"},
 }
 

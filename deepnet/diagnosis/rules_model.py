@@ -54,8 +54,9 @@ def frozen(m: Measurements) -> Finding | None:
 def not_optimised(m: Measurements) -> Finding | None:
     if not m.not_optimised:
         return None
-    words = f"The optimizer does not hold all parameters that require a gradient: {listed(m.not_optimised)}."
-    cure = "Make the optimizer from model.parameters() after the last change of the model."
+    names = listed(m.not_optimised)
+    words = f"The optimizer does not hold these parameters, or has a learning rate of 0 for them: {names}."
+    cure = "Make the optimizer from model.parameters() after the last change of the model, with a rate for each."
     layer = m.not_optimised[0].rpartition(".")[0]
     return Finding("not-optimised", layer, words, cure, 0.92, ("all-parameters",))
 

@@ -153,7 +153,8 @@ def _left_behind(m: Measurements) -> list[Layer]:
     """The layers that hardly move while another does; none where the first of those that learn is not among them."""
     layers = _stepping(m)
     fastest = max((layer.update for layer in layers), default=0.0)
-    slow = [layer for layer in layers if layer.update < LOW_UPDATE and layer.update * APART < fastest]
+    # A group with a small learning rate is slow on purpose.
+    slow = [layer for layer in layers if layer.update < layer.rate * min(LOW_UPDATE, fastest / APART)]
     return slow if slow and slow[0] is layers[0] else []
 
 

@@ -202,6 +202,52 @@ def test_an_optimizer_made_before_the_head_was_replaced():
     assert (found.causes[0].code, found.causes[0].layer) == ("not-optimised", "3")
 
 
+def groups_of(model, *options):
+    """One parameter group for each layer of `mlp()`, the body and the head."""
+    return [{"params": model[number].parameters(), **own} for number, own in zip((1, 3), options, strict=True)]
+
+
+def test_each_group_of_the_optimizer_counts():
+    model = stack(64, 32, 10)
+    decays = torch.optim.AdamW(groups_of(model, {"weight_decay": 0.0}, {"weight_decay": 100.0}), lr=3e-3)
+    found = diagnose(model, GOOD, optimizer=decays, cure_steps=20)
+    assert found.causes[0].code == "weight-decay" and found.measurements.options["weight_decay"] == 100
+    assert "no-decay" in [trial.name for trial in found.trials]
+
+
+@pytest.mark.parametrize(("rate", "causes"), [(0.0, [("not-optimised", "1")]), (1e-6, [])])
+def test_a_group_that_is_slow_on_purpose_is_no_vanishing_gradient(rate, causes):
+    model = stack(64, 32, 10)
+    optimizer = torch.optim.Adam(groups_of(model, {"lr": rate}, {"lr": 1e-2}))
+    found = diagnose(model, GOOD, optimizer=optimizer, cures=1, cure_steps=60)
+    assert [(cause.code, cause.layer) for cause in found.causes] == causes
+    assert "vanishing" not in [finding.code for finding in found.findings]
+    assert [trial.helped for trial in found.trials[1:]] == [True] * len(causes)
+
+
+class Sign(torch.optim.Optimizer):
+    """Needs a rate, which it calls by another name, and keeps a setting outside its groups."""
+
+    def __init__(self, params, rate, scale=1.0):
+        super().__init__(params, {"rate": rate})
+        self.scale = scale
+
+    @torch.no_grad()
+    def step(self):
+        for group in self.param_groups:
+            for p in group["params"]:
+                p -= self.scale * group["rate"] * p.grad.sign()
+
+
+def test_optimizers_of_any_kind_are_taken():
+    model = mlp()
+    found = diagnose(model, GOOD, optimizer=torch.optim.Adam(model.parameters(), lr=torch.tensor(1e-2)), cures=False)
+    assert found.measurements.options["lr"] == pytest.approx(1e-2) and "learning rate of 0.01 the loss" in str(found)
+    still = diagnose(model, GOOD, optimizer=Sign(model.parameters(), 1e-2, scale=1e-7), cure_steps=20)
+    assert still.causes[0].code == "learning-rate-low" and "no learning rate above 0" in str(still)
+    assert "steps of Sign the loss" in str(still)
+
+
 def test_a_layer_that_is_not_called_is_a_remark():
     model = Own(lambda scores: scores)
     model.extra = nn.Linear(3, 3)

@@ -99,6 +99,7 @@ def test_what_is_refused_is_refused_in_one_line():
         lambda: diagnose(model, data, optimizer=torch.optim.SGD(nn.Linear(2, 2).parameters())), "none of the model's"
     )
     refused(lambda: diagnose(model, data, optimizer=3), "optimizer must be a name")
+    refused(lambda: diagnose(model, data, optimizer=torch.optim.LBFGS), "LBFGS cannot take a plain step")
     refused(lambda: diagnose(model, data, steps=3), "steps must be a whole number of at least 12")
     refused(lambda: diagnose(model, digits(0, 1)), "1 item")
     refused(lambda: diagnose(model, [(torch.zeros(64), 0.5)] * 20), "a regression")
