@@ -57,7 +57,8 @@ class Diagnosis:
             lines += ["Also seen, and less likely to be the cause:"]
             lines += [f"- {finding.code}: {finding.words}" for finding in remarks] + [""]
         if self.trials:
-            lines += [f"Tried on copies, {counted(len(self.trials[0].losses), 'step')} at most:"]
+            most = max(len(trial.losses) for trial in self.trials)
+            lines += [f"Tried on copies, {counted(most, 'step')} at most:"]
             lines += [f"- {_outcome(trial, m)}" for trial in self.trials] + [""]
         return "\n".join(_wrapped(line) for line in lines).rstrip()
 
@@ -141,6 +142,8 @@ def _outcome(trial: Trial, m: Measurements) -> str:
 
 
 def _loss(trial: Trial) -> str:
+    if not trial.losses:
+        return "unknown, since no step could be taken"
     return f"{trial.last_loss:.3f}" if math.isfinite(trial.last_loss) else "not finite"
 
 

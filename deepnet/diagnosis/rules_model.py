@@ -26,6 +26,8 @@ def not_finite(m: Measurements) -> Finding | None:
     if not m.losses or math.isfinite(m.losses[0]):
         return None
     bad = next((layer for layer in m.layers if layer.ran and not math.isfinite(layer.before.rms)), None)
+    if not bad and m.bad_items:  # the layers were measured with the other items
+        return None
     where = f"in the outputs of {bad.name}" if bad else "between the last layer and the loss"
     words = f"The loss of the untrained model is not finite: the first NaN or infinity is {where}."
     cure = "Look for a division by zero, a logarithm of zero or an overflow there."
@@ -138,7 +140,7 @@ def dropout(m: Measurements) -> Finding | None:
         noise = p / max(1 - p, 1e-3)
         words = f"{name} drops {percent(p)} of its inputs: the noise has {noise:.0f} times the signal's variance."
         return Finding("dropout", name, words, "Take a dropout of 0.5 or less.", 0.9, ("no-dropout",))
-    if m.noise < MUCH_NOISE:
+    if not m.noise >= MUCH_NOISE:  # NaN where a score is
         return None
     words = f"The same items give other scores each time: noise has {m.noise:.0f} times their mean square."
     return Finding("dropout", "", words, "Take less dropout, or less noise.", 0.65, ("no-dropout",))
