@@ -65,15 +65,18 @@ def not_optimised(m: Measurements) -> Finding | None:
 
 @rule
 def detached(m: Measurements) -> Finding | None:
-    remedy = "Look for .detach(), .data, torch.no_grad(), .argmax() or NumPy between there and the loss."
+    remedy = "Look for .detach(), .data, torch.no_grad(), .argmax(), NumPy or a hook between there and the loss."
     if "does not require grad" in m.failure and not all(layer.frozen for layer in m.layers):
         return Finding("detached", "", "The loss has no gradient at all: the outputs are cut off.", remedy, 0.97)
-    cut = [layer for layer in m.layers if layer.learns and layer.ran and not layer.reached]
+    ran = [layer for layer in m.layers if layer.learns and layer.ran]
+    cut = [layer for layer in ran if not layer.reached]
+    sure = bool(cut) and not m.several_outputs  # heads beside the first output have a loss of their own
+    first = next((i for i, layer in enumerate(ran) if layer.gradient > 0), len(ran))
+    cut = cut or [layer for layer in ran[first:] if layer.gradient == 0]  # as by a hook on its weight
     if m.failure or not m.losses or not math.isfinite(m.losses[0]) or not cut:
         return None
     words = f"No gradient reaches these layers, though the forward pass runs through them: {_layers(cut)}."
-    # Heads beside the first output have a loss of their own, which is not taken here.
-    return Finding("detached", cut[-1].name, words, remedy, 0.3 if m.several_outputs else 0.95)
+    return Finding("detached", cut[-1].name, words, remedy, 0.95 if sure else 0.3)
 
 
 @rule

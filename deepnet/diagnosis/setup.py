@@ -1,6 +1,5 @@
 """What is diagnosed, as a value that measurements and cures work on: a model, its data, its optimizer, its loss."""
 
-import copy
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from inspect import signature
@@ -14,6 +13,7 @@ from torch.optim import Optimizer
 from deepnet.diagnosis.sample import Sample
 from deepnet.records.files import first_line
 from deepnet.training.own import own_optimizer
+from deepnet.training.recipe import copy_of
 from deepnet.training.steps import Loss
 from deepnet.valid import number
 from experimentTable import OPTIMIZERS, UsageError, choose
@@ -41,7 +41,7 @@ class Setup:
 
     def copied(self) -> "Setup":
         """The same setup with a model of its own."""
-        model = copy.deepcopy(self.model)
+        model = copy_of(self.model)
         return replace(self, model=model, parameters=dict(model.named_parameters()))
 
     def optimizer(self) -> Optimizer:

@@ -64,6 +64,15 @@ def advance(schedule: Any, loss: float) -> None:
     schedule.step(loss) if isinstance(schedule, torch.optim.lr_scheduler.ReduceLROnPlateau) else schedule.step()
 
 
+def copy_of(model: nn.Module) -> nn.Module:
+    """A deep copy of the model with the hooks on its parameters' gradients, which torch's own copy leaves out."""
+    copied = copy.deepcopy(model)
+    for parameter, other in zip(model.parameters(), copied.parameters(), strict=True):
+        for hook in (parameter._backward_hooks or {}).values() if other.requires_grad else ():
+            other.register_hook(hook)
+    return copied
+
+
 @contextmanager
 def trial_of(model: nn.Module) -> Iterator[nn.Module]:
     """A copy of the model on the device, to try things on; the model itself where it cannot be copied.
@@ -75,7 +84,7 @@ def trial_of(model: nn.Module) -> Iterator[nn.Module]:
     before = [(tensor, tensor.detach().clone(), tensor.grad) for tensor in tensors]
     with preserved_random():
         try:
-            trial = copy.deepcopy(model)
+            trial = copy_of(model)
             if not all(parameter.is_leaf for parameter in trial.parameters()):  # as of a scripted module
                 raise TypeError("its copy cannot be trained")
         except Exception:  # weights that are computed, as those of old-style weight normalisation, cannot be copied

@@ -255,6 +255,14 @@ def test_a_layer_that_is_not_called_is_a_remark():
     assert [finding.code for finding in found.findings] == ["unused"] and found.healthy
 
 
+@pytest.mark.parametrize(("number", "code"), [(1, "vanishing"), (3, "detached")])
+def test_hooks_on_gradients_run_on_the_copy(number, code):
+    model = mlp()
+    model[number].weight.register_hook(torch.zeros_like)
+    found = diagnose(model, GOOD, cures=False)
+    assert [(finding.code, finding.layer) for finding in found.findings] == [(code, str(number))]
+
+
 def test_an_auxiliary_head_is_no_cut_off_layer():
     class TwoHeads(Cut):
         def forward(self, x):
