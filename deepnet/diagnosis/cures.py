@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import nll_loss
+from torch.nn.utils.parametrize import is_parametrized
 
 from deepnet.diagnosis.layers import NOISE, layer_modules
 from deepnet.diagnosis.measure import SMOOTHED, Measurements, Norm, mean_loss, take_steps
@@ -67,7 +68,10 @@ def _redrawn(draw: Callable[[Tensor], Any]) -> Callable[[Setup, Measurements], S
     def change(setup: Setup, _: Measurements) -> Setup:
         for _name, (module, _weight) in layer_modules(setup.model).items():
             if isinstance(module, nn.Linear | nn.modules.conv._ConvNd):
-                draw(module.weight)
+                if is_parametrized(module, "weight"):
+                    module.weight = draw(module.weight.detach().clone())
+                else:
+                    draw(module.weight)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
         return setup

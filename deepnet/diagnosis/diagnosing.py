@@ -4,6 +4,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
 
+import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
@@ -75,6 +76,7 @@ def diagnose(
     with ExitStack() as stack:
         stack.enter_context(preserved_random())
         stack.enter_context(kept_generators(data))
+        stack.enter_context(torch.compiler.set_stance("force_eager"))  # compiled code would not call hooks
         trial = stack.enter_context(trial_of(model))
         make = maker(model, optimizer, lr, eps)
         if trial is model:

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
 
 from deepnet.diagnosis.setup import first_tensor
 from deepnet.figures.theory import signal_variance
@@ -58,11 +59,17 @@ class Layer:
 
 
 def layer_modules(model: nn.Module) -> dict[str, tuple[nn.Module, nn.Parameter]]:
-    """Name -> each module with a weight of two or more dimensions of its own, and its first such weight."""
+    """Name -> each module with a weight of two or more dimensions of its own, and its first such weight.
+
+    Of a weight that is computed from others, as by weight normalisation, it is the largest of these.
+    """
     found = {}
     for name, module in model.named_modules():
-        own = [p for p in module.parameters(recurse=False) if p.ndim >= 2]
-        if own:
+        own = list(module.parameters(recurse=False))
+        if is_parametrized(module):
+            own += sorted(module.parametrizations.parameters(), key=Tensor.numel, reverse=True)
+        own = [p for p in own if p.ndim >= 2]
+        if own and "parametrizations" not in name.split("."):
             found[name or "(the model itself)"] = module, own[0]
     return found
 

@@ -70,6 +70,7 @@ class Measurements:
     # the model
     several_outputs: bool = False  # of which the loss is of the first alone, as of a model with auxiliary heads
     last_operation: str = ""  # the node of autograd's graph that gives the outputs
+    uses_weights: bool = True  # the outputs depend on the copy's weights, also where no module is called
     operations: frozenset[str] = field(default=frozenset())
     affine: bool = False  # the scores are an affine function of the inputs
     noise: float = 0.0  # variance between two passes of the same items over the mean square of the rest, <= 1000
@@ -176,7 +177,7 @@ def measure(setup: Setup, steps: int, seconds: float) -> Measurements:
     expected = expected_signals(model, probe, list(modules))
     drawn = {name: (rms(weight), gain(weight), looks_random(weight)) for name, (_, weight) in modules.items()}
     before = signals(model, probe)
-    if modules and not before:  # a copy shares what a function holds on to
+    if modules and not before and not facts["uses_weights"]:  # a copy shares what a function holds on to
         raise UsageError("no layer of the model's copy is called; make forward a method of the class, not a function")
     optimizer = setup.optimizer()
     groups = zip(optimizer.param_groups, relative_rates(optimizer), strict=True)
@@ -292,6 +293,7 @@ def _operations(setup: Setup, probe: Tensor) -> dict[str, Any]:
         names.pop(0)
     return {
         "outputs": outputs.shape[1],
+        "uses_weights": any(p is getattr(node, "variable", None) for node in found for p in setup.model.parameters()),
         "several_outputs": several,
         "last_operation": names[0] if names else "",
         "operations": frozenset(name for name in names[1:] if not AFFINE.fullmatch(name)),

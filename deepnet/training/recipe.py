@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
-from torch.nn.parameter import is_lazy
+from torch.nn.parameter import UninitializedBuffer, is_lazy
 from torch.optim import Optimizer
 
 from deepnet.machine import device
@@ -65,8 +65,12 @@ def advance(schedule: Any, loss: float) -> None:
 
 
 def copy_of(model: nn.Module) -> nn.Module:
-    """A deep copy of the model with the hooks on its parameters' gradients, which torch's own copy leaves out."""
-    copied = copy.deepcopy(model)
+    """A deep copy of the model with the hooks on its parameters' gradients, which torch's own copy leaves out.
+
+    Its lazy buffers, which torch cannot copy, are new ones.
+    """
+    lazy = {id(b): UninitializedBuffer(device=b.device, dtype=b.dtype) for b in model.buffers() if is_lazy(b)}
+    copied = copy.deepcopy(model, lazy)
     for parameter, other in zip(model.parameters(), copied.parameters(), strict=True):
         for hook in (parameter._backward_hooks or {}).values() if other.requires_grad else ():
             other.register_hook(hook)

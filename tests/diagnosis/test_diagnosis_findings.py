@@ -7,7 +7,8 @@ import pytest
 import torch
 from helpers import digits, mlp
 from torch import nn
-from torch.nn.functional import dropout, softmax
+from torch.nn.functional import dropout, linear, softmax
+from torch.nn.utils.parametrizations import spectral_norm, weight_norm
 from torch.utils.data import DataLoader, TensorDataset
 
 from coreFunction import build
@@ -261,6 +262,52 @@ def test_hooks_on_gradients_run_on_the_copy(number, code):
     model[number].weight.register_hook(torch.zeros_like)
     found = diagnose(model, GOOD, cures=False)
     assert [(finding.code, finding.layer) for finding in found.findings] == [(code, str(number))]
+
+
+class Functional(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner = mlp()
+
+    def forward(self, x):
+        first, last = self.inner[1], self.inner[3]
+        return linear(linear(x.flatten(1), first.weight, first.bias).relu(), last.weight, last.bias)
+
+
+def normalised(depth=1):
+    model = stack(64, *[32] * depth, 10)
+    for layer in model:
+        if isinstance(layer, nn.Linear):
+            (weight_norm if layer.in_features == 64 else spectral_norm)(layer)
+    return model
+
+
+def lazy():
+    return nn.Sequential(nn.Flatten(), nn.LazyLinear(32), nn.LazyBatchNorm1d(), nn.ReLU(), nn.LazyLinear(10))
+
+
+def compiled_in_place():
+    model = mlp()
+    model.compile()
+    return model
+
+
+@pytest.mark.parametrize(
+    "model", [Functional, normalised, lazy, lambda: torch.compile(mlp()), compiled_in_place], ids=str
+)
+def test_models_of_any_structure_are_taken(model):
+    torch.manual_seed(0)
+    found = diagnose(model(), GOOD, lr=1e-2, cures=False)
+    assert found.healthy and found.findings == () and found.figure().axes
+    assert [layer.learns and layer.reached for layer in found.measurements.layers] == [True, True]
+    assert all(layer.update > 0 and (layer.ran or model is Functional) for layer in found.measurements.layers)
+
+
+def test_weights_that_are_computed_are_drawn_anew():
+    model = with_(normalised(2), lambda m: m[3].bias.fill_(-50))
+    found = diagnose(model, GOOD, lr=1e-2, cures=1)
+    assert (found.causes[0].code, found.causes[0].layer) == ("dead-units", "3")
+    assert [(trial.name, trial.helped) for trial in found.trials[1:]] == [("he", True)]
 
 
 def test_an_auxiliary_head_is_no_cut_off_layer():
