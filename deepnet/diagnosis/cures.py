@@ -40,6 +40,11 @@ class Trial:
     left_at: int | None = None
 
     @property
+    def stays_below(self) -> bool:
+        """Whether the loss left what label frequencies alone give, and is lower at the end than when it did."""
+        return self.left_at is not None and self.last_loss <= _smoothed(self.losses, self.left_at)
+
+    @property
     def last_loss(self) -> float:
         """The mean over the last losses; infinite where one is not finite."""
         return _smoothed(self.losses, len(self.losses))

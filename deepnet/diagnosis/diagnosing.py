@@ -11,14 +11,14 @@ from torch.nn.functional import cross_entropy
 from deepnet.data.sets import load_images
 from deepnet.diagnosis.cures import Trial, train_as_it_is, try_cures
 from deepnet.diagnosis.findings import CAUSE
-from deepnet.diagnosis.measure import measure
+from deepnet.diagnosis.measure import measure, scores_of
 from deepnet.diagnosis.report import Diagnosis
 from deepnet.diagnosis.rules import judge
 from deepnet.diagnosis.sample import kept_generators, read_sample
 from deepnet.diagnosis.setup import Setup, maker
 from deepnet.seeds import preserved_random, seed_everything
 from deepnet.training.optimizers import make_optimizer
-from deepnet.training.recipe import trial_of
+from deepnet.training.recipe import check_mean, trial_of
 from deepnet.training.steps import Loss, check_loss
 from deepnet.valid import number, whole
 from experimentTable import Experiment, UsageError, identity
@@ -26,7 +26,7 @@ from myModel import set_train_mode, train_only
 
 STEPS, CURE_STEPS, MOST_CURES, BATCH_SIZE = 30, 300, 5, 32
 MOST_SECONDS, CURE_SECONDS = 6.0, 60.0  # of the steps, and of each cure's
-UNKNOWN = ("faster", "he", "norm")  # what is tried where the loss stays and no rule says why
+UNKNOWN = ("faster", "slower", "he", "norm")  # what is tried where the loss stays and no rule says why
 
 
 def diagnose(
@@ -83,18 +83,31 @@ def diagnose(
             raise UsageError(f"{type(model).__name__} cannot be copied, and so cannot be trained without being changed")
         seed_everything(0)  # of dropout
         setup = Setup(trial, read_sample(trial, data), make, loss, batch_size)
+        _check_mean(setup)
         measurements = measure(setup.copied(), steps, MOST_SECONDS)
         findings = judge(measurements)
         causes = [finding for finding in findings if finding.confidence >= CAUSE]
         trials: list[Trial] = []
         tries = list(dict.fromkeys(name for finding in causes for name in finding.tries))[:most]
-        if most and (tries or not measurements.learns):
+        if most and (tries or not (measurements.learns or measurements.fitted)):
             as_it_is = train_as_it_is(setup, cure_steps, cure_seconds)
             findings = judge(measurements, as_it_is.last_loss)
-            if not causes and as_it_is.left_at is None:  # it does not fall later either, and no rule says why
+            if not causes and not as_it_is.stays_below:  # it does not fall later either, and no rule says why
                 tries = [*UNKNOWN[:most]]
             trials = [as_it_is, *try_cures(setup, measurements, as_it_is, tries, cure_steps, cure_seconds)]
     return Diagnosis(measurements, tuple(findings), tuple(trials))
+
+
+def _check_mean(setup: Setup) -> None:
+    """Raise UsageError for a loss that adds the items up. One that cannot be computed is left to the measurement."""
+    with torch.no_grad():
+        outputs = scores_of(setup.copied().model.eval(), setup.sample.inputs[:8])
+        try:
+            check_mean(setup.loss, outputs, setup.sample.targets[:8])
+        except UsageError:
+            raise
+        except Exception:  # whatever a loss of a reader's own raises
+            return
 
 
 def diagnose_run(exp: Experiment, build: Callable[[Experiment], nn.Module], cures: bool = True) -> Diagnosis:

@@ -3,7 +3,7 @@
 import math
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -56,7 +56,8 @@ class Measurements:
     options: dict[str, float]  # of the optimizer: of each the largest value in any group
     seconds: float
     # the data
-    items: int
+    items: int  # that were read
+    whole: int  # that the data have
     labels: tuple[int, int]  # the lowest and the highest
     classes: int  # that are there
     entropy: float
@@ -83,8 +84,8 @@ class Measurements:
 
     @property
     def chance(self) -> float:
-        """The loss of a model that gives every output the same score."""
-        return math.log(max(1, self.outputs))
+        """The loss of a model that gives every output the same score; of a single output that of a fair coin."""
+        return math.log(max(2, self.outputs))
 
     @property
     def first_loss(self) -> float:
@@ -95,6 +96,11 @@ class Measurements:
     def last_loss(self) -> float:
         """Mean over the last five batches."""
         return mean_loss(self.losses[-5:])
+
+    @property
+    def fitted(self) -> bool:
+        """Whether the loss is near zero from the beginning: there is hardly anything left to learn."""
+        return 0 <= self.first_loss < 0.1 * self.entropy and self.last_loss < 0.1 * self.entropy
 
     @property
     def learns(self) -> bool:
@@ -108,6 +114,18 @@ def mean_loss(losses: Sequence[float]) -> float:
     return mean if math.isfinite(mean) else math.inf
 
 
+def _scores(given: Any) -> Any:
+    """Of outputs by name the scores; anything else as it is. Raises UsageError where no name says which they are."""
+    if not isinstance(given, Mapping) or sum(isinstance(part, Tensor) for part in given.values()) < 2:
+        return given
+    if named := [name for name in ("logits", "scores", "out") if name in given]:
+        return given[named[0]]
+    raise UsageError(
+        f"the model gives {', '.join(map(str, given))}, and none of them is called logits; wrap it in a module that "
+        "returns the scores"
+    )
+
+
 def scores_of(model: nn.Module, inputs: Tensor) -> Tensor:
     """The model's scores (N, classes). Raises UsageError for outputs of another kind."""
     try:
@@ -115,7 +133,7 @@ def scores_of(model: nn.Module, inputs: Tensor) -> Tensor:
     except Exception as error:  # whatever a reader's own model raises
         what = f"a batch of shape {tuple(inputs.shape)} and type {inputs.dtype}"
         raise UsageError(f"the model cannot take {what} from the data: {first_line(error)}") from None
-    outputs = first_tensor(given)
+    outputs = first_tensor(_scores(given))
     if outputs is None or outputs.ndim != 2 or len(outputs) != len(inputs):
         found = type(given).__name__ if outputs is None else str(tuple(outputs.shape))
         raise UsageError(f"the model gives {found} for {len(inputs)} items; it must give scores (N, classes)")
@@ -235,6 +253,7 @@ def _facts(setup: Setup) -> dict[str, Any]:
     still = [(n, m) for n, m in norms if not m.training and any(p.requires_grad for p in m.parameters())]
     return {
         "items": len(sample.targets),
+        "whole": sample.whole,
         "labels": (int(counted.min()), int(counted.max())) if len(counted) else (0, 0),
         "classes": len(sample.targets.unique()),
         "entropy": sample.entropy,

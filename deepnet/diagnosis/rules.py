@@ -14,7 +14,7 @@ from deepnet.diagnosis.measure import Measurements
 # These are remarks where the loss falls all the same.
 EXCUSED = {
     "vanishing", "saturating-activation", "exploding", "learning-rate-low", "learning-rate-high", "dead-units",
-    "labels-unrelated", "dropout", "input-range", "eps", "weight-decay",
+    "labels-unrelated", "dropout", "input-range", "eps", "weight-decay", "frozen",
 }  # fmt: skip
 # A cause on the left brings about the findings on the right, which are then remarks.
 BRINGS = {
@@ -23,10 +23,11 @@ BRINGS = {
     "constant-inputs": {"labels-unrelated", "vanishing", "dead-units", "input-range"},
     "one-class": {"labels-unrelated"},
     "input-range": {"exploding", "learning-rate-high", "learning-rate-low", "vanishing", "dead-units"},
-    "nothing-learns": {"frozen"},
+    "nothing-learns": {"frozen", "no-step"},
+    "label-range": {"no-step"},
     "not-optimised": {"vanishing", "learning-rate-low"},
     "constant-weights": {"dead-units", "vanishing", "saturating-activation", "learning-rate-low", "exploding"},
-    "detached": {"vanishing"},
+    "detached": {"vanishing", "no-step"},
     "eval-mode": {"vanishing", "exploding", "dead-units", "learning-rate-high"},
     "dead-units": {"vanishing", "learning-rate-low", "eps"},
     "exploding": {"learning-rate-high", "learning-rate-low", "vanishing", "dead-units", "dropout"},
@@ -45,7 +46,7 @@ def judge(m: Measurements, last_loss: float = math.inf) -> list[Finding]:
     `last_loss` is that of the model as it is after more steps, where these were taken.
     """
     found = [finding for rule in RULES if (finding := rule(m))]
-    harmless = EXCUSED if m.learns else set()
+    harmless = EXCUSED if m.learns or m.fitted else set()
     if min(m.last_loss, last_loss) < m.entropy / 2:  # a linear model that learns so well was meant
         harmless = harmless | {"no-nonlinearity"}
     harmful = {finding.code for finding in found if finding.code not in harmless}

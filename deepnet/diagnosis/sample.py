@@ -35,6 +35,7 @@ class Sample:
     inputs: Tensor
     targets: Tensor
     neighbours: tuple[float, float, float] | None = None
+    whole: int = 0  # items that the data have, of which these were read
 
     def batches(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Batches without end: one pass over all items after the other, in an order that is always the same."""
@@ -94,7 +95,7 @@ def read_sample(model: nn.Module, data: Any) -> Sample:
     if len(targets) < 2:
         raise UsageError(f"the data give {len(targets)} item; a diagnosis needs at least two, better a few hundred")
     inputs, targets = cast(inputs, own_precision(model)).to(device_of(model)), targets.to(device_of(model))
-    return Sample(inputs, targets, _neighbours(inputs, targets))
+    return Sample(inputs, targets, _neighbours(inputs, targets), len(source))
 
 
 @contextmanager

@@ -158,7 +158,9 @@ def rehearse(
             gradients = GradientNorms(model) if record_gradients else None
             train_epoch(model, batches, optimizer, recipe.precision, gradients, loss=recipe.loss, fast=recipe.fast)
             model.load_state_dict(copy.deepcopy(model.state_dict()))  # as best weights are restored, and a checkpoint
-            check_mean(recipe.loss, model, batches[0], recipe.precision)
+            images, targets = (part.to(device()) for part in batches[0])
+            with torch.no_grad():
+                check_mean(recipe.loss, model.eval()(cast(images, recipe.precision)), targets)
             measured, _ = evaluate(model, evaluated, recipe.precision, loss=recipe.loss, fast=recipe.fast)
             if recipe.schedule:
                 _rehearse_schedule(recipe, schedule, exp, len(train), measured["loss"])
@@ -172,13 +174,10 @@ def rehearse(
             ) from None
 
 
-def check_mean(loss: Loss, model: nn.Module, batch: tuple[Tensor, Tensor], precision: str) -> None:
+def check_mean(loss: Loss, outputs: Tensor, targets: Tensor) -> None:
     """Raise UsageError where the loss of a batch that is taken twice is not that of the batch, as a sum's is not."""
-    with torch.no_grad():
-        inputs, targets = (part.to(device()) for part in batch)
-        outputs = model.eval()(cast(inputs, precision))
-        once = float(loss(outputs, targets))
-        twice = float(loss(torch.cat([outputs, outputs]), torch.cat([targets, targets])))
+    once = float(loss(outputs, targets))
+    twice = float(loss(torch.cat([outputs, outputs]), torch.cat([targets, targets])))
     if once and abs(twice - 2 * once) < 1e-3 * abs(once):
         raise UsageError("loss adds the images up; it must give their mean, as reduction='mean' does")
 
