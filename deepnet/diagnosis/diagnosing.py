@@ -39,7 +39,7 @@ def diagnose(
     A copy of the model takes a few dozen optimizer steps on up to 1,024 items. Rules judge what is measured of each
     layer, of the data and of the loss, and each cure that fits is tried on a copy of its own. Modes, frozen parameters
     and hooks are taken as they are; hooks of yours run on the copies too. Nothing of the model, of the data set or its
-    loader, and no global random state is changed.
+    loader, and no random state is changed, but that of a generator which no attribute of theirs holds.
 
     Args:
         model: gives scores (N, classes) for a batch of N inputs.

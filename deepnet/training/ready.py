@@ -45,9 +45,7 @@ def own_precision(model: nn.Module) -> str:
     weights = [p for p in model.parameters() if p.is_floating_point()]
     kinds = [p.dtype for p in sorted(weights, key=lambda p: not p.requires_grad)] or [torch.float32]
     if kinds[0] not in (torch.float32, torch.float64):
-        raise UsageError(
-            f"the model's weights are {kinds[0]}; make them float32 by model.float(), and ask for precision='bf16'"
-        )
+        raise UsageError(f"the model's weights are {kinds[0]}; make them float32 by model.float()")
     return "fp64" if kinds[0] == torch.float64 else "fp32"
 
 

@@ -69,7 +69,8 @@ def copy_of(model: nn.Module) -> nn.Module:
 
     Its lazy buffers, which torch cannot copy, are new ones.
     """
-    lazy = {id(b): UninitializedBuffer(device=b.device, dtype=b.dtype) for b in model.buffers() if is_lazy(b)}
+    new: Any = UninitializedBuffer
+    lazy = {id(b): new(device=b.device, dtype=b.dtype) for b in model.buffers() if is_lazy(b)}
     copied = copy.deepcopy(model, lazy)
     for parameter, other in zip(model.parameters(), copied.parameters(), strict=True):
         for hook in (parameter._backward_hooks or {}).values() if other.requires_grad else ():
@@ -85,7 +86,7 @@ def trial_of(model: nn.Module) -> Iterator[nn.Module]:
     function.
     """
     tensors = [tensor for tensor in (*model.parameters(), *model.buffers()) if not is_lazy(tensor)]
-    before = [(tensor, tensor.detach().clone(), tensor.grad) for tensor in tensors]
+    before = [(tensor, tensor.data, tensor.detach().clone(), tensor.grad) for tensor in tensors]
     with preserved_random():
         try:
             trial = copy_of(model)
@@ -97,17 +98,13 @@ def trial_of(model: nn.Module) -> Iterator[nn.Module]:
         try:
             yield trial.to(device())
         finally:
-            for tensor, values, gradient in before:
-                if trial is model or not _same(tensor, values):
-                    tensor.data = values
+            for tensor, held, values, gradient in before:
+                if not torch.allclose(held, values, rtol=0.0, atol=0.0, equal_nan=True):
+                    held.copy_(values)
+                tensor.data = held  # in its own memory again, with its type and on its device
                 tensor.grad = gradient
             for module, mode in modes:
                 module.training = mode
-
-
-def _same(tensor: Tensor, values: Tensor) -> bool:
-    alike = tensor.dtype == values.dtype and tensor.shape == values.shape
-    return alike and bool(((tensor == values) | (tensor != tensor)).all())
 
 
 def sizes_of_batches(source: Any, batch_size: int, training: bool) -> list[int]:
