@@ -7,7 +7,7 @@ import pytest
 import torch
 from helpers import digits, mlp
 from torch import nn
-from torch.nn.functional import dropout, linear, softmax
+from torch.nn.functional import dropout, linear, nll_loss, softmax
 from torch.nn.utils.parametrizations import spectral_norm, weight_norm
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -103,6 +103,8 @@ NETS = {  # code, layer -> model, data, options
     ("saturating-activation", "1"): (lambda: stack(64, *[32] * 12, 10, activation=nn.Sigmoid), GOOD,
                                      {"optimizer": sgd(lr=0.1)}),
     ("vanishing", "1"): (lambda: stack(64, *[32] * 30, 10), GOOD, {}),
+    ("no-step", ""): (mlp, GOOD, {"loss": nn.CrossEntropyLoss(reduction="none")}),
+    ("negative-loss", ""): (mlp, GOOD, {"loss": nll_loss, "lr": 1e-3}),
 }  # fmt: skip
 
 
