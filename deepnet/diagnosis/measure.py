@@ -172,7 +172,9 @@ def take_steps(
             optimizer.step()
         except Exception as error:  # as of LBFGS
             kind = type(optimizer).__name__
-            raise UsageError(f"{kind} cannot take a plain step ({first_line(error)}); choose another one") from None
+            raise UsageError(
+                f"{kind} cannot take a plain step ({first_line(error)}); choose another optimizer"
+            ) from None
         if metered:
             measured.after()
         if goal and len(losses) >= SMOOTHED and sum(losses[-SMOOTHED:]) < goal * SMOOTHED:

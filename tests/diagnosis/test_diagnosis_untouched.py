@@ -141,6 +141,7 @@ def test_what_is_refused_is_refused_in_one_line():
     refused(lambda: diagnose(model, digits(0, 1)), "1 item")
     refused(lambda: diagnose(model, [(torch.zeros(64), 0.5)] * 20), "a regression")
     refused(lambda: diagnose(model, 7), "no length")
+    assert "precision" not in refused(lambda: diagnose(mlp().half(), data), "make them float32 by model.float()")
     bound, bound.forward = mlp(), model.forward
     refused(lambda: diagnose(bound, data), "make forward a method of the class")
     assert same(state(model), before)
