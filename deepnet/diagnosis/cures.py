@@ -9,11 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import nll_loss
+from torch.nn.utils.parametrize import is_parametrized
 
 from deepnet.diagnosis.layers import NOISE, layer_modules
 from deepnet.diagnosis.measure import SMOOTHED, Measurements, Norm, mean_loss, take_steps
 from deepnet.diagnosis.rules_steps import GOOD_UPDATE
-from deepnet.diagnosis.setup import Parameters, Setup
+from deepnet.diagnosis.setup import Parameters, Setup, relative_rates
 from deepnet.records.files import first_line
 from experimentTable import UsageError
 
@@ -37,6 +38,11 @@ class Trial:
     losses: tuple[float, ...] = ()
     helped: bool | None = None
     left_at: int | None = None
+
+    @property
+    def stays_below(self) -> bool:
+        """Whether the loss left what label frequencies alone give, and is lower at the end than when it did."""
+        return self.left_at is not None and self.last_loss <= _smoothed(self.losses, self.left_at)
 
     @property
     def last_loss(self) -> float:
@@ -67,7 +73,10 @@ def _redrawn(draw: Callable[[Tensor], Any]) -> Callable[[Setup, Measurements], S
     def change(setup: Setup, _: Measurements) -> Setup:
         for _name, (module, _weight) in layer_modules(setup.model).items():
             if isinstance(module, nn.Linear | nn.modules.conv._ConvNd):
-                draw(module.weight)
+                if is_parametrized(module, "weight"):
+                    module.weight = draw(module.weight.detach().clone())
+                else:
+                    draw(module.weight)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
         return setup
@@ -180,6 +189,9 @@ def _all_parameters(setup: Setup, _: Measurements) -> Setup:
         made = setup.make(model, parameters)
         held = {id(p) for group in made.param_groups for p in group["params"]}
         made.param_groups[0]["params"] += [p for p in model.parameters() if p.requires_grad and id(p) not in held]
+        for group, rate in zip(made.param_groups, relative_rates(made), strict=True):
+            if not rate:
+                group["lr"] = max(other["lr"] for other in made.param_groups)
         return made
 
     return replace(setup, make=make)
@@ -198,7 +210,13 @@ def _options(**options: float) -> Callable[[Setup, Measurements], Setup]:
 
 
 def _rate_times(factor: float) -> Callable[[Setup, Measurements], Setup]:
-    return lambda setup, m: replace(setup, options=setup.options | {"lr": m.options["lr"] * factor})
+    return lambda setup, m: replace(setup, options=setup.options | {"lr": _rate(m) * factor})
+
+
+def _rate(m: Measurements) -> float:
+    if not m.options.get("lr"):
+        raise UnfitError(f"{m.optimizer} has no learning rate above 0")
+    return m.options["lr"]
 
 
 def _good_rate(setup: Setup, m: Measurements) -> Setup:
@@ -206,7 +224,7 @@ def _good_rate(setup: Setup, m: Measurements) -> Setup:
     moves = [layer.first_update for layer in m.layers if layer.learns and layer.first_update > 0]
     middle = median_high(moves) if moves and math.isfinite(median_high(moves)) else 0.1
     factor = min(max(GOOD_UPDATE / middle, 1e-6), 1e6)
-    return replace(setup, options=setup.options | {"lr": 10 ** round(math.log10(m.options["lr"] * factor))})
+    return replace(setup, options=setup.options | {"lr": 10 ** round(math.log10(_rate(m) * factor))})
 
 
 # ---------------------------------------------------------------- changes of the data

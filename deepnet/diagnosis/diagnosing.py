@@ -4,20 +4,21 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
 
+import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
 from deepnet.data.sets import load_images
 from deepnet.diagnosis.cures import Trial, train_as_it_is, try_cures
 from deepnet.diagnosis.findings import CAUSE
-from deepnet.diagnosis.measure import measure
+from deepnet.diagnosis.measure import measure, scores_of
 from deepnet.diagnosis.report import Diagnosis
 from deepnet.diagnosis.rules import judge
 from deepnet.diagnosis.sample import kept_generators, read_sample
 from deepnet.diagnosis.setup import Setup, maker
 from deepnet.seeds import preserved_random, seed_everything
 from deepnet.training.optimizers import make_optimizer
-from deepnet.training.recipe import trial_of
+from deepnet.training.recipe import check_mean, trial_of
 from deepnet.training.steps import Loss, check_loss
 from deepnet.valid import number, whole
 from experimentTable import Experiment, UsageError, identity
@@ -25,7 +26,7 @@ from myModel import set_train_mode, train_only
 
 STEPS, CURE_STEPS, MOST_CURES, BATCH_SIZE = 30, 300, 5, 32
 MOST_SECONDS, CURE_SECONDS = 6.0, 60.0  # of the steps, and of each cure's
-UNKNOWN = ("faster", "he", "norm")  # what is tried where the loss stays and no rule says why
+UNKNOWN = ("faster", "slower", "he", "norm")  # what is tried where the loss stays and no rule says why
 
 
 def diagnose(
@@ -38,7 +39,7 @@ def diagnose(
     A copy of the model takes a few dozen optimizer steps on up to 1,024 items. Rules judge what is measured of each
     layer, of the data and of the loss, and each cure that fits is tried on a copy of its own. Modes, frozen parameters
     and hooks are taken as they are; hooks of yours run on the copies too. Nothing of the model, of the data set or its
-    loader, and no global random state is changed.
+    loader, and no random state is changed, but that of a generator which no attribute of theirs holds.
 
     Args:
         model: gives scores (N, classes) for a batch of N inputs.
@@ -75,23 +76,38 @@ def diagnose(
     with ExitStack() as stack:
         stack.enter_context(preserved_random())
         stack.enter_context(kept_generators(data))
+        stack.enter_context(torch.compiler.set_stance("force_eager"))  # compiled code would not call hooks
         trial = stack.enter_context(trial_of(model))
         make = maker(model, optimizer, lr, eps)
         if trial is model:
             raise UsageError(f"{type(model).__name__} cannot be copied, and so cannot be trained without being changed")
         seed_everything(0)  # of dropout
         setup = Setup(trial, read_sample(trial, data), make, loss, batch_size)
+        _check_mean(setup)
         measurements = measure(setup.copied(), steps, MOST_SECONDS)
         findings = judge(measurements)
         causes = [finding for finding in findings if finding.confidence >= CAUSE]
         trials: list[Trial] = []
         tries = list(dict.fromkeys(name for finding in causes for name in finding.tries))[:most]
-        if most and (tries or not measurements.learns):
+        if most and (tries or not (measurements.learns or measurements.fitted)):
             as_it_is = train_as_it_is(setup, cure_steps, cure_seconds)
-            if not causes and as_it_is.left_at is None:  # it does not fall later either, and no rule says why
+            findings = judge(measurements, as_it_is.last_loss)
+            if not causes and not as_it_is.stays_below:  # it does not fall later either, and no rule says why
                 tries = [*UNKNOWN[:most]]
             trials = [as_it_is, *try_cures(setup, measurements, as_it_is, tries, cure_steps, cure_seconds)]
     return Diagnosis(measurements, tuple(findings), tuple(trials))
+
+
+def _check_mean(setup: Setup) -> None:
+    """Raise UsageError for a loss that adds the items up. One that cannot be computed is left to the measurement."""
+    with torch.no_grad():
+        outputs = scores_of(setup.copied().model.eval(), setup.sample.inputs[:8])
+        try:
+            check_mean(setup.loss, outputs, setup.sample.targets[:8])
+        except UsageError:
+            raise
+        except Exception:  # whatever a loss of a reader's own raises
+            return
 
 
 def diagnose_run(exp: Experiment, build: Callable[[Experiment], nn.Module], cures: bool = True) -> Diagnosis:

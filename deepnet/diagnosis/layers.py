@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
 
 from deepnet.diagnosis.setup import first_tensor
 from deepnet.figures.theory import signal_variance
@@ -37,7 +38,8 @@ class Layer:
 
     name: str
     kind: str
-    learns: bool  # requires a gradient and is held by the optimizer
+    learns: bool  # requires a gradient and is moved by the optimizer
+    rate: float  # the learning rate of its group over that of the fastest group
     frozen: bool
     ran: bool
     reached: bool  # by a gradient
@@ -57,11 +59,17 @@ class Layer:
 
 
 def layer_modules(model: nn.Module) -> dict[str, tuple[nn.Module, nn.Parameter]]:
-    """Name -> each module with a weight of two or more dimensions of its own, and its first such weight."""
+    """Name -> each module with a weight of two or more dimensions of its own, and its first such weight.
+
+    Of a weight that is computed from others, as by weight normalisation, it is the largest of these.
+    """
     found = {}
     for name, module in model.named_modules():
-        own = [p for p in module.parameters(recurse=False) if p.ndim >= 2]
-        if own:
+        own = list(module.parameters(recurse=False))
+        if is_parametrized(module):
+            own += sorted(module.parametrizations.parameters(), key=Tensor.numel, reverse=True)
+        own = [p for p in own if p.ndim >= 2]
+        if own and "parametrizations" not in name.split("."):
             found[name or "(the model itself)"] = module, own[0]
     return found
 
@@ -143,7 +151,7 @@ class StepMeter:
             decay = float(group.get("weight_decay", 0.0)) * size
             by_loss = gradient
             if self._decoupled:
-                decay *= float(group["lr"])
+                decay *= float(group.get("lr", 1.0))
                 by_loss = max(update - decay, 0.0)
             relative = update / size if size else math.nan  # of weights that are all zero nothing is known
             self._numbers[name].append((gradient, relative, decay / max(by_loss, 1e-30)))

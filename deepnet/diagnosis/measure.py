@@ -3,7 +3,7 @@
 import math
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,18 +25,20 @@ from deepnet.diagnosis.layers import (
     rms,
     signals,
 )  # fmt: skip
-from deepnet.diagnosis.setup import Setup, first_tensor
+from deepnet.diagnosis.setup import Setup, first_tensor, relative_rates
 from deepnet.records.files import first_line
+from deepnet.training.ready import evaluating
 from experimentTable import UsageError
 
 FEWEST_STEPS = 12  # which tell a layer that moves from one that does not
 METERED = 3  # of so many steps one is measured, which takes as long as the step itself in a model with wide layers
 SMOOTHED = 20  # losses whose mean is compared with another's
-# Nodes of autograd's graph that keep a function affine, and poolings, which do not stand in for an activation.
+AFFINE_ERROR = 1e-3  # of the scores' spread; in float32 an affine map's rounding errors are far smaller
+# Nodes of autograd's graph that keep a function affine where only one of their arguments depends on the inputs.
 AFFINE = re.compile(
-    r"(AccumulateGrad|Addmm|Addbmm|Baddbmm|Mm|Mv|Bmm|Linear|Convolution|Mkldnn\w*|T|View|UnsafeView|ReshapeAlias|Reshape"
+    r"(AccumulateGrad|Addmm|Addbmm|Baddbmm|Mm|Mv|Bmm|Linear|Convolution|T|View|UnsafeView|ReshapeAlias|Reshape"
     r"|Transpose|Permute|Expand|Squeeze|Unsqueeze|Clone|Slice|Select|Index|Cat|Stack|Split\w*|Add|Sub|Neg|Mean|Sum|Div"
-    r"|Mul|(Native|Cudnn)BatchNorm|NativeDropout|\w*AvgPool\w*|\w*MaxPool\w*|ToCopy|Copy\w*|Alias|Detach)(Backward\d*)?"
+    r"|Mul|(Native|Cudnn)BatchNorm|NativeDropout|\w*AvgPool\w*|ToCopy|Copy\w*|Alias|Detach)(Backward\d*)?"
 )
 RESHAPING = {"View", "UnsafeView", "ReshapeAlias", "Squeeze", "Clone", "Alias", "ToCopy"}
 Norm = nn.modules.batchnorm._NormBase
@@ -51,10 +53,11 @@ class Measurements:
     outputs: int
     is_cross_entropy: bool
     optimizer: str
-    options: dict[str, float]  # of the optimizer's first group
+    options: dict[str, float]  # of the optimizer: of each the largest value in any group
     seconds: float
     # the data
-    items: int
+    items: int  # that were read
+    whole: int  # that the data have
     labels: tuple[int, int]  # the lowest and the highest
     classes: int  # that are there
     entropy: float
@@ -68,19 +71,21 @@ class Measurements:
     # the model
     several_outputs: bool = False  # of which the loss is of the first alone, as of a model with auxiliary heads
     last_operation: str = ""  # the node of autograd's graph that gives the outputs
+    uses_weights: bool = True  # the outputs depend on the copy's weights, also where no module is called
     operations: frozenset[str] = field(default=frozenset())
+    affine: bool = False  # the scores are an affine function of the inputs
     noise: float = 0.0  # variance between two passes of the same items over the mean square of the rest, <= 1000
     dropout: tuple[tuple[str, float], ...] = ()  # those that are on
     eval_norms: tuple[str, ...] = ()  # in evaluation mode though their parameters learn
     fresh_norms: bool = False  # these have never seen a batch
     evaluating: bool = False  # the whole model is in evaluation mode
-    not_optimised: tuple[str, ...] = ()  # parameters that require a gradient and that the optimizer does not hold
+    not_optimised: tuple[str, ...] = ()  # that require a gradient, and are not held or have a learning rate of 0
     failure: str = ""  # what torch said where a step could not be taken
 
     @property
     def chance(self) -> float:
-        """The loss of a model that gives every output the same score."""
-        return math.log(max(1, self.outputs))
+        """The loss of a model that gives every output the same score; of a single output that of a fair coin."""
+        return math.log(max(2, self.outputs))
 
     @property
     def first_loss(self) -> float:
@@ -91,6 +96,11 @@ class Measurements:
     def last_loss(self) -> float:
         """Mean over the last five batches."""
         return mean_loss(self.losses[-5:])
+
+    @property
+    def fitted(self) -> bool:
+        """Whether the loss is near zero from the beginning: there is hardly anything left to learn."""
+        return 0 <= self.first_loss < 0.1 * self.entropy and self.last_loss < 0.1 * self.entropy
 
     @property
     def learns(self) -> bool:
@@ -104,6 +114,18 @@ def mean_loss(losses: Sequence[float]) -> float:
     return mean if math.isfinite(mean) else math.inf
 
 
+def _scores(given: Any) -> Any:
+    """Of outputs by name the scores; anything else as it is. Raises UsageError where no name says which they are."""
+    if not isinstance(given, Mapping) or sum(isinstance(part, Tensor) for part in given.values()) < 2:
+        return given
+    if named := [name for name in ("logits", "scores", "out") if name in given]:
+        return given[named[0]]
+    raise UsageError(
+        f"the model gives {', '.join(map(str, given))}, and none of them is called logits; wrap it in a module that "
+        "returns the scores"
+    )
+
+
 def scores_of(model: nn.Module, inputs: Tensor) -> Tensor:
     """The model's scores (N, classes). Raises UsageError for outputs of another kind."""
     try:
@@ -111,7 +133,7 @@ def scores_of(model: nn.Module, inputs: Tensor) -> Tensor:
     except Exception as error:  # whatever a reader's own model raises
         what = f"a batch of shape {tuple(inputs.shape)} and type {inputs.dtype}"
         raise UsageError(f"the model cannot take {what} from the data: {first_line(error)}") from None
-    outputs = first_tensor(given)
+    outputs = first_tensor(_scores(given))
     if outputs is None or outputs.ndim != 2 or len(outputs) != len(inputs):
         found = type(given).__name__ if outputs is None else str(tuple(outputs.shape))
         raise UsageError(f"the model gives {found} for {len(inputs)} items; it must give scores (N, classes)")
@@ -146,7 +168,13 @@ def take_steps(
         metered = meter and len(losses) % METERED == 1
         if metered:
             measured.before()
-        optimizer.step()
+        try:
+            optimizer.step()
+        except Exception as error:  # as of LBFGS
+            kind = type(optimizer).__name__
+            raise UsageError(
+                f"{kind} cannot take a plain step ({first_line(error)}); choose another optimizer"
+            ) from None
         if metered:
             measured.after()
         if goal and len(losses) >= SMOOTHED and sum(losses[-SMOOTHED:]) < goal * SMOOTHED:
@@ -169,11 +197,12 @@ def measure(setup: Setup, steps: int, seconds: float) -> Measurements:
     expected = expected_signals(model, probe, list(modules))
     drawn = {name: (rms(weight), gain(weight), looks_random(weight)) for name, (_, weight) in modules.items()}
     before = signals(model, probe)
-    if modules and not before:  # a copy shares what a function holds on to
+    if modules and not before and not facts["uses_weights"]:  # a copy shares what a function holds on to
         raise UsageError("no layer of the model's copy is called; make forward a method of the class, not a function")
     optimizer = setup.optimizer()
-    held = {id(p) for group in optimizer.param_groups for p in group["params"]}
-    missed = [n for n, p in model.named_parameters() if p.requires_grad and id(p) not in held]
+    groups = zip(optimizer.param_groups, relative_rates(optimizer), strict=True)
+    rates = {id(p): rate for group, rate in groups for p in group["params"]}
+    missed = [n for n, p in model.named_parameters() if p.requires_grad and not rates.get(id(p))]
     losses, meter, failure = take_steps(setup, steps, seconds)
     after = signals(model, probe)
     layers = []
@@ -185,7 +214,8 @@ def measure(setup: Setup, steps: int, seconds: float) -> Measurements:
             Layer(
                 name=name,
                 kind=type(modules[name][0]).__name__,
-                learns=weight.requires_grad and id(weight) in held,
+                learns=weight.requires_grad and bool(rates.get(id(weight))),
+                rate=rates.get(id(weight), 0.0),
                 frozen=not weight.requires_grad,
                 ran=name in before,
                 reached=name in meter.reached,
@@ -200,12 +230,19 @@ def measure(setup: Setup, steps: int, seconds: float) -> Measurements:
                 expected=expected.get(name, math.nan),
             )
         )
-    options = {k: float(v) for k, v in optimizer.param_groups[0].items() if isinstance(v, int | float)}
     return Measurements(
         layers=tuple(layers), losses=tuple(losses), is_cross_entropy=setup.is_cross_entropy,
-        optimizer=type(optimizer).__name__, options=options, bad_weights=bad_weights, not_optimised=tuple(missed),
-        failure=failure, seconds=time.monotonic() - begin, **facts,
+        optimizer=type(optimizer).__name__, options=_options(optimizer), bad_weights=bad_weights,
+        not_optimised=tuple(missed), failure=failure, seconds=time.monotonic() - begin, **facts,
     )  # fmt: skip
+
+
+def _options(optimizer: torch.optim.Optimizer) -> dict[str, float]:
+    found: dict[str, float] = {}
+    for key, value in (entry for group in optimizer.param_groups for entry in group.items()):
+        if isinstance(value, int | float) or (isinstance(value, Tensor) and value.numel() == 1):
+            found[key] = max(float(value), found.get(key, -math.inf))
+    return found
 
 
 def _facts(setup: Setup) -> dict[str, Any]:
@@ -218,6 +255,7 @@ def _facts(setup: Setup) -> dict[str, Any]:
     still = [(n, m) for n, m in norms if not m.training and any(p.requires_grad for p in m.parameters())]
     return {
         "items": len(sample.targets),
+        "whole": sample.whole,
         "labels": (int(counted.min()), int(counted.max())) if len(counted) else (0, 0),
         "classes": len(sample.targets.unique()),
         "entropy": sample.entropy,
@@ -234,6 +272,20 @@ def _facts(setup: Setup) -> dict[str, Any]:
         "fresh_norms": any(int(m.num_batches_tracked or 0) == 0 for _, m in still),
         "evaluating": not any(m.training for m in model.modules()),
     }
+
+
+def is_affine(model: nn.Module, inputs: Tensor) -> bool:
+    """Whether, in evaluation mode, the scores for the mean of two items are the mean of their scores."""
+
+    def mixed(values: Tensor) -> Tensor:
+        return (values + values.roll(1, 0)) / 2
+
+    if not inputs.is_floating_point():
+        return False
+    with evaluating(model):
+        scores = scores_of(model, inputs)
+        error = rms(scores_of(model, mixed(inputs)) - mixed(scores))
+    return error <= AFFINE_ERROR * rms(scores - scores.mean(0)) + 1e-6 * rms(scores)
 
 
 def _operations(setup: Setup, probe: Tensor) -> dict[str, Any]:
@@ -262,8 +314,10 @@ def _operations(setup: Setup, probe: Tensor) -> dict[str, Any]:
         names.pop(0)
     return {
         "outputs": outputs.shape[1],
+        "uses_weights": any(p is getattr(node, "variable", None) for node in found for p in setup.model.parameters()),
         "several_outputs": several,
         "last_operation": names[0] if names else "",
         "operations": frozenset(name for name in names[1:] if not AFFINE.fullmatch(name)),
+        "affine": is_affine(setup.model, probe),
         "noise": noise / signal,
     }

@@ -32,8 +32,9 @@ class Diagnosis:
 
     @property
     def healthy(self) -> bool:
-        """Whether no cause was found, and the loss falls, in the first steps or in those that followed."""
-        return not self.causes and (self.measurements.learns or self._falls_later or not self.trials)
+        """Whether no cause was found and the loss falls, in the first steps or later, or is near 0 from the start."""
+        m = self.measurements
+        return bool(m.losses) and not self.causes and (m.learns or m.fitted or self._falls_later or not self.trials)
 
     @property
     def causes(self) -> tuple[Finding, ...]:
@@ -42,7 +43,7 @@ class Diagnosis:
 
     @property
     def _falls_later(self) -> bool:
-        return bool(self.trials) and self.trials[0].left_at is not None
+        return bool(self.trials) and self.trials[0].stays_below
 
     @property
     def text(self) -> str:
@@ -57,7 +58,8 @@ class Diagnosis:
             lines += ["Also seen, and less likely to be the cause:"]
             lines += [f"- {finding.code}: {finding.words}" for finding in remarks] + [""]
         if self.trials:
-            lines += [f"Tried on copies, {counted(len(self.trials[0].losses), 'step')} at most:"]
+            most = max(len(trial.losses) for trial in self.trials)
+            lines += [f"Tried on copies, {counted(most, 'step')} at most:"]
             lines += [f"- {_outcome(trial, m)}" for trial in self.trials] + [""]
         return "\n".join(_wrapped(line) for line in lines).rstrip()
 
@@ -70,12 +72,18 @@ class Diagnosis:
         m = self.measurements
         if not m.losses:
             return "No step could be taken" + (f": {m.failure}" if m.failure else ".")
+        rate = f" with a learning rate of {power(m.options['lr'])}" if "lr" in m.options else ""
         moved = (
-            f"In {counted(len(m.losses), 'step')} of {m.optimizer} with a learning rate of {power(m.options['lr'])} "
-            f"the loss went from {m.first_loss:.3f} to {m.last_loss:.3f}; a guess has ln({m.outputs}) = {m.chance:.3f}."
+            f"In {counted(len(m.losses), 'step')} of {m.optimizer}{rate} "
+            f"the loss went from {m.first_loss:.3f} to {m.last_loss:.3f}; a guess has ln({max(2, m.outputs)}) = "
+            f"{m.chance:.3f}."
         )
+        if m.items < m.whole:
+            moved += f" Of the {m.whole:,} items {m.items:,} were read."
         if self.causes:
             return f"{counted(len(self.causes), 'likely cause')} found. {moved}"
+        if m.fitted:
+            return f"Nothing wrong was found: the model already fits these items. {moved}"
         if m.learns or not self.trials:
             return f"Nothing wrong was found. {moved}"
         if self._falls_later:
@@ -133,13 +141,15 @@ def _outcome(trial: Trial, m: Measurements) -> str:
     if trial.name == "as it is":
         return f"as it is: loss {_loss(trial)}" + (f", {trial.left_at} steps until it falls" if trial.left_at else "")
     if trial.helped is None:
-        return f"{trial.words} (not tried)"
+        return f"{trial.words} (could not be tried)"
     verdict = "helped" if trial.helped else "did not help"
     steps = f" after {counted(len(trial.losses), 'step')}"
     return f"{trial.words}: {verdict}, loss {_loss(trial)}{steps}"
 
 
 def _loss(trial: Trial) -> str:
+    if not trial.losses:
+        return "unknown, since no step could be taken"
     return f"{trial.last_loss:.3f}" if math.isfinite(trial.last_loss) else "not finite"
 
 

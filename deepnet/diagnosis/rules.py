@@ -3,6 +3,7 @@
 Thresholds stand beside the rules, with their reasons.
 """
 
+import math
 from dataclasses import replace
 
 # Each of these adds its rules to RULES.
@@ -13,7 +14,7 @@ from deepnet.diagnosis.measure import Measurements
 # These are remarks where the loss falls all the same.
 EXCUSED = {
     "vanishing", "saturating-activation", "exploding", "learning-rate-low", "learning-rate-high", "dead-units",
-    "labels-unrelated", "dropout", "input-range", "eps", "weight-decay",
+    "labels-unrelated", "dropout", "input-range", "eps", "weight-decay", "frozen",
 }  # fmt: skip
 # A cause on the left brings about the findings on the right, which are then remarks.
 BRINGS = {
@@ -22,10 +23,11 @@ BRINGS = {
     "constant-inputs": {"labels-unrelated", "vanishing", "dead-units", "input-range"},
     "one-class": {"labels-unrelated"},
     "input-range": {"exploding", "learning-rate-high", "learning-rate-low", "vanishing", "dead-units"},
-    "nothing-learns": {"frozen"},
+    "nothing-learns": {"frozen", "no-step"},
+    "label-range": {"no-step"},
     "not-optimised": {"vanishing", "learning-rate-low"},
     "constant-weights": {"dead-units", "vanishing", "saturating-activation", "learning-rate-low", "exploding"},
-    "detached": {"vanishing"},
+    "detached": {"vanishing", "no-step"},
     "eval-mode": {"vanishing", "exploding", "dead-units", "learning-rate-high"},
     "dead-units": {"vanishing", "learning-rate-low", "eps"},
     "exploding": {"learning-rate-high", "learning-rate-low", "vanishing", "dead-units", "dropout"},
@@ -33,15 +35,21 @@ BRINGS = {
     "saturating-activation": {"vanishing", "dropout"},
     "vanishing": {"dropout", "weight-decay"},
     "eps": {"vanishing", "learning-rate-low", "saturating-activation"},
-    "weight-decay": {"vanishing"},
+    "weight-decay": {"vanishing", "learning-rate-high"},
     "output-activation": {"dead-units"},
 }
 
 
-def judge(m: Measurements) -> list[Finding]:
-    """All findings, most likely first; one that another explains, or that did no harm, has half its confidence."""
+def judge(m: Measurements, last_loss: float = math.inf) -> list[Finding]:
+    """All findings, most likely first; one that another explains, or that did no harm, has half its confidence.
+
+    `last_loss` is that of the model as it is after more steps, where these were taken.
+    """
     found = [finding for rule in RULES if (finding := rule(m))]
-    harmful = {finding.code for finding in found if not (m.learns and finding.code in EXCUSED)}
+    harmless = EXCUSED if m.learns or m.fitted else set()
+    if min(m.last_loss, last_loss) < m.entropy / 2:  # a linear model that learns so well was meant
+        harmless = harmless | {"no-nonlinearity"}
+    harmful = {finding.code for finding in found if finding.code not in harmless}
     explained = {code for cause in harmful for code in BRINGS.get(cause, ())}
     weighed = [f if f.code in harmful - explained else replace(f, confidence=round(f.confidence / 2, 3)) for f in found]
     return sorted(weighed, key=lambda finding: -finding.confidence)

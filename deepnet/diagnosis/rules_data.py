@@ -21,7 +21,8 @@ def bad_data(m: Measurements) -> Finding | None:
 @rule
 def label_range(m: Measurements) -> Finding | None:
     low, high = m.labels
-    if low >= 0 and high < m.outputs:
+    single = m.outputs == 1 and not m.is_cross_entropy  # whose sign says which of two classes it is
+    if low >= 0 and high < m.outputs + single:
         return None
     words = f"The labels run from {low} to {high}, and the model's {m.outputs} outputs stand for 0 to {m.outputs - 1}."
     if high - low < m.outputs:

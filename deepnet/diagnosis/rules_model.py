@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 
-from deepnet.diagnosis.findings import Finding, listed, percent, rule
+from deepnet.diagnosis.findings import Finding, listed, percent, power, rule
 from deepnet.diagnosis.layers import Layer
 from deepnet.diagnosis.measure import Measurements
 
@@ -26,10 +26,31 @@ def not_finite(m: Measurements) -> Finding | None:
     if not m.losses or math.isfinite(m.losses[0]):
         return None
     bad = next((layer for layer in m.layers if layer.ran and not math.isfinite(layer.before.rms)), None)
+    if not bad and m.bad_items:  # the layers were measured with the other items
+        return None
     where = f"in the outputs of {bad.name}" if bad else "between the last layer and the loss"
     words = f"The loss of the untrained model is not finite: the first NaN or infinity is {where}."
     cure = "Look for a division by zero, a logarithm of zero or an overflow there."
     return Finding("not-finite", bad.name if bad else "", words, cure, 0.9, ("he", "norm"))
+
+
+@rule
+def no_step(m: Measurements) -> Finding | None:
+    if m.losses or not m.failure:
+        return None
+    words = f"No step could be taken: {m.failure.rstrip('.')}."
+    return Finding(
+        "no-step", "", words, "Check that the loss takes these scores and labels, and gives one number.", 0.9
+    )
+
+
+@rule
+def negative_loss(m: Measurements) -> Finding | None:
+    if not any(loss < 0 for loss in m.losses):
+        return None
+    words = f"The loss falls below 0, to {power(min(m.losses))}, which that of class probabilities cannot."
+    cure = "Take cross_entropy of the scores; nll_loss needs log-probabilities, as log_softmax gives them."
+    return Finding("negative-loss", "", words, cure, 0.95)
 
 
 @rule
@@ -54,23 +75,27 @@ def frozen(m: Measurements) -> Finding | None:
 def not_optimised(m: Measurements) -> Finding | None:
     if not m.not_optimised:
         return None
-    words = f"The optimizer does not hold all parameters that require a gradient: {listed(m.not_optimised)}."
-    cure = "Make the optimizer from model.parameters() after the last change of the model."
+    names = listed(m.not_optimised)
+    words = f"The optimizer does not hold these parameters, or has a learning rate of 0 for them: {names}."
+    cure = "Make the optimizer from model.parameters() after the last change of the model, with a rate for each."
     layer = m.not_optimised[0].rpartition(".")[0]
     return Finding("not-optimised", layer, words, cure, 0.92, ("all-parameters",))
 
 
 @rule
 def detached(m: Measurements) -> Finding | None:
-    remedy = "Look for .detach(), .data, torch.no_grad(), .argmax() or NumPy between there and the loss."
+    remedy = "Look for .detach(), .data, torch.no_grad(), .argmax(), NumPy or a hook between there and the loss."
     if "does not require grad" in m.failure and not all(layer.frozen for layer in m.layers):
         return Finding("detached", "", "The loss has no gradient at all: the outputs are cut off.", remedy, 0.97)
-    cut = [layer for layer in m.layers if layer.learns and layer.ran and not layer.reached]
+    ran = [layer for layer in m.layers if layer.learns and layer.ran]
+    cut = [layer for layer in ran if not layer.reached]
+    sure = bool(cut) and not m.several_outputs  # heads beside the first output have a loss of their own
+    first = next((i for i, layer in enumerate(ran) if layer.gradient > 0), len(ran))
+    cut = cut or [layer for layer in ran[first:] if layer.gradient == 0]  # as by a hook on its weight
     if m.failure or not m.losses or not math.isfinite(m.losses[0]) or not cut:
         return None
     words = f"No gradient reaches these layers, though the forward pass runs through them: {_layers(cut)}."
-    # Heads beside the first output have a loss of their own, which is not taken here.
-    return Finding("detached", cut[-1].name, words, remedy, 0.3 if m.several_outputs else 0.95)
+    return Finding("detached", cut[-1].name, words, remedy, 0.95 if sure else 0.3)
 
 
 @rule
@@ -123,9 +148,9 @@ def constant_weights(m: Measurements) -> Finding | None:
 @rule
 def no_nonlinearity(m: Measurements) -> Finding | None:
     ran = [layer for layer in m.layers if layer.ran]
-    if len(ran) < 2 or m.operations or not all(layer.reached or layer.frozen for layer in ran):
+    if len(ran) < 2 or m.operations or not m.affine or not all(layer.reached or layer.frozen for layer in ran):
         return None
-    words = f"There is no activation between the {len(ran)} layers: but for poolings they are one linear layer."
+    words = f"There is no activation between the {len(ran)} layers: together they are one linear layer."
     return Finding("no-nonlinearity", ran[0].name, words, "Put a ReLU behind each hidden layer.", 0.85, ("relus",))
 
 
@@ -137,7 +162,7 @@ def dropout(m: Measurements) -> Finding | None:
         noise = p / max(1 - p, 1e-3)
         words = f"{name} drops {percent(p)} of its inputs: the noise has {noise:.0f} times the signal's variance."
         return Finding("dropout", name, words, "Take a dropout of 0.5 or less.", 0.9, ("no-dropout",))
-    if m.noise < MUCH_NOISE:
+    if not m.noise >= MUCH_NOISE:  # NaN where a score is
         return None
     words = f"The same items give other scores each time: noise has {m.noise:.0f} times their mean square."
     return Finding("dropout", "", words, "Take less dropout, or less noise.", 0.65, ("no-dropout",))

@@ -24,16 +24,16 @@ RECTIFYING = {"Relu", "LeakyRelu", "Gelu", "Silu", "Elu", "Hardswish", "Hardtanh
 
 @rule
 def exploding(m: Measurements) -> Finding | None:
-    ran = [layer for layer in m.layers if layer.ran]
+    ran = [layer for layer in m.layers if layer.ran and not math.isnan(layer.before.rms)]
     scale = max(m.input_rms, 1.0) if m.input_floats else 1.0
     large = [layer for layer in ran if not layer.before.rms < LARGE_SIGNAL * scale]
-    if not ran or not m.losses or (not large and not m.first_loss > LARGE_LOSS * m.chance):
+    if not ran or not m.losses or (not large and not m.losses[0] > LARGE_LOSS * m.chance):
         return None
     worst = large[0] if large else max(ran, key=lambda layer: layer.gain)
     top = max(layer.before.rms for layer in ran)
     words = (
         f"The signal is too large: its root mean square is {power(m.input_rms)} at the input and up to {power(top)} in "
-        f"the layers, and the untrained model's loss is {power(m.first_loss)}, where ln({m.outputs}) = {m.chance:.2f} "
+        f"the layers, and the untrained model's loss is {power(m.losses[0])}, where ln({m.outputs}) = {m.chance:.2f} "
         "is expected."
     )
     if median_high(layer.gain for layer in ran) > LARGE_GAIN:
@@ -153,7 +153,8 @@ def _left_behind(m: Measurements) -> list[Layer]:
     """The layers that hardly move while another does; none where the first of those that learn is not among them."""
     layers = _stepping(m)
     fastest = max((layer.update for layer in layers), default=0.0)
-    slow = [layer for layer in layers if layer.update < LOW_UPDATE and layer.update * APART < fastest]
+    # A group with a small learning rate is slow on purpose.
+    slow = [layer for layer in layers if layer.update < layer.rate * min(LOW_UPDATE, fastest / APART)]
     return slow if slow and slow[0] is layers[0] else []
 
 

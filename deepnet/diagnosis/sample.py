@@ -1,16 +1,17 @@
 """The items of a reader's data that a diagnosis works with: read once, kept in memory, and looked at."""
 
 import math
-from collections.abc import Iterator
+import random
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
 from deepnet.data.datasets import LoaderDataset, UserDataset, as_source, epoch_batches
 from deepnet.data.labels import LabelMap
@@ -21,6 +22,7 @@ from experimentTable import UsageError
 MOST_ITEMS = 1024  # 32 batches of 32: each of the first steps sees new items
 MOST_BYTES = 2**28
 READ_AT_ONCE = 64
+MOST_PARTS = 100  # a longer list holds items, and no generators
 ITEMS_PER_CLASS = 5  # with fewer, nearest neighbours say nothing of the labels
 
 
@@ -35,6 +37,7 @@ class Sample:
     inputs: Tensor
     targets: Tensor
     neighbours: tuple[float, float, float] | None = None
+    whole: int = 0  # items that the data have, of which these were read
 
     def batches(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Batches without end: one pass over all items after the other, in an order that is always the same."""
@@ -94,20 +97,38 @@ def read_sample(model: nn.Module, data: Any) -> Sample:
     if len(targets) < 2:
         raise UsageError(f"the data give {len(targets)} item; a diagnosis needs at least two, better a few hundred")
     inputs, targets = cast(inputs, own_precision(model)).to(device_of(model)), targets.to(device_of(model))
-    return Sample(inputs, targets, _neighbours(inputs, targets))
+    return Sample(inputs, targets, _neighbours(inputs, targets), len(source))
 
 
 @contextmanager
 def kept_generators(data: Any) -> Iterator[None]:
-    """Leave the generators of a loader and its sampler as they were; the global ones are not looked after here."""
-    holders = [data, getattr(data, "sampler", None)] if isinstance(data, DataLoader) else []
-    found = [generator for holder in holders if (generator := getattr(holder, "generator", None)) is not None]
-    before = [(generator, generator.get_state()) for generator in found]
+    """Leave the generators that a loader, its samplers or a data set hold as they were, but not the global ones."""
+    before = [(generator, put, get(generator)) for generator, get, put in _generators(data, set())]
     try:
         yield
     finally:
-        for generator, state in before:
-            generator.set_state(state)
+        for generator, put, state in before:
+            put(generator, state)
+
+
+STATES: tuple[tuple[type, Callable, Callable], ...] = (
+    (torch.Generator, torch.Generator.get_state, torch.Generator.set_state),
+    (np.random.Generator, lambda g: g.bit_generator.state, lambda g, state: setattr(g.bit_generator, "state", state)),
+    (np.random.RandomState, np.random.RandomState.get_state, np.random.RandomState.set_state),
+    (random.Random, random.Random.getstate, random.Random.setstate),
+)
+
+
+def _generators(holder: Any, seen: set[int], depth: int = 6) -> Iterator[tuple[Any, Callable, Callable]]:
+    """The generators among an object's attributes, and theirs, each with how its state is read and set."""
+    if id(holder) in seen or isinstance(holder, type | ModuleType | Tensor):
+        return
+    seen.add(id(holder))
+    yield from ((holder, get, put) for kind, get, put in STATES if isinstance(holder, kind))
+    parts = holder if isinstance(holder, list | tuple) else getattr(holder, "__dict__", {}).values()
+    if depth and len(parts) <= MOST_PARTS:
+        for part in parts:
+            yield from _generators(part, seen, depth - 1)
 
 
 def _neighbours(inputs: Tensor, targets: Tensor) -> tuple[float, float, float] | None:

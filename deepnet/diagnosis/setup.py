@@ -1,8 +1,8 @@
 """What is diagnosed, as a value that measurements and cures work on: a model, its data, its optimizer, its loss."""
 
-import copy
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
+from inspect import signature
 from typing import Any
 
 import torch
@@ -11,7 +11,9 @@ from torch.nn.functional import cross_entropy
 from torch.optim import Optimizer
 
 from deepnet.diagnosis.sample import Sample
+from deepnet.records.files import first_line
 from deepnet.training.own import own_optimizer
+from deepnet.training.recipe import copy_of
 from deepnet.training.steps import Loss
 from deepnet.valid import number
 from experimentTable import OPTIMIZERS, UsageError, choose
@@ -24,7 +26,10 @@ Make = Callable[[nn.Module, Parameters], Optimizer]
 
 @dataclass(frozen=True)
 class Setup:
-    """A training that is about to begin. `options` take the place of the optimizer's own in all of its groups."""
+    """A training that is about to begin. `options` take the place of the optimizer's own in all of its groups.
+
+    A learning rate is that of the fastest group; the others keep their ratio to it.
+    """
 
     model: nn.Module
     sample: Sample
@@ -36,20 +41,28 @@ class Setup:
 
     def copied(self) -> "Setup":
         """The same setup with a model of its own."""
-        model = copy.deepcopy(self.model)
+        model = copy_of(self.model)
         return replace(self, model=model, parameters=dict(model.named_parameters()))
 
     def optimizer(self) -> Optimizer:
         """A new optimizer over the model, with `options`."""
         made = self.make(self.model, self.parameters)
-        for group in made.param_groups:
+        for group, rate in zip(made.param_groups, relative_rates(made), strict=True):
             group.update({key: value for key, value in self.options.items() if key in group})
+            if "lr" in self.options and "lr" in group:
+                group["lr"] *= rate
         return made
 
     @property
     def is_cross_entropy(self) -> bool:
         """Whether the loss is torch's cross-entropy, of which it is known what it expects."""
         return self.loss is cross_entropy or isinstance(self.loss, nn.CrossEntropyLoss)
+
+
+def relative_rates(optimizer: Optimizer) -> list[float]:
+    """Each group's learning rate over the largest one; 1 where no group has any."""
+    rates = [float(group.get("lr", 0.0)) for group in optimizer.param_groups]
+    return [rate / max(rates) if any(rates) else 1.0 for rate in rates]
 
 
 def maker(model: nn.Module, optimizer: Any, lr: float | None, eps: float | None) -> Make:
@@ -91,9 +104,16 @@ def _same_groups(model: nn.Module, optimizer: Optimizer) -> Make:
     if not any(held for held, _ in groups):
         raise UsageError("the optimizer holds none of the model's parameters; make it from the model that is trained")
 
+    kind: Any = type(optimizer)
+    known = vars(optimizer) | optimizer.defaults
+    settings = {name: known[name] for name in [*signature(kind).parameters][1:] if name in known}
+
     def make(other: nn.Module, parameters: Parameters) -> Optimizer:
-        kind: Any = type(optimizer)
-        made = kind([{**settings, "params": [parameters[name] for name in held]} for held, settings in groups])
+        try:
+            made = kind([{**own, "params": [parameters[name] for name in held]} for held, own in groups], **settings)
+        except Exception as error:  # whatever a reader's own optimizer raises
+            remedy = "give a callable from the parameters to an optimizer instead"
+            raise UsageError(f"no second {kind.__name__} can be made ({first_line(error)}); {remedy}") from None
         known = {id(p) for p in parameters.values()}
         made.param_groups[0]["params"] += [p for p in other.parameters() if id(p) not in known]  # a cure's own
         return made

@@ -1,7 +1,7 @@
 """Number types, labels and batches of a reader's data, checked before anything is computed with them."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
@@ -45,9 +45,7 @@ def own_precision(model: nn.Module) -> str:
     weights = [p for p in model.parameters() if p.is_floating_point()]
     kinds = [p.dtype for p in sorted(weights, key=lambda p: not p.requires_grad)] or [torch.float32]
     if kinds[0] not in (torch.float32, torch.float64):
-        raise UsageError(
-            f"the model's weights are {kinds[0]}; make them float32 by model.float(), and ask for precision='bf16'"
-        )
+        raise UsageError(f"the model's weights are {kinds[0]}; make them float32 by model.float()")
     return "fp64" if kinds[0] == torch.float64 else "fp32"
 
 
@@ -82,13 +80,25 @@ def size_of_batches(name: str, data: Any, given: Any, otherwise: int) -> int:
     return otherwise if given is None else whole(name, given, 1)
 
 
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[nn.Module]:
+    """The model in evaluation mode and without gradients for a while; then each module has its own mode again."""
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        with torch.no_grad():
+            yield model.eval()
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
 def materialise(model: nn.Module, source: Any) -> None:
     """Let lazy modules take their shapes from the data, as torch asks one to before anything is done with them."""
     if any(is_lazy(tensor) for tensor in (*model.parameters(), *model.buffers())):
         inputs = source.first_inputs(2).to(device())
         for attempt in (inputs, inputs.float()):  # as they are first; whole numbers may be meant as floats
-            with torch.no_grad(), suppress(Exception):
-                model.to(device()).eval()(attempt)
+            with suppress(Exception), evaluating(model):
+                model.to(device())(attempt)
                 return
 
 
@@ -129,9 +139,9 @@ def as_the_model_takes(model: nn.Module, source: Any) -> Any:
     """
     inputs = source.first_inputs(2).to(device_of(model))
     if isinstance(source, InMemoryDataset | UserDataset) and not (inputs.is_floating_point() or inputs.is_complex()):
-        with torch.no_grad(), preserved_random():
+        with evaluating(model), preserved_random():
             try:
-                model.eval()(inputs)
+                model(inputs)
             except Exception:
                 return source.as_floats()
     return source

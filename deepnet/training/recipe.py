@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
-from torch.nn.parameter import is_lazy
+from torch.nn.parameter import UninitializedBuffer, is_lazy
 from torch.optim import Optimizer
 
 from deepnet.machine import device
@@ -64,6 +64,20 @@ def advance(schedule: Any, loss: float) -> None:
     schedule.step(loss) if isinstance(schedule, torch.optim.lr_scheduler.ReduceLROnPlateau) else schedule.step()
 
 
+def copy_of(model: nn.Module) -> nn.Module:
+    """A deep copy of the model with the hooks on its parameters' gradients, which torch's own copy leaves out.
+
+    Its lazy buffers, which torch cannot copy, are new ones.
+    """
+    new: Any = UninitializedBuffer
+    lazy = {id(b): new(device=b.device, dtype=b.dtype) for b in model.buffers() if is_lazy(b)}
+    copied = copy.deepcopy(model, lazy)
+    for parameter, other in zip(model.parameters(), copied.parameters(), strict=True):
+        for hook in (parameter._backward_hooks or {}).values() if other.requires_grad else ():
+            other.register_hook(hook)
+    return copied
+
+
 @contextmanager
 def trial_of(model: nn.Module) -> Iterator[nn.Module]:
     """A copy of the model on the device, to try things on; the model itself where it cannot be copied.
@@ -72,10 +86,10 @@ def trial_of(model: nn.Module) -> Iterator[nn.Module]:
     function.
     """
     tensors = [tensor for tensor in (*model.parameters(), *model.buffers()) if not is_lazy(tensor)]
-    before = [(tensor, tensor.detach().clone(), tensor.grad) for tensor in tensors]
+    before = [(tensor, tensor.data, tensor.detach().clone(), tensor.grad) for tensor in tensors]
     with preserved_random():
         try:
-            trial = copy.deepcopy(model)
+            trial = copy_of(model)
             if not all(parameter.is_leaf for parameter in trial.parameters()):  # as of a scripted module
                 raise TypeError("its copy cannot be trained")
         except Exception:  # weights that are computed, as those of old-style weight normalisation, cannot be copied
@@ -84,17 +98,13 @@ def trial_of(model: nn.Module) -> Iterator[nn.Module]:
         try:
             yield trial.to(device())
         finally:
-            for tensor, values, gradient in before:
-                if trial is model or not _same(tensor, values):
-                    tensor.data = values
+            for tensor, held, values, gradient in before:
+                if not torch.allclose(held, values, rtol=0.0, atol=0.0, equal_nan=True):
+                    held.copy_(values)
+                tensor.data = held  # in its own memory again, with its type and on its device
                 tensor.grad = gradient
             for module, mode in modes:
                 module.training = mode
-
-
-def _same(tensor: Tensor, values: Tensor) -> bool:
-    alike = tensor.dtype == values.dtype and tensor.shape == values.shape
-    return alike and bool(((tensor == values) | (tensor != tensor)).all())
 
 
 def sizes_of_batches(source: Any, batch_size: int, training: bool) -> list[int]:
@@ -145,7 +155,9 @@ def rehearse(
             gradients = GradientNorms(model) if record_gradients else None
             train_epoch(model, batches, optimizer, recipe.precision, gradients, loss=recipe.loss, fast=recipe.fast)
             model.load_state_dict(copy.deepcopy(model.state_dict()))  # as best weights are restored, and a checkpoint
-            check_mean(recipe.loss, model, batches[0], recipe.precision)
+            images, targets = (part.to(device()) for part in batches[0])
+            with torch.no_grad():
+                check_mean(recipe.loss, model.eval()(cast(images, recipe.precision)), targets)
             measured, _ = evaluate(model, evaluated, recipe.precision, loss=recipe.loss, fast=recipe.fast)
             if recipe.schedule:
                 _rehearse_schedule(recipe, schedule, exp, len(train), measured["loss"])
@@ -159,13 +171,10 @@ def rehearse(
             ) from None
 
 
-def check_mean(loss: Loss, model: nn.Module, batch: tuple[Tensor, Tensor], precision: str) -> None:
+def check_mean(loss: Loss, outputs: Tensor, targets: Tensor) -> None:
     """Raise UsageError where the loss of a batch that is taken twice is not that of the batch, as a sum's is not."""
-    with torch.no_grad():
-        inputs, targets = (part.to(device()) for part in batch)
-        outputs = model.eval()(cast(inputs, precision))
-        once = float(loss(outputs, targets))
-        twice = float(loss(torch.cat([outputs, outputs]), torch.cat([targets, targets])))
+    once = float(loss(outputs, targets))
+    twice = float(loss(torch.cat([outputs, outputs]), torch.cat([targets, targets])))
     if once and abs(twice - 2 * once) < 1e-3 * abs(once):
         raise UsageError("loss adds the images up; it must give their mean, as reduction='mean' does")
 

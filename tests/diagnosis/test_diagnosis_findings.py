@@ -7,7 +7,8 @@ import pytest
 import torch
 from helpers import digits, mlp
 from torch import nn
-from torch.nn.functional import dropout, softmax
+from torch.nn.functional import dropout, linear, nll_loss, softmax
+from torch.nn.utils.parametrizations import spectral_norm, weight_norm
 from torch.utils.data import DataLoader, TensorDataset
 
 from coreFunction import build
@@ -102,6 +103,8 @@ NETS = {  # code, layer -> model, data, options
     ("saturating-activation", "1"): (lambda: stack(64, *[32] * 12, 10, activation=nn.Sigmoid), GOOD,
                                      {"optimizer": sgd(lr=0.1)}),
     ("vanishing", "1"): (lambda: stack(64, *[32] * 30, 10), GOOD, {}),
+    ("no-step", ""): (mlp, GOOD, {"loss": nn.CrossEntropyLoss(reduction="none")}),
+    ("negative-loss", ""): (mlp, GOOD, {"loss": nll_loss, "lr": 1e-3}),
 }  # fmt: skip
 
 
@@ -131,6 +134,55 @@ def test_a_healthy_network_is_called_healthy(model):
     assert found.causes == () and "Nothing wrong was found" in str(found)
 
 
+def test_images_of_whole_numbers_leave_the_copy_in_training_mode():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(288, 10))
+    whole = changed(lambda x, y: ((255 * (x - x.min()) / (x.max() - x.min())).byte(), y))
+    found = diagnose(model, whole, lr=1e-3, cures=False)
+    assert found.healthy and "eval-mode" not in [finding.code for finding in found.findings]
+    ids = TensorDataset(GOOD.tensors[0].flatten(1).gt(0).long() + 2 * torch.arange(64), GOOD.tensors[1])
+    drops = nn.Sequential(nn.Embedding(128, 4), nn.Flatten(), nn.ReLU(), nn.Dropout(0.95), nn.Linear(256, 10))
+    assert diagnose(drops, ids, cures=False).causes[0].code == "dropout"
+
+
+class Product(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.last = nn.Linear(64, 32), nn.Linear(64, 32), nn.Linear(32, 10)
+
+    def forward(self, x):
+        return self.last(self.a(x.flatten(1)) * self.b(x.flatten(1)))
+
+
+class Rows(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.lstm, self.last = nn.LSTM(8, 16, batch_first=True), nn.Linear(16, 10)
+
+    def forward(self, x):
+        return self.last(self.lstm(x.flatten(1, 2))[0][:, -1])
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        Product,
+        Rows,
+        lambda: nn.Sequential(nn.Conv2d(1, 4, 3), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(36, 10)),
+        lambda: Own(lambda scores: scores * (scores > 0)),
+    ],
+)
+def test_a_product_a_maximum_and_a_recurrent_layer_are_not_linear(model):
+    found = diagnose(model(), GOOD, cures=False)
+    assert "no-nonlinearity" not in [finding.code for finding in found.findings]
+
+
+def test_a_linear_model_that_learns_well_is_meant():
+    found = diagnose(stack(64, 16, 10, activation=nn.Identity), GOOD, lr=3e-3)
+    assert found.measurements.last_loss > LN_10 / 2 > found.trials[0].last_loss
+    assert found.healthy and [finding.code for finding in found.findings] == ["no-nonlinearity"]
+
+
 def test_a_frozen_layer_with_trained_weights_is_meant():
     model = mlp()
     optimizer = torch.optim.Adam(model.parameters(), 1e-2)
@@ -153,11 +205,111 @@ def test_an_optimizer_made_before_the_head_was_replaced():
     assert (found.causes[0].code, found.causes[0].layer) == ("not-optimised", "3")
 
 
+def groups_of(model, *options):
+    """One parameter group for each layer of `mlp()`, the body and the head."""
+    return [{"params": model[number].parameters(), **own} for number, own in zip((1, 3), options, strict=True)]
+
+
+def test_each_group_of_the_optimizer_counts():
+    model = stack(64, 32, 10)
+    decays = torch.optim.AdamW(groups_of(model, {"weight_decay": 0.0}, {"weight_decay": 100.0}), lr=3e-3)
+    found = diagnose(model, GOOD, optimizer=decays, cure_steps=20)
+    assert found.causes[0].code == "weight-decay" and found.measurements.options["weight_decay"] == 100
+    assert "no-decay" in [trial.name for trial in found.trials]
+
+
+@pytest.mark.parametrize(("rate", "causes"), [(0.0, [("not-optimised", "1")]), (1e-6, [])])
+def test_a_group_that_is_slow_on_purpose_is_no_vanishing_gradient(rate, causes):
+    model = stack(64, 32, 10)
+    optimizer = torch.optim.Adam(groups_of(model, {"lr": rate}, {"lr": 1e-2}))
+    found = diagnose(model, GOOD, optimizer=optimizer, cures=1, cure_steps=60)
+    assert [(cause.code, cause.layer) for cause in found.causes] == causes
+    assert "vanishing" not in [finding.code for finding in found.findings]
+    assert [trial.helped for trial in found.trials[1:]] == [True] * len(causes)
+
+
+class Sign(torch.optim.Optimizer):
+    """Needs a rate, which it calls by another name, and keeps a setting outside its groups."""
+
+    def __init__(self, params, rate, scale=1.0):
+        super().__init__(params, {"rate": rate})
+        self.scale = scale
+
+    @torch.no_grad()
+    def step(self):
+        for group in self.param_groups:
+            for p in group["params"]:
+                p -= self.scale * group["rate"] * p.grad.sign()
+
+
+def test_optimizers_of_any_kind_are_taken():
+    model = mlp()
+    found = diagnose(model, GOOD, optimizer=torch.optim.Adam(model.parameters(), lr=torch.tensor(1e-2)), cures=False)
+    assert found.measurements.options["lr"] == pytest.approx(1e-2) and "learning rate of 0.01 the loss" in str(found)
+    still = diagnose(model, GOOD, optimizer=Sign(model.parameters(), 1e-2, scale=1e-7), cure_steps=20)
+    assert still.causes[0].code == "learning-rate-low" and "no learning rate above 0" in str(still)
+    assert "steps of Sign the loss" in str(still)
+
+
 def test_a_layer_that_is_not_called_is_a_remark():
     model = Own(lambda scores: scores)
     model.extra = nn.Linear(3, 3)
     found = diagnose(model, GOOD, lr=1e-3, cures=False)
     assert [finding.code for finding in found.findings] == ["unused"] and found.healthy
+
+
+@pytest.mark.parametrize(("number", "code"), [(1, "vanishing"), (3, "detached")])
+def test_hooks_on_gradients_run_on_the_copy(number, code):
+    model = mlp()
+    model[number].weight.register_hook(torch.zeros_like)
+    found = diagnose(model, GOOD, cures=False)
+    assert [(finding.code, finding.layer) for finding in found.findings] == [(code, str(number))]
+
+
+class Functional(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner = mlp()
+
+    def forward(self, x):
+        first, last = self.inner[1], self.inner[3]
+        return linear(linear(x.flatten(1), first.weight, first.bias).relu(), last.weight, last.bias)
+
+
+def normalised(depth=1):
+    model = stack(64, *[32] * depth, 10)
+    for layer in model:
+        if isinstance(layer, nn.Linear):
+            (weight_norm if layer.in_features == 64 else spectral_norm)(layer)
+    return model
+
+
+def lazy():
+    return nn.Sequential(nn.Flatten(), nn.LazyLinear(32), nn.LazyBatchNorm1d(), nn.ReLU(), nn.LazyLinear(10))
+
+
+def compiled_in_place():
+    model = mlp()
+    model.compile()
+    return model
+
+
+@pytest.mark.parametrize(
+    "model", [Functional, normalised, lazy, lambda: torch.compile(mlp()), compiled_in_place], ids=str
+)
+def test_models_of_any_structure_are_taken(model):
+    torch.manual_seed(0)
+    found = diagnose(model(), GOOD, lr=1e-2, cures=False)
+    assert found.healthy and found.findings == () and found.figure().axes
+    assert [layer.learns and layer.reached for layer in found.measurements.layers] == [True, True]
+    assert all(layer.update > 0 and (layer.ran or model is Functional) for layer in found.measurements.layers)
+
+
+def test_weights_that_are_computed_are_drawn_anew():
+    model = with_(normalised(2), lambda m: m[3].bias.fill_(-50))
+    found = diagnose(model, GOOD, lr=1e-2, cures=1)
+    assert (found.causes[0].code, found.causes[0].layer) == ("dead-units", "3")
+    assert [(trial.name, trial.helped) for trial in found.trials[1:]] == [("he", True)]
 
 
 def test_an_auxiliary_head_is_no_cut_off_layer():

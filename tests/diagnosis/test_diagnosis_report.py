@@ -10,6 +10,7 @@ import torch
 import torchvision
 from helpers import ROOT, digits, mlp
 from torch import nn
+from torch.utils.data import TensorDataset
 
 from benchmarks.broken_nets import CASES
 from benchmarks.diagnose import OUTCOMES, PAGE, page
@@ -48,6 +49,18 @@ def test_text_names_cause_remedy_and_what_each_cure_did(ill):
     ):
         assert words in text
     assert "the last activation left out: " in text
+
+
+def test_nothing_is_said_of_what_could_not_be_measured():
+    x, y = digits().tensors
+    gaps = TensorDataset(torch.where(x > 0.9, torch.nan, x), y)
+    broken = mlp()
+    nn.init.constant_(broken[1].weight, torch.nan)
+    for found in (diagnose(mlp(), gaps, cure_steps=20), diagnose(broken, digits(), cures=False)):
+        assert found.causes[0].code in ("nan-data", "nan-weights")
+        assert not any(words in str(found) for words in ("between the last layer", "nan times", "up to nan"))
+    off = diagnose(mlp(), TensorDataset(x, y + 1), cure_steps=20)
+    assert "20 steps at most:\n- as it is: loss unknown, since no step could be taken" in str(off)
 
 
 def test_table_has_a_row_for_each_layer(ill):

@@ -1,13 +1,15 @@
 """`diagnose` leaves everything as it was: the model, its gradients, hooks and modes, the data, the random state."""
 
+import copy
 import random
+import threading
 
 import numpy as np
 import pytest
 import torch
 from helpers import digits, held, mlp, refused, same, state
 from torch import nn
-from torch.utils.data import DataLoader, Dataset, RandomSampler
+from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, Subset
 
 from utilityFunction import diagnose
 
@@ -68,6 +70,41 @@ def test_a_loader_s_generator_is_as_it_was():
     assert torch.equal(generator.get_state(), before[0]) and torch.equal(other.get_state(), before[1])
 
 
+def test_generators_of_samplers_and_data_sets_are_as_they_were():
+    class Noisy(Dataset):
+        def __init__(self):
+            self.generators = [torch.Generator(), np.random.default_rng(0), np.random.RandomState(0), random.Random(0)]
+
+        def __len__(self):
+            return 64
+
+        def __getitem__(self, index):
+            a, b, c, d = self.generators
+            noise = torch.rand((), generator=a) + b.random() + c.random() + d.random()
+            return held()[index][0] + noise, held()[index][1]
+
+    def draws():
+        a, b, c, d = copy.deepcopy(data.generators)
+        return torch.rand((), generator=a), b.random(), c.random(), d.random()
+
+    data, other = Noisy(), torch.Generator().manual_seed(6)
+    before = draws(), other.get_state()
+    sampler = BatchSampler(RandomSampler(range(60), generator=other), 8, False)
+    loader = DataLoader(Subset(data, range(60)), batch_sampler=sampler)
+    diagnose(odd_model(), loader, **QUICK)
+    assert draws() == before[0] and torch.equal(other.get_state(), before[1])
+
+
+def test_a_model_that_cannot_be_copied_keeps_its_memory():
+    model = odd_model()
+    model.lock = threading.Lock()
+    tensors = [*model.parameters(), *model.buffers()]
+    before = state(model), [t.data_ptr() for t in tensors], [t._version for t in tensors]
+    refused(lambda: diagnose(model, digits()), "cannot be copied")
+    assert same(state(model), before[0])
+    assert ([t.data_ptr() for t in tensors], [t._version for t in tensors]) == before[1:]
+
+
 def test_random_transforms_draw_nothing_from_outside():
     class Noisy(Dataset):
         def __len__(self):
@@ -99,10 +136,12 @@ def test_what_is_refused_is_refused_in_one_line():
         lambda: diagnose(model, data, optimizer=torch.optim.SGD(nn.Linear(2, 2).parameters())), "none of the model's"
     )
     refused(lambda: diagnose(model, data, optimizer=3), "optimizer must be a name")
+    refused(lambda: diagnose(model, data, optimizer=torch.optim.LBFGS), "LBFGS cannot take a plain step")
     refused(lambda: diagnose(model, data, steps=3), "steps must be a whole number of at least 12")
     refused(lambda: diagnose(model, digits(0, 1)), "1 item")
     refused(lambda: diagnose(model, [(torch.zeros(64), 0.5)] * 20), "a regression")
     refused(lambda: diagnose(model, 7), "no length")
+    assert "precision" not in refused(lambda: diagnose(mlp().half(), data), "make them float32 by model.float()")
     bound, bound.forward = mlp(), model.forward
     refused(lambda: diagnose(bound, data), "make forward a method of the class")
     assert same(state(model), before)
