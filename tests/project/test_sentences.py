@@ -5,6 +5,7 @@ the table say.
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator
+from itertools import compress
 from pathlib import Path
 
 import nbformat
@@ -16,13 +17,13 @@ from deepnet.claims.ledger import check, ledger
 from deepnet.claims.verdicts import OUTCOMES, Verdict, counts
 from deepnet.data.sets import FINGERPRINTS, VALIDATION
 from deepnet.figures.registry import found
-from deepnet.grid import RATE_ROWS
+from deepnet.grid import CELLS, RATE_ROWS
 from deepnet.records.reading import find_openings, find_records
 from deepnet.text import duration
 from experimentTable import BOTH_PRECISIONS, ROWS, Experiment, estimated_seconds, experiment, is_supported
 from myModel import MODELS, count_modules
 
-NOTEBOOK, README = ROOT / "main.ipynb", ROOT / "README.md"
+NOTEBOOK, README, FINDINGS = (ROOT / name for name in ("main.ipynb", "README.md", "report/findings.md"))
 RESULTS, PROFILES, SPEED, MACHINES, DIFFERENCES = (
     ROOT / "docs" / f"{page}.md" for page in ("results", "profiles", "speed", "many-machines", "differences")
 )
@@ -216,6 +217,34 @@ def speed_sentences() -> Iterator[str]:
     )
 
 
+def factorial_sentences() -> Iterator[str]:
+    """What the atlas's factorial shows of 33 layers, and of 4, as means over five seeds."""
+    seeds = {cell: accuracies(row, "cpu") for cell, row in CELLS.items() if cell[0][0] in (4, 33)}
+    assert {len(values) for values in seeds.values()} == {5}
+    mean = {
+        (depth, "".join(compress("srb", (shortcuts, he, norm))), lr): float(np.mean(values))
+        for ((depth, shortcuts, norm), he, lr), values in seeds.items()
+    }  # s: shortcuts, r: He's initialization, b: batch normalization
+    deep = {which: f"{mean[33, which, 1e-4]:.3f}" for which in ("", "s", "r", "b", "sr", "sb", "rb", "srb")}
+    yield (
+        f"At a rate of 1e-4 any one of them lets 33 layers learn, where without them they end at {deep['']}: shortcuts "
+        f"at {deep['s']}, He's initialization at {deep['r']}, batch normalization at {deep['b']}."
+    )
+    assert all(mean[33, pair, 1e-4] < max(mean[33, one, 1e-4] for one in pair) for pair in ("sr", "sb", "rb"))
+    yield (
+        f"Two of them are worse than the better one alone: shortcuts and He's initialization end at {deep['sr']}, "
+        f"shortcuts and batch normalization at {deep['sb']}, He's initialization and batch normalization at "
+        f"{deep['rb']}; all three at {deep['srb']}."
+    )
+    others = [value for (depth, which, lr), value in mean.items() if depth == 33 and lr == 1e-3 and which]
+    yield (
+        f"At 1e-3 33 layers without any of them end at {mean[33, '', 1e-3]:.3f}, and the seven other combinations "
+        f"between {min(others):.3f} and {max(others):.3f}."
+    )
+    shallow = [value for (depth, *_), value in mean.items() if depth == 4]
+    yield f"With 4 layers all sixteen end between {min(shallow):.3f} and {max(shallow):.3f}."
+
+
 def no_evidence_sentence() -> str:
     """Which claims and questions `paper` has no record for, where `cpu` has one."""
     lacking = [verdict.id for verdict in ledger("paper") if verdict.verdict == "no evidence"]
@@ -243,6 +272,7 @@ SENTENCES: dict[str, tuple[Path, Callable[[], Iterable[str]]]] = {
     "many machines": (MACHINES, machines_sentences),
     "bf16": (SPEED, lambda: [bf16_sentence()]),
     "speed": (SPEED, speed_sentences),
+    "the factorial": (FINDINGS, factorial_sentences),
     "no evidence": (RESULTS, lambda: [no_evidence_sentence()]),
     "modules": (DIFFERENCES, lambda: [f"MLP_res_55 has {count_modules(MODELS['MLP_res_55']())} modules, not 55."]),
 }
