@@ -230,7 +230,10 @@ def verify(arguments: argparse.Namespace) -> bool:
 
 
 def diagnose(arguments: argparse.Namespace) -> bool:
-    """Say of the named runs' untrained models why they would not learn, and try the cures; nothing is recorded."""
+    """Say of the named runs' models before their first step why they would not learn, and try the cures.
+
+    Nothing is recorded of it, but the run whose weights a fine-tuning begins with is trained first where it is not yet.
+    """
     names, seeds = chosen_names(arguments), parse_seeds(arguments.seeds)
     from coreFunction import build
     from deepnet.diagnosis.diagnosing import diagnose_run

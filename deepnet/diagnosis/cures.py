@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import reduce
 from statistics import median_high
 from typing import Any
 
@@ -30,7 +31,7 @@ class UnfitError(Exception):
 class Trial:
     """What came of a cure. `helped` is None where it could not be tried, and `words` then say why.
 
-    `left_at` is the step at which the loss had left what label frequencies alone give; None where it never did.
+    `left_at` is the step from which on the loss stays below what label frequencies alone give; None where it does not.
     """
 
     name: str
@@ -38,11 +39,7 @@ class Trial:
     losses: tuple[float, ...] = ()
     helped: bool | None = None
     left_at: int | None = None
-
-    @property
-    def stays_below(self) -> bool:
-        """Whether the loss left what label frequencies alone give, and is lower at the end than when it did."""
-        return self.left_at is not None and self.last_loss <= _smoothed(self.losses, self.left_at)
+    failure: str = ""  # what torch said where a step could not be taken
 
     @property
     def last_loss(self) -> float:
@@ -295,20 +292,31 @@ def try_cures(
     """Train a copy of the setup with each cure, on the same batches as `as_it_is`.
 
     A cure has helped where its loss at its end lies below what label frequencies alone give, and clearly below that of
-    the model as it is after as many steps. Its training ends once the loss has fallen by half.
+    the model as it is after as many steps. Its training ends once the loss has fallen by half. A name may
+    join several cures by " + ", which are then made together.
     """
     trials = []
     for name in names:
-        cure = CURES[name]
+        cure = together(name.split(" + "))
         torch.manual_seed(0)  # of what is drawn anew, and of dropout
         try:
             changed = cure.change(setup.copied(), m)
             words = cure.words + _rate_of(changed, m)
             done = _train(name, words, changed, steps, seconds, setup.sample.entropy / 2)
-            trials.append(replace(done, helped=_has_helped(done, as_it_is, setup.sample.entropy)))
+            helped = not done.failure and _has_helped(done, as_it_is, setup.sample.entropy)
+            trials.append(replace(done, helped=helped))
         except (UnfitError, UsageError, RuntimeError, ValueError, TypeError, AttributeError) as error:
             trials.append(Trial(name, f"{cure.words}: {first_line(error) or type(error).__name__}"))
     return trials
+
+
+def together(names: Sequence[str]) -> Cure:
+    """The cures of these names as one, made in this order."""
+
+    def change(setup: Setup, m: Measurements) -> Setup:
+        return reduce(lambda changed, name: CURES[name].change(changed, m), names, setup)
+
+    return Cure(" and ".join(CURES[name].words for name in names), change)
 
 
 def _rate_of(setup: Setup, m: Measurements) -> str:
@@ -318,12 +326,11 @@ def _rate_of(setup: Setup, m: Measurements) -> str:
 
 def _train(name: str, words: str, setup: Setup, steps: int, seconds: float, goal: float) -> Trial:
     losses, _, failure = take_steps(setup, steps, seconds, meter=False, goal=goal)
-    if failure and name != "as it is":
-        raise UnfitError(failure)
     entropy = setup.sample.entropy
     means = (_smoothed(losses, step) for step in range(10, len(losses) + 1))
-    left = next((10 + i for i, mean in enumerate(means) if mean < (1 - CLEARLY) * entropy), None)
-    return Trial(name, words, tuple(losses), None, left)
+    above = [10 + i for i, mean in enumerate(means) if not mean < (1 - CLEARLY) * entropy]
+    left = max(above, default=9) + 1  # for good, and not in a dip that passes
+    return Trial(name, words, tuple(losses), None, left if left <= len(losses) else None, failure)
 
 
 def _smoothed(losses: Sequence[float], end: int) -> float:

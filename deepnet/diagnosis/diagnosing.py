@@ -1,21 +1,24 @@
 """`diagnose`: why a network does not learn."""
 
+import math
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from deepnet.data.sets import load_images
-from deepnet.diagnosis.cures import Trial, train_as_it_is, try_cures
-from deepnet.diagnosis.findings import CAUSE
-from deepnet.diagnosis.measure import measure, scores_of
+from deepnet.diagnosis.cures import Trial, UnfitError, together, train_as_it_is, try_cures
+from deepnet.diagnosis.findings import CAUSE, Finding
+from deepnet.diagnosis.measure import FEWEST_STEPS, Measurements, measure, scores_of
 from deepnet.diagnosis.report import Diagnosis
 from deepnet.diagnosis.rules import judge
 from deepnet.diagnosis.sample import kept_generators, read_sample
 from deepnet.diagnosis.setup import Setup, maker
+from deepnet.records.files import first_line
 from deepnet.seeds import preserved_random, seed_everything
 from deepnet.training.optimizers import make_optimizer
 from deepnet.training.recipe import check_mean, trial_of
@@ -51,8 +54,9 @@ def diagnose(
         loss: from scores (B, classes) and targets (B,) to their mean.
         batch_size: items per step.
         steps: optimizer steps, at least 12; fewer are taken where they would need over six seconds of the processor.
-        cures: how many cures of what is found to try at most, the most likely first (True: five, False: none); each
-            takes about as long as `cure_steps` steps.
+        cures: how many cures of what is found to try at most, the most likely first (True: five, False: none), and
+            once the first cures of all causes together where none of them helped; each takes about as long as
+            `cure_steps` steps.
         cure_steps: steps of each cure; it ends earlier once its loss has fallen by half.
         cure_seconds: a limit for each cure, of processor time.
 
@@ -60,7 +64,8 @@ def diagnose(
         A `Diagnosis`. Print it, or look at its `findings`, `table`, `trials` and `figure()`.
 
     Raises:
-        UsageError: for what is no classifier of these data, and for a value that has no meaning.
+        UsageError: for what is no classifier of these data, for a loss that gives no mean of a batch, and for a value
+            that has no meaning.
 
     Example::
 
@@ -83,31 +88,70 @@ def diagnose(
             raise UsageError(f"{type(model).__name__} cannot be copied, and so cannot be trained without being changed")
         seed_everything(0)  # of dropout
         setup = Setup(trial, read_sample(trial, data), make, loss, batch_size)
-        _check_mean(setup)
+        _check_steps(setup)
         measurements = measure(setup.copied(), steps, MOST_SECONDS)
         findings = judge(measurements)
-        causes = [finding for finding in findings if finding.confidence >= CAUSE]
         trials: list[Trial] = []
-        tries = list(dict.fromkeys(name for finding in causes for name in finding.tries))[:most]
-        if most and (tries or not (measurements.learns or measurements.fitted)):
+        if most and (_tries(findings) or not (measurements.learns or measurements.fitted)):
             as_it_is = train_as_it_is(setup, cure_steps, cure_seconds)
-            findings = judge(measurements, as_it_is.last_loss)
-            if not causes and not as_it_is.stays_below:  # it does not fall later either, and no rule says why
+            findings = judge(measurements, as_it_is.losses)
+            tries = _tries(findings)[:most]
+            if not _causes(findings) and as_it_is.left_at is None:  # nor does it fall later, and no rule says why
                 tries = [*UNKNOWN[:most]]
             trials = [as_it_is, *try_cures(setup, measurements, as_it_is, tries, cure_steps, cure_seconds)]
+            if _causes(findings) and not any(trial.helped for trial in trials):
+                more, joined = _together(setup, measurements, findings)
+                findings = sorted([*findings, *more], key=lambda finding: -finding.confidence)
+                trials += try_cures(setup, measurements, as_it_is, joined, cure_steps, cure_seconds)
     return Diagnosis(measurements, tuple(findings), tuple(trials))
 
 
-def _check_mean(setup: Setup) -> None:
-    """Raise UsageError for a loss that adds the items up. One that cannot be computed is left to the measurement."""
-    with torch.no_grad():
-        outputs = scores_of(setup.copied().model.eval(), setup.sample.inputs[:8])
+def _causes(findings: list[Finding]) -> list[Finding]:
+    return [finding for finding in findings if finding.confidence >= CAUSE]
+
+
+def _tries(findings: list[Finding]) -> list[str]:
+    """The cures of the causes, the most likely first."""
+    return list(dict.fromkeys(name for finding in _causes(findings) for name in finding.tries))
+
+
+def _together(setup: Setup, m: Measurements, findings: list[Finding]) -> tuple[list[Finding], list[str]]:
+    """What is found once the first cure of each cause is made, and the name of these and its own cures together.
+
+    Only steps that failed or gave no finite loss hide causes, so that after others nothing is measured again.
+    """
+    names = list(dict.fromkeys(finding.tries[0] for finding in _causes(findings) if finding.tries))
+    more: list[Finding] = []
+    if names and (m.failure or not math.isfinite(m.last_loss)):
+        cure = together(names)
         try:
-            check_mean(setup.loss, outputs, setup.sample.targets[:8])
-        except UsageError:
-            raise
-        except Exception:  # whatever a loss of a reader's own raises
-            return
+            again = judge(measure(cure.change(setup.copied(), m), FEWEST_STEPS, MOST_SECONDS))
+        except (UnfitError, UsageError):
+            return [], []
+        known = {finding.code for finding in findings}
+        more = [
+            replace(finding, words=f"With {cure.words}: {finding.words}")
+            for finding in _causes(again)
+            if finding.code not in known
+        ]
+        names += [name for name in _tries(more)[:1] if name not in names]
+    return more, [" + ".join(names)] if len(names) > 1 else []
+
+
+def _check_steps(setup: Setup) -> None:
+    """Raise UsageError for a loss with which no step can be taken, whatever the labels are, or that adds items up."""
+    with torch.no_grad():
+        scores = scores_of(setup.copied().model, setup.sample.inputs[: setup.batch_size])
+        targets = torch.arange(len(scores), device=scores.device) % max(1, scores.shape[1])
+        shapes = f"scores {tuple(scores.shape)} and targets {tuple(targets.shape)}"
+        try:
+            value = setup.loss(scores, targets)
+        except Exception as error:  # whatever a reader's own loss raises
+            raise UsageError(f"the loss cannot take {shapes}: {first_line(error)}") from None
+        if not isinstance(value, Tensor) or value.numel() != 1:
+            found = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+            raise UsageError(f"the loss gives {found} for {shapes}; it must give their mean, a tensor of one number")
+        check_mean(setup.loss, scores, targets)
 
 
 def diagnose_run(exp: Experiment, build: Callable[[Experiment], nn.Module], cures: bool = True) -> Diagnosis:

@@ -3,7 +3,7 @@
 import math
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -32,6 +32,7 @@ from experimentTable import UsageError
 
 FEWEST_STEPS = 12  # which tell a layer that moves from one that does not
 METERED = 3  # of so many steps one is measured, which takes as long as the step itself in a model with wide layers
+FITTED = 0.1  # of the loss that label frequencies alone give
 SMOOTHED = 20  # losses whose mean is compared with another's
 AFFINE_ERROR = 1e-3  # of the scores' spread; in float32 an affine map's rounding errors are far smaller
 # Nodes of autograd's graph that keep a function affine where only one of their arguments depends on the inputs.
@@ -56,8 +57,7 @@ class Measurements:
     options: dict[str, float]  # of the optimizer: of each the largest value in any group
     seconds: float
     # the data
-    items: int  # that were read
-    whole: int  # that the data have
+    items: int
     labels: tuple[int, int]  # the lowest and the highest
     classes: int  # that are there
     entropy: float
@@ -69,6 +69,10 @@ class Measurements:
     input_floats: bool
     neighbours: tuple[float, float, float] | None
     # the model
+    is_nll: bool = False
+    available: int = 0  # items that the data set holds, of which `items` were read
+    by_class: bool = False  # most batches of the loader hold one class each
+    label_kind: str = ""  # of labels that are read as whole numbers, and that cross-entropy would not take
     several_outputs: bool = False  # of which the loss is of the first alone, as of a model with auxiliary heads
     last_operation: str = ""  # the node of autograd's graph that gives the outputs
     uses_weights: bool = True  # the outputs depend on the copy's weights, also where no module is called
@@ -84,8 +88,8 @@ class Measurements:
 
     @property
     def chance(self) -> float:
-        """The loss of a model that gives every output the same score; of a single output that of a fair coin."""
-        return math.log(max(2, self.outputs))
+        """The loss of a model that gives every output the same score."""
+        return math.log(max(1, self.outputs))
 
     @property
     def first_loss(self) -> float:
@@ -98,32 +102,26 @@ class Measurements:
         return mean_loss(self.losses[-5:])
 
     @property
-    def fitted(self) -> bool:
-        """Whether the loss is near zero from the beginning: there is hardly anything left to learn."""
-        return 0 <= self.first_loss < 0.1 * self.entropy and self.last_loss < 0.1 * self.entropy
-
-    @property
     def learns(self) -> bool:
         """Whether the loss has fallen by a twentieth, from its beginning and from what label frequencies alone give."""
         return self.last_loss < 0.95 * min(self.first_loss, max(self.entropy, 1e-9))
+
+    @property
+    def fitted(self) -> bool:
+        """Whether the loss lies far below what label frequencies alone give from the first step to the last."""
+        likelihood = self.is_cross_entropy or self.is_nll
+        return likelihood and bool(self.losses) and max(self.losses) < FITTED * self.entropy
+
+    def learns_well(self, later: Sequence[float] = ()) -> bool:
+        """Whether the loss has halved, from its beginning too, in these steps or in the `later` ones of a trial."""
+        low = 0.5 * min(self.first_loss, self.entropy)
+        return min(self.last_loss, mean_loss(later[-SMOOTHED:])) < low
 
 
 def mean_loss(losses: Sequence[float]) -> float:
     """The mean of losses; infinite where there are none or one is not finite."""
     mean = sum(losses) / len(losses) if losses else math.inf
     return mean if math.isfinite(mean) else math.inf
-
-
-def _scores(given: Any) -> Any:
-    """Of outputs by name the scores; anything else as it is. Raises UsageError where no name says which they are."""
-    if not isinstance(given, Mapping) or sum(isinstance(part, Tensor) for part in given.values()) < 2:
-        return given
-    if named := [name for name in ("logits", "scores", "out") if name in given]:
-        return given[named[0]]
-    raise UsageError(
-        f"the model gives {', '.join(map(str, given))}, and none of them is called logits; wrap it in a module that "
-        "returns the scores"
-    )
 
 
 def scores_of(model: nn.Module, inputs: Tensor) -> Tensor:
@@ -133,11 +131,23 @@ def scores_of(model: nn.Module, inputs: Tensor) -> Tensor:
     except Exception as error:  # whatever a reader's own model raises
         what = f"a batch of shape {tuple(inputs.shape)} and type {inputs.dtype}"
         raise UsageError(f"the model cannot take {what} from the data: {first_line(error)}") from None
-    outputs = first_tensor(_scores(given))
+    outputs = first_tensor(_scores_in(given))
     if outputs is None or outputs.ndim != 2 or len(outputs) != len(inputs):
         found = type(given).__name__ if outputs is None else str(tuple(outputs.shape))
         raise UsageError(f"the model gives {found} for {len(inputs)} items; it must give scores (N, classes)")
     return outputs
+
+
+def _scores_in(given: Any) -> Any:
+    """What of a model's outputs holds the scores: in a dict its logits or scores, or the only tensor."""
+    if not isinstance(given, dict):
+        return given
+    named = [given[key] for key in ("logits", "scores") if key in given]
+    tensors = named or [value for value in given.values() if isinstance(value, Tensor)]
+    if len(tensors) != 1:
+        keys = ", ".join(map(repr, given))
+        raise UsageError(f'the model gives a dict with the keys {keys}; name the scores "logits", or give them alone')
+    return tensors[0]
 
 
 def take_steps(
@@ -232,7 +242,7 @@ def measure(setup: Setup, steps: int, seconds: float) -> Measurements:
         )
     return Measurements(
         layers=tuple(layers), losses=tuple(losses), is_cross_entropy=setup.is_cross_entropy,
-        optimizer=type(optimizer).__name__, options=_options(optimizer), bad_weights=bad_weights,
+        optimizer=type(optimizer).__name__, options=_options(optimizer), bad_weights=bad_weights, is_nll=setup.is_nll,
         not_optimised=tuple(missed), failure=failure, seconds=time.monotonic() - begin, **facts,
     )  # fmt: skip
 
@@ -255,10 +265,12 @@ def _facts(setup: Setup) -> dict[str, Any]:
     still = [(n, m) for n, m in norms if not m.training and any(p.requires_grad for p in m.parameters())]
     return {
         "items": len(sample.targets),
-        "whole": sample.whole,
         "labels": (int(counted.min()), int(counted.max())) if len(counted) else (0, 0),
         "classes": len(sample.targets.unique()),
         "entropy": sample.entropy,
+        "available": sample.available,
+        "by_class": sample.by_class,
+        "label_kind": sample.label_kind,
         "bad_items": float(sample.bad_items.float().mean()),
         "input_rms": rms(finite),
         "input_mean": float(finite.mean()) if len(finite) else math.nan,

@@ -32,9 +32,10 @@ class Diagnosis:
 
     @property
     def healthy(self) -> bool:
-        """Whether no cause was found and the loss falls, in the first steps or later, or is near 0 from the start."""
-        m = self.measurements
-        return bool(m.losses) and not self.causes and (m.learns or m.fitted or self._falls_later or not self.trials)
+        """Whether no cause was found, and the loss falls, in the first steps or in those that followed."""
+        taken = bool(self.measurements.losses)
+        falls = self.measurements.learns or self.measurements.fitted or self._falls_later
+        return taken and not self.causes and (falls or not self.trials)
 
     @property
     def causes(self) -> tuple[Finding, ...]:
@@ -43,7 +44,7 @@ class Diagnosis:
 
     @property
     def _falls_later(self) -> bool:
-        return bool(self.trials) and self.trials[0].stays_below
+        return bool(self.trials) and self.trials[0].left_at is not None
 
     @property
     def text(self) -> str:
@@ -75,15 +76,15 @@ class Diagnosis:
         rate = f" with a learning rate of {power(m.options['lr'])}" if "lr" in m.options else ""
         moved = (
             f"In {counted(len(m.losses), 'step')} of {m.optimizer}{rate} "
-            f"the loss went from {m.first_loss:.3f} to {m.last_loss:.3f}; a guess has ln({max(2, m.outputs)}) = "
-            f"{m.chance:.3f}."
+            f"the loss went from {m.first_loss:.3f} to {m.last_loss:.3f}"
+            + (f"; a guess has ln({m.outputs}) = {m.chance:.3f}." if m.is_cross_entropy else ".")
         )
-        if m.items < m.whole:
-            moved += f" Of the {m.whole:,} items {m.items:,} were read."
+        if m.items < m.available:
+            moved += f" Of {m.available:,} items {m.items:,} were read."
         if self.causes:
             return f"{counted(len(self.causes), 'likely cause')} found. {moved}"
         if m.fitted:
-            return f"Nothing wrong was found: the model already fits these items. {moved}"
+            return f"Nothing wrong was found: the model is fitted to these data already. {moved}"
         if m.learns or not self.trials:
             return f"Nothing wrong was found. {moved}"
         if self._falls_later:
@@ -141,7 +142,9 @@ def _outcome(trial: Trial, m: Measurements) -> str:
     if trial.name == "as it is":
         return f"as it is: loss {_loss(trial)}" + (f", {trial.left_at} steps until it falls" if trial.left_at else "")
     if trial.helped is None:
-        return f"{trial.words} (could not be tried)"
+        return f"{trial.words} (not tried)"
+    if trial.failure:
+        return f"{trial.words}: did not help, step {len(trial.losses) + 1} fails ({trial.failure.rstrip('.')})"
     verdict = "helped" if trial.helped else "did not help"
     steps = f" after {counted(len(trial.losses), 'step')}"
     return f"{trial.words}: {verdict}, loss {_loss(trial)}{steps}"

@@ -3,7 +3,7 @@
 Thresholds stand beside the rules, with their reasons.
 """
 
-import math
+from collections.abc import Sequence
 from dataclasses import replace
 
 # Each of these adds its rules to RULES.
@@ -14,8 +14,10 @@ from deepnet.diagnosis.measure import Measurements
 # These are remarks where the loss falls all the same.
 EXCUSED = {
     "vanishing", "saturating-activation", "exploding", "learning-rate-low", "learning-rate-high", "dead-units",
-    "labels-unrelated", "dropout", "input-range", "eps", "weight-decay", "frozen",
+    "labels-unrelated", "dropout", "input-range", "eps", "weight-decay",
 }  # fmt: skip
+# And these where it falls well: a body may be frozen on purpose, and a model be meant to be linear.
+EXCUSED_WELL = {"frozen", "no-nonlinearity"}
 # A cause on the left brings about the findings on the right, which are then remarks.
 BRINGS = {
     "nan-data": {"not-finite", "learning-rate-high", "labels-unrelated", "exploding"},
@@ -40,16 +42,15 @@ BRINGS = {
 }
 
 
-def judge(m: Measurements, last_loss: float = math.inf) -> list[Finding]:
+def judge(m: Measurements, later: Sequence[float] = ()) -> list[Finding]:
     """All findings, most likely first; one that another explains, or that did no harm, has half its confidence.
 
-    `last_loss` is that of the model as it is after more steps, where these were taken.
+    `later` are the losses of a longer training of the same model.
     """
     found = [finding for rule in RULES if (finding := rule(m))]
-    harmless = EXCUSED if m.learns or m.fitted else set()
-    if min(m.last_loss, last_loss) < m.entropy / 2:  # a linear model that learns so well was meant
-        harmless = harmless | {"no-nonlinearity"}
-    harmful = {finding.code for finding in found if finding.code not in harmless}
+    well = m.fitted or m.learns_well(later)
+    excused = (EXCUSED if well or m.learns else set()) | (EXCUSED_WELL if well else set())
+    harmful = {finding.code for finding in found} - excused
     explained = {code for cause in harmful for code in BRINGS.get(cause, ())}
     weighed = [f if f.code in harmful - explained else replace(f, confidence=round(f.confidence / 2, 3)) for f in found]
     return sorted(weighed, key=lambda finding: -finding.confidence)

@@ -21,8 +21,7 @@ def bad_data(m: Measurements) -> Finding | None:
 @rule
 def label_range(m: Measurements) -> Finding | None:
     low, high = m.labels
-    single = m.outputs == 1 and not m.is_cross_entropy  # whose sign says which of two classes it is
-    if low >= 0 and high < m.outputs + single:
+    if (low >= 0 and high < m.outputs) or not (m.is_cross_entropy or m.failure):  # another loss may take such labels
         return None
     words = f"The labels run from {low} to {high}, and the model's {m.outputs} outputs stand for 0 to {m.outputs - 1}."
     if high - low < m.outputs:
@@ -37,6 +36,22 @@ def one_class(m: Measurements) -> Finding | None:
         return None
     words = f"All {m.items} items that were read have the label {m.labels[0]}, so there is nothing to tell apart."
     return Finding("one-class", "", words, "Shuffle the data, or check how labels are read.", 0.97)
+
+
+@rule
+def sorted_labels(m: Measurements) -> Finding | None:
+    if not m.by_class:
+        return None
+    words = "Most batches of the loader hold items of one class only: the items are sorted, and are not shuffled."
+    return Finding("sorted-labels", "", words, "Give the loader shuffle=True.", 0.9)
+
+
+@rule
+def label_kind(m: Measurements) -> Finding | None:
+    if not m.label_kind or not m.is_cross_entropy:
+        return None
+    words = f"Each label is {m.label_kind}; it was read as a whole number, but cross_entropy takes int64 labels (N,)."
+    return Finding("label-kind", "", words, "Convert the labels by .long() and .flatten().", 0.4)
 
 
 @rule

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 
-from deepnet.diagnosis.findings import Finding, listed, percent, power, rule
+from deepnet.diagnosis.findings import Finding, listed, percent, rule
 from deepnet.diagnosis.layers import Layer
 from deepnet.diagnosis.measure import Measurements
 
@@ -32,25 +32,6 @@ def not_finite(m: Measurements) -> Finding | None:
     words = f"The loss of the untrained model is not finite: the first NaN or infinity is {where}."
     cure = "Look for a division by zero, a logarithm of zero or an overflow there."
     return Finding("not-finite", bad.name if bad else "", words, cure, 0.9, ("he", "norm"))
-
-
-@rule
-def no_step(m: Measurements) -> Finding | None:
-    if m.losses or not m.failure:
-        return None
-    words = f"No step could be taken: {m.failure.rstrip('.')}."
-    return Finding(
-        "no-step", "", words, "Check that the loss takes these scores and labels, and gives one number.", 0.9
-    )
-
-
-@rule
-def negative_loss(m: Measurements) -> Finding | None:
-    if not any(loss < 0 for loss in m.losses):
-        return None
-    words = f"The loss falls below 0, to {power(min(m.losses))}, which that of class probabilities cannot."
-    cure = "Take cross_entropy of the scores; nll_loss needs log-probabilities, as log_softmax gives them."
-    return Finding("negative-loss", "", words, cure, 0.95)
 
 
 @rule

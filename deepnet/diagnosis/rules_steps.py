@@ -23,18 +23,35 @@ RECTIFYING = {"Relu", "LeakyRelu", "Gelu", "Silu", "Elu", "Hardswish", "Hardtanh
 
 
 @rule
+def no_step(m: Measurements) -> Finding | None:
+    if not m.failure:
+        return None
+    words = f"Step {len(m.losses) + 1} cannot be taken: {m.failure.rstrip('.')}."
+    return Finding("no-step", "", words, "Look at what the loss is given in that step.", 0.8)
+
+
+@rule
+def negative_loss(m: Measurements) -> Finding | None:
+    if m.is_cross_entropy or not m.losses or min(m.losses) >= 0:
+        return None
+    words = f"The loss is below 0, at {power(min(m.losses))}: nll_loss needs log-probabilities, which are 0 or less."
+    cure = "End the model in log_softmax, or take cross_entropy, which makes it itself."
+    return Finding("negative-loss", "", words, cure, 0.95 if m.is_nll else 0.3)  # a loss of one's own may go below 0
+
+
+@rule
 def exploding(m: Measurements) -> Finding | None:
     ran = [layer for layer in m.layers if layer.ran and not math.isnan(layer.before.rms)]
     scale = max(m.input_rms, 1.0) if m.input_floats else 1.0
     large = [layer for layer in ran if not layer.before.rms < LARGE_SIGNAL * scale]
-    if not ran or not m.losses or (not large and not m.losses[0] > LARGE_LOSS * m.chance):
+    if not ran or not m.losses or not (large or (m.is_cross_entropy and m.losses[0] > LARGE_LOSS * m.chance)):
         return None
     worst = large[0] if large else max(ran, key=lambda layer: layer.gain)
     top = max(layer.before.rms for layer in ran)
     words = (
         f"The signal is too large: its root mean square is {power(m.input_rms)} at the input and up to {power(top)} in "
-        f"the layers, and the untrained model's loss is {power(m.losses[0])}, where ln({m.outputs}) = {m.chance:.2f} "
-        "is expected."
+        f"the layers, and the untrained model's loss is {power(m.losses[0])}"
+        + (f", where ln({m.outputs}) = {m.chance:.2f} is expected." if m.is_cross_entropy else ".")
     )
     if median_high(layer.gain for layer in ran) > LARGE_GAIN:
         cure = "Draw the weights by He's rule, or normalise each layer."

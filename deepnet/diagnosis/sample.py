@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from deepnet.data.datasets import LoaderDataset, UserDataset, as_source, epoch_batches
+from deepnet.data.datasets import InMemoryDataset, LoaderDataset, UserDataset, as_source, epoch_batches
 from deepnet.data.labels import LabelMap
 from deepnet.training.precision import cast
 from deepnet.training.ready import as_the_model_takes, device_of, materialise, own_precision
@@ -23,6 +23,7 @@ MOST_ITEMS = 1024  # 32 batches of 32: each of the first steps sees new items
 MOST_BYTES = 2**28
 READ_AT_ONCE = 64
 MOST_PARTS = 100  # a longer list holds items, and no generators
+BY_CHANCE = 0.01  # how likely a batch of shuffled items may hold one class for its order to be called into question
 ITEMS_PER_CLASS = 5  # with fewer, nearest neighbours say nothing of the labels
 
 
@@ -37,7 +38,9 @@ class Sample:
     inputs: Tensor
     targets: Tensor
     neighbours: tuple[float, float, float] | None = None
-    whole: int = 0  # items that the data have, of which these were read
+    available: int = 0  # items that the data set holds
+    by_class: bool = False  # most batches of a loader hold one class each
+    label_kind: str = ""  # of labels that are read as whole numbers, and that cross-entropy would not take
 
     def batches(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Batches without end: one pass over all items after the other, in an order that is always the same."""
@@ -91,13 +94,45 @@ def read_sample(model: nn.Module, data: Any) -> Sample:
             if read >= count:
                 break
     else:
-        order = torch.randperm(len(source), generator=torch.Generator().manual_seed(0))[:count]
+        order = torch.randperm(len(source), generator=torch.Generator().manual_seed(0))
+        order = torch.cat([_telling(source, order[:count]), order])[:count]
         batches = [source.batch(indices) for indices in order.split(READ_AT_ONCE)]
     inputs, targets = (torch.cat(list(parts))[:count] for parts in zip(*islice(batches, count), strict=True))
     if len(targets) < 2:
         raise UsageError(f"the data give {len(targets)} item; a diagnosis needs at least two, better a few hundred")
     inputs, targets = cast(inputs, own_precision(model)).to(device_of(model)), targets.to(device_of(model))
-    return Sample(inputs, targets, _neighbours(inputs, targets), len(source))
+    by_class = isinstance(source, LoaderDataset) and _one_class_each([labels for _, labels in batches])
+    return Sample(inputs, targets, _neighbours(inputs, targets), len(source), by_class, _label_kind(source))
+
+
+def _label_kind(source: Any) -> str:
+    """What the first label is, where cross-entropy would not take it: a float, or a tensor of several dimensions."""
+    if not isinstance(source, UserDataset):
+        return ""
+    label = source.first_batch()[1][0] if isinstance(source, LoaderDataset) else source.dataset[0][1]
+    if isinstance(label, Tensor) and (label.ndim or label.is_floating_point()):
+        return f"of shape {tuple(label.shape)} and type {str(label.dtype).removeprefix('torch.')}"
+    return "a float" if isinstance(label, float) else ""
+
+
+def _telling(source: Any, read: Tensor) -> Tensor:
+    """Of tensors in memory the items beside those that are read that hold a gap or a label out of their range."""
+    if not isinstance(source, InMemoryDataset):
+        return read[:0]
+    labels, inputs = source.labels.cpu(), source.inputs
+    seen = labels[read]
+    found = [labels.argmin()] * bool(labels.min() < seen.min()) + [labels.argmax()] * bool(labels.max() > seen.max())
+    if inputs.is_floating_point():
+        bad = ~torch.isfinite(inputs.flatten(1).sum(1, dtype=torch.float32)).cpu()
+        found += [] if bad[read].any() else [*bad.nonzero()[:1, 0]]
+    return torch.stack(found).unique() if found else read[:0]
+
+
+def _one_class_each(batches: list[Tensor]) -> bool:
+    """Whether most batches hold one class each, which batches of shuffled items would hardly do."""
+    shares = torch.cat(batches).unique(return_counts=True)[1] / sum(map(len, batches))
+    single = [len(labels.unique()) == 1 for labels in batches]
+    return 2 * sum(single) > len(single) and float(shares.max()) ** len(batches[0]) < BY_CHANCE
 
 
 @contextmanager

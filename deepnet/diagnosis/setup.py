@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, nll_loss
 from torch.optim import Optimizer
 
 from deepnet.diagnosis.sample import Sample
@@ -57,6 +57,11 @@ class Setup:
     def is_cross_entropy(self) -> bool:
         """Whether the loss is torch's cross-entropy, of which it is known what it expects."""
         return self.loss is cross_entropy or isinstance(self.loss, nn.CrossEntropyLoss)
+
+    @property
+    def is_nll(self) -> bool:
+        """Whether the loss is torch's negative log-likelihood, which takes log-probabilities."""
+        return self.loss is nll_loss or isinstance(self.loss, nn.NLLLoss)
 
 
 def relative_rates(optimizer: Optimizer) -> list[float]:

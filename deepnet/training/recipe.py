@@ -155,9 +155,9 @@ def rehearse(
             gradients = GradientNorms(model) if record_gradients else None
             train_epoch(model, batches, optimizer, recipe.precision, gradients, loss=recipe.loss, fast=recipe.fast)
             model.load_state_dict(copy.deepcopy(model.state_dict()))  # as best weights are restored, and a checkpoint
-            images, targets = (part.to(device()) for part in batches[0])
             with torch.no_grad():
-                check_mean(recipe.loss, model.eval()(cast(images, recipe.precision)), targets)
+                seen, targets = (part.to(device()) for part in batches[0])
+                check_mean(recipe.loss, model.eval()(cast(seen, recipe.precision)), targets)
             measured, _ = evaluate(model, evaluated, recipe.precision, loss=recipe.loss, fast=recipe.fast)
             if recipe.schedule:
                 _rehearse_schedule(recipe, schedule, exp, len(train), measured["loss"])

@@ -129,7 +129,15 @@ def test_the_page_lists_every_code():
 
     cells = [line.split("|")[1] for line in GUIDE.read_text().splitlines() if line.startswith("| `")]
     listed = {code.strip(" `") for cell in cells for code in cell.split(",")}
-    assert listed == {code for code, _ in NETS} | {"not-finite", "unused", "not-optimised"}
+    assert listed == {code for code, _ in NETS} | {
+        "not-finite",
+        "unused",
+        "not-optimised",
+        "no-step",
+        "negative-loss",
+        "sorted-labels",
+        "label-kind",
+    }
     assert len(listed) == len(RULES)
 
 
