@@ -140,7 +140,7 @@ def _one_by_one(axes: Iterable[Axes], xy: np.ndarray, groups: np.ndarray, names:
 def superclasses(records: Groups) -> Sheet:
     """2.5: CIFAR-100's 20 superclasses, each on top of all others in grey."""
     points, skill = _embedding(records, "cifar100")
-    figure, axes = sheet(4, 5, height=6.0)
+    figure, axes = sheet(4, 5, height=5.4)
     _one_by_one(axes, points["xy"], points["coarse"], sample_images("cifar100").coarse_classes)
     figure.supxlabel(
         f"in colour the superclass, in grey a twentieth of all images; {skill} (0: chance)", fontsize=SMALL
