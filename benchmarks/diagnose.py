@@ -44,8 +44,8 @@ PARTS = {"main": "Set while the rules were written", "held": "Held out", "librar
 NOTES = {
     "held": "They were first run when rules and thresholds stood, but for the three changes that are told of below.",
     "library": (
-        "At first EfficientNet was called ill, since `exploding` began at twice ln(classes) and not at three times, "
-        "and so were GoogLeNet, since `detached` did not know of auxiliary heads, and SqueezeNet, since `dropout` "
+        "Earlier rules called EfficientNet ill, since `exploding` began at twice ln(classes), and then at three times, "
+        "and GoogLeNet, since `detached` did not know of auxiliary heads, and SqueezeNet, since `dropout` "
         "compared noise with the variance across items and not with the mean square."
     ),
 }

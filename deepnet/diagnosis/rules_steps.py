@@ -13,7 +13,7 @@ from deepnet.diagnosis.rules_model import SQUASHING
 LOW_UPDATE, GOOD_UPDATE = 3e-5, 1e-3
 HIGH_UPDATE = 0.03  # the weights are replaced within 30 steps
 APART = 100  # between the fastest layer and the slowest, from which a layer is called left behind
-LARGE_LOSS = 3.0  # times ln(classes): of libraries' models, EfficientNet begins highest, at 2.5 times
+LARGE_LOSS = 4.0  # times ln(classes): of libraries' models, EfficientNet begins highest, at up to 3.2 times
 LARGE_SIGNAL = 100  # a layer's RMS over the input's; a good initialization keeps it within a factor of 10
 LARGE_GAIN = 4.0  # variance of the weights times fan-in: twice that of He's rule
 DEAD = 0.9  # share of a layer's units; in a deep plain network half may be dead and it learns all the same
