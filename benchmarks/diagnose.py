@@ -128,7 +128,7 @@ def library_outcome(name: str) -> dict[str, Any]:
         model = torchvision.models.get_model(builder, num_classes=10, **options)
     images = load_images("cifar10", "train", "sample", 64 if builder == "googlenet" else 32)
     begin = time.process_time()
-    found = diagnose(model.train(), images, lr=1e-3, cures=False)
+    found = diagnose(model.train(), images, cures=False)
     return {
         "name": name, "part": "library", "causes": [], "found": [finding.code for finding in found.causes],
         "seconds": round(time.process_time() - begin, 1), "healthy": found.healthy,
