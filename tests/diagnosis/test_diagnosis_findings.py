@@ -302,7 +302,9 @@ def compiled_in_place():
 
 
 @pytest.mark.parametrize(
-    "model", [Functional, normalised, lazy, lambda: torch.compile(mlp()), compiled_in_place], ids=str
+    "model",
+    [Functional, normalised, lazy, lambda: torch.compile(mlp()), compiled_in_place],
+    ids=["functional", "normalised", "lazy", "compiled", "compiled in place"],
 )
 def test_models_of_any_structure_are_taken(model):
     torch.manual_seed(0)
