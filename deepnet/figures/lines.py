@@ -126,7 +126,7 @@ def _set_limits(ax: Axes, metric: str, limits: tuple[float, float] | None) -> No
         ax.set_ylim(limits)
         if metric.endswith("accuracy") and limits[0] > 0 and limits[1] > 0.95:
             logit(ax)
-            ax.set_ylabel(f"{ax.get_ylabel()} (logit scale)")
+            ax.set_ylabel(f"{ax.get_ylabel()}\n(logit scale)")
     elif metric.endswith("accuracy") and low <= high:
         bottom = np.clip((low + high - LEAST_SPAN) / 2, 0, 1 - LEAST_SPAN)
         ax.update_datalim([(ax.dataLim.x0, end) for end in (bottom, bottom + LEAST_SPAN)])
