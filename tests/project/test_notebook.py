@@ -6,6 +6,8 @@ import json
 import os
 import re
 import shutil
+import subprocess
+import sys
 
 import nbformat
 import pytest
@@ -168,7 +170,23 @@ def test_the_committed_notebook_shows_no_failure_and_is_small():
     assert all(cell.outputs for cell in notebook.cells if cell.cell_type == "code" and "parameters" not in tags(cell))
 
 
+def test_every_picture_is_described_for_a_reader_who_does_not_see_it():
+    notebook = committed()
+    pictures = [
+        out for kind in ("display_data", "execute_result") for out in outputs(notebook, kind) if "image/png" in out.data
+    ]
+    assert len(pictures) > len(FIGURES) / 2
+    assert all(len(out.metadata["image/png"]["alt"]) > 20 for out in pictures)
+
+
 # ---------------------------------------------------------------- the page
+
+
+def test_an_unknown_profile_is_refused_in_one_line():
+    made = subprocess.run(
+        [sys.executable, "-m", "deepnet.figures.page", "papr"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert made.returncode and made.stderr.startswith("unknown profile 'papr'") and made.stderr.count("\n") == 1
 
 
 def test_the_page_needs_no_network():
