@@ -49,7 +49,8 @@ NOTES = {
     "library": (
         "Earlier rules called EfficientNet ill, since `exploding` began at twice ln(classes) and then at three times, "
         "and `dropout` at noise of four times the mean square; GoogLeNet, since `detached` did not know of auxiliary "
-        "heads; and SqueezeNet, since `dropout` compared noise with the variance across items and not with the mean square."
+        "heads; and SqueezeNet, since `dropout` compared noise with the variance across items and not with the mean "
+        "square."
     ),
 }
 
