@@ -139,7 +139,8 @@ def test_figures_of_a_read_only_clone(tmp_path, monkeypatch, capsys):
     shown = []
     monkeypatch.setattr(IPython.display, "display", shown.append)
     registry.show("3.1", "cpu")
-    assert len(shown) == 1 and shown[0].axes
+    figure, _reading = shown
+    assert figure.axes
     assert (
         capsys.readouterr().out
         == f"figures are not saved, since {registry.FOLDER / 'cpu'} cannot be written to (Not a directory)\n"
