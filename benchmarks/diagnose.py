@@ -125,7 +125,7 @@ def library_outcome(name: str) -> dict[str, Any]:
     if library == "timm":
         import timm
 
-        sized = {"img_size": 32} if "vit" in builder else {}
+        sized: dict[str, Any] = {"img_size": 32} if "vit" in builder else {}
         model = timm.create_model(builder, num_classes=10, **sized)
     else:
         options = {"init_weights": True} if builder == "googlenet" else {}

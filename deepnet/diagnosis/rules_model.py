@@ -8,9 +8,8 @@ from deepnet.diagnosis.layers import Layer
 from deepnet.diagnosis.measure import Measurements
 
 STRONG_DROPOUT = 0.8  # the noise variance p / (1 - p) is then four times the signal's
-MUCH_NOISE = (
-    8.0  # variance between two passes over mean square; an untrained EfficientNet has up to 6, dropout of 0.95 19
-)
+# Variance between two passes over mean square: an untrained EfficientNet has up to 6, a dropout of 0.95 has 19.
+MUCH_NOISE = 8.0
 SQUASHING = {"Sigmoid", "Tanh"}
 
 

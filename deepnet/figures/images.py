@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from deepnet.data.sets import ImageSet
 
 # Petroff (2021), arXiv:2107.02270
-DIGITS = np.array([
+DIGIT_COLOURS = np.array([
     "#3f90da", "#ffa90e", "#bd1f01", "#94a4a2", "#832db6", "#a96b59", "#e76300", "#b9ac70", "#717581", "#92dadd",
 ])  # fmt: skip
 SHOWN = {"mnist": (0, 6), "cifar10": (355, 339), "cifar100": (338, 4)}  # which training images figures 2.3, 2.4 show
@@ -118,8 +118,8 @@ def tsne(records: Groups) -> Sheet:
 def _digits(ax: Axes, xy: np.ndarray, labels: np.ndarray) -> None:
     """An embedding's points (N, 2) in their class's colour, with the digit at the class's median."""
     x, y = xy.astype(float).T
-    ax.scatter(x, y, s=float(np.clip(12_000 / len(xy), 2, 9)), c=DIGITS[labels], linewidths=0, rasterized=True)
-    for digit, colour in enumerate(DIGITS):
+    ax.scatter(x, y, s=float(np.clip(12_000 / len(xy), 2, 9)), c=DIGIT_COLOURS[labels], linewidths=0, rasterized=True)
+    for digit, colour in enumerate(DIGIT_COLOURS):
         own, box = labels == digit, {"facecolor": "white", "edgecolor": colour, "pad": 2}
         place = float(np.median(x[own])), float(np.median(y[own]))
         ax.text(*place, str(digit), fontsize=TEXT, bbox=box, in_layout=False)  # the layout of axes fails on it

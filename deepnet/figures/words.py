@@ -30,7 +30,6 @@ from experimentTable import (
     is_supported,
 )
 
-SPREAD = "Mean ± standard deviation over the"
 Runs = Mapping[str, Sequence[Record]]  # name -> its finished records of all seeds
 Row = dict[str, str]  # column -> cell
 
@@ -58,6 +57,13 @@ def _spread(values: Sequence[float], digits: int = 3) -> str:
     """The mean and, of several values, their standard deviation: "0.912 ± 0.008"."""
     deviation = f" ± {np.std(values, ddof=1):.{digits}f}" if len(values) > 1 else ""
     return f"{np.mean(values):.{digits}f}{deviation}"
+
+
+def _with_spread(caption: str, rows: Sequence[Row]) -> str:
+    """The caption, which says what "±" is where it stands in a row."""
+    if not any("±" in cell for row in rows for cell in row.values()):
+        return caption
+    return f"{caption} Mean ± standard deviation over the {'seeds' if 'seeds' in rows[0] else 'blocks'}."
 
 
 def _number(value: object) -> str:
@@ -122,8 +128,7 @@ def results_table(*what: str, profile: str | None = None, most: int = 8) -> Tabl
     rows = [row for name, records in runs.items() for row in _rows(name, records)]
     if len({tuple(row) for row in rows}) > 1:
         raise UsageError(f"{', '.join(runs)} are of several kinds; make a table of each")
-    if any("±" in cell for row in rows for cell in row.values()):
-        caption += f" {SPREAD} {'seeds' if 'seeds' in rows[0] else 'blocks'}."
+    caption = _with_spread(caption, rows)
     if len(rows) > most:
         best = sorted(rows, key=lambda row: row["accuracy"], reverse=True)[:most]
         caption += f" The {most} most accurate of {len(rows)} runs."
@@ -158,9 +163,7 @@ def gradients_table(*what: str, profile: str | None = None) -> Table:
             rms = (_spread([row["gradient_log10_rms"][0] for row in end], 1) for end in ends)
             norm = (_spread([row["gradient_norm"] for row in end], 2) for end in ends)
             rows.append({"run": name, "seeds": _seeds(records), **dict(zip(columns, (*rms, *norm), strict=True))})
-    return table(
-        rows, f"{caption} {SPREAD} seeds." if any("±" in cell for row in rows for cell in row.values()) else caption
-    )
+    return table(rows, _with_spread(caption, rows))
 
 
 def search_table(config: Mapping = REPORT_SWEEP, name: str = "search", profile: str | None = None) -> Table:

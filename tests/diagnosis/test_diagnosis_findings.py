@@ -106,6 +106,10 @@ NETS = {  # code, layer -> model, data, options
     ("vanishing", "1"): (lambda: stack(64, *[32] * 30, 10), GOOD, {}),
 }  # fmt: skip
 
+CODES = {code for code, _ in NETS} | {  # and those that a test of its own brings about
+    "unused", "not-finite", "not-optimised", "no-step", "negative-loss", "sorted-labels", "label-kind",
+}  # fmt: skip
+
 
 @pytest.mark.parametrize("expected", NETS, ids=lambda key: f"{key[0]}-{key[1] or 'whole'}")
 def test_the_cause_is_named_first_in_its_layer(expected):
@@ -118,16 +122,7 @@ def test_the_cause_is_named_first_in_its_layer(expected):
 
 
 def test_every_rule_has_a_network_here():
-    remarks = {
-        "unused",
-        "not_finite",
-        "not_optimised",
-        "no_step",
-        "negative_loss",
-        "sorted_labels",
-        "label_kind",
-    }  # which the tests below bring about
-    named = {code.replace("-", "_") for code, _ in NETS} | remarks
+    named = {code.replace("-", "_") for code in CODES}
     names = {"bad_data": "nan_data", "bad_weights": "nan_weights", "large_eps": "eps"}
     assert {names.get(rule.__name__, rule.__name__) for rule in RULES} == named
 
