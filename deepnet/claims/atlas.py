@@ -1,6 +1,5 @@
 """How the questions of the degradation atlas (q8 to q11) are judged; what they say stands in rules.md."""
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import cache, partial
 from itertools import product
@@ -58,27 +57,37 @@ def half_depth(depths: tuple[int, ...], left: tuple[int, ...], seeds: int) -> fl
     return float(np.mean(depths) - np.std(depths) * fit.intercept_[0] / fit.coef_[0, 0])
 
 
-def half_depths(left: np.ndarray) -> np.ndarray:
-    """`half_depth` at each eps. left: bool (seeds, depths, eps), whether each run leaves the plateau."""
-    return np.array([half_depth(EPS_DEPTHS, tuple(map(int, column)), len(left)) for column in left.sum(axis=0).T])
+def half_depths(left: np.ndarray, seeds: int) -> np.ndarray:
+    """`half_depth` at each eps. left: int (..., depths, eps), how many of the `seeds` runs leave the plateau."""
+    from threadpoolctl import threadpool_limits
+
+    by_eps = left.swapaxes(-1, -2)
+    outcomes, which = np.unique(by_eps.reshape(-1, len(EPS_DEPTHS)), axis=0, return_inverse=True)
+    with threadpool_limits(1):  # fits as small as these take ten times as long with two threads where cores are busy
+        found = np.array([half_depth(EPS_DEPTHS, tuple(outcome), seeds) for outcome in outcomes.tolist()])
+    return found[which].reshape(by_eps.shape[:-1])
 
 
-def depth_slope(left: np.ndarray) -> float:
-    """The least-squares slope of `half_depths` on -log10 eps, in layers per decade; NaN where under two are known."""
-    depths = half_depths(left)
+def depth_slopes(depths: np.ndarray) -> np.ndarray:
+    """Least-squares slopes on -log10 eps of the `half_depths` (..., eps), in layers per decade of eps.
+
+    NaN where the depths at fewer than two eps are known.
+    """
     known = np.isfinite(depths)
-    return float(np.polyfit(-np.log10(EPS)[known], depths[known], 1)[0]) if known.sum() > 1 else float("nan")
+    decades = np.broadcast_to(-np.log10(EPS), depths.shape)
+    with np.errstate(invalid="ignore", divide="ignore"):  # 0 / 0 where fewer than two are known
+        centred = decades - (decades.sum(axis=-1, where=known) / known.sum(axis=-1))[..., None]
+        return (centred * depths).sum(axis=-1, where=known) / (centred**2).sum(axis=-1, where=known)
 
 
 def bootstrap_interval(left: np.ndarray, level: float) -> Interval:
-    """Percentile interval of `depth_slope` over resampled seeds; resamples without a slope are left out.
+    """Percentile interval of the slope over resampled seeds; resamples without a slope are left out.
 
-    A slope depends only on how often each seed is drawn, so that each such multiset is computed once.
+    left: bool (seeds, depths, eps), whether each run leaves the plateau.
     """
     draws = np.random.default_rng(BOOTSTRAP_SEED).integers(len(left), size=(RESAMPLES, len(left)))
-    counts = Counter(tuple(sorted(draw)) for draw in draws.tolist())
-    slopes = np.repeat([depth_slope(left[list(drawn)]) for drawn in counts], list(counts.values()))
-    low, high = np.nanquantile(slopes, [(1 - level) / 2, (1 + level) / 2])
+    counts = np.array([left[drawn].sum(axis=0) for drawn in draws])
+    low, high = np.nanquantile(depth_slopes(half_depths(counts, len(left))), [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
 
 
@@ -91,7 +100,10 @@ def judge_interval(text: str, value: float, interval: Interval | None, seeds: Se
 
 
 def outcomes_by_eps(ev: Evidence) -> tuple[list[int], np.ndarray]:
-    """The seeds in which all runs of the map have a record, and whether each leaves the plateau, as `depth_slope`."""
+    """The seeds in which all runs of the map have a record, and whether each leaves the plateau.
+
+    The latter is bool (seeds, depths, eps).
+    """
     seeds = ev.together(*(eps_row(*cell) for cell in product(EPS_DEPTHS, EPS)))
     left = [list(map(leaves_plateau, records)) for records in seeds.values()]
     return list(seeds), np.reshape(left, (len(seeds), len(EPS_DEPTHS), len(EPS))).astype(bool)
@@ -101,7 +113,8 @@ def outcomes_by_eps(ev: Evidence) -> tuple[list[int], np.ndarray]:
 def _(ev: Evidence) -> Iterator[Part]:
     seeds, left = outcomes_by_eps(ev)
     aim = inside(0.75 * LAYERS_PER_DECADE, 1.25 * LAYERS_PER_DECADE)
-    text, depths, slope = "layers gained per decade of eps", half_depths(left), depth_slope(left)
+    text, depths = "layers gained per decade of eps", half_depths(left.sum(axis=0), len(seeds))
+    slope = float(depth_slopes(depths))
     if np.isnan(slope):
         few = " (fewer than two eps at which some runs leave the plateau and others do not)" if seeds else ""
         yield Part(f"{text}, {aim.text}{few}", "undecided" if seeds else "no evidence")
