@@ -368,5 +368,6 @@ def identity(exp: Experiment) -> dict:
     if exp.kind == "tsne":
         fields["images"] = profile.tsne_images
     if exp.kind == "timing":
-        fields["blocks"], fields["steps"] = profile.timing_blocks
+        whole = "whole_epochs" in exp.defects
+        fields["blocks"], fields["steps"] = (3, None) if whole else profile.timing_blocks
     return fields

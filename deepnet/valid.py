@@ -20,12 +20,13 @@ ANALYSES = {  # kind -> the fields that decide it; the others have no effect on 
     "baseline": ("dataset", "chapter", "model", "start_from", "initialisation", "precision", "final_test", "defects"),
     "distribution": ("dataset",),
     "tsne": ("dataset",),
-    "timing": ("dataset", "lr", "optimizer", "eps", "momentum", "batch_size"),
+    "timing": ("dataset", "lr", "optimizer", "eps", "momentum", "batch_size", "defects"),
 }
 DEFECTS = {  # what the original program does -> the kind of run that it can be done in
     "moving_statistics": "training",  # batch normalization in frozen layers goes on updating its statistics
     "unscaled": "baseline",  # the classifiers see the features as they are
     "untuned": "baseline",  # their C is scikit-learn's default of 1
+    "whole_epochs": "timing",  # the start of workers, reading a norm per parameter and evaluation are timed too
 }
 CHILDREN = {  # those with weights, the head last, of the table's models; "MLP" stands for MLP_4, MLP_res_5, ...
     "MLP": ("blocks", "last"),

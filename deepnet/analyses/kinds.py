@@ -1,5 +1,6 @@
 """Experiments that train no network: class counts, embeddings, step times, the classical baseline."""
 
+import time
 from collections.abc import Callable
 from itertools import cycle
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
 from deepnet.analyses.baseline import CS, best_row, classical_baseline, joined, linear
 from deepnet.data.sets import ImageSet, load_images
@@ -21,8 +23,8 @@ from deepnet.training.metrics import accuracy, macro_accuracy
 from deepnet.training.optimizers import make_optimizer
 from deepnet.training.precision import resolve_precision
 from deepnet.training.recipe import EVAL_BATCH_SIZE, fast_by_default
-from deepnet.training.steps import train_epoch
-from experimentTable import Experiment
+from deepnet.training.steps import evaluate, train_epoch
+from experimentTable import EVAL_SPLIT, Experiment
 from myModel import MODELS
 
 TIMED_PAIRS = {  # data set -> a plain model and its residual counterpart
@@ -107,15 +109,21 @@ def _tsne(exp: Experiment, identity: dict, build: Any) -> Any:
 def _timing(exp: Experiment, identity: dict, build: Any) -> Any:
     """Seconds per training step of plain models and their residual counterparts, in alternating blocks and in fp32.
 
-    Evaluation, gradient norms and the preparation of images are not part of a step.
+    Evaluation, gradient norms and the preparation of images are not part of a step. With the defect "whole_epochs" they
+    are, and a block is an epoch.
     """
-    data = load_images(exp.dataset, "train", exp.profile, identity["image_size"]).to(device())
+    data, evaluation = (
+        load_images(exp.dataset, part, exp.profile, identity["image_size"]).to(device())
+        for part in ("train", EVAL_SPLIT[exp.dataset])
+    )
 
     def measure(folder: RunFolder) -> Record:
         seed_everything(exp.seed, 0)
         batches = [data.batch(indices) for indices in torch.arange(len(data)).split(exp.batch_size)[:4]]
 
-        def seconds(model: nn.Module, optimizer: torch.optim.Optimizer, steps: int) -> float:
+        def seconds(model: nn.Module, optimizer: torch.optim.Optimizer, steps: int | None) -> float:
+            if steps is None:
+                return _epoch_seconds(model, optimizer, data, evaluation, exp.batch_size)
             work = [batch for batch, _ in zip(cycle(batches), range(steps), strict=False)]
             return train_epoch(model, work, optimizer, fast=fast_by_default())["train_seconds"] / steps
 
@@ -131,6 +139,28 @@ def _timing(exp: Experiment, identity: dict, build: Any) -> Any:
         return folder.finish({"status": "finished", "threads": torch.get_num_threads()})
 
     return measure
+
+
+def _epoch_seconds(
+    model: nn.Module, optimizer: torch.optim.Optimizer, train: ImageSet, evaluation: ImageSet, batch_size: int
+) -> float:
+    """Seconds of an epoch as the original program timed it, per step.
+
+    They contain the start of the workers that load the images, a norm per parameter that is read from the device in
+    each step, and the evaluation.
+    """
+    sets = [TensorDataset(*data.batch(torch.arange(len(data)))) for data in (train, evaluation)]
+
+    def read_norms() -> None:
+        for parameter in model.parameters():
+            if parameter.grad is not None:
+                parameter.grad.norm().item()
+
+    start = time.perf_counter()
+    loaders = [DataLoader(data, batch_size, shuffle=True, num_workers=2) for data in sets]
+    row = train_epoch(model, loaders[0], optimizer, after_step=read_norms)
+    evaluate(model, loaders[1])
+    return (time.perf_counter() - start) / row["steps"]
 
 
 def as_trained() -> dict:

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import numpy as np
+
 from deepnet.claims import measures as m
 from deepnet.claims.evidence import Evidence, Source
 from deepnet.claims.intervals import SHOWN_ONLY, Number, difference, judge_numbers
@@ -77,6 +79,15 @@ def _growth(evidence: Evidence) -> Found:
     return {seed: Number(growth(seed, m.norm) / growth(seed, m.global_norm)) for seed in both}
 
 
+def _whole_epochs(evidence: Evidence) -> Found:
+    """The mean over the pairs of residual over plain time, of whole epochs less that of steps."""
+
+    def mean_ratio(record: m.Record) -> Number:
+        return Number(float(np.mean([np.mean(ratios) for ratios in m.step_ratios([record]).values()])))
+
+    return difference(*(m.numbers(evidence.find(name), mean_ratio) for name in ("defect_timing", "timing_3")))
+
+
 _LESS = "accuracy with it less ours (points)"
 PRICES = (
     Price(
@@ -101,6 +112,10 @@ PRICES = (
     ),
     Price("100 epochs for dropout, 20 for the others", "epochs that ours takes beyond 20", "5i", _epochs),
     Price("The mean over classes called accuracy", "MLP_33: it less the share of images (points)", "3c", _macro),
+    Price(
+        "Evaluation and start-up counted as training time", "MLPs' residual over plain time, with it less ours (ratio)",
+        "3f", _whole_epochs,
+    ),
     Price(
         "Gradient norms summed over tensors and steps",
         "MLP_res_5 to 35: the sum's growth over the norm's (ratio)", "3d, 3g", _growth,

@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from made_up_records import baseline, many, opened, world
+from made_up_records import baseline, blocks, many, opened, world
 
 from deepnet.claims.prices import PRICES, price_list, priced
 from experimentTable import TABLE, UsageError
@@ -52,6 +52,15 @@ def test_the_baselines_two_scores_the_epochs_of_dropout_and_the_norms_are_compar
     assert line(found, "100 epochs") == "3, seed 0"
     assert line(found, "mean over classes").startswith("-2 [-2, -2], seeds 0-2")
     assert line(found, "summed over tensors").startswith("1 [1, 1], ")  # both norms grow alike here
+
+
+def test_counting_evaluation_as_training_time_is_priced_over_all_pairs_in_the_seeds_that_have_both():
+    def timed(name, *ratios):
+        pairs = zip(("MLP_4", "MLP_13"), ("MLP_res_5", "MLP_res_15"), ratios, strict=True)
+        return blocks(name, *((*pair, [ratio - 0.1, ratio + 0.1]) for *pair, ratio in pairs))
+
+    records = world(timing_3=timed("timing_3", 1.3, 1.5), defect_timing=timed("defect_timing", 1.1, 1.2))
+    assert line(lines(records), "start-up") == "-0.25, seed 0"
 
 
 def test_what_no_record_tells_says_so_and_all_named_runs_are_in_the_tables():

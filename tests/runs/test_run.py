@@ -12,6 +12,7 @@ import coreFunction
 from coreFunction import build, run, run_all
 from deepnet.analyses import kinds
 from deepnet.analyses.baseline import CS
+from deepnet.data.sets import load_images
 from deepnet.records.folder import RunFolder
 from deepnet.records.reading import find_record
 from deepnet.training.metrics import accuracy
@@ -77,6 +78,16 @@ def test_the_statistics_of_frozen_layers_move_as_in_the_original_where_that_is_a
     record, parent = run(row), found(made, "train_resnet").weights()
     moved = {key for key, value in record.weights().items() if not torch.equal(value, parent[key])} - {"fc.bias"}
     assert record.finished and moved - {"fc.weight"} == {key for key in parent if ".running_" in key or "num_b" in key}
+
+
+def test_whole_epochs_are_timed_with_their_evaluation_as_in_the_original_where_that_is_asked_for(monkeypatch):
+    evaluated = []
+    evaluate = kinds.evaluate
+    monkeypatch.setattr(kinds, "evaluate", lambda *arguments: evaluated.append(evaluate(*arguments)))
+    monkeypatch.setattr(kinds, "TIMED_PAIRS", {"mnist": [("MLP_4", "MLP_res_5")]})
+    record = run(replace(EXPERIMENTS["timing_3"], name="whole", defects=("whole_epochs",)))
+    assert len(record.rows) == 3 and all(row["plain_seconds"] > 0 for row in record.rows)
+    assert [targets.shape[1] for _, targets in evaluated] == [len(load_images("mnist", "test"))] * 6
 
 
 def test_child_starts_from_its_parents_weights(made, monkeypatch):
