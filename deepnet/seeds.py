@@ -1,4 +1,4 @@
-"""Random numbers: seeds made of several numbers, and generators left as they were."""
+"""Random numbers: seeds made of several numbers, and the state of the global generators."""
 
 import random
 from collections.abc import Iterator
@@ -23,14 +23,14 @@ def seed_everything(*numbers: int) -> torch.Generator:
     """Seed the global generators of torch, numpy and Python from `numbers`; returns a CPU generator for shuffling."""
     seed = mixed(*numbers)
     torch.manual_seed(seed)
-    np.random.seed(seed % 2**32)  # a reader's own transforms may draw from numpy's or Python's generator
+    np.random.seed(seed % 2**32)  # a reader's own transforms may use numpy's or Python's generator
     random.seed(seed)
     return torch.Generator().manual_seed(seed)
 
 
 @contextmanager
 def preserved_random() -> Iterator[None]:
-    """Restore the global generators of torch, numpy and Python after the block, whatever it has drawn."""
+    """Restore the states of the global generators of torch, numpy and Python after the block."""
     numpy_state, python_state = np.random.get_state(), random.getstate()
     try:
         with torch.random.fork_rng([torch.cuda.current_device()] if device().type == "cuda" else []):

@@ -38,7 +38,7 @@ from experimentTable import (
 )
 
 Call = Callable[..., Record]  # makes one run; takes `stop`, which is asked after each epoch, and `line`, a progress bar
-AGAIN = "the same call goes on from here"
+AGAIN = "the same call continues from here"
 
 
 def run_missing(

@@ -288,7 +288,7 @@ def _trial_faults(row: Experiment, parameters: Mapping[str, Parameter], metric: 
     then each pair of two parameters' values, where of numbers the least and the greatest suffice.
     """
     if row.kind != "training":
-        yield f"{row.name} is no training but a {row.kind}; a search needs a training to vary"
+        yield f"{row.name} trains no model: its kind is {row.kind}; a search needs a training run to vary"
         return
     if not is_supported(row):
         yield f"{row.name} has no budget in the profile {row.profile}; choose profile {supporting_profiles(row)}"

@@ -125,7 +125,7 @@ def open_study(name: str, profile: str, seed: int, storage: str, direction: Any 
 def _check_name(name: Any, seed: Any) -> None:
     """Raise UsageError for a seed or a name that no search can have; no trial `<name>_<number>` may be in the table."""
     if not isinstance(name, str):
-        raise UsageError(f"the search's name must be a word, got {name!r}")
+        raise UsageError(f"the search's name must be a string, got {name!r}")
     replace(ROWS[0], name=name, seed=seed)  # refuses what cannot name a folder, and what is no seed
     if taken := [row.name for row in ROWS if re.fullmatch(rf"{re.escape(name)}_\d+", row.name, re.IGNORECASE)]:
         raise UsageError(

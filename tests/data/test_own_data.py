@@ -245,7 +245,7 @@ def test_plateau_schedule():
 
 def test_training_a_trained_model(capsys):
     """A second call says that the model is trained already."""
-    model, notice = mlp(), "twice: begins with the weights that twice left in this model; make it anew"
+    model, notice = mlp(), "twice: starts from the weights that twice left in this model; build it again"
     first = pipeline(model, digits(), held(), name="twice", **QUICK)
     assert notice not in capsys.readouterr().out
     second = pipeline(model, digits(), held(), name="twice", **QUICK)

@@ -249,7 +249,7 @@ def test_interrupted_cell(reference, runs_dir, monkeypatch):
         reply, printed = ended(client, cell)
         assert time.monotonic() - interrupted < 10
         assert (reply["status"], reply["ename"]) == ("error", "KeyboardInterrupt")
-        assert printed.endswith("interrupted; the same call goes on from here\n")
+        assert printed.endswith("interrupted; the same call continues from here\n")
         (unfinished,) = faults.records(runs_dir)
         assert not unfinished.result
         assert (unfinished.path / "checkpoint.pt").exists()

@@ -124,7 +124,7 @@ def die(stop):
 def test_worker_of_a_pool_dies(runs_dir, tiny):
     with process_pool(1) as pool:
         attempts = queue.schedule(pool, {experiment("MLP_4", "sample"): die}, lambda: False)
-        refused(lambda: list(attempts), "a worker process died", "goes on from here")
+        refused(lambda: list(attempts), "a worker process died", "continues from here")
     assert not list(runs_dir.glob(".caller-*"))
     shutil.rmtree(runs_dir)
     assert run_all("MLP_4", wandb=False) and find_record("MLP_4", "sample").finished

@@ -166,7 +166,7 @@ def test_parent_without_weights_in_the_evidence(evidence, capsys, tiny):
 def test_resume_after_interrupt(made, capsys, tiny):
     with cut_off(1):
         run_all("MLP_4")
-    assert capsys.readouterr().out.endswith("interrupted; the same call goes on from here\n")
+    assert capsys.readouterr().out.endswith("interrupted; the same call continues from here\n")
     assert len(find_record("MLP_4", "sample").rows) == 1
     assert untimed(run_all("MLP_4")[0].rows) == untimed(found(made, "MLP_4").rows)
 

@@ -390,4 +390,4 @@ def test_json(evidence, call):
 def test_interrupt(evidence, call, monkeypatch):
     monkeypatch.setattr(coreFunction, "train_epoch", interrupt)
     status, _, err = call("verify", "MLP_4")
-    assert (status, err) == (1, "interrupted; the same command begins again\n")
+    assert (status, err) == (1, "interrupted; the same command starts again\n")

@@ -24,7 +24,7 @@ pytestmark = pytest.mark.usefixtures("tiny")
     [
         ({"base": "MLP_5"}, "unknown experiment 'MLP_5'", "run.py list"),
         ({"base": None}, "unknown experiment 'None'", "run.py list"),
-        ({"base": "distribution"}, "distribution is no training", "a search needs a training"),
+        ({"base": "distribution"}, "distribution trains no model", "a search needs a training run"),
         ({"base": "MLP_33_eps"}, "MLP_33_eps has no budget in the profile sample", "cpu or paper"),
         ({"base": experiment("MLP_4", "cpu"), "profile": "sample"}, "a row of the profile cpu", "give one of them"),
         ({"base": experiment("MLP_4", "", 2), "seed": 1}, "is a row of seed 2", "give one of them"),
@@ -33,7 +33,7 @@ pytestmark = pytest.mark.usefixtures("tiny")
             for count in ("2", 1.5, True, 0)
         ),
         *(({"name": name}, "cannot name a folder", repr(name)) for name in ("../x", "", "a b", "x\n")),
-        ({"name": None}, "name must be a word", "None"),
+        ({"name": None}, "name must be a string", "None"),
         ({"name": "sweep"}, "would take the place of the table's sweep_1", "another name"),
         ({"name": "SWEEP"}, "would take the place of the table's sweep_1", "another name"),  # one folder on some disks
         ({"seed": "0"}, "seed must be a whole number", "'0'"),

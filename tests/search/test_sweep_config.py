@@ -208,7 +208,7 @@ REFUSED = [
     (varied(dropout={"min": 0.0, "max": 1.0}), "dropout must lie in [0, 1)", "1.0"),
     (varied(optimizer={"values": ["Adam", "Foo"]}), "unknown optimizer 'Foo'", "choose Adam"),
     (varied(start_from={"values": [None, "nowhere"]}), "unknown experiment 'nowhere'", "run.py list"),
-    (varied(start_from={"value": "distribution"}), "start from distribution", "no training"),
+    (varied(start_from={"value": "distribution"}), "start from distribution", "trains no model"),
     (varied(eps={"values": [None, 1e-6]}, optimizer=ADAM), "SGD has no eps", "another optimizer"),
     (varied(eps={"values": [None, 1e-8]}), "eps None and 1e-08 are the same here", "leave one of them out"),
 ]

@@ -160,11 +160,11 @@ BAD_CALLS = [
     (("train", "--chapter", "9"), "chapters 2 to 5, not 9"),
     (("train", "MLP_4", "--profile", "gpu"), "unknown profile 'gpu'; did you mean cpu? choose sample, cpu or paper"),
     (("list", "--profile", "gpu"), "unknown profile 'gpu'"),
-    (("train", "MLP_4", "--seeds", "one"), "seeds 'one' are no numbers; write 3, 0,2 or 0-4"),
-    (("train", "MLP_4", "--seeds", "0-"), "seeds '0-' are no numbers"),
-    (("train", "MLP_4", "--seeds", "0,,1"), "are no numbers"),
-    (("train", "MLP_4", "--seeds", "1.5"), "are no numbers"),
-    (("train", "MLP_4", "--seeds", "²"), "are no numbers"),
+    (("train", "MLP_4", "--seeds", "one"), "seeds 'one' are not whole numbers; write 3, 0,2 or 0-4"),
+    (("train", "MLP_4", "--seeds", "0-"), "seeds '0-' are not whole numbers"),
+    (("train", "MLP_4", "--seeds", "0,,1"), "are not whole numbers"),
+    (("train", "MLP_4", "--seeds", "1.5"), "are not whole numbers"),
+    (("train", "MLP_4", "--seeds", "²"), "are not whole numbers"),
     (("train", "MLP_4", "--seeds", "4-0"), "seeds '4-0'"),
     (("train", "MLP_4", "--seeds", "0-99999999999"), "seeds '0-99999999999' are more than 1,000"),
     (("train", "mlp_4"), "unknown experiment 'mlp_4'; did you mean MLP_4? `python run.py list`"),
@@ -193,9 +193,9 @@ BAD_WORDS = [
     (("train", "MLP_4", "--no-such"), "run.py train: unknown option '--no-such'; choose --profile,"),
     (("train", "MLP_4", "--minuts=3"), "run.py train: unknown option '--minuts'; did you mean --minutes? choose --"),
     (("train", "--chapter", "x"), "argument --chapter: invalid int value: 'x'; `python run.py train --help`"),
-    (("train", "MLP_4", "--minutes", "long"), "'long' is no number of minutes; write 90 or 0.5"),
-    (("train", "MLP_4", "--minutes", "nan"), "'nan' is no number of minutes; write 90 or 0.5"),
-    (("train", "MLP_4", "--minutes", "-1"), "'-1' is no number of minutes; write 90 or 0.5"),
+    (("train", "MLP_4", "--minutes", "long"), "'long' is not a number of minutes; write 90 or 0.5"),
+    (("train", "MLP_4", "--minutes", "nan"), "'nan' is not a number of minutes; write 90 or 0.5"),
+    (("train", "MLP_4", "--minutes", "-1"), "'-1' is not a number of minutes; write 90 or 0.5"),
 ]
 
 
@@ -226,13 +226,13 @@ def test_an_interrupt_ends_in_one_line(call, monkeypatch, tiny):
     monkeypatch.setattr(coreFunction, "train_epoch", interrupt)
     status, out, err = call("train", "MLP_4")
     assert status == 1
-    assert out.splitlines()[-1] == "interrupted; the same call goes on from here"
+    assert out.splitlines()[-1] == "interrupted; the same call continues from here"
     assert err == ""  # once is enough
 
 
 def test_an_interrupt_before_the_first_run_ends_in_one_line_too(call, monkeypatch, tiny):
     monkeypatch.setattr(queue, "is_supported", interrupt)
-    assert call("train", "MLP_4") == (1, "", "interrupted; the same command goes on from here\n")
+    assert call("train", "MLP_4") == (1, "", "interrupted; the same command continues from here\n")
 
 
 def test_a_full_records_folder_ends_in_one_line(call, tiny, runs_dir, tmp_path, monkeypatch):

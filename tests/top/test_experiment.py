@@ -142,7 +142,7 @@ def what_is_run(monkeypatch, tiny, tmp_path) -> Iterator[Any]:
         folder = tmp_path / str(len(list(tmp_path.iterdir())))
         monkeypatch.setenv("RUNS_DIR", str(folder))
         profiles = [
-            (p.image_size[image_chapter(exp)], p.seconds.get(exp.family), exp.family in p.left_out)
+            (p.image_size[image_chapter(exp)], p.seconds.get(exp.family), exp.family in p.unsupported)
             for p in PROFILES.values()
         ]
         paid = exp.seed, exp.final_test, exp.defects, profiles  # the test comes at the end, and the classifiers too
@@ -240,7 +240,7 @@ REFUSED = [
         "unknown experiment 'train_resnt'; did you mean train_resnet? `python run.py list`",
     ),
     ({"start_from": "mine"}, "unknown experiment 'mine'"),
-    ({"start_from": "tsne_mnist"}, "no run can start from tsne_mnist, which is no training but a tsne"),
+    ({"start_from": "tsne_mnist"}, "no run can start from tsne_mnist, which trains no model: its kind is tsne"),
     ({"start_from": "MLP_13"}, "model='MLP_4' has no effect: mine starts from MLP_13, a MLP_13; leave it out"),
     (
         {"start_from": "MLP_4", "initialisation": "he"},
@@ -263,8 +263,8 @@ REFUSED = [
     ({"record_gradients": "yes"}, "record_gradients must be True or False"),
     ({"name": "a/b"}, "name 'a/b' cannot name a folder"),
     ({"name": None}, "name None cannot name a folder"),
-    ({"model": np.array(["MLP_4"])}, "model must be a word"),
-    ({"dataset": "own"}, "the data set 'own' is that of coreFunction.pipeline"),
+    ({"model": np.array(["MLP_4"])}, "model must be a string"),
+    ({"dataset": "own"}, "the data set 'own' is for coreFunction.pipeline only"),
 ]
 
 

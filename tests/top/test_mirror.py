@@ -197,4 +197,4 @@ def test_sync_that_fails(runs_dir, made, offline, monkeypatch, call):
     monkeypatch.setattr(wandb, "plot_table", lambda *_: 1 / 0)
     status, out, err = call("sync", "MLP_4")
     assert (status, out) == (1, "W&B: division by zero; the records are whole.\n")
-    assert err == "run.py: not completely written to W&B: MLP_4 (seed 0); the same command writes everything again\n"
+    assert err == "run.py: incomplete in W&B: MLP_4 (seed 0); the same command writes everything again\n"

@@ -160,7 +160,7 @@ def test_a_frozen_weight_that_moves_fails_the_run_even_after_the_best_epoch(pati
     record = pipeline(Leaking(), digits(), held(), name="leaking", keep_weights=True, **options)
     assert record.result["best_epoch"] == 1
     assert record.result["status"] == "failed"
-    assert record.result["reason"] == "frozen weights or statistics moved in training: first.weight"
+    assert record.result["reason"] == "frozen weights or statistics changed in training: first.weight"
     assert "leaking (seed 0) failed: frozen weights" in capsys.readouterr().out
     assert not record.has_weights
 
@@ -173,7 +173,7 @@ def test_a_frozen_weight_that_moved_before_an_interrupt_fails_the_run_that_goes_
     later = Leaking()
     later.steps = 2  # it has moved, and will not again
     record = pipeline(later, digits(), held(), name="leaking", resume=True, **options)
-    assert record.result["reason"] == "frozen weights or statistics moved in training: first.weight"
+    assert record.result["reason"] == "frozen weights or statistics changed in training: first.weight"
 
 
 @pytest.mark.parametrize("keep", [False, True])

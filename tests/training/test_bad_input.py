@@ -54,7 +54,7 @@ CANNOT_TAKE = "cannot take a batch of shape (2, 1, 8, 8)"
 ONE_CYCLE = {"epochs": 5, "schedule": lambda optimizer: OneCycleLR(optimizer, 0.1, total_steps=3)}
 REFUSED = [
     # options
-    ({"name": 3}, "name must be a word", "got 3"),
+    ({"name": 3}, "name must be a string", "got 3"),
     ({"name": "a/b"}, "name 'a/b' cannot name a folder", "letters"),
     ({"name": ".."}, "name '..' cannot name a folder", "letters"),
     ({"precision": "fp16"}, "unknown precision 'fp16'", "auto, fp32, bf16 or fp64"),
@@ -88,7 +88,7 @@ REFUSED = [
     ({"optimizer": 3}, "optimizer must be a name, or a callable", "got 3"),
     ({"optimizer": lambda parameters: parameters}, "optimizer must give a torch.optim.Optimizer", "list"),
     ({"optimizer": lambda _: torch.optim.Adam(mlp().parameters())}, "parameters that are not the model's", "make it"),
-    ({"optimizer": torch.optim.Adam, "lr": 1e-3}, "lr and eps belong to an optimizer that is named", "yours"),
+    ({"optimizer": torch.optim.Adam, "lr": 1e-3}, "lr and eps apply to a named optimizer only", "your own"),
     ({"optimizer": torch.optim.LBFGS}, "a training step on a copy of the model failed", "closure"),
     ({"schedule": 3}, "schedule must be a callable", "got 3"),
     ({"schedule": lambda optimizer: None, "schedule_per_step": True}, "schedule must give a scheduler", "it gave None"),
