@@ -96,7 +96,7 @@ def test_all_functions_take_the_same_data(data):
 
 def test_evaluation_with_words():
     data = Listed([(image, "even" if label % 2 == 0 else "odd") for image, label in held()])
-    refused(lambda: evaluate(mlp(outputs=2), data), "are no output numbers", "classes=(...)")
+    refused(lambda: evaluate(mlp(outputs=2), data), "are not output numbers", "classes=(...)")
     _, predictions = evaluate(mlp(outputs=2), data, classes=("odd", "even"))
     assert predictions[0].tolist() == [1 - int(label) % 2 for label in held().tensors[1]]
 

@@ -91,7 +91,11 @@ REFUSED = [
     ({"optimizer": torch.optim.Adam, "lr": 1e-3}, "lr and eps apply to a named optimizer only", "your own"),
     ({"optimizer": torch.optim.LBFGS}, "a training step on a copy of the model failed", "closure"),
     ({"schedule": 3}, "schedule must be a callable", "got 3"),
-    ({"schedule": lambda optimizer: None, "schedule_per_step": True}, "schedule must give a scheduler", "it gave None"),
+    (
+        {"schedule": lambda optimizer: None, "schedule_per_step": True},
+        "schedule must return a scheduler",
+        "it returned None",
+    ),
     ({"schedule_per_step": True}, "no effect without a schedule", "give one"),
     (ONE_CYCLE, "a training step on a copy of the model failed", "total"),
     (ONE_CYCLE | {"schedule_per_step": True}, "a training step on a copy of the model failed", "total"),

@@ -32,7 +32,7 @@ def test_an_evaluation_takes_the_mapping_of_the_run():
     expected = model(some.tensors[0]).argmax(1)
     measured, predictions = evaluate(model, some, classes=record.settings["classes"])
     assert predictions.tolist() == [(some.tensors[1] - 1).tolist(), expected.tolist()]
-    refused(lambda: evaluate(model, shifted), "are no output numbers", "classes=(...)")
+    refused(lambda: evaluate(model, shifted), "are not output numbers", "classes=(...)")
     refused(lambda: evaluate(model, [shifted.tensors]), "labels 1 to 10 are in the data", "10 outputs")
     assert (
         train_epoch(model, shifted, torch.optim.Adam(model.parameters()), classes=range(1, 11))["train_accuracy"] > 0.2
