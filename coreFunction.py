@@ -284,7 +284,7 @@ def pipeline(
     convert, precision = precision is not None, resolve_precision(precision or own_precision(model))
     named = isinstance(optimizer, str)
     if not named and not callable(optimizer):
-        what = "a name, or a function from parameters to an optimizer"
+        what = "a name, or a callable from parameters to an optimizer"
         raise UsageError(f"optimizer must be {what}, got {optimizer!r:.60}")
     if not named and (lr is not None or eps is not None):
         raise UsageError("lr and eps apply to a named optimizer only; set them in your own optimizer")

@@ -153,6 +153,6 @@ def plain(values: dict) -> dict:
 def check_schedule(schedule: Any, schedule_per_step: bool) -> None:
     """Raise UsageError unless `schedule` is a callable or None, and if there is none for `schedule_per_step`."""
     if schedule is not None and not callable(schedule):
-        raise UsageError(f"schedule must be a function from the optimizer to a scheduler, got {schedule!r:.60}")
+        raise UsageError(f"schedule must be a callable from the optimizer to a scheduler, got {schedule!r:.60}")
     if schedule_per_step and schedule is None:
         raise UsageError("schedule_per_step has no effect without a schedule; give one, or leave it out")

@@ -114,7 +114,7 @@ def check_loss(loss: Any) -> None:
     if isinstance(loss, type):
         raise UsageError(f"loss is the class {loss.__name__}; pass an instance, {loss.__name__}()")
     if not callable(loss):
-        raise UsageError(f"loss must be a function from scores and targets to their mean loss, got {loss!r:.60}")
+        raise UsageError(f"loss must be a callable from scores and targets to their mean loss, got {loss!r:.60}")
 
 
 def check_targets(outputs: Tensor, labels: Tensor) -> None:

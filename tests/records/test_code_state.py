@@ -145,7 +145,7 @@ def test_edit_that_was_reverted(clone):
     """What the process has imported may be the edited module, though the file is the commit's again."""
     edited, reverted, at_the_end = said_in(clone, "-c", REVERTED).splitlines()
     assert edited.endswith("has it: deepnet/text.py")
-    assert reverted == "written after this process had begun: deepnet/text.py; start it anew"
+    assert reverted == "written after this process had begun: deepnet/text.py; restart it"
     assert at_the_end == "its code was changed while it ran: deepnet/text.py"
 
 
@@ -226,7 +226,7 @@ def test_mixed_or_changed_code(runs_dir, evidence, parts, why):
 def test_provenance_on_the_processor(monkeypatch):
     from deepnet import machine
 
-    monkeypatch.setattr(machine, "device", lambda: pytest.fail("the device was asked for"))
+    monkeypatch.setattr(machine, "device", lambda: pytest.fail("the device was used"))
     made = provenance("fp32", on_processor=True)
     assert (made["device"], made["precision"]) == ("cpu", "fp32")
 

@@ -179,7 +179,7 @@ def test_damaged_log_of_openings(runs_dir):
     log = runs_dir / "sample" / "openings.jsonl"
     log.parent.mkdir(parents=True)
     log.write_text('{"time": "1"}\n{"time": "2", \n')
-    message = refused(lambda: find_openings("sample"), str(log), "mend that line by hand", "keep the others")
+    message = refused(lambda: find_openings("sample"), str(log), "repair it by hand", "keep the others")
     assert "remove" not in message
 
 

@@ -195,7 +195,7 @@ def test_rows_own_seed_and_profile(made, runs_dir, tiny, monkeypatch):
 @pytest.mark.parametrize(
     ("own", "asked", "words"),
     [
-        ({"seed": 2}, {"seeds": (0, 1)}, ("MLP_4 is a row of seed 2", "seeds=(0, 1) are asked for")),
+        ({"seed": 2}, {"seeds": (0, 1)}, ("MLP_4 is a row of seed 2", "seeds=(0, 1) are requested")),
         ({"profile": "cpu"}, {"profile": "sample"}, ("MLP_4 is a row of the profile cpu", "profile='sample'")),
         ({}, {"seeds": ()}, ("seeds are empty", "seeds=(0,)")),
         ({}, {"seeds": (0, -1)}, ("seed must be a whole number of at least 0",)),

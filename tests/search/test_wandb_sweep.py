@@ -154,5 +154,5 @@ def test_wandb_accepts_the_report_sweep():
 def test_wandb_makes_no_sweep(monkeypatch, runs_dir):
     monkeypatch.setattr(searching, "wandb_mode", lambda: "online")
     monkeypatch.setenv("WANDB_API_KEY", "nonsense")
-    refused(lambda: search(SMALL, 1, base="MLP_4"), "W&B makes no sweep (", "WANDB_MODE=offline")
+    refused(lambda: search(SMALL, 1, base="MLP_4"), "W&B creates no sweep (", "WANDB_MODE=offline")
     assert not list(runs_dir.rglob("settings.json"))

@@ -112,7 +112,7 @@ REFUSED = [
     ({"classes": ["a"]}, "names 1 classes but label 9", "name them all"),
     ({"train_set": Listed([(IMAGE, torch.eye(10)[0])])}, "a label must be one number or word", "label.argmax()"),
     ({"train_set": Listed([(IMAGE, "a"), (IMAGE, 1)])}, "labels are words and numbers", "one kind"),
-    ({"train_set": digits(label=lambda y: y + 0.25)}, "is no class", "a regression cannot be trained here"),
+    ({"train_set": digits(label=lambda y: y + 0.25)}, "is not a class", "a regression cannot be trained here"),
     ({"train_set": digits(label=lambda y: y * 0 - 100)}, "label -100 marks what torch's losses ignore", "leave those"),
     ({"train_set": NAN}, "a label is NaN", "leave its image out"),
     ({"eval_set": NAN}, "a label is NaN", "leave its image out"),
