@@ -20,13 +20,13 @@ TEXTS = {  # type -> the texts that a cell of it may have
     "text": re.compile(r".*"),
     "whole number": re.compile(r"\d+"),
     "number": re.compile(r"-?\d+(\.\d+)?(e-?\d+)?"),
-    "truth": re.compile(r"True|False"),
+    "boolean": re.compile(r"True|False"),
 }
 ARROW = {
     "text": {pa.string()},
     "whole number": {pa.int64()},
     "number": {pa.float64()},
-    "truth": {pa.bool_()},
+    "boolean": {pa.bool_()},
     "list": {pa.list_(pa.float64()), pa.list_(pa.int64())},
 }
 
