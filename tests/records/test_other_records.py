@@ -43,7 +43,7 @@ def test_unfinished_run_with_the_checkpoint_of_another_seed(runs_dir):
     path, other = (written(runs_dir, seed=seed, finished=False).path for seed in (0, 1))
     (path / "checkpoint.pt").write_bytes((other / "checkpoint.pt").read_bytes())
     with RunFolder(EXPERIMENT, runs_dir) as folder:
-        refused(lambda: folder.start({"lr": 0.1}, PROVENANCE), "no checkpoint of this run", "it is that of x sample 1")
+        refused(lambda: folder.start({"lr": 0.1}, PROVENANCE), "is not of this run", "it belongs to x sample 1")
 
 
 @pytest.mark.parametrize(("file", "text", "what"), [
