@@ -28,8 +28,8 @@ from deepnet.records.folder import RunFolder, checkpoint_seconds
 from deepnet.records.provenance import provenance
 from deepnet.records.reading import Record, check_identity, find_record, runs_dir
 from deepnet.runs import verification
-from deepnet.runs.asked import as_experiment, asked_for, check_options, is_without_weights, say_trained_first
 from deepnet.runs.queue import check_executor, run_missing
+from deepnet.runs.requests import announce_parent, as_experiment, check_options, lacks_weights, requested_rows
 from deepnet.runs.single import Observe, prepare_training
 from deepnet.runs.verification import Difference
 from deepnet.search import searching
@@ -173,12 +173,12 @@ def fit(
                     observer.finish(record)
                 return record
 
-    moved = frozen ^ frozen_digests(model)  # compared before the best weights are restored, which would hide a change
+    changed = frozen ^ frozen_digests(model)  # before the best weights are restored, which would hide a change
     if best is not None:  # the result describes the restored weights, not those of the last epoch
         model.load_state_dict(best)
         measured, predictions = measure()
-        moved |= frozen ^ frozen_digests(model)
-    if names := sorted({name for name, _ in moved}):
+        changed |= frozen ^ frozen_digests(model)
+    if names := sorted({name for name, _ in changed}):
         more = f" and {len(names) - 1} more" if len(names) > 1 else ""
         failure = failure or f"frozen weights or statistics changed in training: {names[0]}{more}"
     weights = model.state_dict()
@@ -357,7 +357,7 @@ def build(exp: Experiment) -> nn.Module:
 def _parent_weights(parent: Experiment) -> dict:
     found = find_record(parent.name, parent.profile, parent.seed, evidence=False)
     if not (found and found.finished and found.has_weights):
-        say_trained_first(parent)
+        announce_parent(parent)
         found = run(replace(parent, keep_weights=True), evidence=False)
     if found.result and not found.finished:
         failed = f"{parent.name} (seed {parent.seed}) failed ({found.result['reason']})"
@@ -395,7 +395,7 @@ def run(
     found = find_record(exp.name, exp.profile, exp.seed, evidence and not exp.keep_weights)  # evidence has no weights
     if found and found.result:  # spares data, model and lock
         check_identity(found, identity)
-        if is_without_weights(exp, found):
+        if lacks_weights(exp, found):
             remedy = f"move {found.path} away, and it is trained again"
             raise UsageError(f"the weights of {exp.name} (seed {exp.seed}) were not kept; {remedy}")
         return found.load()
@@ -455,7 +455,7 @@ def run_all(
     check_options(evidence, wandb, stop)
     if executor is not None:
         check_executor(executor)
-    rows = asked_for(list(map(as_experiment, names)), profile, seeds)
+    rows = requested_rows(list(map(as_experiment, names)), profile, seeds)
     return run_missing(list(dict.fromkeys(rows)), evidence, executor, wandb, stop, run)
 
 

@@ -145,7 +145,7 @@ def search(arguments: argparse.Namespace) -> bool:
 
     It ends when all trials have ended, and succeeds if at least one of them has a score.
     """
-    where = {
+    options = {
         "profile": current_profile(arguments.profile),  # a wrong one is refused before torch is imported
         "seed": arguments.seed,
         "storage": arguments.storage,
@@ -153,9 +153,9 @@ def search(arguments: argparse.Namespace) -> bool:
     import coreFunction
 
     if arguments.join:
-        records = coreFunction.join(arguments.join, **where)
+        records = coreFunction.join(arguments.join, **options)
     else:
-        records = coreFunction.search(REPORT_SWEEP, arguments.count, name=arguments.name, **where)
+        records = coreFunction.search(REPORT_SWEEP, arguments.count, name=arguments.name, **options)
     for record in records:
         print(record)
     return bool(records)

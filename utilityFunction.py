@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from deepnet.account import complaint, say_once, wandb_mode, wandb_state
+from deepnet.account import complaint, print_once, wandb_mode, wandb_state
 from deepnet.claims.ledger import check, ledger
 from deepnet.data.sets import CLASS_NAMES, ImageSet, is_available_locally, known_fingerprint, load_images
 from deepnet.diagnosis.diagnosing import diagnose
@@ -91,7 +91,7 @@ class Mirror:
             return call(*args, **kwargs)
         except Exception as error:
             self.complete = False
-            say_once(f"{complaint(error)}; the records are whole.")
+            print_once(f"{complaint(error)}; the records are whole.")
             return None
 
 
@@ -304,7 +304,7 @@ def _log_figures(profile: str) -> int:
         run.finish()
         return len(images)
     except Exception as error:
-        say_once(f"{complaint(error)}; the records are whole.")
+        print_once(f"{complaint(error)}; the records are whole.")
         return 0
 
 

@@ -72,7 +72,7 @@ def import_problem() -> str:
     except Exception as error:  # of any kind: an incompatible protobuf or NumPy raises TypeError, RuntimeError, ...
         if isinstance(error, ModuleNotFoundError) and error.name == "wandb":
             return "the package wandb is missing (pip install wandb)"
-        say_once(f"wandb cannot be imported ({complaint(error)}); the records are whole.")
+        print_once(f"wandb cannot be imported ({complaint(error)}); the records are whole.")
         return f"wandb cannot be imported ({complaint(error)})"
     return ""
 
@@ -102,7 +102,7 @@ def wandb_mode() -> Any:
     """The mode, as in `wandb_state`; prints once why runs are kept offline. Raises UsageError for an unknown mode."""
     mode, problem = wandb_state()
     if mode == "offline" and problem:
-        say_once(f"{problem}; runs are kept offline; `wandb login`, then `wandb sync`, would upload them.")
+        print_once(f"{problem}; runs are kept offline; `wandb login`, then `wandb sync`, would upload them.")
     return mode
 
 
@@ -112,6 +112,6 @@ def complaint(error: Exception) -> str:
 
 
 @functools.cache
-def say_once(line: str) -> None:
+def print_once(line: str) -> None:
     """Print a line about W&B, once per process."""
     print(f"W&B: {line}")

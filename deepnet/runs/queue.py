@@ -24,7 +24,7 @@ import torch
 from deepnet.progress import bar, format_estimate
 from deepnet.records.files import lock
 from deepnet.records.reading import Record, find_records, roots, runs_dir
-from deepnet.runs.asked import ended, say_trained_first, untrained_parents
+from deepnet.runs.requests import announce_parent, ended, untrained_parents
 from deepnet.text import listed
 from experimentTable import (
     PROFILES,
@@ -61,7 +61,7 @@ def run_missing(
     asked = [exp for exp in wanted if exp not in records]
     parents = list(dict.fromkeys(parent for exp in asked for parent in untrained_parents(exp) if parent not in asked))
     for parent in parents:
-        say_trained_first(parent)
+        announce_parent(parent)
     calls = {
         exp: partial(run, exp, evidence=evidence and exp in asked, wandb=wandb)
         for exp in sorted([*asked, *parents], key=count_ancestors)

@@ -23,12 +23,12 @@ def forward_all(
     None if the outputs take more than `most_bytes`.
     """
     model.eval()
-    source, where = as_source(data), device_of(model)
+    source, device = as_source(data), device_of(model)
     outputs, pieces, targets, done = None, [], [], 0
     known = not isinstance(source, LoaderDataset)  # a loader may omit or repeat items
     for inputs, labels in source.in_order(batch_size):
         with arithmetic(precision, fast=fast):
-            chunk = model(cast(inputs.to(where), precision))
+            chunk = model(cast(inputs.to(device), precision))
         if known and outputs is None:
             if chunk[0].numel() * chunk.element_size() * len(source) > most_bytes:
                 return None

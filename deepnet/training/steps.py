@@ -66,12 +66,12 @@ def train_epoch(
     set_train_mode(model)
     if gradients:
         gradients.reset()
-    where = device_of(model)
-    loss_sum = torch.zeros((), dtype=torch.float64 if precision == "fp64" else torch.float32, device=where)
-    correct = torch.zeros((), device=where)
+    device = device_of(model)
+    loss_sum = torch.zeros((), dtype=torch.float64 if precision == "fp64" else torch.float32, device=device)
+    correct = torch.zeros((), device=device)
     images = steps = 0
     convolves = any(p.ndim == 4 for p in model.parameters())  # else intercepting convolutions costs 0.5 ms per step
-    tidy = fast and where.type == "cpu"
+    clean_up = fast and device.type == "cpu"
     computed = with_cheap_relus(model) if fast else model
     start = time.perf_counter()
 
@@ -92,12 +92,12 @@ def train_epoch(
         loss_sum.add_(value.detach() * len(labels))
         correct.add_((outputs.detach().argmax(1) == labels).sum())
 
-    take = CUDAGraphStep(step) if graph and where.type == "cuda" else step
+    run_step = CUDAGraphStep(step) if graph and device.type == "cuda" else step
     for inputs, labels in batches:
-        if tidy and steps % 100 == 0:
+        if clean_up and steps % 100 == 0:
             drop_subnormals(optimizer)  # a moment decays for some 800 steps before it is subnormal
             release_memory()  # in 100 steps, CNN_res_56 at 128 pixels accumulates 1 GB
-        take(inputs.to(where), labels.to(where))
+        run_step(inputs.to(device), labels.to(device))
         images, steps = images + len(labels), steps + 1
         if after_step:
             after_step()
@@ -170,12 +170,12 @@ def evaluate(
     own = not isinstance(data, BatchSource)
     precision = usable_precision(model, precision) if own or precision is None else precision
     check_loss(loss)
-    batches, where = batches_of(model, data, precision, classes, batch_size, shuffle=False), device_of(model)
+    batches, device = batches_of(model, data, precision, classes, batch_size, shuffle=False), device_of(model)
     model.eval()
     computed = with_cheap_relus(model) if fast else model
     losses, predicted, targets = [], [], []
     for inputs, labels in batches:
-        inputs, labels = inputs.to(where), labels.to(where)
+        inputs, labels = inputs.to(device), labels.to(device)
         with arithmetic(precision, fast=fast):
             outputs = scores(model, inputs, computed(cast(inputs, precision)))
         if own:

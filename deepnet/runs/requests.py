@@ -21,7 +21,9 @@ def check_options(evidence: Any, wandb: Any, stop: Any) -> None:
         raise UsageError(f"stop must be a function without arguments, such as `lambda: False`, got {stop!r:.60}")
 
 
-def asked_for(rows: Sequence[Experiment], profile: str | None, seeds: Sequence[int] | None) -> Iterator[Experiment]:
+def requested_rows(
+    rows: Sequence[Experiment], profile: str | None, seeds: Sequence[int] | None
+) -> Iterator[Experiment]:
     """The rows with their own profile and seed, else the requested ones. Raises UsageError if these differ."""
     if not (seeds is None or isinstance(seeds, Iterable)):
         raise UsageError(f"seeds are a sequence of whole numbers, such as (0, 1), not {seeds!r}")
@@ -58,7 +60,7 @@ def untrained_parents(exp: Experiment) -> list[Experiment]:
     return [] if ended(parent, evidence=False) else [parent, *untrained_parents(parent)]
 
 
-def say_trained_first(parent: Experiment) -> None:
+def announce_parent(parent: Experiment) -> None:
     """Print that a parent without weights here is trained before its children, with an estimated time."""
     if not RunFolder(parent, runs_dir()).ended:  # `run` reports a parent that has ended without weights
         estimate = format_estimate(estimated_seconds(parent), parent.profile)
@@ -69,13 +71,13 @@ def ended(exp: Experiment, evidence: bool) -> Record | None:
     """The experiment's record if it has a result; None for a damaged or foreign record, which `run` reports."""
     try:
         found = find_record(exp.name, exp.profile, exp.seed, evidence and not exp.keep_weights)
-        if found and found.result and same_identity(found, data_identity(exp)) and not is_without_weights(exp, found):
+        if found and found.result and same_identity(found, data_identity(exp)) and not lacks_weights(exp, found):
             return found.load()
         return None
     except UsageError:
         return None
 
 
-def is_without_weights(exp: Experiment, found: Record) -> bool:
+def lacks_weights(exp: Experiment, found: Record) -> bool:
     """Whether the experiment keeps its weights and the finished record has none."""
     return exp.keep_weights and found.finished and not found.has_weights
