@@ -145,11 +145,11 @@ def one_of(*choices: Any) -> Callable[[str, Any], Any]:
     named = [choice for choice in spelled if choice not in ("", OWN)]
 
     def check(field: str, value: Any) -> Any:
-        said = str(value) if isinstance(value, Integral | str) and not isinstance(value, bool) else value
+        text = str(value) if isinstance(value, Integral | str) and not isinstance(value, bool) else value
         return spelled[
-            str(said)
-            if isinstance(said, str) and said in spelled
-            else choose(field.replace("set", " set"), said, named)
+            str(text)
+            if isinstance(text, str) and text in spelled
+            else choose(field.replace("set", " set"), text, named)
         ]
 
     return check

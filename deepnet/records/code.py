@@ -81,7 +81,7 @@ def state(root: Path = ROOT) -> dict:
                 reason = f"not as commit {head[:7]} has it: {differing[0]}{more}"
             commit = head
     except subprocess.CalledProcessError as error:
-        reason = f"{root} is no git repository with a commit"
+        reason = f"{root} is not a git repository with a commit"
         if "dubious ownership" in error.stderr:
             reason = f"git trusts no folder of another user; `git config --global --add safe.directory {root}`"
     except (OSError, subprocess.TimeoutExpired, ValueError) as error:

@@ -80,7 +80,7 @@ class Difference:
 
     def __str__(self) -> str:
         """The verdict in one line and, if anything differs, the grounds of the verdict and the changes by row."""
-        part = "" if self.epochs is None else f", rows 0 to {self.epochs} alone"
+        part = "" if self.epochs is None else f", only rows 0 to {self.epochs}"
         lines = [f"{self.name} ({self.profile}, seed {self.seed}): {self.verdict}{part}"]
         if not self.changes:
             return lines[0]

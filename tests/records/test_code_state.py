@@ -152,7 +152,7 @@ def test_edit_that_was_reverted(clone):
 def test_without_a_repository(tmp_path, clone, monkeypatch):
     """No commit counts: not another repository's, and none where git is missing."""
     shutil.rmtree(clone / ".git")
-    reasons = [f"{clone} is no git repository with a commit"]
+    reasons = [f"{clone} is not a git repository with a commit"]
     found = [code.state(clone)]
     git(tmp_path, "init", "-q")
     git(tmp_path, "add", ".")

@@ -139,7 +139,7 @@ def test_first_epochs_alone(evidence, trained):
     difference = verify("MLP_4", epochs=1)
     # the weights are not those of the end
     assert (difference.verdict, difference.epochs, len(trained)) == ("equal", 1, 1)
-    assert str(difference) == "MLP_4 (sample, seed 0): equal, rows 0 to 1 alone"
+    assert str(difference) == "MLP_4 (sample, seed 0): equal, only rows 0 to 1"
 
 
 def test_difference_after_the_compared_epochs(evidence):
