@@ -393,10 +393,10 @@ def run(
     exp = replace(exp, profile=current_profile(exp.profile))
     identity = data_identity(exp)
     found = find_record(exp.name, exp.profile, exp.seed, evidence and not exp.keep_weights)  # evidence has no weights
-    if found and found.result:  # spares data, model and lock
+    if found and found.result:  # needs neither data, model nor lock
         check_identity(found, identity)
         if lacks_weights(exp, found):
-            remedy = f"move {found.path} away, and it is trained again"
+            remedy = f"move {found.path} away to train it again"
             raise UsageError(f"the weights of {exp.name} (seed {exp.seed}) were not kept; {remedy}")
         return found.load()
     if not is_supported(exp):
@@ -412,7 +412,7 @@ def run(
             check_identity(folder.record, identity)  # another process has finished it in the meantime
             return folder.record.load()
         record = write(folder)
-        if wandb and exp.kind != "training":  # a training was mirrored while it ran
+        if wandb and exp.kind != "training":  # a training run was mirrored while it ran
             mirror(record)
         return record.load()
 

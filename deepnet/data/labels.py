@@ -90,12 +90,12 @@ def label_map(train: Iterable[Any], evaluation: Iterable[Any], outputs: int, cla
         raise UsageError("the data set's labels are words and numbers; use labels of one kind")
     if IGNORED in both:
         raise UsageError(
-            f"label {IGNORED} marks what torch's losses ignore, which no accuracy can count; leave those items out"
+            f"label {IGNORED} marks items that torch's losses ignore but accuracies would count; leave them out"
         )
     order = _order(classes)
     if len(order) > outputs:
         raise UsageError(
-            f"classes names {len(order)} classes but the model gives {outputs} outputs; change its last layer"
+            f"classes names {len(order)} classes but the model has {outputs} outputs; change its last layer"
         )
     if order and (words or not all(isinstance(name, str) for name in order)):
         return _numbered(order, outputs, both)
@@ -109,13 +109,13 @@ def label_map(train: Iterable[Any], evaluation: Iterable[Any], outputs: int, cla
         return LabelMap(order or (own if len(own) == outputs else ()) or tuple(range(outputs)), outputs)
     if not words and all(0 <= label < outputs for label in train):
         raise UsageError(
-            f"label {max(evaluation, key=abs)} is in the evaluation set but the model gives {outputs} outputs; "
+            f"label {max(evaluation, key=abs)} is in the evaluation set but the model has {outputs} outputs; "
             "leave it out, or change its last layer"
         )
     found = own if words and train <= set(own) else tuple(sorted(train))
     if len(found) > outputs:
         raise UsageError(
-            f"the model gives {outputs} outputs but the labels are of {len(found)} classes; "
+            f"the model has {outputs} outputs but the labels have {len(found)} classes; "
             "change its last layer to one output per class (two for a binary problem)"
         )
     return _numbered(found, outputs, both)

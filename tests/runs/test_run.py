@@ -260,7 +260,7 @@ def test_finished_parent_without_weights(made, runs_dir, tiny, capsys, no_traini
     (folder / "weights.pt").unlink(missing_ok=True)
     before = {path: path.read_bytes() for path in folder.iterdir()}
     child = replace(EXPERIMENTS["MLP_4"], name="b", start_from="MLP_4", profile="sample")
-    remedy = f"the weights of MLP_4 (seed 0) were not kept; move {folder} away, and it is trained again"
+    remedy = f"the weights of MLP_4 (seed 0) were not kept; move {folder} away to train it again"
     assert refused(lambda: run(child)) == remedy
     assert run_all(child) == []
     said = capsys.readouterr().out
