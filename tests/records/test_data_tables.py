@@ -78,7 +78,7 @@ def test_refusals(arguments, said):
     assert done.returncode == 1 and said in done.stderr and done.stderr.count("\n") == 1
 
 
-def test_the_crate_describes_what_is_there():
+def test_the_crate_describes_the_files():
     text = (ROOT / "report" / "ro-crate-metadata.json").read_text()
     assert text == crate_json(), REMEDY
     (whole,) = (entity for entity in json.loads(text)["@graph"] if entity["@id"] == "./")

@@ -122,7 +122,7 @@ def test_unknown_metric(runs_dir):
 
 
 @pytest.mark.parametrize(("name", "metric"), [("MLP_4", "gradient_log10_rms"), ("timing_3", "pair")])
-def test_metric_that_is_no_number(made, name, metric):
+def test_a_metric_that_is_not_a_number(made, name, metric):
     refused(lambda: found(made, name).column(metric), f"{metric} is not one number per row", "record.rows")
 
 

@@ -95,7 +95,7 @@ def told(name, stop):
     return name
 
 
-def test_timing_runs_alone_at_the_end(runs_dir):
+def test_timing_runs_come_last_one_by_one(runs_dir):
     names, executor = ("timing_3", "MLP_4", "timing_4", "train_resnet", "fine_tune_1"), Noting()
     todo = {experiment(name, "sample"): partial(told, name) for name in names}
     ended = [attempt() for _, attempt in queue.schedule(executor, todo, stop=bool)]

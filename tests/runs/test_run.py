@@ -71,7 +71,7 @@ def test_frozen_layers_are_bit_equal_to_the_parents(made):
     assert moved == {"layer3", "layer4"}
 
 
-def test_the_statistics_of_frozen_layers_move_as_in_the_original_where_that_is_asked_for(made, runs_dir, tiny):
+def test_the_statistics_of_frozen_layers_are_updated_as_in_the_original_on_request(made, runs_dir, tiny):
     lend(made, runs_dir, "train_resnet")
     row = replace(EXPERIMENTS["fine_tune_1"], name="moving", defects=("moving_statistics",), keep_weights=True)
     record, parent = run(row), found(made, "train_resnet").weights()

@@ -103,7 +103,7 @@ def test_equal_run_changes_nothing(evidence, runs_dir, monkeypatch, capsys, name
     assert f"{name} (seed 0) is trained again; " in capsys.readouterr().out
 
 
-def test_a_metric_that_older_records_lack_is_no_difference(evidence):
+def test_a_metric_that_older_records_lack_is_not_a_difference(evidence):
     folder = evidence / "MLP_4" / "seed-0"
     rows = [json.loads(line) for line in (folder / "rows.jsonl").read_text().splitlines()]
     assert "update_log10_ratio" in rows[1]
@@ -135,7 +135,7 @@ def test_other_training_differs_from_its_first_step(evidence, slower):
     assert f"test_loss {loss.there} there, {loss.here} here" in epoch_1 and "probe_variance in " in epoch_1
 
 
-def test_first_epochs_alone(evidence, trained):
+def test_only_the_first_epochs_are_compared(evidence, trained):
     difference = verify("MLP_4", epochs=1)
     # the weights are not those of the end
     assert (difference.verdict, difference.epochs, len(trained)) == ("equal", 1, 1)

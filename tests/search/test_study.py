@@ -80,7 +80,7 @@ def test_another_configuration_is_refused():
     assert search(other, 1, base="MLP_4", name="wider")[0].name == "wider_1"
 
 
-def test_row_that_is_not_in_the_table():
+def test_a_row_that_is_not_in_the_table():
     own = replace(experiment("MLP_4"), name="own", dropout=0.25, seed=3)
     (record,) = search(SMALL, 1, base=own, name="mine")
     assert (record.name, record.seed, record.profile) == ("mine_1", 3, "sample")
@@ -106,7 +106,7 @@ def test_interrupted_trial_is_the_next():
     assert drawn([find_record("search_2", "sample")], "lr") == [(1e-3,)]
 
 
-def test_claimed_trial_is_left_alone(runs_dir):
+def test_a_claimed_trial_is_left_to_its_process(runs_dir):
     search(SMALL, 1, base="MLP_4")
     with trials.open_study("search", "sample", 0, "") as study, ExitStack() as theirs, ExitStack() as ours:
         other = study.add({"lr": 1e-3, "batch_size": 16}, read_sweep(SMALL), theirs)

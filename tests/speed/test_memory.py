@@ -108,7 +108,7 @@ def test_memory_that_is_kept_counts_as_free_and_goes_back_in_the_end(monkeypatch
     assert min(kept - asked, kept_again - ended) > 200 * 2**20
 
 
-def test_kept_memory_is_given_back_every_hundred_steps(monkeypatch):
+def test_kept_memory_is_released_every_hundred_steps(monkeypatch):
     given = []
     monkeypatch.setattr(steps, "release_memory", lambda: given.append(True))
     model, (inputs, labels) = mlp(), digits().tensors

@@ -324,7 +324,7 @@ def test_he_initialisation_draws_the_new_head_too():
     assert not model.last[-1][1].bias.any()
 
 
-def test_weights_are_kept_where_they_are_asked_for_and_a_record_without_them_is_no_answer(tiny, runs_dir):
+def test_weights_are_kept_on_request_and_a_record_without_them_is_refused(tiny, runs_dir):
     assert [name for name, row in EXPERIMENTS.items() if keeps_weights(row)] == [
         "train_resnet", "baseline", "fine_tune_1", "fine_tune_1_lr", "fine_tune_2_lr", "dropout",
     ]  # fmt: skip

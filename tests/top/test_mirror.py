@@ -70,7 +70,7 @@ def test_analyses(runs_dir, made, name):
     assert artifacts(lines) == {}
 
 
-def test_own_data_have_the_confusion_matrix_alone(runs_dir):
+def test_own_data_have_only_the_confusion_matrix(runs_dir):
     """Also with more outputs than classes, and with more cells than W&B's tables have rows."""
     numbered = lambda first, last: digits(first, last, lambda y: torch.arange(len(y)) % 120)  # noqa: E731
     own = pipeline(mlp(outputs=12), digits(), held(), name="own", wandb=False, **QUICK)
@@ -119,7 +119,7 @@ def test_offline_files_lie_in_one_folder(runs_dir, monkeypatch, tiny):
     assert files and all(file.is_relative_to(runs_dir / "wandb") for file in files)
 
 
-def test_summary_where_the_tables_fail(runs_dir, monkeypatch, capfd):
+def test_the_summary_is_written_if_the_tables_fail(runs_dir, monkeypatch, capfd):
     import wandb
 
     options = {"lr": 0.1, "epochs": 12, "batch_size": 32, "patience": 2}
