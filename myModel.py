@@ -69,7 +69,7 @@ class MLP(nn.Sequential):
 
     `blocks` end in a ReLU, `last` does not. A plain network has one block with all Linear layers but the last. In a
     residual one, every two layers from the input on are a residual block, and the remaining one or two are `last`.
-    `batch_norm` puts batch normalisation after each Linear layer but the last, so before each ReLU and, in a residual
+    `batch_norm` puts batch normalization after each Linear layer but the last, so before each ReLU and, in a residual
     block, before the addition (He et al. 2016, arXiv:1512.03385).
 
     >>> MLP([784, 64, 10])(torch.zeros(2, 1, 28, 28)).shape
@@ -78,7 +78,7 @@ class MLP(nn.Sequential):
 
     def __init__(self, widths: Sequence[int], residual: bool = False, batch_norm: bool = False) -> None:
         cut = len(widths) - 2  # Linear layers in blocks
-        layer = _normalised_linear if batch_norm else nn.Linear
+        layer = _normalized_linear if batch_norm else nn.Linear
         blocks: list[nn.Module]
         if residual:
             cut -= cut % 2
@@ -90,7 +90,7 @@ class MLP(nn.Sequential):
         super().__init__(OrderedDict(flatten=nn.Flatten(), blocks=nn.Sequential(*blocks), last=last))
 
 
-def _normalised_linear(width_in: int, width_out: int) -> nn.Sequential:
+def _normalized_linear(width_in: int, width_out: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(width_in, width_out), nn.BatchNorm1d(width_out))
 
 
@@ -186,7 +186,7 @@ class DropoutHead(nn.Sequential):
 
 
 def replace_head(model: nn.Module, num_classes: int, dropout: float = 0.0) -> nn.Module:
-    """Replace the model's last Linear layer by a new one, initialised from torch's generator; returns the model.
+    """Replace the model's last Linear layer by a new one, initialized from torch's generator; returns the model.
 
     In a model with several heads, such as a distilled vision transformer or GoogLeNet, each is replaced. A head without
     bias is replaced by one without bias. With `dropout`, the new head is Sequential(Dropout, Linear); a later call
@@ -255,7 +255,7 @@ def _count_common(paths: Iterable[list[str]]) -> int:
 
 
 def initialise(model: nn.Module, initialisation: str) -> None:
-    """Initialise Linear and Conv2d layers: "default" leaves torch's initialisation, "he" draws new weights for ReLU:
+    """Initialize Linear and Conv2d layers: "default" leaves torch's initialization, "he" draws new weights for ReLU:
     normal with variance 2 / fan-in, and biases of 0 (He et al. 2015, arXiv:1502.01852).
 
     Raises UsageError for any other name.
@@ -294,7 +294,7 @@ def train_only(model: nn.Module, children: Collection[str] | None, moving_statis
 def set_train_mode(model: nn.Module) -> nn.Module:
     """`model.train()`, but modules whose parameters are all frozen stay in evaluation mode; returns the model.
 
-    Thus frozen batch normalisation keeps its statistics, and a frozen prefix gives the same output each time. Call it
+    Thus frozen batch normalization keeps its statistics, and a frozen prefix gives the same output each time. Call it
     wherever you would call `model.train()`, which undoes it. It depends on `requires_grad` only. A module without
     parameters (ReLU, dropout) has the mode of the module that contains it.
     """

@@ -7,7 +7,7 @@ Imports nothing from the project, and no torch. `experimentTable.ATLAS` holds th
 from itertools import product
 from typing import Any
 
-# A model is (depth, whether it has shortcuts, whether it has batch normalisation before each ReLU). The depth is the
+# A model is (depth, whether it has shortcuts, whether it has batch normalization before each ReLU). The depth is the
 # number of weight layers of the plain MLP: 1024, 256, then depth - 3 layers of 64, and the ten classes.
 Model = tuple[int, bool, bool]
 

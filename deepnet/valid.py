@@ -246,8 +246,8 @@ def resolved_fields(exp: Any, table: Mapping[str, Any], builders: Iterable[str])
     for defect in exp.defects:
         if exp.kind != DEFECTS[defect]:
             raise UsageError(f"the defect {defect} has no effect on a {exp.kind}; leave it out")
-    normalised = {*CHILDREN["resnet18"]} - {"conv1", "fc"}  # the children with batch normalization
-    if "moving_statistics" in exp.defects and (model != "resnet18" or normalised <= {*(exp.trainable or normalised)}):
+    normalized = {*CHILDREN["resnet18"]} - {"conv1", "fc"}  # the children with batch normalization
+    if "moving_statistics" in exp.defects and (model != "resnet18" or normalized <= {*(exp.trainable or normalized)}):
         raise UsageError("moving_statistics has no effect where no batch normalization is frozen; leave it out")
     trainable, children = exp.trainable, CHILDREN.get(model.split("_")[0]) if model in models else None
     if trainable and children:  # the children of a user's own model are checked when it is built

@@ -10,7 +10,7 @@ import torch
 CS = {
     "svm": (1e-5, 1e-4, 1e-3),
     "logistic_regression": (1e-4, 1e-3, 1e-2, 1e-1),
-}  # the inverse regularisation strengths tried
+}  # the inverse regularization strengths tried
 
 
 def linear(state: dict) -> Callable[[np.ndarray], np.ndarray]:
@@ -44,9 +44,9 @@ def best_row(rows: list[dict], classifier: str | None = None) -> dict:
 def classical_baseline(
     train: tuple[np.ndarray, np.ndarray], held_out: tuple[np.ndarray, np.ndarray], defects: Collection[str] = ()
 ) -> tuple[list[dict], dict[str, dict]]:
-    """Fit a linear SVM and a logistic regression on standardised (features, labels), with C chosen on `held_out`.
+    """Fit a linear SVM and a logistic regression on standardized (features, labels), with C chosen on `held_out`.
 
-    defects: "unscaled" does not standardise the features, "untuned" leaves C at scikit-learn's default of 1; the
+    defects: "unscaled" does not standardize the features, "untuned" leaves C at scikit-learn's default of 1; the
     original program has both.
 
     Returns:

@@ -26,7 +26,7 @@ SAMPLED_ITEMS = 8  # items that represent a reader's data set if reading all of 
 def epoch_batches(images: int, batch_size: int, generator: torch.Generator, steps: int | None = None) -> list[Tensor]:
     """Shuffled indices in batches: one pass over all images, or exactly `steps` batches from as many passes as needed.
 
-    A last batch of one image, which batch normalisation cannot train on, is added to the batch before it.
+    A last batch of one image, which batch normalization cannot train on, is added to the batch before it.
     """
     batches: list[Tensor] = []
     while not batches or (steps and len(batches) < steps):

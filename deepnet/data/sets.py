@@ -1,4 +1,4 @@
-"""The report's three data sets: decoded once, checked, split, normalised and kept in memory.
+"""The report's three data sets: decoded once, checked, split, normalized and kept in memory.
 
 A set is identified by the fingerprint of its decoded pixels and labels, so every source gives the same images in the
 same order, whatever its encoding. The sources are tried in this order: DATA_DIR, the cache of decoded sets, the Hugging
@@ -118,14 +118,14 @@ class ImageSet(BatchSource):
         return len(self.labels)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        """One image, float32 (C, size, size), normalised, and its label."""
+        """One image, float32 (C, size, size), normalized, and its label."""
         if not -len(self) <= index < len(self):
             raise IndexError(f"{self.name} {self.part} has {len(self)} images, asked for number {index}")
         inputs, labels = self.batch(torch.tensor([index % len(self)]))
         return inputs[0], int(labels[0])
 
     def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
-        """Resized and normalised images, float32 (B, C, size, size), and int64 labels (B,) at `indices` (B,).
+        """Resized and normalized images, float32 (B, C, size, size), and int64 labels (B,) at `indices` (B,).
 
         Images are resized as 8-bit images, as by torchvision's Resize before ToTensor. The result equals torchvision's
         exactly for colour images on an x86 processor with AVX2, and within one grey level elsewhere.

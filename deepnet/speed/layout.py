@@ -13,7 +13,7 @@ def fast_layout(model: nn.Module, inputs: Tensor) -> torch.memory_format:
     """Channels last for a model with convolutions that accepts such `inputs` (N, C, H, W); else contiguous.
 
     A model that flattens its maps by `view` does not accept them, so a copy is tried, in evaluation and in training
-    mode. On MPS the gradients of channels-last batch normalisation are wrong (pytorch/pytorch#175189).
+    mode. On MPS the gradients of channels-last batch normalization are wrong (pytorch/pytorch#175189).
     """
     if (
         device().type == "mps"

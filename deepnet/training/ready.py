@@ -93,7 +93,7 @@ def evaluating(model: nn.Module) -> Iterator[nn.Module]:
 
 
 def materialise(model: nn.Module, source: Any) -> None:
-    """Initialise lazy modules by a forward pass, as torch requires before they are used."""
+    """Initialize lazy modules by a forward pass, as torch requires before they are used."""
     if any(is_lazy(tensor) for tensor in (*model.parameters(), *model.buffers())):
         inputs = source.first_inputs(2).to(device())
         for attempt in (inputs, inputs.float()):  # the model may need whole numbers as floats

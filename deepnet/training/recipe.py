@@ -90,7 +90,7 @@ def trial_of(model: nn.Module) -> Iterator[nn.Module]:
             trial = copy_of(model)
             if not all(parameter.is_leaf for parameter in trial.parameters()):  # a scripted module's are not
                 raise TypeError("its copy cannot be trained")
-        except Exception:  # computed weights, such as those of old-style weight normalisation, cannot be copied
+        except Exception:  # computed weights, such as those of old-style weight normalization, cannot be copied
             trial = model
         modes = [(module, module.training) for module in model.modules()]
         try:
