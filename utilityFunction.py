@@ -91,7 +91,7 @@ class Mirror:
             return call(*args, **kwargs)
         except Exception as error:
             self.complete = False
-            print_once(f"{complaint(error)}; the records are whole.")
+            print_once(f"{complaint(error)}; the records are complete.")
             return None
 
 
@@ -304,7 +304,7 @@ def _log_figures(profile: str) -> int:
         run.finish()
         return len(images)
     except Exception as error:
-        print_once(f"{complaint(error)}; the records are whole.")
+        print_once(f"{complaint(error)}; the records are complete.")
         return 0
 
 

@@ -72,7 +72,7 @@ def import_problem() -> str:
     except Exception as error:  # of any kind: an incompatible protobuf or NumPy raises TypeError, RuntimeError, ...
         if isinstance(error, ModuleNotFoundError) and error.name == "wandb":
             return "the package wandb is missing (pip install wandb)"
-        print_once(f"wandb cannot be imported ({complaint(error)}); the records are whole.")
+        print_once(f"wandb cannot be imported ({complaint(error)}); the records are complete.")
         return f"wandb cannot be imported ({complaint(error)})"
     return ""
 
@@ -89,7 +89,7 @@ def login_problem() -> str:
 
 
 def wandb_state() -> tuple[str, str]:
-    """The mode ("online", "offline" or "disabled"), and why runs are not uploaded, "" with WANDB_MODE=offline."""
+    """The mode ("online", "offline" or "disabled"), and the problem because of which runs are not uploaded, or ""."""
     if (mode := _asked_mode()) == "disabled":  # then wandb, which may be broken, is not even imported
         return mode, "WANDB_MODE=disabled"
     if problem := import_problem():

@@ -94,7 +94,7 @@ CHAPTER: Option = "--chapter", {"type": int, "help": "all experiments of this ch
 SEEDS: Option = "--seeds", {"default": "0", "help": "3, 0,2 or 0-4 (default 0)"}
 OF_FAMILY = "the atlas or a part of it, such as atlas_eps (docs/atlas.md)"
 FAMILY: Option = "--family", {"default": "", "help": OF_FAMILY}
-SEEDS_OR_FAMILYS: Option = "--seeds", {"help": "3, 0,2 or 0-4 (default 0; for a family, all its seeds)"}
+SEEDS_OF_RUNS: Option = "--seeds", {"help": "3, 0,2 or 0-4 (default 0; for a family, all its seeds)"}
 ALL_SEEDS: Option = "--seeds", {"help": "3, 0,2 or 0-4 (default all)"}
 JSON: Option = "--json", {"action": "store_true", "help": "print JSON, for programs"}
 MINUTES: Option = "--minutes", {"type": minutes, "help": "stop between epochs after this time"}
@@ -120,7 +120,7 @@ COMMANDS: dict[str, tuple[str, list[Option | list[Option]]]] = {
     "list": ("every experiment with its state and estimated time", [FAMILY, JSON]),
     "train": (
         "train experiments, or resume interrupted ones",
-        [NAMES, CHAPTER, FAMILY, SEEDS_OR_FAMILYS, MINUTES, FRESH, [WORKERS, DASK]],
+        [NAMES, CHAPTER, FAMILY, SEEDS_OF_RUNS, MINUTES, FRESH, [WORKERS, DASK]],
     ),
     "evidence": (
         "the runs that the claims still need, in the order of training; with --minutes, train them",
@@ -151,7 +151,7 @@ class Parser(argparse.ArgumentParser):
     """Prints what is wrong in one line, and exits with status 2."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message}; `python {self.prog} --help` shows what there is\n")
+        self.exit(2, f"{self.prog}: {message}; `python {self.prog} --help` lists the options\n")
 
     def require(self, kind: str, value: str, choices: Iterable[str]) -> None:
         """Exit unless `value` is one of `choices`."""

@@ -10,10 +10,10 @@ import torch
 from deepnet.machine import device
 
 
-def mixed(*numbers: int) -> int:
+def combined_seed(*numbers: int) -> int:
     """One 63-bit seed from several numbers, so that (seed, epoch) and (seed + 1, epoch - 1) are unrelated.
 
-    >>> mixed(0, 1) == mixed(1, 0)
+    >>> combined_seed(0, 1) == combined_seed(1, 0)
     False
     """
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(1))
@@ -21,7 +21,7 @@ def mixed(*numbers: int) -> int:
 
 def seed_everything(*numbers: int) -> torch.Generator:
     """Seed the global generators of torch, numpy and Python from `numbers`; returns a CPU generator for shuffling."""
-    seed = mixed(*numbers)
+    seed = combined_seed(*numbers)
     torch.manual_seed(seed)
     np.random.seed(seed % 2**32)  # a reader's own transforms may use numpy's or Python's generator
     random.seed(seed)

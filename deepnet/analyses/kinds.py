@@ -15,7 +15,7 @@ from deepnet.progress import bar
 from deepnet.records.folder import RunFolder
 from deepnet.records.provenance import provenance
 from deepnet.records.reading import Record
-from deepnet.seeds import mixed, seed_everything
+from deepnet.seeds import combined_seed, seed_everything
 from deepnet.training.features import extract_features
 from deepnet.training.metrics import accuracy, macro_accuracy
 from deepnet.training.optimizers import make_optimizer
@@ -77,7 +77,7 @@ def _tsne(exp: Experiment, identity: dict, build: Any) -> Any:
     neighbours in the embedding, and `knn_skill` is (accuracy - chance) / (1 - chance).
     """
     data = load_images(exp.dataset, "train", exp.profile)
-    generator = torch.Generator().manual_seed(mixed(exp.seed))
+    generator = torch.Generator().manual_seed(combined_seed(exp.seed))
     drawn = data.subset(torch.randperm(len(data), generator=generator)[: identity["images"]])
 
     def embed(folder: RunFolder) -> Record:

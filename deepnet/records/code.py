@@ -83,7 +83,7 @@ def state(root: Path = ROOT) -> dict:
     except subprocess.CalledProcessError as error:
         reason = f"{root} is not a git repository with a commit"
         if "dubious ownership" in error.stderr:
-            reason = f"git trusts no folder of another user; `git config --global --add safe.directory {root}`"
+            reason = f"git refuses a folder of another user; `git config --global --add safe.directory {root}`"
     except (OSError, subprocess.TimeoutExpired, ValueError) as error:
         reason = f"git does not answer ({type(error).__name__})"
     if not reason and (written := _written_since_start(root)):

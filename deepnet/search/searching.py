@@ -22,7 +22,7 @@ from deepnet.runs.requests import requested_rows, untrained_parents
 from deepnet.search.sweep import Sweep, plain, read_sweep
 from deepnet.search.trials import Study, describe_best, distributions, open_study, score, values_of
 from deepnet.search.vocabulary import KEYS
-from deepnet.seeds import mixed
+from deepnet.seeds import combined_seed
 from deepnet.text import counted
 from deepnet.training.precision import resolve_precision
 from deepnet.valid import whole
@@ -221,7 +221,9 @@ def draw(study: Study, trials: list, sweep: Sweep) -> dict:
     import optuna
     from optuna.samplers import GPSampler, RandomSampler
 
-    seed = mixed(int.from_bytes(study.name.encode()), study.seed, 0, len(trials)) % 2**32  # 0: as in recorded searches
+    seed = (
+        combined_seed(int.from_bytes(study.name.encode()), study.seed, 0, len(trials)) % 2**32
+    )  # 0: as in recorded searches
     at_random, rng = RandomSampler(seed=seed), random.Random(seed)
     bayes = sweep.method == "bayes"
     sampler = GPSampler(seed=seed, n_startup_trials=STARTUP_TRIALS) if bayes else at_random

@@ -72,7 +72,7 @@ def extract_features(
     source = as_the_model_takes(model, source)
     if not (layers := [m for m in model.modules() if isinstance(m, nn.Linear)]):
         raise UsageError(
-            f"{type(model).__name__} has no Linear layer to take the features before; use forward_all(model, data)"
+            f"{type(model).__name__} has no Linear layer to take features from; use forward_all(model, data)"
         )
     features: list[Tensor] = []
     latest: list[Tensor] = []

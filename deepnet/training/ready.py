@@ -155,7 +155,7 @@ def labelled(sources: Sequence[Any], outputs: int, classes: Any) -> tuple[list[A
     if classes is None and own_names and others and list(own_names) != list(others):
         raise UsageError(
             "the classes of the two data sets differ, so their labels may too; "
-            "say by classes=(...) what the outputs are"
+            "pass classes=(...) in the order of the outputs"
         )
     found = [known_labels(source, read_all=False) for source in sources]
     if not all(isinstance(label, int) and 0 <= label < outputs for labels in found for label in labels):

@@ -126,7 +126,7 @@ def test_the_summary_is_written_if_the_tables_fail(runs_dir, monkeypatch, capfd)
     record = pipeline(mlp(), digits(), held(), name="stopped", wandb=False, **options)
     monkeypatch.setattr(wandb, "plot_table", lambda *_: 1 / 0)
     assert not mirror(record)
-    assert "W&B: division by zero; the records are whole.\n" in capfd.readouterr().out
+    assert "W&B: division by zero; the records are complete.\n" in capfd.readouterr().out
     (lines,) = offline_runs(runs_dir)
     assert summary(lines)["validation_accuracy"] == record.result["accuracy"] != record.rows[-1]["validation_accuracy"]
 
@@ -196,5 +196,5 @@ def test_sync_that_fails(runs_dir, made, offline, monkeypatch, call):
     lend(made, runs_dir, "MLP_4")
     monkeypatch.setattr(wandb, "plot_table", lambda *_: 1 / 0)
     status, out, err = call("sync", "MLP_4")
-    assert (status, out) == (1, "W&B: division by zero; the records are whole.\n")
+    assert (status, out) == (1, "W&B: division by zero; the records are complete.\n")
     assert err == "run.py: incomplete in W&B: MLP_4 (seed 0); the same command writes everything again\n"
