@@ -221,9 +221,8 @@ def draw(study: Study, trials: list, sweep: Sweep) -> dict:
     import optuna
     from optuna.samplers import GPSampler, RandomSampler
 
-    seed = (
-        combined_seed(int.from_bytes(study.name.encode()), study.seed, 0, len(trials)) % 2**32
-    )  # 0: as in recorded searches
+    # The 0 stays, since recorded searches were drawn with it.
+    seed = combined_seed(int.from_bytes(study.name.encode()), study.seed, 0, len(trials)) % 2**32
     at_random, rng = RandomSampler(seed=seed), random.Random(seed)
     bayes = sweep.method == "bayes"
     sampler = GPSampler(seed=seed, n_startup_trials=STARTUP_TRIALS) if bayes else at_random
