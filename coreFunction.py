@@ -314,32 +314,32 @@ def pipeline(
         train, evaluation, settings = checked_sets(model, train, evaluation, exp, recipe, classes, convert)
         materialise(model, train)
         identity = {key: value for key, value in (asdict(exp) | settings).items() if key not in NOT_COMPUTED}
-        begun = digest(model.state_dict())
-        if (left := _left.get(model)) and left[1] == begun:
+        initial_digest = digest(model.state_dict())
+        if (last := _last_run.get(model)) and last[1] == initial_digest:
             remedy = "build it again to train it from scratch"
-            print(f"{name}: starts from the weights that {left[0]} left in this model; {remedy}")
+            print(f"{name}: starts from the weights that {last[0]} left in this model; {remedy}")
         scratch = None if record else tempfile.TemporaryDirectory()
         with kept_memory(fast), RunFolder(exp, Path(scratch.name) if scratch else runs_dir()) as folder:
             try:
                 checkpoint = folder.start(
-                    identity, provenance(precision), fresh=not resume or folder.ended, initial_weights=begun,
+                    identity, provenance(precision), fresh=not resume or folder.ended, initial_weights=initial_digest,
                     classes=list(evaluation.classes), layers=[layer for layer, _ in weight_layers(model)],
                 )  # fmt: skip
                 if convert:
                     set_precision(model, precision)
-                made = fit(
+                trained = fit(
                     model, train, evaluation, exp, recipe, folder, checkpoint, split="validation",
                     keep_weights=keep_weights, observe=_observer(mirrored),
                 )  # fmt: skip
             finally:
-                _left[model] = name, digest(model.state_dict())
+                _last_run[model] = name, digest(model.state_dict())
                 training_begins()
-    made.scratch = scratch  # keeps the folder as long as the record that reads it
-    return made
+    trained.scratch = scratch  # keeps the folder as long as the record that reads it
+    return trained
 
 
 # The run that trained a model last in this process, and the digest of the weights that it left there.
-_left: WeakKeyDictionary[nn.Module, tuple[str, str]] = WeakKeyDictionary()
+_last_run: WeakKeyDictionary[nn.Module, tuple[str, str]] = WeakKeyDictionary()
 
 
 # ---------------------------------------------------------------- the table's rows

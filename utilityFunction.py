@@ -80,7 +80,7 @@ class Mirror:
         self.close(0 if record.finished else 1)
 
     def close(self, exit_code: int) -> None:
-        """Close the run with the exit code of a program, from which W&B takes its state."""
+        """Close the run; W&B derives its state from `exit_code`."""
         Mirror.open.remove(self)
         if self._run and not self._stays_open:
             self._quietly(self._run.finish, exit_code)
@@ -128,7 +128,7 @@ def mirror(record: Record, weights: bool = False) -> bool:
 
 
 def sync(records: list[Record], profile: str, weights: bool = False) -> str:
-    """Mirror `records`, with `weights` also their weights, and the profile's figures; returns a line on what is where.
+    """Mirror `records`, with `weights` also their weights, and the profile's figures; returns a line that says where.
 
     Raises UsageError if nothing can be uploaded, and at the end if something was not.
     """

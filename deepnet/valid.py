@@ -128,15 +128,15 @@ def _is_several(value: Any) -> bool:
 
 
 def names(field: str, value: Any) -> tuple[str, ...]:
-    given = list(value) if _is_several(value) else []
-    if not _is_several(value) or not all(isinstance(name, str) for name in given):
+    items = list(value) if _is_several(value) else []
+    if not _is_several(value) or not all(isinstance(name, str) for name in items):
         raise UsageError(f"{field} must be a sequence of children's names, such as ('fc',), not {value!r}")
-    if not given:
+    if not items:
         raise UsageError(
             f"nothing in the model can be trained: {field} is empty; name some of its children, or leave it out"
         )
     # a set has no order of its own
-    return tuple(dict.fromkeys(map(str, sorted(given) if isinstance(value, Set) else given)))
+    return tuple(dict.fromkeys(map(str, sorted(items) if isinstance(value, Set) else items)))
 
 
 def one_of(*choices: Any) -> Callable[[str, Any], Any]:
@@ -161,8 +161,8 @@ def some_of(*choices: str) -> Callable[[str, Any], tuple[str, ...]]:
     def check(field: str, value: Any) -> tuple[str, ...]:
         if not _is_several(value):
             raise UsageError(f"{field} must be a sequence of names, such as ({choices[0]!r},), not {value!r}")
-        given = [choose(field, name, choices) for name in value]
-        return tuple(name for name in choices if name in given)
+        chosen = [choose(field, name, choices) for name in value]
+        return tuple(name for name in choices if name in chosen)
 
     return check
 

@@ -165,8 +165,8 @@ def _key(prefix: nn.Module, data: Any, precision: str, fast: bool) -> tuple | No
         return None
     prefix.eval()
     with torch.no_grad(), arithmetic(precision, fast=fast):  # an edited `forward` has the same weights
-        few = prefix(cast(data.first_inputs(4), precision))
-    made_of = digest(prefix.state_dict() | {"": few.float()}), str(prefix), precision, fast
+        outputs = prefix(cast(data.first_inputs(4), precision))
+    made_of = digest(prefix.state_dict() | {"": outputs.float()}), str(prefix), precision, fast
     return *made_of, fingerprint, data.size, data.memory_format, digest({"images": data.images})
 
 
