@@ -40,7 +40,7 @@ def test_readings():
 
 
 class Drawing(Dataset):
-    """Gives an item drawn at random whatever the index, as for balanced classes."""
+    """Returns a random item for any index, as a sampler for balanced classes would."""
 
     def __len__(self):
         return 200

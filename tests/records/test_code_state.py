@@ -43,7 +43,7 @@ def clone(tmp_path):
 
 
 def test_clean_clone(clone, tmp_path, monkeypatch):
-    """Files that are no modules do not count, nor do line ends that git changes, nor GIT_DIR."""
+    """Files that are not modules do not count, nor do line endings that git converts, nor GIT_DIR."""
     git(clone, "config", "core.autocrlf", "true")
     path = clone / "coreFunction.py"
     path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))

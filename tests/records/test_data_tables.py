@@ -1,4 +1,4 @@
-"""The evidence as data: both tables hold what docs/data.md says, and the crate describes what is there."""
+"""The evidence as data: both tables match docs/data.md, and the crate describes the files."""
 
 import csv
 import json

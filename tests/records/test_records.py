@@ -115,7 +115,7 @@ def test_fresh(runs_dir):
             assert folder.start({"lr": 0.1}, PROVENANCE, fresh=True) is None
             folder.append({"epoch": 0})
     assert len(list((runs_dir / "sample" / "x").glob("seed-0*"))) == 3
-    assert find_records("x", "sample") == []  # what was moved aside is no record any more
+    assert find_records("x", "sample") == []  # a folder that was moved aside is not found as a record
 
 
 # ---------------------------------------------------------------- where records are found

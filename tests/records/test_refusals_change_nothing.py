@@ -35,7 +35,7 @@ def train(
 
 
 class Late(Listed):
-    """Refuses its items after so many readings, as where a file turns out to be damaged in an epoch."""
+    """Refuses its items after this many readings, as if a file were damaged during an epoch."""
 
     def __init__(self, reads: int) -> None:
         super().__init__(list(zip(*digits().tensors, strict=True)))
@@ -96,7 +96,7 @@ REFUSALS: dict[str, Callable[[], object]] = {  # one from each place that refuse
 
 @pytest.fixture
 def finished(runs_dir, made, tiny):
-    """A finished record of every name that the refusals use, and files beside it as a killed process leaves them."""
+    """A finished record of every name that the refusals use, and the temporary files of a killed process."""
     lend(made, runs_dir, "MLP_4")
     record = train(keep_weights=True)
     for name in (".rows.jsonl.123.part", "notes.txt"):

@@ -1,4 +1,4 @@
-"""A record that was returned stays what it was, whatever happens to its folder; nothing replaces a finished one."""
+"""A returned record does not change with its folder; nothing replaces a finished record."""
 
 import multiprocessing
 import os

@@ -157,7 +157,7 @@ WAY_ON = "make room, or set RUNS_DIR to a folder you can write to"
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
-    """A records folder that is a disk of its own."""
+    """A records folder on a separate disk."""
     folder = tmp_path / "disk"
     folder.mkdir()
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", folder], capture_output=True).returncode:

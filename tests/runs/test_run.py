@@ -121,7 +121,7 @@ def test_baseline_is_chosen_on_held_out_data(made):
     assert {key.split(".")[0] for key in record.weights()} == {"svm", "logistic_regression"}
 
 
-# ---------------------------------------------------------------- loaded, gone on with, trained before
+# ---------------------------------------------------------------- loaded, resumed, trained before
 
 
 def test_second_call_trains_nothing(made, monkeypatch, capsys, tiny, no_training):

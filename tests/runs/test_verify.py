@@ -182,7 +182,7 @@ def test_threads_of_the_analyses():
 def test_parent_with_the_weights_of_the_evidence(evidence, made, runs_dir, trained, capsys):
     lend(made, runs_dir, "train_resnet")
     assert verify("fine_tune_1").verdict == "bit-equal"
-    assert len(trained) == 2  # epochs of its own
+    assert len(trained) == 2  # its own epochs
     assert verify("baseline").verdict == "bit-equal"
     assert "train_resnet" not in capsys.readouterr().out
 

@@ -69,7 +69,7 @@ def as_evidence(runs_dir, evidence):
     return lambda: runs_dir.rename(evidence)
 
 
-# ---------------------------------------------------------------- what is trained, and what is not
+# ---------------------------------------------------------------- which runs are trained
 
 
 @pytest.mark.parametrize("method", ["bayes", "random"])

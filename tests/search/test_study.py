@@ -58,7 +58,7 @@ def test_nothing_to_join(tmp_path):
 
 
 def test_search_killed_at_its_beginning():
-    """It cannot be joined, and is begun anew."""
+    """It cannot be joined, and the same call begins it."""
     with trials.open_study("search", "sample", 0, "", "maximize") as study:
         study.study.set_user_attr("count", 2)
     refused(join, "no search 'search'", "begin it with search(...)")
@@ -119,7 +119,7 @@ def test_a_claimed_trial_is_left_to_its_process(runs_dir):
 
 
 def test_two_begin_at_once_with_different_configurations(monkeypatch):
-    """Each looks and writes under one lock, so that the first one's configuration stands."""
+    """Each reads and writes under one lock, so that the first one's configuration is kept."""
     together, outcomes, read = threading.Barrier(2), [], searching.read_sweep
 
     def read_together(*arguments):

@@ -250,7 +250,7 @@ def test_epochs_that_the_profile_sets():
 
 
 def test_only_values_that_a_trial_combines_are_refused():
-    """The row's own value of one parameter does not forbid a value of another that is never drawn beside it."""
+    """The row's own value of one parameter does not forbid a value of another that is never combined with it."""
     row = replace(experiment("adam", "paper"), name="own", trainable=None)
     sought = {"model": {"values": ["resnet18", "CNN_10"]}, "start_from": {"value": None}}
     assert read_sweep(varied(**sought), row).parameters.keys() == sought.keys()

@@ -113,7 +113,7 @@ def test_resume_after_stop(server, runs_dir, monkeypatch):
     assert find_record("search_1", "sample").settings["identity"] == begun.settings["identity"]
     assert [find_record(f"search_{k}", "sample").settings["identity"]["lr"] for k in (1, 2)] == [0.09, 0.001]
     assert len(server.sweeps) == 1
-    # one of them for the trial that was stopped, which the second call goes on with by itself
+    # one of them for the trial that was stopped, which the second call resumes without an agent
     assert len(server.agents) == 2
     stopped, alone, second = offline_runs(runs_dir)
     assert [exit_code(lines) for lines in (stopped, alone, second)] == [1, 0, 0]

@@ -57,7 +57,7 @@ def test_a_container_s_limit_counts(monkeypatch, tmp_path, version, limit, free,
 
 
 def freed(number: int) -> None:
-    """Free so many tensors of 40 MiB."""
+    """Free this many tensors of 40 MiB."""
     tensors = [torch.ones(10 * 2**20) for _ in range(number)]
     del tensors
 
@@ -77,7 +77,7 @@ def new_pages() -> float:
 
 @keeping
 def test_memory_is_kept_for_the_next_tensor_but_in_the_plain_recipe_s_process():
-    # both anew: what a process did before counts
+    # each in a new process, since earlier allocations count
     with plain_process() as plain, ProcessPoolExecutor(1, get_context("spawn")) as ours:
         assert ours.submit(new_pages).result() < 20  # one tensor's, were they huge
         assert plain.submit(new_pages).result() > 4 * 20

@@ -1,4 +1,4 @@
-"""One switch turns off all that only makes training faster, and results then differ by rounding alone."""
+"""One switch turns off the faster implementations, which change results by rounding only."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""The atlas as a table of its own: its rows, their order, its models, and the command line's --family."""
+"""The atlas, a separate table: its rows, their order, its models, and the command line's --family."""
 
 import json
 from dataclasses import asdict

@@ -99,8 +99,7 @@ def described(model: nn.Module) -> tuple:
     return str(model), digest(*model.state_dict().values()), tuple(p.requires_grad for p in model.parameters())
 
 
-# What the loop and the optimizer read off the row; whatever else it says must show in the model, the data or the
-# options.
+# The fields that the loop and the optimizer read; all others must have an effect on the model, the data or the options.
 READ = {
     name for code in (coreFunction.fit, make_optimizer) for name in re.findall(r"\bexp\.(\w+)", inspect.getsource(code))
 }
@@ -356,7 +355,7 @@ def test_new_fields_change_no_identity():
     assert not {"final_test", "keep_weights"} & identity(row).keys()
 
 
-# ---------------------------------------------------------------- the table beside what it names
+# ---------------------------------------------------------------- the table and what it names
 
 
 def test_the_children_that_the_table_knows_are_those_of_the_models():

@@ -189,7 +189,7 @@ def test_weights_are_kept_on_request_and_hashed_in_any_case(keep):
 
 
 def no_constants(text):
-    """Parse JSON strictly: NaN and Infinity are no JSON."""
+    """Parse JSON strictly, without NaN and Infinity."""
 
     def refuse(constant):
         raise AssertionError(f"{constant} is not JSON")

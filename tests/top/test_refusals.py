@@ -1,4 +1,4 @@
-"""What a user can put right is said in one line, and nothing that was there is lost."""
+"""A mistake that a user can correct is reported in one line, and no file is lost."""
 
 import math
 from dataclasses import replace

@@ -40,7 +40,7 @@ class Unloadable(nn.Linear):
 
 
 class Unsaved(nn.Linear):
-    """Has an extra state that is no number, word or tensor."""
+    """Has an extra state that is not a number, word or tensor."""
 
     def get_extra_state(self):
         return threading.Lock

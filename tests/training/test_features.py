@@ -63,7 +63,7 @@ class Residual(nn.Module):
 
 
 class Scaled(nn.Module):
-    """Children in turn, but for a parameter of its own."""
+    """Runs its children in turn, and has a parameter of its own."""
 
     def __init__(self):
         super().__init__()
@@ -75,7 +75,7 @@ class Scaled(nn.Module):
 
 
 class Tempered(nn.Module):
-    """A frozen child, and a parameter of its own that learns, and changes nothing before it has."""
+    """Has a frozen child, and a trainable parameter of its own that has no effect before it is trained."""
 
     def __init__(self):
         super().__init__()

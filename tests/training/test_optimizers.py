@@ -1,4 +1,4 @@
-"""Optimizers: torch's own numbers, whatever is fused, however weights lie in memory, wherever a checkpoint was made."""
+"""Optimizers give torch's numbers: fused or not, in any memory format, and from a checkpoint of any device."""
 
 import copy
 from collections.abc import Callable
@@ -18,7 +18,7 @@ from experimentTable import OPTIMIZERS, Experiment
 
 @pytest.mark.parametrize("name", sorted(OPTIMIZERS))
 def test_a_checkpoint_of_a_gpu_is_resumed_on_a_cpu(name):
-    """There the steps are counted on the device, which RMSprop refuses to go on with elsewhere."""
+    """Steps are counted on the device there, which RMSprop refuses to resume on another device."""
 
     def take(optimizer, model, count):
         for _ in range(count):

@@ -24,7 +24,7 @@ def pictures(side, images=8, classes=4):
 
 
 class Fourier(nn.Module):
-    """Complex weights, a float64 buffer and a buffer of whole numbers, beside float32 weights."""
+    """Complex weights, a float64 buffer and a buffer of whole numbers, together with float32 weights."""
 
     def __init__(self):
         super().__init__()

@@ -193,7 +193,7 @@ def test_a_frozen_front_may_be_of_another_number_type(fast):
     assert record.weights()["scale"].dtype == torch.bfloat16
 
 
-# ---------------------------------------------------------------- nothing of the reader's own is moved by a trial
+# ---------------------------------------------------------------- a trial changes nothing of the reader's
 
 
 def patched():

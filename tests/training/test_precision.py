@@ -1,4 +1,4 @@
-"""The precision of a run: bf16 beside fp32, and what a device without bf16 does."""
+"""The precision of a run: bf16 compared with fp32, and devices without bf16."""
 
 from dataclasses import replace
 
