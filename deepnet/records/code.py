@@ -78,7 +78,7 @@ def state(root: Path = ROOT) -> dict:
         else:
             if differing := _differing(root, head):
                 more = f" and {len(differing) - 1} more" if len(differing) > 1 else ""
-                reason = f"not as commit {head[:7]} has it: {differing[0]}{more}"
+                reason = f"differs from commit {head[:7]}: {differing[0]}{more}"
             commit = head
     except subprocess.CalledProcessError as error:
         reason = f"{root} is not a git repository with a commit"

@@ -104,7 +104,7 @@ def compare(
 
     If the second run is unfinished, only its rows are compared. If CONDITIONS differ, equality is not required: every
     row's accuracy must agree with the evidence's within the sampling error of the evaluation images. If one does not,
-    the last accuracy must lie in the interval of `expectation`, computed from `seeds`, the evidence's records of this
+    the last accuracy must lie in the interval of `expected_interval`, computed from `seeds`, the evidence's records of this
     run, and `others`, those of other runs.
     """
     complete = bool(again.result)
@@ -135,7 +135,7 @@ def compare(
         else:
             own_seeds = [_accuracy(record, evidence, epoch) for record in seeds]
             other_runs = [[_accuracy(record, record, epoch) for record in run] for run in others]
-            expected, ground = expectation(last, images, own_seeds, other_runs)
+            expected, ground = expected_interval(last, images, own_seeds, other_runs)
         same_end = not complete or again.result["status"] == evidence.result["status"]
         if same_end and _within(accuracy[1], expected):
             verdict = f"within {ground}"
@@ -184,15 +184,15 @@ def sampling_error(accuracy: float, images: int) -> Interval:
     return max(low, 0.0), min(high, 1.0)
 
 
-def expectation(
-    own: float, images: int, seeds: Sequence[float | None], others: Sequence[Sequence[float | None]] = ()
+def expected_interval(
+    accuracy: float, images: int, seeds: Sequence[float | None], others: Sequence[Sequence[float | None]] = ()
 ) -> tuple[Interval, str]:
     """The interval for the accuracy of another run at LEVEL, and its name.
 
     It is Student's prediction interval for one more run, mean ± t s √(1 + 1/n), since with other rounding the same seed
     gives another run. s is the seeds' standard deviation; for fewer than FEW_SEEDS it is pooled with that of `others`,
     each about its own mean. Without a standard deviation, the interval is the sampling error of the `images` around the
-    evidence's accuracy `own`.
+    evidence's accuracy `accuracy`.
     """
     from scipy import stats
 
@@ -204,12 +204,12 @@ def expectation(
     squares = sum(len(run) * pvariance(run) for run in runs)
     freedom = sum(len(run) - 1 for run in runs)
     if not (values and squares):
-        unknown = f"{LEVEL:.0%}; the seeds' spread is not known"
-        return sampling_error(own, images), f"the sampling error of {images} images ({unknown})"
+        unknown = f"{LEVEL:.0%}; the variance over seeds is not known"
+        return sampling_error(accuracy, images), f"the sampling error of {images} images ({unknown})"
     half = stats.t.ppf((1 + LEVEL) / 2, freedom) * math.sqrt(squares / freedom * (1 + 1 / len(values)))
     pooled = f", pooled with {counted(len(pool), 'other run')}" if pool else ""
     interval = max(mean(values) - half, 0.0), min(mean(values) + half, 1.0)
-    return interval, f"the seeds' spread ({LEVEL:.0%}, {counted(len(values), 'seed')}{pooled})"
+    return interval, f"the seeds' prediction interval ({LEVEL:.0%}, {counted(len(values), 'seed')}{pooled})"
 
 
 # ---------------------------------------------------------------- training again

@@ -81,7 +81,7 @@ def test_changed_module(clone, change):
     change(clone)
     found = code.state(clone)
     assert (found["commit"], found["dirty"]) == (before["commit"], True)
-    assert found["uncommitted"] == f"not as commit {before['commit'][:7]} has it: coreFunction.py"
+    assert found["uncommitted"] == f"differs from commit {before['commit'][:7]}: coreFunction.py"
     assert found["code"] != before["code"]
 
 
@@ -116,7 +116,7 @@ def test_uncommitted_module(clone, path, name, ignored):
         (clone / ".git" / "info" / "exclude").write_text(f"{path}\n")
     (beside, imported), (kept, changed), same = json.loads(said_in(clone, "-c", UNTRACKED, path, name))
     assert (beside, kept, same) == (None, None, True)
-    assert imported == f"not as commit {git(clone, 'rev-parse', 'HEAD')[:7]} has it: {path}"
+    assert imported == f"differs from commit {git(clone, 'rev-parse', 'HEAD')[:7]}: {path}"
     assert changed == f"its code was changed while it ran: {path}"
 
 
@@ -203,14 +203,14 @@ def test_parts(runs_dir):
     assert record.result["sha256"].keys() == {"settings.json", "rows.jsonl"}
 
 
-EDITED = CLEAN | {"dirty": True, "uncommitted": "not as commit ccccccc has it: coreFunction.py"}
+EDITED = CLEAN | {"dirty": True, "uncommitted": "differs from commit ccccccc: coreFunction.py"}
 
 
 @pytest.mark.parametrize(
     ("parts", "why"),
     [
-        ((CLEAN, EDITED), "not as commit ccccccc has it: coreFunction.py"),
-        ((EDITED, CLEAN), "not as commit ccccccc has it: coreFunction.py"),
+        ((CLEAN, EDITED), "differs from commit ccccccc: coreFunction.py"),
+        ((EDITED, CLEAN), "differs from commit ccccccc: coreFunction.py"),
         ((CLEAN, CLEAN | {"commit": "d" * 40}), "its parts were made by several commits, ccccccc, ddddddd"),
         ((CLEAN | {"code": "another"},), "its code was changed while it ran"),
     ],

@@ -207,7 +207,7 @@ def test_prediction_interval_of_the_seeds(evidence, tmp_path):
     low, high = np.mean(there) - half, np.mean(there) + half
     record, again, seeds = two(evidence, tmp_path, there=there, here=round(high - 0.001, 4), **OTHER)
     difference = compare(record, again, seeds)
-    assert (difference.verdict, difference.agreed) == ("within the seeds' spread (95%, 3 seeds)", True)
+    assert (difference.verdict, difference.agreed) == ("within the seeds' prediction interval (95%, 3 seeds)", True)
     assert difference.expected == pytest.approx((low, high))
     assert difference.conditions == {"processor": (record.settings["provenance"]["processor"], "another")}
     said = f"accuracy 0.5 there, {round(high - 0.001, 4)} here; expected from {low:.4g} to {high:.4g}"
@@ -224,7 +224,7 @@ def test_unknown_spread(evidence, tmp_path, there):
     other_row(again.path, 1, test_accuracy=1.0)  # a row beyond it, so that the rows do not decide
     difference = compare(record, Record(again.path), seeds)
     assert difference.agreed
-    assert difference.verdict == "within the sampling error of 1000 images (95%; the seeds' spread is not known)"
+    assert difference.verdict == "within the sampling error of 1000 images (95%; the variance over seeds is not known)"
     assert difference.expected == pytest.approx((low, high))
     edit(again.path, "result.json", accuracy=low - 0.001)
     assert not compare(record, Record(again.path), seeds).agreed
@@ -242,7 +242,7 @@ def test_same_seed_is_compared_first(evidence, tmp_path):
     assert difference.expected == pytest.approx((low, high))
     other_row(again.path, 1, test_accuracy=1.0)
     difference = compare(record, Record(again.path), seeds)
-    assert (difference.agreed, difference.ground) == (False, "the seeds' spread (95%, 3 seeds)")
+    assert (difference.agreed, difference.ground) == (False, "the seeds' prediction interval (95%, 3 seeds)")
 
 
 @pytest.mark.parametrize(
@@ -255,9 +255,9 @@ def test_same_seed_is_compared_first(evidence, tmp_path):
     ],
 )  # fmt: skip
 def test_pooled_spread(seeds, others, half, ground):
-    interval, said = verification.expectation(0.42, 10**8, seeds, others)
+    interval, said = verification.expected_interval(0.42, 10**8, seeds, others)
     assert interval == pytest.approx((max(0.42 - half, 0), 0.42 + half), abs=1e-6)
-    assert said == f"the seeds' spread (95%, {ground})"
+    assert said == f"the seeds' prediction interval (95%, {ground})"
 
 
 def test_runs_of_the_same_model(evidence):
