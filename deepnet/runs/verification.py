@@ -104,8 +104,8 @@ def compare(
 
     If the second run is unfinished, only its rows are compared. If CONDITIONS differ, equality is not required: every
     row's accuracy must agree with the evidence's within the sampling error of the evaluation images. If one does not,
-    the last accuracy must lie in the interval of `expected_interval`, computed from `seeds`, the evidence's records of this
-    run, and `others`, those of other runs.
+    the last accuracy must lie in the `expected_interval` of `seeds`, the evidence's records of this run, and `others`,
+    those of other runs.
     """
     complete = bool(again.result)
     epoch = None if complete else len(again.rows) - 1
@@ -192,7 +192,7 @@ def expected_interval(
     It is Student's prediction interval for one more run, mean ± t s √(1 + 1/n), since with other rounding the same seed
     gives another run. s is the seeds' standard deviation; for fewer than FEW_SEEDS it is pooled with that of `others`,
     each about its own mean. Without a standard deviation, the interval is the sampling error of the `images` around the
-    evidence's accuracy `accuracy`.
+    evidence's `accuracy`.
     """
     from scipy import stats
 
