@@ -207,9 +207,7 @@ def _model_of(record: Record) -> nn.Module | None:
 
 @contextmanager
 def open_for_sweep(exp: Experiment) -> Iterator[Any]:
-    """The W&B run that a sweep's agent expects, with the trial's values in its config; closed as failed without a
-    finished record.
-    """
+    """The W&B run of a sweep's agent, with the trial's values as its config; failed if no record has finished."""
     run = _init(None, str(exp.profile), group=f"chapter {exp.chapter}")
     try:
         yield run

@@ -82,7 +82,6 @@ class InMemoryDataset(BatchSource):
         return len(self.labels)
 
     def batch(self, indices: Tensor) -> Batch:
-        """The inputs (B, ...) and targets (B,) at `indices` (B,)."""
         # a blocking copy would synchronize with the device in every batch
         indices = indices.to(self.inputs.device, non_blocking=True)
         inputs = self.inputs[indices]
@@ -134,7 +133,6 @@ class UserDataset(BatchSource):
         return map(self._targets, loader)
 
     def first_inputs(self, count: int) -> Tensor:
-        """The first inputs, at most `count`."""
         return self._inputs(collate([self.dataset[i] for i in range(min(count, len(self)))]))
 
     def _inputs(self, collated: Collated | str) -> Tensor:
@@ -183,7 +181,6 @@ class LoaderDataset(UserDataset):
         return map(self._targets, self._loaded())
 
     def in_order(self, batch_size: int) -> Iterable[Batch]:
-        """The batches of one pass of the loader."""
         return map(self._targets, self._loaded())
 
     def first_inputs(self, count: int) -> Tensor:

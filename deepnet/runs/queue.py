@@ -84,7 +84,7 @@ def count_ancestors(exp: Experiment) -> int:
 
 
 def _print_plan(calls: Mapping[Experiment, Call], recorded: int) -> None:
-    """Print the number of runs, their estimated time by profile, and which other profiles have records of them."""
+    """Print the number of runs, their estimated time by profile, and the other profiles that have records of them."""
     total = len(calls) + recorded
     seconds: dict[str, float] = {}
     for exp in calls:

@@ -22,7 +22,6 @@ class CUDAGraphStep:
         self._graph: torch.cuda.CUDAGraph | None = None
 
     def __call__(self, inputs: Tensor, labels: Tensor) -> None:
-        """Take the step on this batch."""
         self._seen += 1
         if self._seen == self.WARM_UP + 1:
             self._inputs, self._labels = inputs.clone(), labels.clone()
