@@ -17,7 +17,7 @@ from deepnet.speed.optimizer_steps import ContiguousViews, drop_subnormals
 from deepnet.speed.relus import with_cheap_relus
 from deepnet.training.metrics import GradientNorms, accuracy, macro_accuracy
 from deepnet.training.precision import arithmetic, cast
-from deepnet.training.ready import batches_of, device_of, scores, usable_precision
+from deepnet.training.ready import batches_of, checked_scores, device_of, usable_precision
 from experimentTable import UsageError
 from myModel import set_train_mode
 
@@ -79,7 +79,7 @@ def train_epoch(
         with arithmetic(precision, convolves, fast):
             outputs = network(cast(inputs, precision))
             if from_user:
-                check_targets(scores(model, inputs, outputs, training=True), labels)
+                check_targets(checked_scores(inputs, outputs, training=True), labels)
             value = loss(outputs, labels)
         optimizer.zero_grad()
         value.backward()
@@ -177,7 +177,7 @@ def evaluate(
     for inputs, labels in batches:
         inputs, labels = inputs.to(device), labels.to(device)
         with arithmetic(precision, fast=fast):
-            outputs = scores(model, inputs, network(cast(inputs, precision)))
+            outputs = checked_scores(inputs, network(cast(inputs, precision)))
         if from_user:
             check_targets(outputs, labels)
         exact = outputs.float() if precision == "bf16" else outputs
