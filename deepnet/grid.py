@@ -76,7 +76,7 @@ def cell_row(model: Model, he: bool, lr: float) -> str:
     return f"atlas_cell_{model_name(*model).removeprefix('MLP_')}{'_he' * he}_{lr:.0e}"
 
 
-CURES = {  # what is changed in MLP_33 -> the row; three are the report's own rows and ablations
+CURES = {  # what is changed in MLP_33 -> the row; three of these are in the report's table
     "eps 1e-16": "MLP_33_eps",
     "He": "MLP_33_he",
     "batch norm": "atlas_cure_bn",

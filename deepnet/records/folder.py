@@ -115,7 +115,7 @@ class RunFolder:
         for key in ("results_version", "precision"):
             if begun.get(key) != part.get(key):
                 raise UsageError(
-                    f"{self.path} was begun with {key} {begun.get(key)!r}, this is {part.get(key)!r}; "
+                    f"{self.path} was begun with {key} {begun.get(key)!r} and not {part.get(key)!r}; "
                     "move the folder away to start again"
                 )
         checkpoint = load_tensors(self.path / CHECKPOINT) if (self.path / CHECKPOINT).exists() else None
@@ -126,7 +126,7 @@ class RunFolder:
         rows = self.path / "rows.jsonl"
         content = b"".join(rows.read_bytes().splitlines(keepends=True)[:count]) if rows.exists() else b""
         if checkpoint and checkpoint["rows"] != hashlib.sha256(content).hexdigest():
-            raise UsageError(f"{rows} lacks rows of its checkpoint or has others; remove {self.path} to run it again")
+            raise UsageError(f"{rows} does not have the rows of its checkpoint; remove {self.path} to run it again")
         for path in (rows, self.path / "settings.json"):
             if path.exists():
                 self._undo.callback(_write, path, path.read_bytes())

@@ -120,7 +120,7 @@ def count_outputs(model: nn.Module, inputs: Tensor, training: bool = False) -> i
         outputs = (set_train_mode(model) if training else model.eval())(inputs)
     except Exception as error:  # whatever a reader's own model raises
         if training and len(inputs) == 1:
-            remedy = "give more, a larger batch_size, or drop_last"
+            remedy = "give more images, a larger batch_size, or drop_last"
             raise UsageError(
                 f"the model cannot train on a batch of one image ({first_line(error)}); {remedy}"
             ) from None
@@ -147,8 +147,8 @@ def as_the_model_takes(model: nn.Module, source: Any) -> Any:
 def labelled(sources: Sequence[Any], outputs: int, classes: Any) -> tuple[list[Any], LabelMap]:
     """The sources with their labels as targets, and the label map, which is made from the first source.
 
-    All labels are read only if a few of them are not whole numbers below `outputs`. Raises UsageError for labels that
-    fit no output.
+    A few labels are read first, and all of them only if these are not whole numbers below `outputs`. Raises UsageError
+    for labels that fit no output.
     """
     own_names = _names(getattr(sources[0], "dataset", None))
     others = _names(getattr(sources[-1], "dataset", None))

@@ -36,7 +36,7 @@ def test_unfinished_run_with_other_rows(runs_dir, change):
     rows = written(runs_dir, finished=False).path / "rows.jsonl"
     rows.write_text("".join(change(rows.read_text().splitlines(keepends=True))))
     with RunFolder(EXPERIMENT, runs_dir) as folder:
-        refused(lambda: folder.start({"lr": 0.1}, PROVENANCE), "lacks rows of its checkpoint or has others; remove")
+        refused(lambda: folder.start({"lr": 0.1}, PROVENANCE), "does not have the rows of its checkpoint; remove")
 
 
 def test_unfinished_run_with_the_checkpoint_of_another_seed(runs_dir):

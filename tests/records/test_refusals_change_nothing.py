@@ -169,7 +169,7 @@ def other_checkpoint(folder: Path) -> None:
 @pytest.mark.parametrize(("damage", "options", "message"), [
     (lambda folder: (folder / "checkpoint.pt").write_bytes(b"damaged"), {}, "cannot be read"),
     (other_checkpoint, {}, "is not of this run"),
-    (lambda folder: (folder / "rows.jsonl").write_text(""), {}, "lacks rows of its checkpoint or has others"),
+    (lambda folder: (folder / "rows.jsonl").write_text(""), {}, "does not have the rows of its checkpoint"),
     (lambda folder: None, {"lr": 2e-2}, r"lr 0\.01 there, 0\.02 here"),
 ], ids=["damaged checkpoint", "other checkpoint", "too few rows", "other run"])  # fmt: skip
 def test_interrupted_run(interrupted, runs_dir, damage, options, message):
