@@ -98,7 +98,7 @@ def own_optimizer(make: Callable[[list[nn.Parameter]], Optimizer], model: nn.Mod
     """A reader's own optimizer over the trainable parameters. Raises UsageError if `make` returns something else."""
     made = make([p for p in model.parameters() if p.requires_grad])
     if not isinstance(made, Optimizer):
-        raise UsageError(f"optimizer must give a torch.optim.Optimizer, it gave {type(made).__name__}")
+        raise UsageError(f"optimizer must return a torch.optim.Optimizer, it returned {type(made).__name__}")
     return made
 
 

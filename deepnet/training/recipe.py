@@ -174,7 +174,7 @@ def check_mean(loss: Loss, outputs: Tensor, targets: Tensor) -> None:
     once = float(loss(outputs, targets))
     twice = float(loss(torch.cat([outputs, outputs]), torch.cat([targets, targets])))
     if once and abs(twice - 2 * once) < 1e-3 * abs(once):
-        raise UsageError("loss adds the images up; it must give their mean, as reduction='mean' does")
+        raise UsageError("loss is the sum over the images; it must be their mean, as with reduction='mean'")
 
 
 def _repeated(inputs: Tensor, size: int) -> Tensor:

@@ -187,7 +187,7 @@ def evaluate(
             value = loss(exact, labels) * len(labels)
         if value.ndim:
             raise UsageError(
-                f"loss gives {value.numel()} numbers for a batch; it must give their mean, as reduction='mean' does"
+                f"loss returns {value.numel()} numbers for a batch; it must return their mean, as with reduction='mean'"
             )
         losses.append(value)
         predicted.append(outputs.argmax(1))

@@ -86,7 +86,7 @@ REFUSED = [
     ({"eps": -1.0}, "eps must be", "-1.0"),
     ({"eps": 1e-16, "optimizer": "SGD"}, "SGD has no eps", "another optimizer"),
     ({"optimizer": 3}, "optimizer must be a name, or a callable", "got 3"),
-    ({"optimizer": lambda parameters: parameters}, "optimizer must give a torch.optim.Optimizer", "list"),
+    ({"optimizer": lambda parameters: parameters}, "optimizer must return a torch.optim.Optimizer", "list"),
     ({"optimizer": lambda _: torch.optim.Adam(mlp().parameters())}, "parameters that are not the model's", "make it"),
     ({"optimizer": torch.optim.Adam, "lr": 1e-3}, "lr and eps apply to a named optimizer only", "your own"),
     ({"optimizer": torch.optim.LBFGS}, "a training step on a copy of the model failed", "closure"),
@@ -101,7 +101,7 @@ REFUSED = [
     (ONE_CYCLE | {"schedule_per_step": True}, "a training step on a copy of the model failed", "total"),
     ({"loss": 3}, "loss must be a callable", "got 3"),
     ({"loss": lambda outputs, targets: outputs}, "a training step on a copy of the model failed", "scalar"),
-    ({"loss": nn.CrossEntropyLoss(reduction="sum")}, "loss adds the images up", "reduction='mean'"),
+    ({"loss": nn.CrossEntropyLoss(reduction="sum")}, "loss is the sum over the images", "reduction='mean'"),
     # labels
     ({"classes": "0123456789"}, "classes must be a sequence of labels", "'0123456789'"),
     ({"classes": set(range(10))}, "classes must be a sequence of labels", "{0, 1,"),
