@@ -28,8 +28,8 @@ from deepnet.records.folder import RunFolder, checkpoint_seconds
 from deepnet.records.provenance import provenance
 from deepnet.records.reading import Record, check_identity, find_record, runs_dir
 from deepnet.runs import verification
-from deepnet.runs.asked import as_experiment, asked_for, check_options, is_without_weights, say_trained_first
 from deepnet.runs.queue import check_executor, run_missing
+from deepnet.runs.requests import announce_parent, as_experiment, check_options, lacks_weights, requested_rows
 from deepnet.runs.single import Observe, prepare_training
 from deepnet.runs.verification import Difference
 from deepnet.search import searching
@@ -65,25 +65,25 @@ def fit(
     checkpoint: dict | None, *, split: str, steps_per_epoch: int | None = None, keep_weights: bool = False,
     observe: Observe | None = None, line: Any = None, stop: Callable[[], bool] = lambda: False,
 ) -> Record:  # fmt: skip
-    """Train what is not frozen in `model`, in place. Every run goes through this loop.
+    """Train the parameters of `model` that are not frozen, in place. Every run goes through this loop.
 
     Epoch 0 evaluates the untrained model. Every epoch seeds itself from (seed, epoch), so that a run that is resumed
     from a checkpoint gives the same numbers as one that was never interrupted.
 
     Args:
-        exp: its epochs, batch size, patience and seed, and whether gradients are recorded.
-        recipe: optimizer, loss, schedule and precision, and whether to use what only makes training faster.
-        folder: where rows, checkpoints and the result go. This process holds its lock.
-        checkpoint: what an interrupted run has left in the folder, or None.
-        split: what the evaluation set is called in the rows, "test" or "validation".
-        steps_per_epoch: how many steps an epoch has; None for one pass over the training set.
-        keep_weights: keep the final weights beside the record.
-        observe: makes what is shown each row; None for nothing.
-        line: the progress bar to show it on; None for a new one.
-        stop: asked after each epoch whether to leave off there.
+        exp: gives the epochs, batch size, patience and seed, and whether gradients are recorded.
+        recipe: optimizer, loss, schedule and precision, and whether the faster implementations are used.
+        folder: where rows, checkpoints and the result are written. This process holds its lock.
+        checkpoint: that of an interrupted run, or None.
+        split: the name of the evaluation set in the rows, "test" or "validation".
+        steps_per_epoch: None for one pass over the training set.
+        keep_weights: keep the final weights in the record's folder.
+        observe: makes the observer that is shown each row, such as W&B's mirror.
+        line: the progress bar to use; None for a new one.
+        stop: called after each epoch; training stops there when it returns True.
 
     Returns:
-        The run's record, which is unfinished where `stop` said to leave off.
+        The run's record, which is unfinished if `stop` ended the training.
     """
     precision, fast = recipe.precision, recipe.fast
     model.to(device())
@@ -99,7 +99,7 @@ def fit(
             raise UsageError(f"{exp.name} was begun with other data; {remedy}")
         with folder.restoring():
             model.load_state_dict(checkpoint["model"])
-            frozen = set(map(tuple, checkpoint["frozen"]))  # a change made before the interruption is noticed too
+            frozen = set(map(tuple, checkpoint["frozen"]))  # to notice also a change from before the interruption
     else:
         frozen = frozen_digests(model)
     seed_everything(exp.seed, 0)  # a reader's data set may draw random numbers
@@ -173,14 +173,14 @@ def fit(
                     observer.finish(record)
                 return record
 
-    moved = frozen ^ frozen_digests(model)  # looked at before the best weights are restored, which would hide it
-    if best is not None:  # then measure and predictions are those of the restored weights, not of the last epoch
+    changed = frozen ^ frozen_digests(model)  # before the best weights are restored, which would hide a change
+    if best is not None:  # the result describes the restored weights, not those of the last epoch
         model.load_state_dict(best)
         measured, predictions = measure()
-        moved |= frozen ^ frozen_digests(model)
-    if names := sorted({name for name, _ in moved}):
+        changed |= frozen ^ frozen_digests(model)
+    if names := sorted({name for name, _ in changed}):
         more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-        failure = failure or f"frozen weights or statistics moved in training: {names[0]}{more}"
+        failure = failure or f"frozen weights or statistics changed in training: {names[0]}{more}"
     weights = model.state_dict()
     if keep_weights and failure is None:
         folder.save_weights(weights)
@@ -216,60 +216,61 @@ def pipeline(
 ) -> Record:  # fmt: skip
     """Train any model on any map-style data set of (tensor, label) pairs, or on a loader of one, and record the run.
 
-    It always trains: a finished record of that name is superseded, which leaves it beside the new one. The model is
-    trained in place and used as it is: its own `forward` and `train`, torch's own operations, and every item is read
-    again in each epoch. It is left on the device, in eval mode, with its best epoch's weights where `patience` is
-    given. What is frozen stays frozen.
+    It always trains: the folder of an earlier run of that name is renamed and kept. The model is trained in place and
+    used as it is, with its own `forward` and `train` and torch's own operations, and every item is read again in each
+    epoch. Afterwards it is on the device, in evaluation mode, and has its best epoch's weights if `patience` is given.
+    Frozen parameters stay frozen.
 
     Args:
-        model: gives scores (N, classes) for a batch of N inputs, in training too.
+        model: returns scores (N, classes) for a batch of N inputs, in training mode too.
         train_set: a data set with a length whose items are (tensor, label) pairs, or a `DataLoader`, whose own batches
-            are taken.
-        eval_set: likewise, for the evaluation before the first epoch and after each.
-        name: of the run and of its folder.
+            are used.
+        eval_set: the same, for the evaluation before the first epoch and after each epoch.
+        name: the name of the run and of its folder.
         lr: the learning rate of a named optimizer (default 1e-3).
-        optimizer: "Adam", "AdamW", "RMSprop" or "SGD" with torch's defaults, or a callable from the parameters that
-            learn to an optimizer, as `lambda parameters: torch.optim.SGD(parameters, lr=0.1, momentum=0.9)`.
+        optimizer: "Adam", "AdamW", "RMSprop" or "SGD" with torch's defaults, or a function that makes an optimizer of
+            the trainable parameters, such as
+            `lambda parameters: torch.optim.SGD(parameters, lr=0.1, momentum=0.9)`.
         eps: the eps of a named optimizer (default: torch's).
         epochs: passes over the training set.
-        batch_size: items per step of a data set (default 128). A last batch of one item joins the one before it.
+        batch_size: items per step of a data set (default 128). A last batch of one item is added to the one before it.
         eval_batch_size: items per batch in evaluation (default: `batch_size`).
         trainable: names of the child modules to train; by default every parameter that requires a gradient.
-        loss: from scores (B, classes) and targets (B,) to the mean over the batch.
-        schedule: from the optimizer to a scheduler of torch.optim.lr_scheduler, which is stepped after each epoch; one
-            that waits for a plateau goes by the evaluation loss.
+        loss: a function from scores (B, classes) and targets (B,) to the mean over the batch.
+        schedule: a function from the optimizer to a scheduler of torch.optim.lr_scheduler, which is stepped after each
+            epoch; ReduceLROnPlateau is given the evaluation loss.
         schedule_per_step: step the schedule after each optimizer step instead.
-        patience: epochs in a row without a gain in evaluation accuracy of more than `min_delta` that end the run. The
-            first gain is counted from an accuracy of 0, as in the report.
+        patience: end the run after this many epochs in a row without a gain in evaluation accuracy of more than
+            `min_delta`. The first gain is counted from an accuracy of 0, as in the report.
         min_delta: see `patience`.
-        classes: the labels in the order of the model's outputs; names alone where labels are whole numbers. Unless it
-            is given, whole numbers from 0 to outputs - 1 stay what they are, and others, or words, are numbered in
-            ascending order. The record says how.
+        classes: the labels in the order of the model's outputs, or their names if the labels are whole numbers. By
+            default, whole numbers from 0 to outputs - 1 are used as they are, and other labels are numbered in
+            ascending order, which the record holds.
         workers: processes that read the data sets.
         precision: "fp32", "fp64", "bf16" (torch's autocast) or "auto", which is bf16 where the hardware has it
-            (default: the model's own type). "fp32" and "fp64" convert the model, and it stays so.
-        seed: of the order, of dropout and of random transforms: each epoch seeds torch's, numpy's and Python's global
-            generators. The initial weights are the caller's own; call `torch.manual_seed` before the model is made to
-            have them again.
-        fast: use all that only makes it faster: fused optimizers, channels-last memory, products computed otherwise on
-            small maps, memory that is kept, and a frozen front that is computed once where its forward is known to be a
-            chain of modules (nn.Sequential; torchvision's ResNet) and the data are tensors in memory. Results differ by
-            rounding alone.
-        cache_frozen: compute the frozen front once in any case: the caller vouches that the model runs its children in
+            (default: the model's own type). "fp32" and "fp64" convert the model for good.
+        seed: decides the order, dropout and random transforms: each epoch seeds the global generators of torch, numpy
+            and Python. The initial weights are the caller's own; call `torch.manual_seed` before you build the model to
+            reproduce them.
+        fast: use the faster implementations: fused optimizers, channels-last memory, convolutions on small maps as
+            matrix products, freed memory kept for reuse, and a frozen prefix that is computed once if the model is
+            known to be a chain of modules (nn.Sequential; torchvision's ResNet) and the data are tensors in memory.
+            Results differ by rounding only.
+        cache_frozen: compute the frozen prefix once in any case: the caller asserts that the model runs its children in
             turn and that the data are the same at each reading.
         record_gradients: record gradient norms and each layer's signal per epoch.
-        keep_weights: keep the final weights beside the record.
-        resume: go on with an interrupted run of this name.
-        record: leave files on the disk; without it the record is returned all the same.
-        wandb: mirror the run to Weights & Biases (default: only where an account is logged in or WANDB_MODE is set).
+        keep_weights: keep the final weights in the record's folder.
+        resume: resume an interrupted run of this name.
+        record: write files to the disk; if False, the record is only returned.
+        wandb: mirror the run to Weights & Biases (default: only if an account is logged in or WANDB_MODE is set).
 
     Returns:
         The run's record.
 
     Raises:
-        UsageError: for a value that has no effect or cannot be had, for data that do not fit the model, where nothing
-            could learn, and for whatever fails when a copy of the model is trained on batches of the sizes that will
-            come; files are then as they were.
+        UsageError: for a value that has no effect or is not available here, for data that do not fit the model, if no
+            parameter could learn, and if training a copy of the model on batches of the run's sizes fails. No file has
+            been changed then.
 
     Example:
         >>> torch.manual_seed(0)
@@ -277,7 +278,7 @@ def pipeline(
         >>> pipeline(model, train_set, test_set, name="linear", epochs=2).result["accuracy"]
     """
     if not isinstance(name, str):
-        raise UsageError(f"name must be a word, as 'my_model', got {name!r}")
+        raise UsageError(f"name must be a string, such as 'my_model', got {name!r}")
     if not isinstance(model, nn.Module):
         raise UsageError(f"model must be a torch.nn.Module, got {model!r:.60}")
     convert, precision = precision is not None, resolve_precision(precision or own_precision(model))
@@ -286,7 +287,7 @@ def pipeline(
         what = "a name, or a callable from parameters to an optimizer"
         raise UsageError(f"optimizer must be {what}, got {optimizer!r:.60}")
     if not named and (lr is not None or eps is not None):
-        raise UsageError("lr and eps belong to an optimizer that is named; set them where yours is made")
+        raise UsageError("lr and eps apply to a named optimizer only; set them in your own optimizer")
     if isinstance(trainable, Collection) and not isinstance(trainable, str):
         trainable = tuple(trainable)
     exp = Experiment(
@@ -313,41 +314,41 @@ def pipeline(
         train, evaluation, settings = checked_sets(model, train, evaluation, exp, recipe, classes, convert)
         materialise(model, train)
         identity = {key: value for key, value in (asdict(exp) | settings).items() if key not in NOT_COMPUTED}
-        begun = digest(model.state_dict())
-        if (left := _left.get(model)) and left[1] == begun:
-            remedy = "make it anew to train it from scratch"
-            print(f"{name}: begins with the weights that {left[0]} left in this model; {remedy}")
+        initial_digest = digest(model.state_dict())
+        if (last := _last_run.get(model)) and last[1] == initial_digest:
+            remedy = "build it again to train it from scratch"
+            print(f"{name}: starts from the weights that {last[0]} left in this model; {remedy}")
         scratch = None if record else tempfile.TemporaryDirectory()
         with kept_memory(fast), RunFolder(exp, Path(scratch.name) if scratch else runs_dir()) as folder:
             try:
                 checkpoint = folder.start(
-                    identity, provenance(precision), fresh=not resume or folder.ended, initial_weights=begun,
+                    identity, provenance(precision), fresh=not resume or folder.ended, initial_weights=initial_digest,
                     classes=list(evaluation.classes), layers=[layer for layer, _ in weight_layers(model)],
                 )  # fmt: skip
                 if convert:
                     set_precision(model, precision)
-                made = fit(
+                trained = fit(
                     model, train, evaluation, exp, recipe, folder, checkpoint, split="validation",
                     keep_weights=keep_weights, observe=_observer(mirrored),
                 )  # fmt: skip
             finally:
-                _left[model] = name, digest(model.state_dict())
+                _last_run[model] = name, digest(model.state_dict())
                 training_begins()
-    made.scratch = scratch  # the folder lives as long as the record that reads it
-    return made
+    trained.scratch = scratch  # keeps the folder as long as the record that reads it
+    return trained
 
 
 # The run that trained a model last in this process, and the digest of the weights that it left there.
-_left: WeakKeyDictionary[nn.Module, tuple[str, str]] = WeakKeyDictionary()
+_last_run: WeakKeyDictionary[nn.Module, tuple[str, str]] = WeakKeyDictionary()
 
 
 # ---------------------------------------------------------------- the table's rows
 
 
 def build(exp: Experiment) -> nn.Module:
-    """The experiment's model with the weights that it starts from.
+    """The experiment's model with its initial weights.
 
-    These are drawn from its seed, or are its parent's, with a new last layer where classes or dropout differ. A parent
+    These are drawn from its seed, or are its parent's, with a new last layer if classes or dropout differ. A parent
     whose weights are not in `RUNS_DIR` is trained first.
     """
     return built(exp, _parent_weights)
@@ -356,7 +357,7 @@ def build(exp: Experiment) -> nn.Module:
 def _parent_weights(parent: Experiment) -> dict:
     found = find_record(parent.name, parent.profile, parent.seed, evidence=False)
     if not (found and found.finished and found.has_weights):
-        say_trained_first(parent)
+        announce_parent(parent)
         found = run(replace(parent, keep_weights=True), evidence=False)
     if found.result and not found.finished:
         failed = f"{parent.name} (seed {parent.seed}) failed ({found.result['reason']})"
@@ -369,19 +370,19 @@ def run(
     exp: Experiment | str, evidence: bool = True, *, wandb: Any = True, line: Any = None,
     stop: Callable[[], bool] = lambda: False,
 ) -> Record:  # fmt: skip
-    """Run one experiment: load its finished record, resume its interrupted run, or train it.
+    """Run one experiment: load its finished record, resume it if it was interrupted, or train it.
 
-    The record that is returned stays what it is, whatever is trained or moved afterwards.
+    The returned record does not change when its folder does.
 
     Args:
-        exp: a row of the table, its name, or a variant of one.
-        evidence: also look among the committed records.
-        wandb: whether W&B sees the run, or a W&B run to write it to.
-        line: the progress bar to show it on; None for a new one.
-        stop: asked after each epoch whether to leave off there.
+        exp: a row of the table, its name, or a variant of a row.
+        evidence: search the committed records too.
+        wandb: whether the run is written to W&B, or an open W&B run to write it to.
+        line: the progress bar to use; None for a new one.
+        stop: called after each epoch; training stops there when it returns True.
 
     Raises:
-        UsageError: for an unknown name, profile or option, for data that are missing, where another run has that name,
+        UsageError: for an unknown name, profile or option, for missing data, if the name belongs to a different run,
             and while another process trains this one.
 
     Example:
@@ -392,10 +393,10 @@ def run(
     exp = replace(exp, profile=current_profile(exp.profile))
     identity = data_identity(exp)
     found = find_record(exp.name, exp.profile, exp.seed, evidence and not exp.keep_weights)  # evidence has no weights
-    if found and found.result:  # spares data, model and lock
+    if found and found.result:  # needs neither data, model nor lock
         check_identity(found, identity)
-        if is_without_weights(exp, found):
-            remedy = f"move {found.path} away, and it is trained again"
+        if lacks_weights(exp, found):
+            remedy = f"move {found.path} away to train it again"
             raise UsageError(f"the weights of {exp.name} (seed {exp.seed}) were not kept; {remedy}")
         return found.load()
     if not is_supported(exp):
@@ -411,13 +412,13 @@ def run(
             check_identity(folder.record, identity)  # another process has finished it in the meantime
             return folder.record.load()
         record = write(folder)
-        if wandb and exp.kind != "training":  # a training was mirrored while it ran
+        if wandb and exp.kind != "training":  # a training run was mirrored while it ran
             mirror(record)
         return record.load()
 
 
 def _observer(wandb: Any) -> Observe | None:
-    """What shows a training to W&B while it runs; `wandb` is whether it does, or a W&B run to write to."""
+    """What writes a run to W&B while it trains; `wandb` as for `run`."""
     return partial(Mirror, wandb_run=None if wandb is True else wandb) if wandb else None
 
 
@@ -427,24 +428,24 @@ def run_all(
 ) -> list[Record]:  # fmt: skip
     """Run several experiments, parents before children, with one estimate and one progress bar.
 
-    What cannot run is said in one line, and the others go on. What another process is training is tried once more at
-    the end; if it is still being trained then, that is said and the record is left out. After an interrupt the same
-    call goes on from there.
+    A run that cannot start is reported in one line, and the others continue. A run that another process is training is
+    tried once more at the end; if it is still being trained then, this is reported and its record is left out. After an
+    interrupt, the same call resumes.
 
     Args:
         names: rows of the table, their names, or variants of rows.
-        profile: of the rows that have none of their own; by default the current one.
-        seeds: of the rows that have none of their own; by default seed 0.
-        evidence: also look among the committed records.
-        executor: any executor of processes of concurrent.futures, to run independent experiments side by side.
-        wandb: whether W&B sees the runs.
-        stop: asked after each epoch whether to leave off there.
+        profile: for rows without a profile of their own; by default the current one.
+        seeds: for rows without a seed of their own; by default seed 0.
+        evidence: search the committed records too.
+        executor: an executor of processes in the sense of concurrent.futures, for independent experiments in parallel.
+        wandb: whether the runs are written to W&B.
+        stop: called after each epoch; training stops there when it returns True.
 
     Returns:
-        The finished records, in the order asked for.
+        The finished records, in the requested order.
 
     Raises:
-        UsageError: for an unknown name or profile, for a row whose own profile or seed is not the one asked for, and
+        UsageError: for an unknown name or profile, for a row whose own profile or seed is not the requested one, and
             for an executor whose processes could not work.
 
     Example:
@@ -454,7 +455,7 @@ def run_all(
     check_options(evidence, wandb, stop)
     if executor is not None:
         check_executor(executor)
-    rows = asked_for(list(map(as_experiment, names)), profile, seeds)
+    rows = requested_rows(list(map(as_experiment, names)), profile, seeds)
     return run_missing(list(dict.fromkeys(rows)), evidence, executor, wandb, stop, run)
 
 
@@ -464,13 +465,13 @@ def run_all(
 def final_test(record: Record, why_again: str = "") -> dict[str, dict]:
     """Open chapter 5's test set for this run and seed, log the opening, and return {classifier: its line of the log}.
 
-    Nothing else opens that test set, and it is opened once. Asked again, this returns what was logged, here or in the
-    committed evidence; `why_again` opens it once more, and stands in the log.
+    Nothing else opens that test set, and it is opened once: a further call returns what was logged, here or in the
+    committed evidence. To open it again, give the reason as `why_again`, which is logged.
 
     Raises:
-        UsageError: for a row without `final_test` (in the table `dropout` and `baseline` have it) or one that has not
-            finished, while another chapter 5 run or search trial of that profile and seed is unfinished, where the
-            weights are not here, where other weights were tested before, and while another process is at it.
+        UsageError: for a row without `final_test` (in the table, `dropout` and `baseline` have it), for an unfinished
+            one, while another chapter 5 run or search trial of that profile and seed is unfinished, if the weights are
+            not here, if other weights were tested before, and while another process opens the test set.
 
     Example:
         >>> final_test(run(experiment("dropout", "cpu")))["resnet18"]["accuracy"]  # doctest: +SKIP
@@ -485,22 +486,22 @@ def search(
     """Search hyperparameters: run `count` trials of the experiment `base` with values drawn from `config`.
 
     A trial is an ordinary run, named NAME_1, NAME_2, ... The trials are kept in a database: SQLite in the records'
-    folder, or the server at the URL `storage`. The same call resumes a search that was cut off; a larger `count` adds
-    trials; other processes may `join` it meanwhile. A trial that fails is recorded as failed, and the others go on.
+    folder, or the server at the URL `storage`. The same call resumes an interrupted search, a larger `count` adds
+    trials, and other processes may `join` it. A trial that fails is recorded as failed, and the others continue.
 
     Args:
         config: what W&B calls a sweep configuration. Method "bayes" is a Gaussian process, "random" draws at random,
-            "grid" takes every combination. Offline they are Optuna's, seeded; with a W&B account they are those of a
-            W&B sweep, whose agent gives each trial its values (never tried against W&B's servers). What has no meaning
-            here (program, command, description, ...) is named and passed over.
-        base: the row that is varied, or its name. A row's own profile and seed hold unless others are given.
+            "grid" takes every combination. Offline these are Optuna's samplers, seeded; with a W&B account, a W&B
+            sweep, whose agent gives each trial its values (never tried against W&B's servers). Keys without a meaning
+            here (program, command, description, ...) are reported and ignored.
+        base: the row to vary, or its name. Its own profile and seed hold unless others are given.
 
     Returns:
         The finished trials' records, best first.
 
     Raises:
-        UsageError: before anything is written, for all that no trial could be drawn from or run with, in one message;
-            for another configuration than the search was begun with; and where W&B makes no sweep or gives no trial.
+        UsageError: before anything is written, for everything that is wrong in the configuration, in one message; if
+            the search was begun with a different configuration; and if W&B creates no sweep or gives no trial.
 
     Example:
         >>> search(REPORT_SWEEP, 12, profile="sample")  # doctest: +SKIP
@@ -512,7 +513,7 @@ def search(
 def join(name: str = "search", *, profile: str = "", seed: int = 0, storage: str = "") -> list[Record]:
     """Work on a search that another process has begun, until it has all its trials; see `search`.
 
-    Returns the finished trials' records, best first. Raises UsageError where no search of that name has been begun.
+    Returns the finished trials' records, best first. Raises UsageError for a search that has not been begun.
 
     >>> join("search", profile="sample")  # doctest: +SKIP
     [<Record search_9 (sample, seed 0): ...>, ...]
@@ -523,12 +524,12 @@ def join(name: str = "search", *, profile: str = "", seed: int = 0, storage: str
 def verify(name: str, profile: str | None = None, seed: int = 0, epochs: int | None = None) -> Difference:
     """Train a committed run again, in the precision of its record, and compare the two.
 
-    It is trained in a temporary folder, without W&B. With `epochs` only the first epochs are trained and compared. How
-    long it takes is said first.
+    It is trained in a temporary folder, without W&B. With `epochs`, only the first epochs are trained and compared. An
+    estimate of the time is printed first.
 
     Raises:
-        UsageError: for a run without a committed record, for one that is no longer in the table as it was, for more
-            epochs than its record has, and for step times, which no two runs have in common.
+        UsageError: for a run without a committed record, for a run whose row in the table has changed, for more epochs
+            than its record has, and for step times, which are never the same twice.
 
     Example:
         >>> print(verify("MLP_4", "cpu", epochs=2))  # doctest: +SKIP

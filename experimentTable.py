@@ -1,7 +1,7 @@
 """Every run of the report as one table, and the profiles that give it its size. Needs no torch.
 
-An experiment is a row of data; a row says only what is special about it. What the report does not
-state (default initialization, the optimizers' defaults) is torch's default.
+An experiment is a row of data, which gives only what differs from the defaults. What the report does not state
+(initialization, the optimizers' options) is torch's default.
 """
 
 import os
@@ -13,18 +13,18 @@ from typing import Any
 
 from deepnet import grid, valid
 
-# Some of these are for others to import from here.
+# Some of these are imported from here by other modules.
 from deepnet.valid import ANALYSES, EVAL_SPLIT, NAME, OWN, RunLockedError, UsageError, choose  # noqa: F401
 
 PROJECT = "cnn-and-deep-network"  # the W&B project and the cache folder
 OPTIMIZERS = ("Adam", "AdamW", "RMSprop", "SGD")
-# models with a run in fp32 and one in bf16
+# models that are trained in fp32 and in bf16
 BOTH_PRECISIONS = ("CNN_10", "CNN_13", "CNN_res_16", "CNN_res_56", "resnet18")
 CLASSES = {"mnist": 10, "cifar10": 10, "cifar100": 100}
-USUAL_CHAPTER = {"mnist": 3, "cifar10": 4, "cifar100": 5}  # whose image size a row without a chapter takes
-# model -> builder; myModel, which needs torch, fills it and calls it MODELS
+USUAL_CHAPTER = {"mnist": 3, "cifar10": 4, "cifar100": 5}  # gives a row without a chapter its image size
+# model -> builder; filled by myModel, which needs torch and calls it MODELS
 BUILDERS: dict[str, Callable[..., Any]] = {}
-# A record's place, who pays for the run, and what may be done with its weights; all other fields say what is computed.
+# The record's folder, the budget, and what is done with the weights; all other fields decide what is computed.
 NOT_COMPUTED = ("name", "profile", "seed", "family", "keep_weights", "final_test")
 
 
@@ -33,33 +33,34 @@ NOT_COMPUTED = ("name", "profile", "seed", "family", "keep_weights", "final_test
 
 @dataclass(frozen=True)
 class Profile:
-    """At which size the table is run. `budgets`: family -> (steps in all, rows); empty: the report's epochs."""
+    """The size that the table is run at. `budgets`: family -> (total steps, rows); without one, the report's epochs."""
 
     name: str
     data: str  # "sample": the embedded one; "complete": the full sets
     image_size: dict[int, int]  # chapter -> pixels
     budgets: dict[str, tuple[int, int]]
-    seconds: dict[str, float]  # family -> estimated price of one run
+    seconds: dict[str, float]  # family -> estimated time of one run
     most_epochs: int | None = None  # in chapter 5
     tsne_images: int = 10_000
     timing_blocks: tuple[int, int] = (10, 20)  # (alternating blocks, steps in each)
     search_trials: int = 12
-    priced_on: str = ""  # the machine that `seconds` are of, where it is not one as anybody has
-    left_out: tuple[str, ...] = ()  # families that it does not run
+    timed_on: str = ""  # the machine that `seconds` hold for, if it is not an ordinary one
+    unsupported: tuple[str, ...] = ()  # families that it does not run
     judged: bool = True  # whether claims are judged by its records
-    row_unit: str = "epoch"  # what a row of a training is: "epoch", or "steps", a set number of them
+    row_unit: str = "epoch"  # what a row of a training run covers: "epoch", or "steps", a fixed number of them
 
     def describe(self) -> str:
-        """One line for a reader: which data, how large, for how long."""
+        """One line for a reader: the data, the image sizes, and what a row is."""
         data = "the embedded sample" if self.data == "sample" else "the complete sets"
         length = "a row is an epoch" if self.row_unit == "epoch" else "a row is a set number of steps"
         sizes = f"{self.image_size[4]} pixels in chapter 4, {self.image_size[5]} in chapter 5"
         return f"profile {self.name}: {data}, {sizes}; {length}"
 
 
-# What a run of each family gets in the sample (steps, rows: a row, a checkpoint and the patience count `steps / rows`
-# steps), and its price in seconds: sample, measured, and cpu, from the measured images a second, both on two Zen 1
-# cores (AVX2, fp32, and twice that for float64); paper, from the measured steps a second, on one H200.
+# What a run of each family gets in the sample (steps and rows: one row is `steps / rows` steps, which are also the unit
+# of checkpoints and of the patience), and its estimated seconds: in sample measured, in cpu from the measured images
+# per second, both on two Zen 1 cores (AVX2, fp32, and twice that for float64); in paper from the measured steps per
+# second on one H200.
 BUDGETS = {
     #                  steps  rows sample    cpu  paper
     "distribution":    (0,     0,    0.1,      5,     5),
@@ -99,34 +100,34 @@ BUDGETS = {
     "dropout":         (20,    4,      5,   4500,    90),
 }  # fmt: skip
 
-# The families that get so many steps, and not epochs, in the complete sets too
+# The families whose budget is in steps, not epochs, with the complete sets too
 _FIRST_STEPS = {family: BUDGETS[family][:2] for family in ("atlas_ten", "atlas_front")}
 
 PROFILES: dict[str, Profile] = {
     "sample": Profile(
         "sample", "sample", {2: 32, 3: 28, 4: 32, 5: 32},
         budgets={family: (steps, rows) for family, (steps, rows, *_) in BUDGETS.items()},
-        seconds={family: price for family, (*_, price, _, _) in BUDGETS.items()},
+        seconds={family: seconds for family, (*_, seconds, _, _) in BUDGETS.items()},
         tsne_images=800, timing_blocks=(3, 1), search_trials=4, judged=False, row_unit="steps",
-        left_out=tuple(f for f in BUDGETS if f.startswith(("ablation", "atlas", "defect"))),  # it is too small
+        unsupported=tuple(f for f in BUDGETS if f.startswith(("ablation", "atlas", "defect"))),  # too few images
     ),
     "cpu": Profile(
         "cpu", "complete", {2: 32, 3: 28, 4: 32, 5: 64},
-        budgets=_FIRST_STEPS, seconds={family: price for family, (*_, price, _) in BUDGETS.items()}, most_epochs=20,
+        budgets=_FIRST_STEPS, seconds={family: seconds for family, (*_, seconds, _) in BUDGETS.items()}, most_epochs=20,
     ),
     "paper": Profile(
         "paper", "complete", {2: 32, 3: 28, 4: 128, 5: 128}, budgets=_FIRST_STEPS,
-        seconds={family: price for family, (*_, price) in BUDGETS.items()}, priced_on="one H200",
-        left_out=("ablation_bf16", "atlas_cnn"),  # what is asked at 32 pixels
+        seconds={family: seconds for family, (*_, seconds) in BUDGETS.items()}, timed_on="one H200",
+        unsupported=("ablation_bf16", "atlas_cnn"),  # questions about 32 pixels
     ),
 }  # fmt: skip
-# Those whose records claims are judged by, the largest sizes first: where one lacks a record, the next is looked at.
+# The profiles that claims are judged in, the largest sizes first: if one lacks a record, the next is used.
 JUDGED = tuple(name for name in reversed(PROFILES) if PROFILES[name].judged)
 
 
 # ---------------------------------------------------------------- a row
 
-# field -> its value as plain Python; UsageError for one that no run can have
+# field -> function that returns the value as plain Python, or raises UsageError
 _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "name": valid.folder_name,
     "kind": valid.one_of("training", *ANALYSES),
@@ -150,21 +151,21 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "defects": valid.some_of(*valid.DEFECTS),
     "precision": valid.one_of("auto", "fp32", "bf16", "fp64"),
     "profile": valid.one_of("", *PROFILES, OWN),
-    "seed": partial(valid.whole, least=0, below=2**32),  # scikit-learn takes none above
+    "seed": partial(valid.whole, least=0, below=2**32),  # scikit-learn's limit
     "keep_weights": valid.truth,
     "final_test": valid.truth,
 }
 EXPERIMENTS: dict[str, "Experiment"] = {}  # the report's table by name, filled below
 ATLAS: dict[str, "Experiment"] = {}  # the rows of the degradation atlas, a table of their own
-TABLE: Mapping[str, "Experiment"] = ChainMap(ATLAS, EXPERIMENTS)  # where a name is looked up; the report's come first
+TABLE: Mapping[str, "Experiment"] = ChainMap(ATLAS, EXPERIMENTS)  # both; the report's rows come first
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """One row of the table: what is run. `profile` says at which size, `seed` with which weights and order.
+    """One row of the table. `profile` decides its size, `seed` the initial weights and the order of the data.
 
-    A row is valid once it is made: a value that no run can have, or that would have no effect on this one, raises
-    UsageError. NumPy's numbers and any collection of names are taken, and kept as plain Python.
+    A row is checked when it is made: a value that no run can have, or that has no effect on this one, raises
+    UsageError. NumPy's numbers and any collection of names are accepted, and stored as plain Python.
 
     >>> Experiment("mine", model="MLP_4", lr=1e-3)
     >>> replace(EXPERIMENTS["CNN_10"], name="CNN_10_sgd", optimizer="SGD", lr=0.05)
@@ -172,9 +173,9 @@ class Experiment:
 
     name: str
     kind: str = "training"  # or one of ANALYSES
-    chapter: int = 0  # which decides the image size; 0: the data set does
-    family: str = ""  # which line of BUDGETS it is paid from; "": none, it trains for its own epochs in every profile
-    model: str = ""  # where it starts from another run, that one's
+    chapter: int = 0  # decides the image size; 0: the data set does
+    family: str = ""  # its line in BUDGETS; "": none, it trains for its own epochs in every profile
+    model: str = ""  # with `start_from`, the parent's
     dataset: str = "mnist"
     lr: float = 0.0
     optimizer: str = "Adam"
@@ -183,17 +184,17 @@ class Experiment:
     start_from: str | None = None  # the run whose weights it starts from, same profile and seed
     trainable: tuple[str, ...] | None = None  # children that train; None: all of them
     dropout: float = 0.0  # before the last layer
-    patience: int | None = None  # epochs without a gain above min_delta that end the run; None: never
+    patience: int | None = None  # the run ends after this many epochs without a gain above min_delta; None: never
     min_delta: float = 0.0
     record_gradients: bool = False
     initialisation: str = "default"  # or "he": normal, fan-in, biases 0
     eps: float | None = None  # None: the optimizer's default
     momentum: float = 0.0  # of SGD
-    defects: tuple[str, ...] = ()  # of the original program, which this run repeats: names in valid.DEFECTS
+    defects: tuple[str, ...] = ()  # the original program's defects that this run repeats: names in valid.DEFECTS
     precision: str = "auto"  # "fp32", "bf16", "fp64" or "auto": bf16 where the hardware has it
-    profile: str = ""  # "": the current one, of the environment
+    profile: str = ""  # "": the one in the environment
     seed: int = 0
-    # those that a row of the table starts from are kept anyhow
+    # weights that a row of the table starts from are kept in any case
     keep_weights: bool = field(default=False, compare=False)
     final_test: bool = False  # whether CIFAR-100's test set is opened for it at the end; its weights are kept for that
 
@@ -212,9 +213,9 @@ class Experiment:
             remedy = "give patience too, or leave min_delta out"
             raise UsageError(f"min_delta={self.min_delta!r} has no effect without patience; {remedy}")
         if (self.dataset == OWN) != (self.profile == OWN):
-            raise UsageError("the data set 'own' is that of coreFunction.pipeline; give your model and data to it")
-        if EXPERIMENTS and self.dataset != OWN:  # the table's own rows are settled once all of them are there
-            for key, value in valid.settled(self, TABLE, BUILDERS).items():
+            raise UsageError("the data set 'own' is for coreFunction.pipeline only; pass your model and data to it")
+        if EXPERIMENTS and self.dataset != OWN:  # the table's own rows are resolved once all of them are there
+            for key, value in valid.resolved_fields(self, TABLE, BUILDERS).items():
                 object.__setattr__(self, key, value)
 
 
@@ -229,7 +230,7 @@ _cnn_ablation = partial(_ablation, chapter=4, family="ablation_cnn", dataset="ci
 _precision = partial(_cnn_ablation, family="ablation_bf16", epochs=5)
 _resnet = partial(Experiment, chapter=5, model="resnet18", dataset="cifar100", lr=5e-4)
 _tune = partial(_resnet, family="fine_tune", trainable=("layer4", "fc"))
-# From early_stopping on: afresh from train_resnet's weights, layer3, layer4 and the last layer train.
+# From early_stopping on, runs start again from train_resnet's weights and train layer3, layer4 and the last layer.
 _stop = partial(
     _resnet, family="optimizer", start_from="train_resnet", trainable=("layer3", "layer4", "fc"),
     patience=5, min_delta=0.01,
@@ -260,7 +261,7 @@ ROWS = [
     _cnn_ablation("CNN_30_eps", model="CNN_30", eps=1e-16),
     *(_cnn_ablation(f"{m}_he", model=m, initialisation="he") for m in ("CNN_10", "CNN_13", "CNN_30")),
     _cnn_ablation("CNN_30_fp64", model="CNN_30", family="ablation_fp64", precision="fp64"),
-    *(  # does bf16 change what comes out? Each pair from the same weights, in the same order
+    *(  # does bf16 change results? Each pair has the same initial weights and the same order of the data
         _precision(f"{model}_{precision}", model=model, precision=precision)
         for model in BOTH_PRECISIONS for precision in ("fp32", "bf16")
     ),
@@ -290,7 +291,7 @@ ATLAS |= {name: Experiment(name, **row) for name, row in grid.ROWS.items()}
 EXPERIMENTS |= {row.name: row for row in ROWS}
 ATLAS |= {name: replace(EXPERIMENTS[row], name=name, **fields) for name, (row, fields) in grid.DEFECT_ROWS.items()}
 for row in TABLE.values():
-    row.__post_init__()  # once more, beside the others
+    row.__post_init__()  # again, now that all rows are known
 
 
 # ---------------------------------------------------------------- a row at its profile
@@ -299,7 +300,7 @@ for row in TABLE.values():
 def experiment(name: str, profile: str = "", seed: int = 0) -> Experiment:
     """The row `name` at `profile` and `seed`.
 
-    Raises UsageError for an unknown name or profile, and for what is no seed.
+    Raises UsageError for an unknown name or profile, and for an invalid seed.
 
     >>> experiment("MLP_4", "cpu", seed=1)
     """
@@ -312,43 +313,36 @@ def current_profile(profile: str | None = None) -> str:
 
 
 def estimated_seconds(exp: Experiment) -> float:
-    """Seconds that the run takes, estimated for its family: on two cores, in `paper` on one H200.
-
-    0 where there is no estimate.
-    """
+    """Estimated seconds of the run, by its family: on two cores, in `paper` on one H200; 0 without an estimate."""
     return PROFILES[exp.profile].seconds.get(exp.family, 0.0)
 
 
 def is_supported(exp: Experiment) -> bool:
     """Whether the experiment's profile runs it."""
-    return exp.family not in PROFILES[exp.profile].left_out
+    return exp.family not in PROFILES[exp.profile].unsupported
 
 
 def supporting_profiles(*exps: Experiment) -> str:
     """The profiles that run all of these, as "cpu or paper"."""
     return " or ".join(
-        name for name, profile in PROFILES.items() if not {exp.family for exp in exps} & {*profile.left_out}
+        name for name, profile in PROFILES.items() if not {exp.family for exp in exps} & {*profile.unsupported}
     )
 
 
 def keeps_weights(exp: Experiment) -> bool:
-    """Whether the final weights are kept.
-
-    They are where they were asked for, where the final test needs them, and where another row starts from them.
-    """
+    """Whether the final weights are kept: on request, for the final test, and if another row starts from them."""
     return exp.keep_weights or exp.final_test or any(row.start_from == exp.name for row in EXPERIMENTS.values())
 
 
 def image_chapter(exp: Experiment) -> int:
-    """The chapter whose image size the experiment takes: its own, else the one that has its data set."""
+    """The chapter whose image size the experiment has: its own, else that of its data set."""
     return exp.chapter or USUAL_CHAPTER[exp.dataset]
 
 
 def identity(exp: Experiment) -> dict:
-    """What the experiment is at its profile's size: its fields, with budget and image size filled in.
+    """The experiment's fields, except those in NOT_COMPUTED, with the budget and image size of its profile.
 
-    The fields in NOT_COMPUTED are no part of it. Raises UsageError where the profile would pass over the epochs that
-    were asked for.
+    Raises UsageError if the profile's budget would override the requested epochs.
     """
     profile = PROFILES[choose("profile", exp.profile, PROFILES)]
     fields = {key: value for key, value in asdict(exp).items() if key not in NOT_COMPUTED}
@@ -360,7 +354,7 @@ def identity(exp: Experiment) -> dict:
     elif exp.chapter == 5 and profile.most_epochs:
         fields["epochs"] = min(exp.epochs, profile.most_epochs)
     usual = {row.epochs for row in EXPERIMENTS.values() if row.family == exp.family}
-    if fields["epochs"] != exp.epochs and usual and exp.epochs not in usual:  # which the profile's number stands for
+    if fields["epochs"] != exp.epochs and usual and exp.epochs not in usual:  # a budget replaces the usual epochs only
         raise UsageError(
             f"epochs={exp.epochs} of {exp.name} has no effect in the profile {profile.name}, where its family has "
             f"{fields['epochs']} rows; leave it at {min(usual)}, or give family=''"

@@ -1,7 +1,7 @@
 """The pieces that models are built from: chains of layers, plain and residual blocks.
 
 A `layer` or `projection` is any callable (width in, width out) -> module, such as `nn.Linear` or
-`partial(nn.Conv2d, kernel_size=3, padding=1)`. Widths are numbers of features or channels, the input's first.
+`partial(nn.Conv2d, kernel_size=3, padding=1)`. Widths are numbers of features or channels, from the input on.
 """
 
 from collections.abc import Callable, Sequence
@@ -49,6 +49,6 @@ class ResidualBlock(nn.Module):
 
 
 def residual_block(widths: Sequence[int], layer: Layer, projection: Layer) -> ResidualBlock:
-    """A chain with a shortcut: the identity where the first and the last width agree, else a projection."""
+    """A chain with a shortcut: the identity if the first and the last width are equal, else a projection."""
     first, last = widths[0], widths[-1]
     return ResidualBlock(chain(widths, layer), nn.Identity() if first == last else projection(first, last))

@@ -1,4 +1,4 @@
-"""The report's models (MLP, CNN and ResNet-18), and what is done to any model: a new head, freezing, counting.
+"""The report's models (MLP, CNN and ResNet-18), and functions for any model: new heads, freezing, counting.
 
 The architectures are the literals at the top. `MODELS` builds them by name.
 """
@@ -23,7 +23,7 @@ Pooling = nn.MaxPool2d | nn.AvgPool2d | nn.AdaptiveMaxPool2d | nn.AdaptiveAvgPoo
 
 # ---------------------------------------------------------------- the architectures
 
-# The widths from the input's to the output's
+# Widths, from the input to the output
 MLP_4 = [784, 1024, 256, 64, 10]
 MLP_13 = [784, 1024, 256, *[64] * 10, 10]
 MLP_23 = [784, 1024, 256, *[64] * 20, 10]
@@ -31,7 +31,8 @@ MLP_33 = [784, 1024, 256, *[64] * 30, 10]
 MLP_55 = [784, *[1024] * 15, *[256] * 20, *[64] * 15, 10]
 MLP_96 = [784, *[2048] * 30, 1024, *[256] * 20, *[128] * 10, *[64] * 30, 10]
 
-# A list is a block of 3x3 convolutions, its input's channels first; an int n is a pooling to n x n (of 128 x 128)
+# A list gives the channels of a block of 3x3 convolutions, its input's first; an int n is a pooling to n x n (of 128 x
+# 128)
 CNN_10: Layout = [[3, 8, 16], 32, [16, 32, 64], 4, [64, 64]]
 CNN_13: Layout = [[3, 8, 16], 64, [16, 32, 64], 16, [64, 64, 128, 256], 4]
 CNN_30: Layout = [
@@ -51,7 +52,7 @@ CNN_56: Layout = [
     [128, 256], [256, 256, 256],
 ]  # fmt: skip
 
-# The widths of the MLP on top of a CNN, whose input is 4 x 4 x channels
+# Widths of the MLP on top of a CNN; its input is 4 x 4 x channels
 HEAD_10 = [1024, 256, 64, 10]
 HEAD_13 = [4096, 1024, 128, 10]
 HEAD_30 = [4096, 2048, 256, 10]
@@ -66,10 +67,10 @@ SMALLEST_POOL = 4  # poolings scale with the image, down to this
 class MLP(nn.Sequential):
     """Linear layers with ReLU between them: (N, ...), flattened to (N, widths[0]), -> (N, widths[-1]).
 
-    `blocks` end in a ReLU, `last` does not. Plain: one block holds all Linear layers but the last. Residual: each two
-    layers, counted from the input, are a residual block; the one or two left over are `last`. `batch_norm` puts batch
-    normalisation behind each Linear layer but the last, so before each ReLU; a residual block's second one stands
-    before the addition (He et al. 2016, arXiv:1512.03385).
+    `blocks` end in a ReLU, `last` does not. A plain network has one block with all Linear layers but the last. In a
+    residual one, every two layers from the input on are a residual block, and the remaining one or two are `last`.
+    `batch_norm` puts batch normalization after each Linear layer but the last, so before each ReLU and, in a residual
+    block, before the addition (He et al. 2016, arXiv:1512.03385).
 
     >>> MLP([784, 64, 10])(torch.zeros(2, 1, 28, 28)).shape
     torch.Size([2, 10])
@@ -77,7 +78,7 @@ class MLP(nn.Sequential):
 
     def __init__(self, widths: Sequence[int], residual: bool = False, batch_norm: bool = False) -> None:
         cut = len(widths) - 2  # Linear layers in blocks
-        layer = _normalised_linear if batch_norm else nn.Linear
+        layer = _normalized_linear if batch_norm else nn.Linear
         blocks: list[nn.Module]
         if residual:
             cut -= cut % 2
@@ -89,17 +90,17 @@ class MLP(nn.Sequential):
         super().__init__(OrderedDict(flatten=nn.Flatten(), blocks=nn.Sequential(*blocks), last=last))
 
 
-def _normalised_linear(width_in: int, width_out: int) -> nn.Sequential:
+def _normalized_linear(width_in: int, width_out: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(width_in, width_out), nn.BatchNorm1d(width_out))
 
 
 class CNN(nn.Sequential):
     """Blocks of 3x3 convolutions and adaptive max poolings, then a plain MLP: (N, C, H, W) -> (N, head[-1]).
 
-    In `layout` a list of channels is a block, and an int n is a pooling to n x n for images of 128 pixels. Poolings
+    In `layout`, a list of channels is a block, and an int n is a pooling to n x n for images of 128 pixels. Poolings
     scale with `image_size`, never below 4 x 4, so that the head fits at every size; a pooling that changes nothing
-    stays in the model. `residual` gives each block a shortcut, a 1x1 convolution where channels differ. Raises
-    UsageError for blocks that do not join and for a head that does not fit.
+    stays in the model. `residual` gives each block a shortcut: the identity, or a 1x1 convolution if the channels
+    differ. Raises UsageError for blocks whose channels do not match and for a head that does not fit.
 
     >>> CNN([[3, 8, 16], 4], head=[256, 10])(torch.zeros(2, 3, 128, 128)).shape
     torch.Size([2, 10])
@@ -151,8 +152,8 @@ def _cnn(layout: Layout, head: Sequence[int], residual: bool = False) -> Callabl
     return lambda *, image_size=LAYOUT_SIZE: CNN(layout, head, residual, image_size)
 
 
-# name -> builder, called with image_size=128 or another; the size matters to a CNN alone
-MODELS: dict[str, Callable[..., nn.Module]] = BUILDERS  # where the table, which needs no torch, looks names up
+# name -> builder, called with image_size=...; only CNNs depend on the size
+MODELS: dict[str, Callable[..., nn.Module]] = BUILDERS  # the table, which needs no torch, looks names up there
 MODELS |= {
     "MLP_4": _mlp(MLP_4),
     "MLP_13": _mlp(MLP_13),
@@ -171,7 +172,7 @@ MODELS |= {
     "CNN_res_56": _cnn(CNN_56, HEAD_30, residual=True),
     "resnet18": resnet18,
 }
-MODELS |= {  # those of the atlas that the report does not have
+MODELS |= {  # the atlas's models that are not the report's
     name: _mlp(grid.mlp_widths(depth), shortcuts, batch_norm)
     for name, (depth, shortcuts, batch_norm) in grid.MODELS.items() if name not in MODELS
 }  # fmt: skip
@@ -181,17 +182,17 @@ MODELS |= {  # those of the atlas that the report does not have
 
 
 class DropoutHead(nn.Sequential):
-    """A head as `replace_head` makes it with dropout, which it replaces as a whole."""
+    """The head that `replace_head` makes with dropout, and replaces as a whole."""
 
 
 def replace_head(model: nn.Module, num_classes: int, dropout: float = 0.0) -> nn.Module:
-    """Put a fresh Linear, drawn from torch's generator, in place of the model's last one; returns the model.
+    """Replace the model's last Linear layer by a new one, initialized from torch's generator; returns the model.
 
     In a model with several heads, such as a distilled vision transformer or GoogLeNet, each is replaced. A head without
-    bias gets one without bias. With `dropout` the new head is Sequential(Dropout, Linear); a later call replaces the
-    pair, so heads never nest. A dropout that the network itself has before its last layer stays, and takes the
-    probability `dropout` where that is given. Load a state dict before, since the pair has other keys. Raises
-    UsageError for a model without a Linear inside, or with a convolution behind it.
+    bias is replaced by one without bias. With `dropout`, the new head is Sequential(Dropout, Linear); a later call
+    replaces the pair, so heads never nest. If the network itself has a dropout layer before its last layer, that stays,
+    and its probability becomes `dropout` if this is given. Load a state dict first, since the pair has other keys.
+    Raises UsageError for a model without a Linear layer inside, or with a convolution after the last one.
 
     >>> replace_head(torchvision.models.resnet18(), 10).fc.out_features
     10
@@ -221,9 +222,9 @@ HEADS = ("head", "fc", "classifier", "aux", "logits", "dist")  # words in the na
 def head_names(model: nn.Module) -> list[str]:
     """Names of the Linear layers that give a model's scores: the last one, and further heads with as many outputs.
 
-    Further heads are layers in the same nn.ModuleList as the last one, and layers in a child that is named as a head,
-    even within a wrapper, but no layer whose outputs a later one can take. Raises UsageError for a model without a
-    Linear inside, and for one with a convolution behind its last Linear, unless that is named as a head.
+    A further head is a layer in the same nn.ModuleList as the last one, or in a child that is named like a head, also
+    within a wrapper, unless a later layer has as many inputs as it has outputs. Raises UsageError for a model without a
+    Linear layer inside, and for one with a convolution after its last Linear layer, unless this is named like a head.
     """
     layers = {name: m for name, m in model.named_modules() if name and isinstance(m, nn.Linear | _ConvNd)}
     linears = {name: layer for name, layer in layers.items() if isinstance(layer, nn.Linear)}
@@ -231,7 +232,7 @@ def head_names(model: nn.Module) -> list[str]:
         raise UsageError(f"{type(model).__name__} has no Linear inside to replace; end the model with an nn.Linear")
     *others, last = linears
     paths = {name: name.split(".") for name in linears}
-    depth = _count_common(path[:-1] for path in paths.values())  # of a wrapper around all of them
+    depth = _count_common(path[:-1] for path in paths.values())  # of wrappers around all of them
 
     def named(name: str) -> bool:
         return any(word in child.lower() for child in paths[name][: depth + 1] for word in HEADS)
@@ -249,15 +250,15 @@ def head_names(model: nn.Module) -> list[str]:
 
 
 def _count_common(paths: Iterable[list[str]]) -> int:
-    """How many components all of these paths have in common at their beginning."""
+    """The length of the paths' common beginning."""
     return len(list(takewhile(lambda components: len(set(components)) == 1, zip(*paths, strict=False))))
 
 
 def initialise(model: nn.Module, initialisation: str) -> None:
-    """Initialise Linear and Conv2d layers: "default" leaves them as torch's layers draw them, "he" draws them anew.
+    """Initialize Linear and Conv2d layers: "default" leaves torch's initialization, "he" draws new weights for ReLU:
+    normal with variance 2 / fan-in, and biases of 0 (He et al. 2015, arXiv:1502.01852).
 
-    "he" is for ReLU: normal with variance 2 / fan-in, and biases of 0 (He et al. 2015, arXiv:1502.01852). Raises
-    UsageError for any other name.
+    Raises UsageError for any other name.
     """
     if choose("initialisation", initialisation, ("default", "he")) == "he":
         for _, layer in weight_layers(model):
@@ -267,11 +268,11 @@ def initialise(model: nn.Module, initialisation: str) -> None:
 
 
 def train_only(model: nn.Module, children: Collection[str] | None, moving_statistics: bool = False) -> None:
-    """Freeze all parameters but those of these children (as in `model.named_children()`); None changes nothing.
+    """Freeze all parameters except those of these children, as `model.named_children()` names them; None: no change.
 
-    Enter training mode by `set_train_mode`, which keeps what is frozen in evaluation mode; with `moving_statistics` it
-    leaves batch normalization in training mode, as the original program did. Raises UsageError for what is no sequence
-    of names, and, naming the choices, for a child that is unknown or has no parameters.
+    Afterwards, call `set_train_mode` instead of `model.train()`: it keeps frozen modules in evaluation mode. With
+    `moving_statistics` it leaves batch normalization in training mode, as the original program did. Raises UsageError
+    unless `children` is a sequence of names, and for a child that is unknown or has no parameters.
 
     >>> train_only(torchvision.models.resnet18(), ("layer4", "fc"))
     """
@@ -293,9 +294,9 @@ def train_only(model: nn.Module, children: Collection[str] | None, moving_statis
 def set_train_mode(model: nn.Module) -> nn.Module:
     """`model.train()`, but modules whose parameters are all frozen stay in evaluation mode; returns the model.
 
-    So frozen batch normalisation keeps its statistics, and a frozen prefix gives the same output each time. Call it
-    wherever you would call `model.train()`, which undoes it. It goes by `requires_grad`, however the model was frozen.
-    A module without parameters (ReLU, dropout) has the mode of the module that contains it.
+    Thus frozen batch normalization keeps its statistics, and a frozen prefix gives the same output each time. Call it
+    wherever you would call `model.train()`, which undoes it. It depends on `requires_grad` only. A module without
+    parameters (ReLU, dropout) has the mode of the module that contains it.
     """
     model.train()
     for module in model.modules():
@@ -309,23 +310,23 @@ def set_train_mode(model: nn.Module) -> nn.Module:
 
 
 def weight_layers(model: nn.Module) -> list[tuple[str, WeightLayer]]:
-    """Name and module of each Linear and Conv2d in the order of definition.
+    """Name and module of each Linear and Conv2d layer in the order of definition.
 
-    In all of `MODELS` that is the order of the forward pass (in a residual block the body, then the shortcut).
+    In all of `MODELS`, that is the order of the forward pass (in a residual block: the body, then the shortcut).
     """
     return [(name, module) for name, module in model.named_modules() if isinstance(module, WeightLayer)]
 
 
 def count_modules(model: nn.Module) -> int:
-    """Linear, Conv2d and pooling modules, shortcut projections included: the number in the report's names.
+    """The number of Linear, Conv2d and pooling modules, shortcut projections included, as in the report's names.
 
-    MLP_res_55 has 54; the name is the report's slip.
+    MLP_res_55 has 54; its name is an error of the report.
     """
     return sum(isinstance(module, WeightLayer | Pooling) for module in model.modules())
 
 
 def count_parameters(model: nn.Module) -> int:
-    """The number of the model's parameters, frozen ones included."""
+    """The number of parameters, frozen ones included."""
     return sum(parameter.numel() for parameter in model.parameters())
 
 
@@ -349,7 +350,7 @@ def _multiply_adds(model: nn.Module, image_size: int) -> int:
 def model_table(names: Iterable[str], image_size: int = LAYOUT_SIZE) -> list[dict]:
     """One row per model: name, modules (as the report counts), weight_layers, parameters, multiply_adds (per image).
 
-    Needs no memory for weights and draws no random numbers. Raises UsageError for a name that MODELS lacks.
+    The models are on the meta device: no memory for weights, no random numbers. Raises UsageError for an unknown name.
     """
     rows = []
     for name in names:

@@ -32,11 +32,11 @@ from experimentTable import (
 def list_runs(arguments: argparse.Namespace) -> bool:
     """Print every experiment: what it is, its state with seed 0 and its estimated time.
 
-    A damaged record says so in its row, and the reason on standard error. With --family: how many seeds of each of its
-    rows have finished.
+    A damaged record is marked in its row, with the reason on standard error. With --family, print how many seeds of
+    each of its rows have finished.
     """
     profile = current_profile(arguments.profile)
-    roots()  # refused once, where no folder is named, and not in each row
+    roots()  # raises here, once, if no folder can be named
     if arguments.family:
         return _list_family(arguments.family, profile, arguments.json)
     table = []
@@ -55,7 +55,7 @@ def list_runs(arguments: argparse.Namespace) -> bool:
     if arguments.json:
         print(json.dumps(table, indent=1))
         return True
-    where = PROFILES[profile].priced_on
+    where = PROFILES[profile].timed_on
     print(f"profile {profile}, seed 0{where and f', cost on {where}'}")
     line = (
         "{name:16} {chapter:>3} {model:10} {dataset:8} {lr:>9} {optimizer:9} {epochs:>6} {batch_size:>5} {cost:>12}"
@@ -83,8 +83,8 @@ def _list_family(family: str, profile: str, as_json: bool) -> bool:
 
 
 def train(arguments: argparse.Namespace) -> bool:
-    """Train what is named; with --minutes leave off between epochs when the time is up."""
-    runs = chosen_runs(arguments)  # refused at once, before torch is imported
+    """Train the named experiments; with --minutes, stop between epochs when the time is up."""
+    runs = chosen_runs(arguments)  # a wrong name is refused before torch is imported
     from coreFunction import run_all
     from deepnet.runs.queue import dask_executor, process_pool
 
@@ -105,9 +105,9 @@ def train(arguments: argparse.Namespace) -> bool:
 
 
 def evidence(arguments: argparse.Namespace) -> bool:
-    """Print the runs that each claim waits for to be judged on several seeds; with --minutes, train them in that order.
+    """Print the runs that each claim still needs to be judged on several seeds; with --minutes, train them in order.
 
-    What has ended is published at once, failed or not.
+    Each run is published as soon as it ends, failed or not.
     """
     profile = current_profile(arguments.profile)
     from deepnet.runs.evidence import missing_evidence
@@ -135,34 +135,34 @@ def evidence(arguments: argparse.Namespace) -> bool:
             ended += bool(record.result)
             if record.result and not m.published:
                 print(publish_record(record))
-        except UsageError as error:  # a parent that failed, or a run that another process is at; the others go on
+        except UsageError as error:  # a failed parent, or a run that another process is training; the others continue
             print(f"run.py: {error}", file=sys.stderr)
     return ended == len(queue)
 
 
 def search(arguments: argparse.Namespace) -> bool:
-    """The report's search, or with --join work on one that another process has begun; its finished trials, best first.
+    """Run the report's search, or with --join work on one that another process has begun; print the trials, best first.
 
-    It ends when all its trials have; that is a success unless every one of them is without a score.
+    It ends when all trials have ended, and succeeds if at least one of them has a score.
     """
-    where = {
-        "profile": current_profile(arguments.profile),  # refused at once, before torch is imported
+    options = {
+        "profile": current_profile(arguments.profile),  # a wrong one is refused before torch is imported
         "seed": arguments.seed,
         "storage": arguments.storage,
     }
     import coreFunction
 
     if arguments.join:
-        records = coreFunction.join(arguments.join, **where)
+        records = coreFunction.join(arguments.join, **options)
     else:
-        records = coreFunction.search(REPORT_SWEEP, arguments.count, name=arguments.name, **where)
+        records = coreFunction.search(REPORT_SWEEP, arguments.count, name=arguments.name, **options)
     for record in records:
         print(record)
     return bool(records)
 
 
 def show(arguments: argparse.Namespace) -> bool:
-    """One run's settings and rows."""
+    """Print the settings, rows and result of each named run."""
     profile, found = current_profile(arguments.profile), True
     for name in chosen_names(arguments, recorded=True):
         for seed in parse_seeds(arguments.seeds):
@@ -194,7 +194,7 @@ def _listed(values: dict) -> str:
 
 
 def publish(arguments: argparse.Namespace) -> bool:
-    """Copy the records that have ended, failed ones too, weights left out, to report/records."""
+    """Copy the records of runs that have ended, also failed ones, without their weights, to report/records."""
     profile = current_profile(arguments.profile)
     family = family_runs(arguments.family, profile) if arguments.family else []
     names = list(dict.fromkeys(exp.name for exp in family)) or chosen_names(arguments, recorded=True)
@@ -212,7 +212,7 @@ def publish(arguments: argparse.Namespace) -> bool:
 
 
 def verify(arguments: argparse.Namespace) -> bool:
-    """Train committed records again and say what differs; with --json standard output holds that alone."""
+    """Train committed records again and report differences; with --json, standard output holds only these."""
     names, seeds = chosen_names(arguments), parse_seeds(arguments.seeds)
     from coreFunction import verify as verify_record
 
@@ -230,9 +230,9 @@ def verify(arguments: argparse.Namespace) -> bool:
 
 
 def diagnose(arguments: argparse.Namespace) -> bool:
-    """Say of the named runs' models before their first step why they would not learn, and try the cures.
+    """Diagnose the models of the named runs as they are before the first step, and try the cures.
 
-    Nothing is recorded of it, but the run whose weights a fine-tuning begins with is trained first where it is not yet.
+    Nothing is recorded, but a parent that has not been trained yet is trained first.
     """
     names, seeds = chosen_names(arguments), parse_seeds(arguments.seeds)
     from coreFunction import build
@@ -248,7 +248,7 @@ def diagnose(arguments: argparse.Namespace) -> bool:
 
 
 def sync(arguments: argparse.Namespace) -> bool:
-    """Write finished records (of all seeds, where none is named) and the profile's figures to W&B."""
+    """Write finished records (by default of all seeds) and the profile's figures to W&B."""
     profile = current_profile(arguments.profile)
     names = chosen_names(arguments, recorded=True) if arguments.names or arguments.chapter is not None else ["*"]
     seeds = parse_seeds(arguments.seeds) if arguments.seeds else None
@@ -272,28 +272,28 @@ COMMANDS = {
 
 
 def parser() -> Parser:
-    """The commands and their options."""
+    """The parser of all commands and their options."""
     return make_parser(str(__doc__), COMMANDS)
 
 
 def main() -> int:
-    """Exit status 0 only when what was asked was done."""
-    # huge pages for large tensors, which torch asks for once, at its first one
+    """Run the command; returns exit status 0 only if all of it was done."""
+    # Huge pages for large tensors; torch reads this when it allocates the first one.
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     top = parser()
     if sys.argv[1:] and not sys.argv[1].startswith("-"):
-        top.known("command", sys.argv[1], COMMANDS)
+        top.require("command", sys.argv[1], COMMANDS)
     arguments = top.parse_args()
     try:
         return 0 if arguments.function(arguments) else 1
     except UsageError as error:
         print(f"run.py: {error}", file=sys.stderr)
-    except BrokenPipeError:  # whoever reads the output, such as `head`, has seen enough
+    except BrokenPipeError:  # the reader of the output, such as `head`, has closed it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt as interrupt:
-        goes_on = "begins again" if arguments.function in (verify, sync) else "goes on from here"
-        if not interrupt.args:  # else `run_all` has said it
-            print(f"interrupted; the same command {goes_on}", file=sys.stderr)
+        rerun = "starts again" if arguments.function in (verify, sync) else "continues from here"
+        if not interrupt.args:  # else `run_all` has printed it
+            print(f"interrupted; the same command {rerun}", file=sys.stderr)
     return 1
 
 

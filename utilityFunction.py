@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from deepnet.account import complaint, say_once, wandb_mode, wandb_state
+from deepnet.account import complaint, print_once, wandb_mode, wandb_state
 from deepnet.claims.ledger import check, ledger
 from deepnet.data.sets import CLASS_NAMES, ImageSet, is_available_locally, known_fingerprint, load_images
 from deepnet.diagnosis.diagnosing import diagnose
@@ -42,17 +42,16 @@ MAX_MISCLASSIFIED = 32  # images in the table of misclassified ones
 class Mirror:
     """Writes a run to W&B, row by row, while it trains or afterwards. The record does not depend on it.
 
-    It is online where wandb knows a key, else offline in `<runs>/wandb`, and off with `WANDB_MODE=disabled`. Whatever
-    W&B fails at is printed once and stops nothing; then `complete` is False. Used within `closing`, which closes it in
-    any case.
+    It writes online if wandb knows a key, else offline to `<runs>/wandb`, and nothing with `WANDB_MODE=disabled`. If
+    W&B fails, the reason is printed once, training continues, and `complete` is False. Use it within `closing`.
     """
 
     open: ClassVar[list["Mirror"]] = []
-    reachable = True  # until a run cannot be opened: each further try could wait half a minute
+    reachable = True  # False once a run could not be opened: each further try could wait half a minute
 
     def __init__(self, record: Record, wandb_run: Any = None, model: nn.Module | None = None) -> None:
-        """`wandb_run`: an open W&B run to write to, which is left open. `model`: its size goes to the run's config."""
-        self._run, self._rows, self.complete, self._given = None, 0, False, wandb_run
+        """`wandb_run`: an open W&B run to write to, which stays open. `model`: its size is written to the config."""
+        self._run, self._rows, self.complete, self._stays_open = None, 0, False, wandb_run is not None
         if Mirror.reachable and self._quietly(wandb_mode) in ("online", "offline"):
             self.complete = True
             self._run = self._quietly(_open_run, record, wandb_run, model)
@@ -68,7 +67,7 @@ class Mirror:
             self._rows += 1
 
     def finish(self, record: Record, weights: bool = False) -> None:
-        """Write the record's result, its tables and, if asked for, its weights, and close the run."""
+        """Write the record's result, its tables and, with `weights`, its weights, and close the run."""
         if not self._run:
             return
         if self._rows:
@@ -81,9 +80,9 @@ class Mirror:
         self.close(0 if record.finished else 1)
 
     def close(self, exit_code: int) -> None:
-        """Close the run as W&B closes that of a program with this exit code."""
+        """Close the run; W&B derives its state from `exit_code`."""
         Mirror.open.remove(self)
-        if self._run and not self._given:
+        if self._run and not self._stays_open:
             self._quietly(self._run.finish, exit_code)
 
     def _quietly(self, call: Any, *args: Any, **kwargs: Any) -> Any:
@@ -92,13 +91,13 @@ class Mirror:
             return call(*args, **kwargs)
         except Exception as error:
             self.complete = False
-            say_once(f"{complaint(error)}; the records are whole.")
+            print_once(f"{complaint(error)}; the records are complete.")
             return None
 
 
 @contextmanager
 def closing() -> Iterator[None]:
-    """Close the mirrors opened in the block when it ends by an exception: as failed, or after Ctrl-C as killed.
+    """Close mirrors opened in the block if it raises: as failed, or after Ctrl-C as killed.
 
     Otherwise W&B would show the run as running until the process ends, and then as finished.
     """
@@ -107,7 +106,7 @@ def closing() -> Iterator[None]:
         yield
     except BaseException as error:
         for mirrored in [mirrored for mirrored in Mirror.open if mirrored not in before]:
-            mirrored.close(255 if isinstance(error, KeyboardInterrupt) else 1)  # as W&B does
+            mirrored.close(255 if isinstance(error, KeyboardInterrupt) else 1)  # W&B's own codes
         raise
 
 
@@ -115,7 +114,7 @@ def closing() -> Iterator[None]:
 def mirror(record: Record, weights: bool = False) -> bool:
     """Write any record to W&B, each time as a new run; returns whether all of it was written.
 
-    `weights`: its weights too, as an artifact of type "model". Raises UsageError where it has none.
+    `weights`: write its weights too, as an artifact of type "model". Raises UsageError if it has none.
 
     Example::
 
@@ -129,9 +128,9 @@ def mirror(record: Record, weights: bool = False) -> bool:
 
 
 def sync(records: list[Record], profile: str, weights: bool = False) -> str:
-    """Mirror `records`, with `weights` those that they have, then the profile's figures; returns what is where.
+    """Mirror `records`, with `weights` also their weights, and the profile's figures; returns a line that says where.
 
-    Raises UsageError where nothing can be uploaded, and at the end where something was not.
+    Raises UsageError if nothing can be uploaded, and at the end if something was not.
     """
     if obstacle := wandb_state()[1]:
         remedy = "`wandb login` first, or set WANDB_MODE=offline to write runs for later"
@@ -148,7 +147,7 @@ def sync(records: list[Record], profile: str, weights: bool = False) -> str:
     missed += [] if figures else ["the figures"]
     if missed:
         shown = ", ".join(missed[:3]) + f" and {len(missed) - 3} more" * (len(missed) > 3)
-        raise UsageError(f"not completely written to W&B: {shown}; the same command writes everything again")
+        raise UsageError(f"incomplete in W&B: {shown}; the same command writes everything again")
     there = f"in project {PROJECT}"
     if wandb_mode() == "offline":
         folder = (runs_dir() / "wandb").resolve()
@@ -164,8 +163,8 @@ def _init(name: str | None, profile: str, **options: Any) -> Any:
 
     folder = runs_dir()
     folder.mkdir(parents=True, exist_ok=True)
-    os.environ.setdefault("WANDB_DATA_DIR", str((folder / "wandb").resolve()))  # the images of offline runs stay there
-    # WANDB_RUN_ID and WANDB_RESUME of the environment would make all runs one; an agent sets the first for its run.
+    os.environ.setdefault("WANDB_DATA_DIR", str((folder / "wandb").resolve()))  # for the images of offline runs
+    # WANDB_RUN_ID and WANDB_RESUME would make all runs one run; an agent sets the first for the run that it expects.
     own: Any = {"id": token_hex(8), "resume": "never"} if name else {}
     settings = wandb.Settings(
         init_timeout=30, silent=True, console="off", x_disable_stats=True, x_disable_meta=True, disable_git=True,
@@ -181,14 +180,14 @@ def _open_run(record: Record, wandb_run: Any = None, model: nn.Module | None = N
     """`wandb_run`, or a new W&B run, under the record's name and seed, with the record's settings as its config."""
     exp = record.settings["experiment"]
     places = {key: exp[key] for key in ("name", "profile", "seed")}
-    group = f"chapter {exp['chapter']}" if exp["chapter"] else None  # a reader's own run is in none
+    group = f"chapter {exp['chapter']}" if exp["chapter"] else None  # a reader's own run has no chapter
     model = model or _model_of(record)
     size = {"deep": count_modules(model), "parameters": count_parameters(model)} if model else {}
     config = record.settings["identity"] | record.settings["provenance"] | places | size
     name = f"{exp['name']}-seed{exp['seed']}"
     if wandb_run:
         wandb_run.name = name
-        wandb_run.config.update(config)  # which keeps what the sweep has set
+        wandb_run.config.update(config)  # keeps what the sweep has set
     run = wandb_run or _init(name, exp["profile"], group=group, config=config)
     if exp["kind"] == "training":
         run.define_metric("epoch")
@@ -197,7 +196,7 @@ def _open_run(record: Record, wandb_run: Any = None, model: nn.Module | None = N
 
 
 def _model_of(record: Record) -> nn.Module | None:
-    """The record's model, without weights; None for a reader's own model and for an analysis."""
+    """The record's model on the meta device; None for a reader's own model and for an analysis."""
     made = record.settings["identity"]
     if record.settings["experiment"]["kind"] != "training" or made["model"] not in MODELS or "image_size" not in made:
         return None
@@ -208,10 +207,7 @@ def _model_of(record: Record) -> nn.Module | None:
 
 @contextmanager
 def open_for_sweep(exp: Experiment) -> Iterator[Any]:
-    """The W&B run that a sweep's agent expects, with the trial's values in its config.
-
-    It is closed as failed where no record finished.
-    """
+    """The W&B run of a sweep's agent, with the trial's values as its config; failed if no record has finished."""
     run = _init(None, str(exp.profile), group=f"chapter {exp.chapter}")
     try:
         yield run
@@ -227,13 +223,13 @@ def _flat(row: dict) -> dict:
 
 
 def _summary(record: Record) -> dict:
-    """The result, and the row of its epoch: the restored or the last one."""
+    """The result, and the row of its epoch, which is the restored or the last one."""
     row = next((row for row in record.rows if "epoch" in row and row["epoch"] == record.result.get("epoch")), {})
     return _flat(row) | record.result
 
 
 def _tables(record: Record) -> dict:
-    """The confusion matrix of the record's predictions and, where the images are available, the first wrong ones."""
+    """The confusion matrix of the record's predictions and, if the images are at hand, the first misclassified ones."""
     import wandb
 
     if PREDICTIONS not in record.result.get("sha256", {}):
@@ -267,7 +263,7 @@ def _tables(record: Record) -> dict:
 
 
 def _eval_set(record: Record) -> ImageSet | None:
-    """The record's evaluation set; None for a reader's own data, and where the images would have to be downloaded."""
+    """The record's evaluation set; None for a reader's own data, and if the images would have to be downloaded."""
     name, part = record.settings["experiment"]["dataset"], record.result["split"]
     if name not in CLASS_NAMES:
         return None
@@ -287,7 +283,7 @@ def _log_weights(run: Any, record: Record) -> None:
 
 
 def _log_figures(profile: str) -> int:
-    """Write every figure that the profile has records for as one run; returns how many, 0 where W&B failed."""
+    """Write every figure that the profile has records for as one run; returns how many, 0 if W&B failed."""
     import wandb
     from PIL import Image
 
@@ -306,7 +302,7 @@ def _log_figures(profile: str) -> int:
         run.finish()
         return len(images)
     except Exception as error:
-        say_once(f"{complaint(error)}; the records are whole.")
+        print_once(f"{complaint(error)}; the records are complete.")
         return 0
 
 
@@ -316,7 +312,7 @@ _FIGURES = ("curves", "draw", "save", "show")
 
 
 def __getattr__(name: str) -> Any:
-    """Import `draw`, `curves`, `show` or `save` when it is asked for, since they need matplotlib."""
+    """Import `draw`, `curves`, `show` or `save` at its first use, since they need matplotlib."""
     if name in _FIGURES:
         return getattr(importlib.import_module("deepnet.figures.registry"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,1 +1,1 @@
-"""The machinery behind the modules at the top: what they are made of."""
+"""The machinery behind the modules at the top."""

@@ -17,18 +17,18 @@ MODES = {  # W&B's, including its old names
 
 
 def wandb_wanted(choice: bool | None) -> bool:
-    """Whether a run is to be written to W&B; nothing is imported to find out.
+    """Whether a run is to be written to W&B, found out without importing wandb.
 
-    choice: None means where `WANDB_MODE` is set or a W&B key is found, in `WANDB_API_KEY` or in the netrc file that
+    choice: None means yes if `WANDB_MODE` is set or a W&B key is found, in `WANDB_API_KEY` or in the netrc file that
         `wandb login` writes. True means yes, offline if there is no account. `WANDB_MODE=disabled` turns either off.
 
-    Raises UsageError for another `choice`, for an unknown `WANDB_MODE`, and for True where wandb is not installed.
+    Raises UsageError for another `choice`, for an unknown `WANDB_MODE`, and for True if wandb is not installed.
 
     >>> wandb_wanted(False)
     False
     """
     if choice is not None and not isinstance(choice, bool):
-        raise UsageError(f"wandb must be True, False or None (W&B where one is logged in), got {choice!r}")
+        raise UsageError(f"wandb must be True, False or None (W&B if an account is logged in), got {choice!r}")
     if choice is False or (mode := _asked_mode()) == "disabled":
         return False
     installed = find_spec("wandb") is not None
@@ -40,13 +40,13 @@ def wandb_wanted(choice: bool | None) -> bool:
 
 
 def _asked_mode() -> str:
-    """WANDB_MODE in W&B's own spelling, "" where it is not set. Raises UsageError for an unknown mode."""
-    given = os.environ.get("WANDB_MODE", "")
-    if not given:
+    """WANDB_MODE in W&B's own spelling, "" if it is not set. Raises UsageError for an unknown mode."""
+    value = os.environ.get("WANDB_MODE", "")
+    if not value:
         return ""
-    if (mode := MODES.get(given.strip().lower())) is None:
-        raise UsageError(f"WANDB_MODE={given} is no mode of W&B; set it to online, offline or disabled")
-    os.environ["WANDB_MODE"] = mode  # W&B reads it too, and takes no other spelling
+    if (mode := MODES.get(value.strip().lower())) is None:
+        raise UsageError(f"WANDB_MODE={value} is not a mode of W&B; set it to online, offline or disabled")
+    os.environ["WANDB_MODE"] = mode  # W&B reads it too, and accepts no other spelling
     return mode
 
 
@@ -65,21 +65,21 @@ def _has_key() -> bool:
 
 @functools.cache
 def import_problem() -> str:
-    """Why wandb cannot be used; "" where it can."""
+    """Why wandb cannot be used; "" if it can."""
     os.environ.setdefault("WANDB_SILENT", "true")
     try:
         import wandb  # noqa: F401
     except Exception as error:  # of any kind: an incompatible protobuf or NumPy raises TypeError, RuntimeError, ...
         if isinstance(error, ModuleNotFoundError) and error.name == "wandb":
             return "the package wandb is missing (pip install wandb)"
-        say_once(f"wandb cannot be imported ({complaint(error)}); the records are whole.")
+        print_once(f"wandb cannot be imported ({complaint(error)}); the records are complete.")
         return f"wandb cannot be imported ({complaint(error)})"
     return ""
 
 
 @functools.cache
 def login_problem() -> str:
-    """Why runs cannot be uploaded; "" where they can. Asks W&B's server where a key is found."""
+    """Why runs cannot be uploaded; "" if they can. Asks W&B's server if a key is found."""
     import wandb
 
     try:
@@ -89,7 +89,7 @@ def login_problem() -> str:
 
 
 def wandb_state() -> tuple[str, str]:
-    """The mode, "online", "offline" or "disabled", and why runs are not uploaded if WANDB_MODE=offline did not ask."""
+    """The mode ("online", "offline" or "disabled"), and the problem because of which runs are not uploaded, or ""."""
     if (mode := _asked_mode()) == "disabled":  # then wandb, which may be broken, is not even imported
         return mode, "WANDB_MODE=disabled"
     if problem := import_problem():
@@ -102,16 +102,16 @@ def wandb_mode() -> Any:
     """The mode, as in `wandb_state`; prints once why runs are kept offline. Raises UsageError for an unknown mode."""
     mode, problem = wandb_state()
     if mode == "offline" and problem:
-        say_once(f"{problem}; runs are kept offline; `wandb login`, then `wandb sync`, would upload them.")
+        print_once(f"{problem}; runs are kept offline; `wandb login`, then `wandb sync`, would upload them.")
     return mode
 
 
 def complaint(error: Exception) -> str:
-    """The first line of an error of W&B's, without its full stop."""
+    """The first line of a W&B error, without its full stop."""
     return first_line(error).rstrip(".")
 
 
 @functools.cache
-def say_once(line: str) -> None:
+def print_once(line: str) -> None:
     """Print a line about W&B, once per process."""
     print(f"W&B: {line}")

@@ -1,4 +1,4 @@
-"""What can be said on the command line: names, seeds and options, and how a slip in them is answered."""
+"""The command line's names, seeds and options, and the messages for mistakes in them."""
 
 import argparse
 import math
@@ -20,7 +20,7 @@ from experimentTable import (
     is_supported,
 )
 
-MOST_SEEDS = 1_000  # in one call
+MOST_SEEDS = 1_000  # per call
 
 # ---------------------------------------------------------------- values
 
@@ -28,13 +28,13 @@ MOST_SEEDS = 1_000  # in one call
 def parse_seeds(text: str) -> list[int]:
     """`"0-4"`, `"0,2"` or `"1"` as a list without repetitions.
 
-    Raises UsageError for what is no number, and for more than MOST_SEEDS.
+    Raises UsageError for anything else, and for more than MOST_SEEDS.
     """
     seeds: dict[int, None] = {}
     for part in text.split(","):
         first, dash, last = (word.strip() for word in part.partition("-"))
         if not first.isdecimal() or (dash and not last.isdecimal()) or int(first) > int(last or first):
-            raise UsageError(f"seeds {text!r} are no numbers; write 3, 0,2 or 0-4")
+            raise UsageError(f"seeds {text!r} are not whole numbers; write 3, 0,2 or 0-4")
         several = range(int(first), int(last or first) + 1)
         seeds |= dict.fromkeys(several[: MOST_SEEDS + 1])
         if len(seeds) > MOST_SEEDS:
@@ -43,20 +43,20 @@ def parse_seeds(text: str) -> list[int]:
 
 
 def minutes(text: str) -> float:
-    """A number of minutes. Raises argparse's error for what is none, negative or not finite."""
+    """A number of minutes. Raises argparse's error unless it is finite and at least 0."""
     try:
         value = float(text)
     except ValueError:
         value = math.nan
     if not 0 <= value < math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of minutes; write 90 or 0.5")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of minutes; write 90 or 0.5")
     return value
 
 
 def chosen_names(arguments: argparse.Namespace, recorded: bool = False) -> list[str]:
-    """The experiments named, and all of a chapter that the profile has a budget for, each once.
+    """The named experiments, and all of the chapter that the profile has a budget for, each once.
 
-    `recorded`: what is not in the table will do too where it has a record, as a search's trial or a variant has.
+    `recorded`: also accept names that are not in the table but have a record, such as a search's trials.
     """
     profile = current_profile(arguments.profile)
     for name in arguments.names:
@@ -73,14 +73,14 @@ def chosen_names(arguments: argparse.Namespace, recorded: bool = False) -> list[
 
 
 def chosen_runs(arguments: argparse.Namespace) -> list[Experiment]:
-    """The experiments named, in all the seeds asked for, or the runs of a family."""
+    """The named experiments with each requested seed, or the runs of a family."""
     seeds = parse_seeds(arguments.seeds) if arguments.seeds else None
     profile = current_profile(arguments.profile)
     if not arguments.family:
         names = chosen_names(arguments)
         return [experiment(name, profile, seed) for seed in seeds or [0] for name in names]
     if arguments.names or arguments.chapter is not None:
-        raise UsageError("--family names its runs itself; leave out the names and --chapter")
+        raise UsageError("--family chooses its own runs; leave out the names and --chapter")
     return family_runs(arguments.family, profile, seeds)
 
 
@@ -92,38 +92,38 @@ PROFILE: Option = "--profile", {"default": "", "help": f"{', '.join(PROFILES)} (
 NAMES: Option = "names", {"nargs": "*", "metavar": "NAME", "help": "an experiment's name, as `list` shows it"}
 CHAPTER: Option = "--chapter", {"type": int, "help": "all experiments of this chapter"}
 SEEDS: Option = "--seeds", {"default": "0", "help": "3, 0,2 or 0-4 (default 0)"}
-OF_FAMILY = "the atlas or a part of it, as atlas_eps (docs/atlas.md)"
+OF_FAMILY = "the atlas or a part of it, such as atlas_eps (docs/atlas.md)"
 FAMILY: Option = "--family", {"default": "", "help": OF_FAMILY}
-SEEDS_OR_FAMILYS: Option = "--seeds", {"help": "3, 0,2 or 0-4 (default 0; of a family all its seeds)"}
+SEEDS_OF_RUNS: Option = "--seeds", {"help": "3, 0,2 or 0-4 (default 0; for a family, all its seeds)"}
 ALL_SEEDS: Option = "--seeds", {"help": "3, 0,2 or 0-4 (default all)"}
-JSON: Option = "--json", {"action": "store_true", "help": "for programs"}
-MINUTES: Option = "--minutes", {"type": minutes, "help": "leave off cleanly between epochs after this time"}
-FRESH: Option = "--fresh", {"action": "store_true", "help": "leave the committed records aside"}
-WORKERS: Option = "--workers", {"type": int, "help": "so many processes side by side, which share the cores"}
-AT_DASK = "on the workers of this Dask scheduler, as tcp://host:8786"
+JSON: Option = "--json", {"action": "store_true", "help": "print JSON, for programs"}
+MINUTES: Option = "--minutes", {"type": minutes, "help": "stop between epochs after this time"}
+FRESH: Option = "--fresh", {"action": "store_true", "help": "ignore the committed records"}
+WORKERS: Option = "--workers", {"type": int, "help": "number of parallel processes, which share the cores"}
+AT_DASK = "train on the workers of this Dask scheduler, such as tcp://host:8786"
 DASK: Option = "--dask", {"metavar": "ADDRESS", "help": AT_DASK}
-CLAIM_SEEDS: Option = "--count", {"type": int, "default": 3, "help": "seeds that each claim is to rest on (default 3)"}
+CLAIM_SEEDS: Option = "--count", {"type": int, "default": 3, "help": "seeds per claim (default 3)"}
 TRIALS: Option = "--count", {"type": int, "default": 12, "help": "trials in all (default 12)"}
 NAME_OF_SEARCH: Option = "--name", {"default": "search", "help": "its trials are NAME_1, NAME_2, ... (default search)"}
 BEGUN_BY_ANOTHER = "work on the search of this name, which another process has begun"
 JOIN: Option = "--join", {"metavar": "NAME", "help": BEGUN_BY_ANOTHER}
 SEED: Option = "--seed", {"type": int, "default": 0, "help": "default 0"}
-SERVER = "a database server's URL, as postgresql+psycopg2://USER@HOST/DATABASE (default: SQLite)"
+SERVER = "a database server's URL, such as postgresql+psycopg2://USER@HOST/DATABASE (default: SQLite)"
 STORAGE: Option = "--storage", {"default": "", "help": SERVER}
-EPOCHS: Option = "--epochs", {"type": int, "help": "train and compare the first epochs alone"}
-NO_CURES: Option = "--no-cures", {"action": "store_true", "help": "measure and judge alone"}
-ARTIFACTS = "the weights too, as artifacts, where a record has them"
+EPOCHS: Option = "--epochs", {"type": int, "help": "train and compare only this many epochs"}
+NO_CURES: Option = "--no-cures", {"action": "store_true", "help": "measure and judge only"}
+ARTIFACTS = "write the weights too, as artifacts, if a record has them"
 WEIGHTS: Option = "--weights", {"action": "store_true", "help": ARTIFACTS}
 
-# name: what its help says, and its options beside `--profile`; of a list of them one at most is given
+# command -> its help text, and its options in addition to `--profile`; those in an inner list exclude each other
 COMMANDS: dict[str, tuple[str, list[Option | list[Option]]]] = {
-    "list": ("every experiment with its state and price", [FAMILY, JSON]),
+    "list": ("every experiment with its state and estimated time", [FAMILY, JSON]),
     "train": (
-        "train experiments, or go on with interrupted ones",
-        [NAMES, CHAPTER, FAMILY, SEEDS_OR_FAMILYS, MINUTES, FRESH, [WORKERS, DASK]],
+        "train experiments, or resume interrupted ones",
+        [NAMES, CHAPTER, FAMILY, SEEDS_OF_RUNS, MINUTES, FRESH, [WORKERS, DASK]],
     ),
     "evidence": (
-        "the runs that the claims wait for, in the order to train them; with --minutes, train them",
+        "the runs that the claims still need, in the order of training; with --minutes, train them",
         [JSON, MINUTES, CLAIM_SEEDS],
     ),
     "search": (
@@ -133,27 +133,28 @@ COMMANDS: dict[str, tuple[str, list[Option | list[Option]]]] = {
     "show": ("a run's settings, rows and result", [NAMES, CHAPTER, SEEDS, JSON]),
     "publish": ("copy finished records to report/records, as evidence", [NAMES, CHAPTER, FAMILY]),
     "verify": (
-        "train committed records again, apart from all others, and say what differs",
+        "train committed records again, in a temporary folder, and report differences",
         [NAMES, CHAPTER, SEEDS, JSON, EPOCHS],
     ),
     "diagnose": (
-        "say why a run's model does not learn, and try the cures on copies",
+        "find out why a run's model does not learn, and try the cures on copies",
         [NAMES, CHAPTER, SEEDS, JSON, NO_CURES],
     ),
     "sync": (
-        "write finished records and the figures to Weights & Biases; all of the profile where none is named",
+        "write finished records and the figures to Weights & Biases; by default all of the profile",
         [NAMES, CHAPTER, ALL_SEEDS, WEIGHTS],
     ),
 }
 
 
 class Parser(argparse.ArgumentParser):
-    """Says in one line what is wrong, and ends with status 2."""
+    """Prints what is wrong in one line, and exits with status 2."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message}; `python {self.prog} --help` shows what there is\n")
+        self.exit(2, f"{self.prog}: {message}; `python {self.prog} --help` lists the options\n")
 
-    def known(self, kind: str, value: str, choices: Iterable[str]) -> None:
+    def require(self, kind: str, value: str, choices: Iterable[str]) -> None:
+        """Exit unless `value` is one of `choices`."""
         try:
             choose(kind, value, choices)
         except UsageError as error:
@@ -162,12 +163,12 @@ class Parser(argparse.ArgumentParser):
     def parse_known_args(self, *arguments: Any) -> tuple[argparse.Namespace, list[str]]:  # type: ignore[override]
         found, unknown = super().parse_known_args(*arguments)
         if unknown and unknown[0].startswith("--"):
-            self.known("option", unknown[0].partition("=")[0], re.findall(r"--\w[\w-]*", self.format_usage()))
+            self.require("option", unknown[0].partition("=")[0], re.findall(r"--\w[\w-]*", self.format_usage()))
         return found, unknown
 
 
 def make_parser(description: str, functions: Mapping[str, Callable[[argparse.Namespace], bool]]) -> Parser:
-    """The parser of the commands and their options, with the `function` that carries each of them out."""
+    """The parser of the commands and their options; `functions` maps each command to what carries it out."""
     top = Parser(prog="run.py", description=description)
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, (text, options) in COMMANDS.items():

@@ -1,22 +1,22 @@
-"""Rows beside the report's table, as data: the degradation atlas (docs/atlas.md), a grid of small variations around the
+"""Rows that are not in the report's table: the degradation atlas (docs/atlas.md), a grid of small variations around the
 plain MLPs, and runs that repeat defects of the original program.
 
-Needs nothing of the project, and no torch. `experimentTable.ATLAS` holds the rows, `myModel.MODELS` the models.
+Imports nothing from the project, and no torch. `experimentTable.ATLAS` holds the rows, `myModel.MODELS` the models.
 """
 
 from itertools import product
 from typing import Any
 
-# A model is (depth, whether it has shortcuts, whether it has batch normalisation before each ReLU); depth counts the
-# weight layers of the plain MLP: 1024, 256, then depth - 3 layers of 64, and the ten classes.
+# A model is (depth, whether it has shortcuts, whether it has batch normalization before each ReLU). The depth is the
+# number of weight layers of the plain MLP: 1024, 256, then depth - 3 layers of 64, and the ten classes.
 Model = tuple[int, bool, bool]
 
-# depth -> modules with shortcuts, of which one or two are projections: the number in the model's name
+# depth -> number of modules with shortcuts, including one or two projections, as in the model's name
 WITH_SHORTCUTS = {4: 5, 13: 15, 23: 25, 33: 35}
 EPS_DEPTHS = (13, 18, 23, 28, 33, 43, 53)  # 10, 15, 20, 25, 30, 40 and 50 layers of 64
 EPS = (1e-6, 1e-8, 1e-10, 1e-12, 1e-14, 1e-16)
 RATES = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3)
-PLATEAU_SEEDS = tuple(range(2, 12))  # of CNN_30; 0 and 1 had been seen before the question was asked
+PLATEAU_SEEDS = tuple(range(2, 12))  # of CNN_30; the question was asked after seeds 0 and 1 had been seen
 
 
 def model_name(depth: int, shortcuts: bool = False, batch_norm: bool = False) -> str:
@@ -30,7 +30,7 @@ def model_name(depth: int, shortcuts: bool = False, batch_norm: bool = False) ->
 
 
 def mlp_widths(depth: int) -> list[int]:
-    """The widths of a plain MLP of the report's form, from the input's to the output's.
+    """The widths of a plain MLP of the report's form, from the input to the output.
 
     >>> mlp_widths(4)
     [784, 1024, 256, 64, 10]
@@ -57,7 +57,7 @@ def eps_row(depth: int, eps: float) -> str:
 
 
 def ten_row(depth: int, eps: float) -> str:
-    """The first ten steps of `eps_row`, layer by layer.
+    """The row that records the first ten steps of `eps_row`, layer by layer.
 
     >>> ten_row(33, 1e-8)
     'atlas_ten_33_1e-08'
@@ -66,7 +66,7 @@ def ten_row(depth: int, eps: float) -> str:
 
 
 def cell_row(model: Model, he: bool, lr: float) -> str:
-    """The row of a cell of the factorial; the plain models with default initialization are those of the rates.
+    """The row of a cell of the factorial design; for plain models with default initialization, the row of the rates.
 
     >>> cell_row((33, False, False), False, 1e-3), cell_row((33, True, False), True, 1e-3)
     ('atlas_rate_33_1e-03', 'atlas_cell_res_35_he_1e-03')
@@ -76,7 +76,7 @@ def cell_row(model: Model, he: bool, lr: float) -> str:
     return f"atlas_cell_{model_name(*model).removeprefix('MLP_')}{'_he' * he}_{lr:.0e}"
 
 
-CURES = {  # what is changed in MLP_33 -> the row; three are the report's own rows and ablations
+CURES = {  # what is changed in MLP_33 -> the row; three of these are in the report's table
     "eps 1e-16": "MLP_33_eps",
     "He": "MLP_33_he",
     "batch norm": "atlas_cure_bn",
@@ -84,7 +84,7 @@ CURES = {  # what is changed in MLP_33 -> the row; three are the report's own ro
     "rate 1e-3": "atlas_cure_rate",
 }
 CNN_ROW = "atlas_cnn_30_eps"
-FRONT_ROWS = {  # row -> (depth, eps) of the trainings whose first 1,000 steps are measured every ten steps
+FRONT_ROWS = {  # row -> (depth, eps) of the runs whose first 1,000 steps are measured every ten steps
     "atlas_front_23": (23, 1e-8),
     "atlas_front_33": (33, 1e-8),
     "atlas_front_33_eps": (33, 1e-16),
@@ -96,7 +96,7 @@ CELLS = {  # (model, He's initialization, learning rate) -> row
     for he, norm, shortcuts, lr in product((False, True), (False, True), (False, True), (1e-4, 1e-3))
 }
 _CLASSIFIERS = {"family": "defect_baseline", "final_test": False}
-DEFECT_ROWS: dict[str, tuple[str, dict[str, Any]]] = {  # row -> the report's row that it varies, and what differs
+DEFECT_ROWS: dict[str, tuple[str, dict[str, Any]]] = {  # row -> (the report's row that it varies, the changed fields)
     "defect_statistics": ("fine_tune_1", {"family": "defect_head", "defects": ("moving_statistics",)}),
     "defect_unscaled": ("baseline", _CLASSIFIERS | {"defects": ("unscaled",)}),
     "defect_untuned": ("baseline", _CLASSIFIERS | {"defects": ("untuned",)}),
@@ -107,8 +107,8 @@ DEFECT_ROWS: dict[str, tuple[str, dict[str, Any]]] = {  # row -> the report's ro
         for lr in (5e-4, 5e-3, 5e-2)
     },
 }
-OWN_CELLS = {cell: row for cell, row in CELLS.items() if row not in RATE_ROWS.values()}  # without the plain nets
-# family -> its rows, in the order to train them: the most telling family first
+OWN_CELLS = {cell: row for cell, row in CELLS.items() if row not in RATE_ROWS.values()}  # those not in RATE_ROWS
+# family -> its rows, in the order of training: the most informative family first
 FAMILIES: dict[str, tuple[str, ...]] = {
     "atlas_eps": tuple(eps_row(*cell) for cell in product(EPS_DEPTHS, EPS)),
     "atlas_cure": tuple(CURES.values()),

@@ -1,4 +1,4 @@
-"""The machine: which device computes, and what it is capable of."""
+"""The device, and what it can compute."""
 
 import functools
 import os
@@ -12,27 +12,27 @@ from experimentTable import UsageError
 
 @functools.cache
 def device() -> torch.device:
-    """CUDA where there is a GPU, else the CPU, or what `DEVICE` in the environment says.
+    """The device that `DEVICE` in the environment names, else CUDA if there is a GPU, else the CPU.
 
-    On CUDA, fp32 then means fp32, not TF32, and convolutions add up in the same order each time. Apple's MPS is chosen
-    by `DEVICE` alone: nobody has trained on it yet, and some of torch's operations there give wrong numbers. Raises
-    UsageError where `DEVICE` names what this machine does not have.
+    On CUDA, this sets fp32 to mean fp32, not TF32, and convolutions to be deterministic. Apple's MPS is used only if
+    `DEVICE` says so: this project has not been tried on it, and some of torch's operations there give wrong numbers.
+    Raises UsageError if this machine lacks the device that `DEVICE` names.
     """
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.deterministic = True
     if chosen := os.environ.get("DEVICE"):
-        there = {
+        available = {
             "cpu": True,
             "cuda": torch.cuda.is_available(),
             "mps": torch.backends.mps.is_available(),
             "xpu": torch.xpu.is_available(),
         }
         try:
-            if there.get(torch.device(chosen).type):
+            if available.get(torch.device(chosen).type):
                 return torch.zeros((), device=chosen).device
         except (RuntimeError, AssertionError):
             pass
-        usable = " or ".join(name for name, available in there.items() if available)
+        usable = " or ".join(name for name, is_there in available.items() if is_there)
         raise UsageError(f"DEVICE={chosen} cannot be used here; set it to {usable}, or unset it")
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
@@ -50,7 +50,7 @@ def has_bfloat16() -> bool:
     if device().type == "xpu":
         return torch.xpu.is_bf16_supported()
     if device().type == "cpu":
-        # oneDNN, which computes the products, needs one of these.
+        # oneDNN, which computes the products, needs one of these instruction sets.
         flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
         return "avx512_bf16" in flags or "amx_bf16" in flags
     return False
@@ -58,7 +58,7 @@ def has_bfloat16() -> bool:
 
 @functools.cache
 def processor_name() -> str:
-    """The processor's model with its family and number, where /proc/cpuinfo has them."""
+    """The processor's name, with its family and model numbers if /proc/cpuinfo has them."""
     info = Path("/proc/cpuinfo")
     fields = (
         dict(line.split(":", 1) for line in info.read_text().split("\n\n")[0].splitlines() if ":" in line)

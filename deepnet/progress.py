@@ -12,7 +12,7 @@ from experimentTable import PROFILES
 
 
 class _Silent:
-    """Takes the place of a bar where tqdm is not installed."""
+    """Replaces a bar if tqdm is not installed."""
 
     def __getattr__(self, _: str) -> Any:
         return lambda *args, **kwargs: None
@@ -24,10 +24,10 @@ def in_notebook() -> bool:
 
 
 def bar(total: float, description: str = "", **options: Any) -> Any:
-    """A tqdm bar; in a notebook one line of text that is redrawn in place and can be read in the saved page.
+    """A tqdm bar; in a notebook, a line of text that is redrawn in place and remains in the saved page.
 
-    Tqdm's own notebook bar is a widget, which a saved page does not show. No bar is drawn where standard output is not
-    a terminal, nor within the first half second.
+    (tqdm's own notebook bar is a widget, which a saved page does not show.) Elsewhere, a bar is drawn only on a
+    terminal, and not within the first half second.
     """
     try:
         from tqdm import tqdm
@@ -50,17 +50,17 @@ def bar(total: float, description: str = "", **options: Any) -> Any:
 
 @contextmanager
 def quiet_imports() -> Iterator[None]:
-    """Import a library that draws bars of its own without tqdm's warning that the notebook's widget is missing."""
+    """Suppress tqdm's warning about the missing notebook widget, for libraries that draw bars of their own."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
 
 
 def format_estimate(seconds: float, profile: str) -> str:
-    """An estimated time for a reader, with the hardware that it was measured on; 0 means that none was measured.
+    """An estimated time for a reader, with the hardware that it holds for; 0 seconds means that it is not known.
 
     >>> format_estimate(75, "cpu")
     'about 1 min 15 s'
     """
-    where = f" on {PROFILES[profile].priced_on}" if PROFILES[profile].priced_on else ""
+    where = f" on {PROFILES[profile].timed_on}" if PROFILES[profile].timed_on else ""
     return f"about {duration(seconds)}{where}" if seconds else "time not known"

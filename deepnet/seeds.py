@@ -1,4 +1,4 @@
-"""Random numbers: seeds made of several numbers, and generators left as they were."""
+"""Random numbers: seeds made of several numbers, and the state of the global generators."""
 
 import random
 from collections.abc import Iterator
@@ -10,10 +10,10 @@ import torch
 from deepnet.machine import device
 
 
-def mixed(*numbers: int) -> int:
+def combined_seed(*numbers: int) -> int:
     """One 63-bit seed from several numbers, so that (seed, epoch) and (seed + 1, epoch - 1) are unrelated.
 
-    >>> mixed(0, 1) == mixed(1, 0)
+    >>> combined_seed(0, 1) == combined_seed(1, 0)
     False
     """
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(1))
@@ -21,16 +21,16 @@ def mixed(*numbers: int) -> int:
 
 def seed_everything(*numbers: int) -> torch.Generator:
     """Seed the global generators of torch, numpy and Python from `numbers`; returns a CPU generator for shuffling."""
-    seed = mixed(*numbers)
+    seed = combined_seed(*numbers)
     torch.manual_seed(seed)
-    np.random.seed(seed % 2**32)  # a reader's own transforms may draw from numpy's or Python's generator
+    np.random.seed(seed % 2**32)  # a reader's own transforms may use numpy's or Python's generator
     random.seed(seed)
     return torch.Generator().manual_seed(seed)
 
 
 @contextmanager
 def preserved_random() -> Iterator[None]:
-    """Restore the global generators of torch, numpy and Python after the block, whatever it has drawn."""
+    """Restore the states of the global generators of torch, numpy and Python after the block."""
     numpy_state, python_state = np.random.get_state(), random.getstate()
     try:
         with torch.random.fork_rng([torch.cuda.current_device()] if device().type == "cuda" else []):

@@ -1,4 +1,4 @@
-"""How things are written in figures, sentences and tables alike: data sets, numbers of things, seeds, tables."""
+"""How data sets, counts, durations, seeds and tables are written in figures and sentences."""
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ def counted(number: int, thing: str) -> str:
 
 
 def listed(names: Sequence[str], most: int = 4) -> str:
-    """The names, of many the first: "a, b, c and 9 more"."""
+    """The names, or the first of many and the number of the others: "a, b, c and 9 more"."""
     shown = names if len(names) <= most else names[: most - 1]
     return ", ".join(shown) + f" and {len(names) - len(shown)} more" * (len(shown) < len(names))
 
@@ -38,7 +38,7 @@ def ranges(seeds: Iterable[int]) -> str:
 
 
 def braced(names: Iterable[str]) -> list[str]:
-    """Names that differ in their numbers alone as one word, which a shell expands: MLP_4 and MLP_13 as "MLP_{4,13}"."""
+    """Names that differ only in their numbers as one pattern for the shell: MLP_4 and MLP_13 as "MLP_{4,13}"."""
     alike: dict[tuple[str, ...], list[list[str]]] = {}
     for name in names:
         parts = name.split("_")
@@ -53,7 +53,7 @@ def braced(names: Iterable[str]) -> list[str]:
 
 
 def seeds_of(runs: Mapping[str, Collection[int]]) -> str:
-    """Which seeds there are: "seed 0", "seeds 0-2" or, where runs differ in it, "seeds 0-2 (MLP_4), 0 (MLP_13)"."""
+    """The seeds in words: "seed 0", "seeds 0-2" or, if the runs differ, "seeds 0-2 (MLP_4), 0 (MLP_13)"."""
     same: dict[str, list[str]] = {}
     for name, seeds in runs.items():
         same.setdefault(ranges(seeds), []).append(name)
@@ -64,9 +64,9 @@ def seeds_of(runs: Mapping[str, Collection[int]]) -> str:
 
 @dataclass(frozen=True)
 class Table:
-    """A small table: HTML in a notebook, Markdown as text. Columns of numbers are aligned to the right.
+    """A small table: HTML in a notebook, Markdown as text. Columns of numbers are right-aligned.
 
-    `bold`: (row, column) of the cells in bold.
+    `bold`: (row, column) of the bold cells.
     """
 
     head: Sequence[str]
@@ -75,7 +75,7 @@ class Table:
     bold: Collection[tuple[int, int]] = ()
 
     def _marked(self, begin: str, end: str, plain: Callable[[str], str] = str) -> list[list[str]]:
-        """The rows, with the marks of bold text around the cells that are."""
+        """The rows, with `begin` and `end` around the bold cells."""
         return [
             [f"{begin}{plain(cell)}{end}" if (i, j) in self.bold else plain(cell) for j, cell in enumerate(row)]
             for i, row in enumerate(self.rows)

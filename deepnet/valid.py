@@ -1,6 +1,4 @@
-"""What the fields of an experiment may be, each by itself and one beside the other. Needs nothing of the project, and
-no torch.
-"""
+"""Validation of an experiment's fields, singly and together. Imports nothing from the project, and no torch."""
 
 import operator
 import re
@@ -11,24 +9,24 @@ from numbers import Integral, Real
 from typing import Any
 
 NAME = r"\w[\w.-]*"  # of a run, and of its folder
-LONGEST_NAME = 200  # bytes; file systems allow 255, and files beside the folder add to its name
-# by Windows, whatever follows a dot
+LONGEST_NAME = 200  # bytes; file systems allow 255, and files next to the folder have longer names
+# reserved by Windows, with any suffix
 RESERVED = {"CON", "PRN", "AUX", "NUL", *(f"{port}{n}" for port in ("COM", "LPT") for n in range(10))}
 OWN = "own"  # the data set and the profile of a reader's own model and data
 EVAL_SPLIT = {"mnist": "test", "cifar10": "test", "cifar100": "validation"}  # the part that a run is evaluated on
-ANALYSES = {  # kind -> the fields that decide it; the others have no effect on it
+ANALYSES = {  # kind -> the fields that have an effect on it
     "baseline": ("dataset", "chapter", "model", "start_from", "initialisation", "precision", "final_test", "defects"),
     "distribution": ("dataset",),
     "tsne": ("dataset",),
     "timing": ("dataset", "lr", "optimizer", "eps", "momentum", "batch_size", "defects"),
 }
-DEFECTS = {  # what the original program does -> the kind of run that it can be done in
-    "moving_statistics": "training",  # batch normalization in frozen layers goes on updating its statistics
-    "unscaled": "baseline",  # the classifiers see the features as they are
-    "untuned": "baseline",  # their C is scikit-learn's default of 1
-    "whole_epochs": "timing",  # the start of workers, reading a norm per parameter and evaluation are timed too
+DEFECTS = {  # a defect of the original program -> the kind of run that can repeat it
+    "moving_statistics": "training",  # batch normalization in frozen layers keeps updating its statistics
+    "unscaled": "baseline",  # the classifiers' features are not standardized
+    "untuned": "baseline",  # the classifiers' C is scikit-learn's default of 1
+    "whole_epochs": "timing",  # the start of workers, a norm read per parameter and the evaluation are timed too
 }
-CHILDREN = {  # those with weights, the head last, of the table's models; "MLP" stands for MLP_4, MLP_res_5, ...
+CHILDREN = {  # the models' children with weights, the head last; "MLP" stands for MLP_4, MLP_res_5, ...
     "MLP": ("blocks", "last"),
     "CNN": ("features", "head"),
     "resnet18": ("conv1", "bn1", "layer1", "layer2", "layer3", "layer4", "fc"),
@@ -39,15 +37,15 @@ CHILDREN = {  # those with weights, the head last, of the table's models; "MLP" 
 
 
 class UsageError(ValueError):
-    """Something the user can put right; the message is one line that says what was wrong and what to do."""
+    """A mistake that the user can correct; the message says in one line what is wrong and what to do."""
 
 
 class RunLockedError(UsageError):
-    """Another process is at this run; once it has ended, so has the obstacle."""
+    """Another process holds this run's lock."""
 
 
 def did_you_mean(value: object, choices: Iterable[str]) -> str:
-    """The choice that `value` is probably a slip of, as "did you mean MLP_33? "; empty where none is close.
+    """The choice that `value` is probably a misspelling of, as "did you mean MLP_33? "; empty if none is close.
 
     >>> did_you_mean("adam", ["Adam", "SGD"])
     'did you mean Adam? '
@@ -58,7 +56,7 @@ def did_you_mean(value: object, choices: Iterable[str]) -> str:
 
 
 def choose(kind: str, value: object, choices: Iterable[str]) -> str:
-    """Return `value` if it is one of `choices`; raise UsageError, naming the likely one and all of them, if not.
+    """Return `value` if it is one of `choices`; else raise UsageError with the closest choice and all of them.
 
     >>> choose("optimizer", "SGD", ["Adam", "SGD"])
     'SGD'
@@ -85,12 +83,12 @@ def folder_name(field: str, value: Any) -> str:
 
 def word(field: str, value: Any) -> str:
     if not isinstance(value, str):
-        raise UsageError(f"{field} must be a word, got {value!r}")
+        raise UsageError(f"{field} must be a string, got {value!r}")
     return str(value)
 
 
 def shown(value: Any) -> str:
-    """A value for a message, cut where it is long; Python writes out no whole number of more than 4,300 digits."""
+    """A value for a message, shortened if it is long; Python prints no whole number of more than 4,300 digits."""
     try:
         return repr(value) if len(repr(value)) <= 60 else f"{value!r:.60}..."
     except ValueError:
@@ -131,43 +129,41 @@ def _is_several(value: Any) -> bool:
 
 
 def names(field: str, value: Any) -> tuple[str, ...]:
-    given = list(value) if _is_several(value) else []
-    if not _is_several(value) or not all(isinstance(name, str) for name in given):
+    items = list(value) if _is_several(value) else []
+    if not _is_several(value) or not all(isinstance(name, str) for name in items):
         raise UsageError(f"{field} must be a sequence of children's names, such as ('fc',), not {value!r}")
-    if not given:
+    if not items:
         raise UsageError(
             f"nothing in the model can be trained: {field} is empty; name some of its children, or leave it out"
         )
     # a set has no order of its own
-    return tuple(dict.fromkeys(map(str, sorted(given) if isinstance(value, Set) else given)))
+    return tuple(dict.fromkeys(map(str, sorted(items) if isinstance(value, Set) else items)))
 
 
 def one_of(*choices: Any) -> Callable[[str, Any], Any]:
-    """One of these words or whole numbers; "" and "own", which are not for everybody to choose, are not named in the
-    refusal.
-    """
+    """One of these strings or whole numbers; the message does not offer "" and "own", which are for internal use."""
     spelled = {str(choice): choice for choice in choices}
     named = [choice for choice in spelled if choice not in ("", OWN)]
 
     def check(field: str, value: Any) -> Any:
-        said = str(value) if isinstance(value, Integral | str) and not isinstance(value, bool) else value
+        text = str(value) if isinstance(value, Integral | str) and not isinstance(value, bool) else value
         return spelled[
-            str(said)
-            if isinstance(said, str) and said in spelled
-            else choose(field.replace("set", " set"), said, named)
+            str(text)
+            if isinstance(text, str) and text in spelled
+            else choose(field.replace("set", " set"), text, named)
         ]
 
     return check
 
 
 def some_of(*choices: str) -> Callable[[str, Any], tuple[str, ...]]:
-    """Any of these words, in this order, each once; none by default."""
+    """A sequence of any of these strings, returned in this order without repetitions."""
 
     def check(field: str, value: Any) -> tuple[str, ...]:
         if not _is_several(value):
             raise UsageError(f"{field} must be a sequence of names, such as ({choices[0]!r},), not {value!r}")
-        given = [choose(field, name, choices) for name in value]
-        return tuple(name for name in choices if name in given)
+        chosen = [choose(field, name, choices) for name in value]
+        return tuple(name for name in choices if name in chosen)
 
     return check
 
@@ -176,7 +172,7 @@ def optional(check: Callable[[str, Any], Any]) -> Callable[[str, Any], Any]:
     return lambda field, value: None if value is None else check(field, value)
 
 
-# ---------------------------------------------------------------- the fields of a row, together and beside the table's
+# ---------------------------------------------------------------- the fields of a row together
 
 
 def row_named(name: Any, table: Mapping[str, Any]) -> Any:
@@ -187,9 +183,9 @@ def row_named(name: Any, table: Mapping[str, Any]) -> Any:
 
 
 def ancestors(exp: Any, table: Mapping[str, Any]) -> list[Any]:
-    """The rows that have to be trained before `exp`: its parent first, then that one's, ...
+    """The rows that have to be trained before `exp`: its parent, its parent's parent, ...
 
-    Raises UsageError for a parent that is unknown or no training, and where a row would start from itself.
+    Raises UsageError for a parent that is unknown or trains no model, and if a row would start from itself.
 
     >>> [row.name for row in ancestors(EXPERIMENTS["fine_tune_2"], EXPERIMENTS)]
     ['fine_tune_1', 'train_resnet']
@@ -199,7 +195,7 @@ def ancestors(exp: Any, table: Mapping[str, Any]) -> list[Any]:
     while row.start_from is not None:
         parent = row_named(row.start_from, table)
         if parent.kind != "training":
-            raise UsageError(f"no run can start from {parent.name}, which is no training but a {parent.kind}")
+            raise UsageError(f"no run can start from {parent.name}, which trains no model: its kind is {parent.kind}")
         if parent.name in (exp.name, *(before.name for before in found)):
             raise UsageError(f"{exp.name} would start from itself, through {row.name}; name another run in start_from")
         found.append(parent)
@@ -207,11 +203,11 @@ def ancestors(exp: Any, table: Mapping[str, Any]) -> list[Any]:
     return found
 
 
-def settled(exp: Any, table: Mapping[str, Any], builders: Iterable[str]) -> dict[str, Any]:
-    """Fields of `exp` that others decide: its parent's model, the order of `trainable`, of an analysis what has no
-    effect on it.
+def resolved_fields(exp: Any, table: Mapping[str, Any], builders: Iterable[str]) -> dict[str, Any]:
+    """The fields of `exp` that follow from others: the parent's model, the order of `trainable`, and in an analysis
+    those without effect.
 
-    Raises UsageError where a field would have no effect beside the others, and for parents that cannot be.
+    Raises UsageError if a field would have no effect together with the others, and for an impossible parent.
     """
     rows = table.values()
     decided: dict[str, Any] = {}
@@ -251,14 +247,14 @@ def settled(exp: Any, table: Mapping[str, Any], builders: Iterable[str]) -> dict
     for defect in exp.defects:
         if exp.kind != DEFECTS[defect]:
             raise UsageError(f"the defect {defect} has no effect on a {exp.kind}; leave it out")
-    normalised = {*CHILDREN["resnet18"]} - {"conv1", "fc"}  # the children with batch normalization
-    if "moving_statistics" in exp.defects and (model != "resnet18" or normalised <= {*(exp.trainable or normalised)}):
+    normalized = {*CHILDREN["resnet18"]} - {"conv1", "fc"}  # the children with batch normalization
+    if "moving_statistics" in exp.defects and (model != "resnet18" or normalized <= {*(exp.trainable or normalized)}):
         raise UsageError("moving_statistics has no effect where no batch normalization is frozen; leave it out")
     trainable, children = exp.trainable, CHILDREN.get(model.split("_")[0]) if model in models else None
-    if trainable and children:  # those of a model of the user's own are looked at when it is built
+    if trainable and children:  # the children of a user's own model are checked when it is built
         chosen = {choose(f"child of {model}", name, children) for name in trainable}
         trainable = tuple(name for name in children if name in chosen) if chosen < {*children} else None
         if exp.dropout and children[-1] not in chosen:
-            remedy = "leave it out, or train that too"
+            remedy = "leave it out, or train that child too"
             raise UsageError(f"dropout={exp.dropout!r} has no effect while {children[-1]!r} is frozen; {remedy}")
     return decided | {"model": model, "trainable": trainable}

@@ -122,7 +122,7 @@ interrupt = raising(KeyboardInterrupt)  # Ctrl-C
 
 @contextmanager
 def cut_off(evaluations: int) -> Iterator[None]:
-    """Ctrl-C after so many evaluations, one per epoch from epoch 0 on; each of these epochs has left a checkpoint."""
+    """Ctrl-C after this many evaluations, one per epoch from epoch 0 on; each of these epochs has left a checkpoint."""
     calls, real = count(), coreFunction.evaluate
     with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setenv("CHECKPOINT_SECONDS", "0")
@@ -173,15 +173,13 @@ def refused(action: Callable[[], object], *words: str) -> str:
 
 
 def python(code: str, *arguments: Any, **options: Any) -> subprocess.CompletedProcess:
-    """Run `code` in a Python of its own, started in the project's root with the test's environment."""
+    """Run `code` in a new Python process, started in the project's root with the test's environment."""
     command = [sys.executable, "-c", code, *map(str, arguments)]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, **options)
 
 
 def edit(folder: Path, file: str, part: str = "", **values: object) -> None:
-    """Change values of a record's settings or result, or of a part of them; its result vouches for the settings as they
-    are then.
-    """
+    """Change values of a record's settings or result, or of a part of them, and update the hash of its settings."""
     path = folder / file
     content = json.loads(path.read_text())
     (content[part] if part else content).update(values)

@@ -21,7 +21,7 @@ def forget() -> None:
     """Let this process ask W&B anew."""
     if wandb := sys.modules.get("wandb"):
         wandb.teardown()  # it reads its environment once
-    for remembered in (account.import_problem, account.login_problem, account.say_once):
+    for remembered in (account.import_problem, account.login_problem, account.print_once):
         remembered.cache_clear()
     utilityFunction.Mirror.reachable = True
 

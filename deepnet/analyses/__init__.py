@@ -1,1 +1,1 @@
-"""What is computed without training a network, and the final test."""
+"""Experiments that train no network, and the final test."""

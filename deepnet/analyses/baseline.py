@@ -10,7 +10,7 @@ import torch
 CS = {
     "svm": (1e-5, 1e-4, 1e-3),
     "logistic_regression": (1e-4, 1e-3, 1e-2, 1e-1),
-}  # the inverse regularisation strengths tried
+}  # the inverse regularization strengths tried
 
 
 def linear(state: dict) -> Callable[[np.ndarray], np.ndarray]:
@@ -36,7 +36,7 @@ def separated(weights: dict) -> dict[str, dict]:
 
 
 def best_row(rows: list[dict], classifier: str | None = None) -> dict:
-    """The row with the highest held-out accuracy, of all or one classifier; among equals the one with the least C."""
+    """The row with the highest held-out accuracy, of all or one classifier; of equals, the one with the smallest C."""
     rows = [row for row in rows if classifier in (None, row["classifier"])]
     return max(rows, key=lambda row: row["held_out_accuracy"])
 
@@ -44,15 +44,15 @@ def best_row(rows: list[dict], classifier: str | None = None) -> dict:
 def classical_baseline(
     train: tuple[np.ndarray, np.ndarray], held_out: tuple[np.ndarray, np.ndarray], defects: Collection[str] = ()
 ) -> tuple[list[dict], dict[str, dict]]:
-    """Fit a linear SVM and a logistic regression on standardised (features, labels), with C chosen on `held_out`.
+    """Fit a linear SVM and a logistic regression on standardized (features, labels), with C chosen on `held_out`.
 
-    defects: "unscaled" leaves the features as they are, "untuned" leaves C at scikit-learn's default of 1; the original
-    program does both.
+    defects: "unscaled" does not standardize the features, "untuned" leaves C at scikit-learn's default of 1; the
+    original program has both.
 
     Returns:
         One row per classifier and C (`classifier`, `C`, `held_out_accuracy`, `converged`), and for each classifier the
-        tensors (see `linear`) of a fit on both parts with its best C. The best row also says by `refit_converged`
-        whether that fit has converged.
+        tensors (see `linear`) of a fit on both parts with its best C. In the best row, `refit_converged` is whether
+        that fit has converged.
     """
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
@@ -60,7 +60,7 @@ def classical_baseline(
     from sklearn.svm import LinearSVC
 
     makers = {
-        # tol: liblinear's own for the dual
+        # tol is liblinear's default for the dual problem
         "svm": lambda c: LinearSVC(C=c, dual=True, tol=0.1, max_iter=2000, random_state=0),
         "logistic_regression": lambda c: LogisticRegression(C=c, tol=1e-3, max_iter=2000),
     }

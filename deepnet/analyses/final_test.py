@@ -20,7 +20,7 @@ from experimentTable import EXPERIMENTS, ROWS, USUAL_CHAPTER, Experiment, UsageE
 
 
 def final_test(record: Record, build: Callable[[Experiment], nn.Module], why_again: str = "") -> dict[str, dict]:
-    """`coreFunction.final_test`, where `build` gives the model of an experiment."""
+    """See `coreFunction.final_test`; `build` returns the model of an experiment."""
     if not _row(record).final_test:
         tested = " and ".join(row.name for row in ROWS if row.final_test)
         raise UsageError(
@@ -28,7 +28,7 @@ def final_test(record: Record, build: Callable[[Experiment], nn.Module], why_aga
         )
     if not record.finished:
         raise UsageError(f"{record.name} (seed {record.seed}) has not finished; the final test needs its final weights")
-    busy = f"another process is at the test set of {record.profile}; ask again when it has ended"
+    busy = f"another process is opening the test set of {record.profile}; try again when it has ended"
     with lock(runs_dir() / record.profile / ".openings.lock", busy):
         of_this = [
             o for o in find_openings(record.profile, True) if (o["run"], o["seed"]) == (record.name, record.seed)
@@ -51,16 +51,16 @@ def final_test(record: Record, build: Callable[[Experiment], nn.Module], why_aga
             "seed": record.seed, "weights": tested, **({"why_again": why_again} if why_again else {}),
         }  # fmt: skip
         openings = {}
-        for name, given in _predictions(record, build).items():
-            scores = {"accuracy": accuracy(given), "macro_accuracy": macro_accuracy(given)}
+        for name, predictions in _predictions(record, build).items():
+            scores = {"accuracy": accuracy(predictions), "macro_accuracy": macro_accuracy(predictions)}
             openings[name] = rounded(opening | {"classifier": name} | scores)
-        # logged before anybody has seen a number
+        # logged before any number is shown
         append_line(runs_dir() / record.profile / "openings.jsonl", *openings.values())
         return openings
 
 
 def _row(record: Record) -> Experiment:
-    """The experiment of the record, in its profile and with its seed: the table's row, else what its settings say."""
+    """The record's experiment, with its profile and seed: the table's row, else the one in its settings."""
     row = EXPERIMENTS.get(record.name) or Experiment(**record.settings["experiment"])
     return replace(row, profile=record.profile, seed=record.seed)
 
@@ -76,7 +76,7 @@ def _unfinished(profile: str, seed: int) -> list[str]:
 
 
 def _predictions(record: Record, build: Callable[[Experiment], nn.Module]) -> dict[str, np.ndarray]:
-    """Open the test set: for each classifier of the record (2, N), the targets of its images and the predictions."""
+    """Open the test set; returns for each classifier of the record the targets and its predictions, (2, N)."""
     weights, exp = record.weights(), _row(record)
     test = load_test_set(record.profile, data_identity(exp)["image_size"]).to(device())
     precision = resolve_precision(exp.precision)

@@ -17,7 +17,7 @@ from deepnet.progress import bar
 from deepnet.records.folder import RunFolder
 from deepnet.records.provenance import provenance
 from deepnet.records.reading import Record
-from deepnet.seeds import mixed, seed_everything
+from deepnet.seeds import combined_seed, seed_everything
 from deepnet.training.features import extract_features
 from deepnet.training.metrics import accuracy, macro_accuracy
 from deepnet.training.optimizers import make_optimizer
@@ -32,9 +32,9 @@ TIMED_PAIRS = {  # data set -> a plain model and its residual counterpart
     "cifar10": [("CNN_13", "CNN_res_16"), ("CNN_30", "CNN_res_35")],
 }
 EMBEDDED_DIMENSIONS, NEIGHBOURS = 50, 5
-# Kinds that are computed on the processor in fp32, whatever device and precision are asked for.
+# Kinds that are computed on the processor in fp32, whatever the device and the precision are.
 ON_PROCESSOR = ("distribution", "tsne")
-PACKAGES = {"tsne": ("scikit-learn",), "baseline": ("scikit-learn",)}  # whose versions matter beside torch's
+PACKAGES = {"tsne": ("scikit-learn",), "baseline": ("scikit-learn",)}  # packages whose versions affect the results
 
 
 def prepare_analysis(
@@ -42,8 +42,8 @@ def prepare_analysis(
 ) -> Callable[[RunFolder], Record]:
     """Prepare an analysis, and return a function that runs it and writes its record to a folder.
 
-    `build` gives the model of an experiment; `line` is the progress bar to show it on, None for a new one. Raises
-    UsageError for whatever is missing, before anything is written.
+    `build` returns the model of an experiment; `line` is the progress bar to use, None for a new one. Raises
+    UsageError, before anything is written, if something is missing.
     """
     precision = "fp32" if exp.kind in ON_PROCESSOR else resolve_precision(exp.precision)
     made = provenance(precision, exp.kind in ON_PROCESSOR, PACKAGES.get(exp.kind, ()))
@@ -54,7 +54,7 @@ def prepare_analysis(
         shown = bar(1) if line is None else line
         shown.reset(total=1)
         shown.set_description_str(exp.name)
-        shown.set_postfix_str("")  # a training before it has left its loss there
+        shown.set_postfix_str("")  # removes the loss of a training run before it
         folder.start(identity, made)
         record = prepared(folder)
         shown.update(1)
@@ -64,7 +64,7 @@ def prepare_analysis(
 
 
 def _distribution(exp: Experiment, identity: dict, build: Any) -> Any:
-    """Class counts of the three training sets (figure 2.1), for CIFAR-100 before the validation set is cut from it."""
+    """Class counts of the three training sets (figure 2.1), for CIFAR-100 including the validation set."""
     parts = {"mnist": ["train"], "cifar10": ["train"], "cifar100": ["train", "validation"]}
     labels = {name: [load_images(name, part, exp.profile).labels for part in parts[name]] for name in parts}
     counts = {name: torch.cat(pieces).bincount().tolist() for name, pieces in labels.items()}
@@ -75,11 +75,11 @@ def _distribution(exp: Experiment, identity: dict, build: Any) -> Any:
 def _tsne(exp: Experiment, identity: dict, build: Any) -> Any:
     """t-SNE of training images in two dimensions, from 50 principal components (van der Maaten & Hinton 2008).
 
-    The seed draws the images and the embedding. `knn_accuracy` is the leave-one-out accuracy of the 5 nearest
+    The seed decides the images and the embedding. `knn_accuracy` is the leave-one-out accuracy of the 5 nearest
     neighbours in the embedding, and `knn_skill` is (accuracy - chance) / (1 - chance).
     """
     data = load_images(exp.dataset, "train", exp.profile)
-    generator = torch.Generator().manual_seed(mixed(exp.seed))
+    generator = torch.Generator().manual_seed(combined_seed(exp.seed))
     drawn = data.subset(torch.randperm(len(data), generator=generator)[: identity["images"]])
 
     def embed(folder: RunFolder) -> Record:
@@ -91,7 +91,7 @@ def _tsne(exp: Experiment, identity: dict, build: Any) -> Any:
         reduced = PCA(EMBEDDED_DIMENSIONS, random_state=exp.seed).fit_transform(pixels)
         points = TSNE(2, init="pca", random_state=exp.seed, n_jobs=torch.get_num_threads()).fit_transform(reduced)
         label, classes = drawn.labels.numpy(), len(drawn.classes)
-        # without arguments it leaves out the point itself
+        # without arguments, kneighbors excludes the point itself
         neighbours = NearestNeighbors(n_neighbors=NEIGHBOURS).fit(points).kneighbors(return_distance=False)
         votes = np.stack([np.bincount(label[row], minlength=classes) for row in neighbours])
         score, chance = float((votes.argmax(1) == label).mean()), 1 / classes
@@ -164,17 +164,17 @@ def _epoch_seconds(
 
 
 def as_trained() -> dict:
-    """The options with which `evaluate` and `extract_features` give the numbers of a training, to the bit."""
+    """The options with which `evaluate` and `extract_features` reproduce a training run's numbers bitwise."""
     return {"batch_size": EVAL_BATCH_SIZE, "fast": fast_by_default()}
 
 
 def features_and_targets(model: nn.Module, data: ImageSet, precision: str) -> tuple[np.ndarray, np.ndarray]:
-    """The features (N, F) that the model gives for all images, and their targets (N,)."""
+    """The model's features (N, F) of all images, and their targets (N,)."""
     return extract_features(model, data, precision, **as_trained()).cpu().numpy(), data.labels.cpu().numpy()
 
 
 def _baseline(exp: Experiment, identity: dict, build: Any) -> Any:
-    """SVM and logistic regression on the features that the source model gives for CIFAR-100.
+    """SVM and logistic regression on the source model's features of CIFAR-100.
 
     C and the better of the two are chosen on a tenth of the training set.
     """
@@ -187,7 +187,7 @@ def _baseline(exp: Experiment, identity: dict, build: Any) -> Any:
     def fit(folder: RunFolder) -> Record:
         precision = resolve_precision(exp.precision)
         features, targets = features_and_targets(model, train, precision)
-        # The same tenth for all seeds, drawn at random so that it is nearly stratified.
+        # The same random tenth for all seeds, which is nearly stratified.
         order = torch.randperm(len(targets), generator=torch.Generator().manual_seed(0)).numpy()
         choosing, fitting = np.split(order, [len(order) // 10])
         rows, states = classical_baseline(

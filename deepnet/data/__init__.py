@@ -1,1 +1,1 @@
-"""Where images come from: data sets of a reader's own, in memory or read as they are needed."""
+"""Data: the report's three sets, and a reader's own data sets, loaders and labels."""

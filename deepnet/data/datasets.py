@@ -1,6 +1,6 @@
-"""What the training loop reads: the report's sets, tensors in memory, and a reader's own map-style data set or loader.
+"""The data sets of the training loop: tensors in memory, and a reader's own map-style data set or loader.
 
-A reader's own data set is read by a `torch.utils.data.DataLoader`, item by item and anew in each epoch. One reading
+A reader's own data set is read by a `torch.utils.data.DataLoader`, item by item and again in each epoch. One reading
 gives both image and label, so random transforms stay random and each image keeps its own label.
 """
 
@@ -20,13 +20,13 @@ from deepnet.seeds import preserved_random, seed_everything
 from experimentTable import UsageError
 
 Batch = tuple[Tensor, Tensor]
-SAMPLED_ITEMS = 8  # items that stand for a reader's data set where reading all of it would take too long
+SAMPLED_ITEMS = 8  # items that represent a reader's data set if reading all of it would take too long
 
 
 def epoch_batches(images: int, batch_size: int, generator: torch.Generator, steps: int | None = None) -> list[Tensor]:
     """Shuffled indices in batches: one pass over all images, or exactly `steps` batches from as many passes as needed.
 
-    A last batch of one image, which batch normalisation cannot train on, joins the batch before it.
+    A last batch of one image, which batch normalization cannot train on, is added to the batch before it.
     """
     batches: list[Tensor] = []
     while not batches or (steps and len(batches) < steps):
@@ -38,9 +38,9 @@ def epoch_batches(images: int, batch_size: int, generator: torch.Generator, step
 
 
 class BatchSource(ABC):
-    """What the loop trains on and evaluates: a data set that gives batches of inputs (B, ...) and int64 targets (B,).
+    """A data set for the training loop, which gives batches of inputs (B, ...) and int64 targets (B,).
 
-    A subclass defines its length, `classes` (what each output stands for) and `batch`.
+    A subclass defines its length, `classes` (the meaning of each output) and `batch`.
     """
 
     classes: Sequence[Any]
@@ -82,8 +82,7 @@ class InMemoryDataset(BatchSource):
         return len(self.labels)
 
     def batch(self, indices: Tensor) -> Batch:
-        """The inputs (B, ...) and targets (B,) at `indices` (B,)."""
-        # a blocking copy would wait for the device in every batch
+        # a blocking copy would synchronize with the device in every batch
         indices = indices.to(self.inputs.device, non_blocking=True)
         inputs = self.inputs[indices]
         return inputs.float() if self.floats else inputs, self.labels[indices]
@@ -96,7 +95,7 @@ class InMemoryDataset(BatchSource):
 class UserDataset(BatchSource):
     """A reader's own map-style data set, read as it is.
 
-    `label_map` turns its labels into targets; None, for readings in which labels play no part, makes all targets 0.
+    `label_map` maps its labels to targets; None ignores the labels and makes all targets 0.
     """
 
     def __init__(self, dataset: Any, workers: int = 0) -> None:
@@ -118,7 +117,7 @@ class UserDataset(BatchSource):
         return len(self.dataset)
 
     def batch(self, indices: Tensor) -> Batch:
-        """The items at `indices`, stacked. Raises UsageError where they are no pairs, or their shapes differ."""
+        """The items at `indices`, stacked. Raises UsageError if they are not pairs, or their shapes differ."""
         return self._targets(collate([self.dataset[i] for i in indices.tolist()]))
 
     def batches(self, order: Sequence[Tensor]) -> Iterable[Batch]:
@@ -134,7 +133,6 @@ class UserDataset(BatchSource):
         return map(self._targets, loader)
 
     def first_inputs(self, count: int) -> Tensor:
-        """The first inputs, at most `count`."""
         return self._inputs(collate([self.dataset[i] for i in range(min(count, len(self)))]))
 
     def _inputs(self, collated: Collated | str) -> Tensor:
@@ -154,14 +152,14 @@ class UserDataset(BatchSource):
         return self
 
     def known_labels(self, read_all: bool) -> list[Any]:
-        """Every label where they are in memory or `read_all` is set, else those of a few items."""
+        """All labels if they are in memory or `read_all` is set, else those of a few items."""
         if isinstance(self.dataset, list | tuple):
             return list(self._labels(range(len(self))).values())
         sampled = self._labels(evenly_spaced(len(self)))
         targets = getattr(self.dataset, "targets", None)
         if targets is not None and hasattr(targets, "__len__") and len(targets) == len(self):
             labels = [plain_label(label) for label in targets]
-            if all(labels[i] == label for i, label in sampled.items()):  # no target_transform, say
+            if all(labels[i] == label for i, label in sampled.items()):  # not so with a target_transform
                 return labels
         return list((self._labels(range(len(self))) if read_all else sampled).values())
 
@@ -183,7 +181,6 @@ class LoaderDataset(UserDataset):
         return map(self._targets, self._loaded())
 
     def in_order(self, batch_size: int) -> Iterable[Batch]:
-        """The batches of one pass of the loader."""
         return map(self._targets, self._loaded())
 
     def first_inputs(self, count: int) -> Tensor:
@@ -191,7 +188,7 @@ class LoaderDataset(UserDataset):
         return self._inputs(self.first_batch())[:count]
 
     def first_batch(self) -> Collated:
-        """The loader's first batch, which is read once. Raises UsageError where the loader gives none."""
+        """The loader's first batch, which is read once. Raises UsageError if the loader gives no batch."""
         if self._first_batch is None:
             with preserved_random():
                 seed_everything(0)
@@ -202,7 +199,7 @@ class LoaderDataset(UserDataset):
 
     def _loaded(self) -> Iterator[Collated]:
         if self.loader.generator is not None:
-            # seeded by the epoch's own seed, so that a resumed run draws what an uninterrupted one does
+            # with the epoch's own seed, so that a resumed run draws the same numbers as an uninterrupted one
             self.loader.generator.manual_seed(torch.initial_seed())
         for batch in self.loader:
             pair = isinstance(batch, tuple | list) and len(batch) == 2 and isinstance(batch[0], Tensor)
@@ -219,10 +216,9 @@ def evenly_spaced(length: int) -> list[int]:
 
 
 def as_source(data: Any, workers: int = 0) -> Any:
-    """A map-style data set or a loader as the loop reads it; two plain tensors are read from memory.
+    """A map-style data set or a loader as a BatchSource; a TensorDataset of inputs and labels is read from memory.
 
-    Raises UsageError, saying what was found, for what has no length or cannot be indexed, is empty, or has items that
-    are no pairs.
+    Raises UsageError for a data set that has no length, cannot be indexed, is empty, or has items that are not pairs.
     """
     if isinstance(data, BatchSource):
         return data
@@ -243,10 +239,10 @@ def as_source(data: Any, workers: int = 0) -> Any:
 
 
 def is_iterable_of_batches(data: Any) -> bool:
-    """Whether `data` gives batches already. Raises UsageError for what is no data at all."""
+    """Whether `data` is an iterable of batches. Raises UsageError if it is neither iterable nor indexable."""
     if not (isinstance(data, BatchSource) or hasattr(data, "__iter__") or hasattr(data, "__getitem__")):
         raise UsageError(
-            f"a {type(data).__name__} is no data; give a data set of (tensor, label) pairs, a loader, or batches"
+            f"a {type(data).__name__} is not data; give a data set of (tensor, label) pairs, a loader, or batches"
         )
     if isinstance(data, BatchSource | DataLoader):
         return False
@@ -254,18 +250,18 @@ def is_iterable_of_batches(data: Any) -> bool:
 
 
 def _is_batch(item: Any) -> bool:
-    """Whether these are inputs and labels of several images, and not one image and its label."""
+    """Whether this is a batch of images and labels, rather than one image and its label."""
     pair = isinstance(item, tuple | list) and len(item) == 2 and all(isinstance(part, Tensor) for part in item)
     return pair and item[1].ndim == 1 and item[0].ndim > 1 and len(item[0]) == len(item[1])
 
 
 def known_labels(source: Any, read_all: bool) -> list[Any]:
-    """The labels that the set has, as far as they are known without reading images or with `read_all`."""
+    """The labels of the set; without `read_all`, those that are known without reading all images."""
     return source.known_labels(read_all) if isinstance(source, UserDataset) else source.labels.unique().tolist()
 
 
 def with_labels(source: Any, labels: LabelMap) -> Any:
-    """The source, its labels turned into targets by `labels`. Raises UsageError for a label that means no output."""
+    """The source with its labels mapped to targets. Raises UsageError for a label without an output."""
     if isinstance(source, UserDataset):
         source.label_map, source.classes = labels, labels.names
     elif isinstance(source, InMemoryDataset) and not source.classes:

@@ -1,4 +1,4 @@
-"""What tells one reader's data from another's: a fingerprint of a few items, and a digest of all where it is cheap."""
+"""Identification of a reader's data: a fingerprint of a few items, and a digest of all of them if that is cheap."""
 
 import hashlib
 from typing import Any
@@ -14,9 +14,9 @@ from deepnet.seeds import preserved_random, seed_everything
 
 
 def fingerprint(source: Any) -> str:
-    """sha256 of a few evenly spaced items, whatever kind of set holds them; it stands in a record's identity.
+    """sha256 of a few evenly spaced items, or of a loader's first batch; part of a record's identity.
 
-    Of an item that differs from reading to reading only shape and type count, and of a loader its first batch.
+    For an item that differs from reading to reading, only shape and type are used.
     """
     total = hashlib.sha256(str(len(source)).encode())
     if isinstance(source, LoaderDataset):
@@ -38,7 +38,7 @@ def _read_seeded(source: Any, index: int) -> tuple[Tensor, Tensor]:
 
 
 def full_digest(source: Any) -> str | None:
-    """sha256 of a whole set that is known to be in memory; None for any other, which would have to be read first."""
+    """sha256 of a whole set if it is known to be in memory; None for any other."""
     in_memory = isinstance(source, InMemoryDataset)
     tensors = [source.inputs, source.labels] if in_memory else _tensors_of(getattr(source, "dataset", None))
     if not tensors:
@@ -50,7 +50,7 @@ def full_digest(source: Any) -> str | None:
 
 
 def _tensors_of(data: Any) -> list[Tensor] | None:
-    """The tensors that a set, or the sets that it is made of, consist of; None where that is not known."""
+    """All tensors of a set, including those of the sets that it wraps; None if they are not known."""
     if isinstance(data, TensorDataset):
         return list(data.tensors)
     if isinstance(data, Subset):
@@ -63,7 +63,7 @@ def _tensors_of(data: Any) -> list[Tensor] | None:
     if pairs and all(isinstance(inputs, Tensor) for inputs, _ in data):
         labels = repr([plain_label(label) for _, label in data])
         return [*(inputs for inputs, _ in data), torch.tensor(list(labels.encode()))]
-    # inputs and labels of a class of the reader's own
+    # a reader's own class that holds inputs and labels as attributes
     tensors = [value for value in getattr(data, "__dict__", {}).values() if isinstance(value, Tensor)]
     whole = [t for t in tensors if t.ndim and len(t) == len(data) and t.layout == torch.strided]
     return whole if len(whole) > 1 else None

@@ -1,4 +1,4 @@
-"""Items of a reader's data set: checked to be (tensor, label) pairs, and collated to batches."""
+"""Items of a reader's data set, which are checked to be (tensor, label) pairs and collated to batches."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ Collated = tuple[Tensor, list[Any]]  # inputs (B, ...), and labels as they are
 
 
 def as_pair(item: Any) -> tuple[Tensor, Any]:
-    """The item, if it is a (tensor, label) pair. Raises UsageError, saying what was found and what to do, if not."""
+    """Return the item if it is a (tensor, label) pair; else raise UsageError with what was found and what to do."""
     if not (isinstance(item, tuple | list) and len(item) == 2):
         raise UsageError(f"a data set's items must be (tensor, label) pairs, found {found_in(item)}; {_remedy(item)}")
     if not isinstance(item[0], Tensor):
@@ -20,7 +20,7 @@ def as_pair(item: Any) -> tuple[Tensor, Any]:
 
 
 def collate(items: list[Any]) -> Collated | str:
-    """The items as a batch. Items that make none give the reason, since a worker process cannot raise in one line."""
+    """The items as a batch; or the reason why they form none, since a worker process cannot raise in one line."""
     try:
         pairs = [as_pair(item) for item in items]
     except UsageError as error:
@@ -31,7 +31,7 @@ def collate(items: list[Any]) -> Collated | str:
 
 
 def found_in(item: Any) -> str:
-    """What a reader has handed over, in words."""
+    """A description of what was found."""
     if isinstance(item, dict):
         return f"a {type(item).__name__} with the keys {', '.join(map(repr, item))}"
     if isinstance(item, tuple | list):

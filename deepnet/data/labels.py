@@ -1,4 +1,4 @@
-"""What a reader's labels mean: which output of the model each of them stands for."""
+"""The mapping from a reader's labels to the model's outputs."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ IGNORED = -100  # torch's default ignore_index
 
 
 def plain_label(label: Any) -> int | str:
-    """A label as a whole number or a word. Raises UsageError for any other, such as a regression's target.
+    """A label as a plain whole number or string. Raises UsageError for any other, such as a regression's target.
 
     >>> plain_label(torch.tensor([3]))
     3
@@ -27,22 +27,22 @@ def plain_label(label: Any) -> int | str:
         return int(plain)
     if isinstance(plain, list):
         raise UsageError(
-            f"a label must be one number or word, found {len(plain)} numbers; of one-hot labels give label.argmax()"
+            f"a label must be one number or word, found {len(plain)} numbers; for one-hot labels, give label.argmax()"
         )
     if isinstance(plain, float) and plain != plain:
         raise UsageError("a label is NaN; give it its class, or leave its image out")
     if isinstance(plain, float):
         raise UsageError(
-            f"label {plain:g} is no class; classes are whole numbers or words, a regression cannot be trained here"
+            f"label {plain:g} is not a class; classes are whole numbers or words, a regression cannot be trained here"
         )
     raise UsageError(f"a label must be one number or word, found {label!r:.60}")
 
 
 @dataclass(frozen=True)
 class LabelMap:
-    """Which output a label stands for; `names[i]` is what output `i` means.
+    """Maps labels to outputs; `names[i]` is the class of output `i`.
 
-    Without `numbers`, labels are targets already: whole numbers below `outputs`.
+    Without `numbers`, labels are already targets: whole numbers below `outputs`.
     """
 
     names: Sequence[Any] = ()
@@ -50,7 +50,7 @@ class LabelMap:
     numbers: dict[Any, int] | None = None
 
     def target(self, label: int | str) -> int:
-        """The output that a label stands for. Raises UsageError for a label that stands for none."""
+        """The output of a label. Raises UsageError for a label without one."""
         if self.numbers is not None:
             if label not in self.numbers:
                 listed = ", ".join(map(repr, list(self.numbers)[:12]))
@@ -59,27 +59,25 @@ class LabelMap:
                 )
             return self.numbers[label]
         if isinstance(label, str):
-            raise UsageError(f"the labels are words, as {label!r}; say by classes=(...) which output each one is")
+            raise UsageError(f"the labels are words, such as {label!r}; pass classes=(...) in the order of the outputs")
         if label < 0 or (self.outputs is not None and label >= self.outputs):
             raise UsageError(
-                f"label {label} means none of the model's {self.outputs} outputs; "
-                "change the last layer, or give classes"
+                f"label {label} is none of the model's {self.outputs} outputs; change the last layer, or give classes"
             )
         return label
 
 
 def label_map(train: Iterable[Any], evaluation: Iterable[Any], outputs: int, classes: Any, own_names: Any) -> LabelMap:
-    """Which output each label stands for.
+    """The mapping from labels to outputs.
 
-    Whole numbers from 0 to outputs - 1 stay what they are. Others, and words, are numbered in the order of `classes`,
-    else of the data set's own `classes` where they are those words, else in ascending order of the training set's
-    labels.
+    Whole numbers from 0 to outputs - 1 are used as they are. Other labels are numbered in the order of `classes`, else
+    of the data set's own `classes` if these are the labels, else in ascending order of the training set's labels.
 
     Args:
         train: labels in the training set.
         evaluation: labels in the evaluation set.
         outputs: the number of the model's outputs.
-        classes: the reader's own order, or None; where labels are whole numbers, words are names alone.
+        classes: the reader's own order, or None; for whole-number labels, words are only their names.
         own_names: the data set's `classes`, or None.
 
     Raises:
@@ -92,12 +90,12 @@ def label_map(train: Iterable[Any], evaluation: Iterable[Any], outputs: int, cla
         raise UsageError("the data set's labels are words and numbers; use labels of one kind")
     if IGNORED in both:
         raise UsageError(
-            f"label {IGNORED} marks what torch's losses ignore, which no accuracy can count; leave those items out"
+            f"label {IGNORED} marks items that torch's losses ignore but accuracies would count; leave them out"
         )
     order = _order(classes)
     if len(order) > outputs:
         raise UsageError(
-            f"classes names {len(order)} classes but the model gives {outputs} outputs; change its last layer"
+            f"classes names {len(order)} classes but the model has {outputs} outputs; change its last layer"
         )
     if order and (words or not all(isinstance(name, str) for name in order)):
         return _numbered(order, outputs, both)
@@ -111,13 +109,13 @@ def label_map(train: Iterable[Any], evaluation: Iterable[Any], outputs: int, cla
         return LabelMap(order or (own if len(own) == outputs else ()) or tuple(range(outputs)), outputs)
     if not words and all(0 <= label < outputs for label in train):
         raise UsageError(
-            f"label {max(evaluation, key=abs)} is in the evaluation set but the model gives {outputs} outputs; "
+            f"label {max(evaluation, key=abs)} is in the evaluation set but the model has {outputs} outputs; "
             "leave it out, or change its last layer"
         )
     found = own if words and train <= set(own) else tuple(sorted(train))
     if len(found) > outputs:
         raise UsageError(
-            f"the model gives {outputs} outputs but the labels are of {len(found)} classes; "
+            f"the model has {outputs} outputs but the labels have {len(found)} classes; "
             "change its last layer to one output per class (two for a binary problem)"
         )
     return _numbered(found, outputs, both)

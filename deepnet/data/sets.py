@@ -1,8 +1,8 @@
-"""The report's three data sets: decoded once, checked, split, normalised and kept in memory.
+"""The report's three data sets: decoded once, checked, split, normalized and kept in memory.
 
 A set is identified by the fingerprint of its decoded pixels and labels, so every source gives the same images in the
 same order, whatever its encoding. The sources are tried in this order: DATA_DIR, the cache of decoded sets, the Hugging
-Face hub, torchvision. The profile `sample` reads the embedded sample and nothing else; its decoded form is cached too.
+Face hub, torchvision. The profile `sample` reads only the embedded sample, whose decoded form is cached too.
 """
 
 import functools
@@ -118,19 +118,19 @@ class ImageSet(BatchSource):
         return len(self.labels)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        """One image, float32 (C, size, size), normalised, and its label."""
+        """One image, float32 (C, size, size), normalized, and its label."""
         if not -len(self) <= index < len(self):
             raise IndexError(f"{self.name} {self.part} has {len(self)} images, asked for number {index}")
         inputs, labels = self.batch(torch.tensor([index % len(self)]))
         return inputs[0], int(labels[0])
 
     def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
-        """Resized and normalised images, float32 (B, C, size, size), and int64 labels (B,) at `indices` (B,).
+        """Resized and normalized images, float32 (B, C, size, size), and int64 labels (B,) at `indices` (B,).
 
-        Images are resized as 8-bit images, as torchvision's Resize does before ToTensor. The result equals that of
-        torchvision exactly for colour images on an x86 processor with AVX2, and within one grey level elsewhere.
+        Images are resized as 8-bit images, as by torchvision's Resize before ToTensor. The result equals torchvision's
+        exactly for colour images on an x86 processor with AVX2, and within one grey level elsewhere.
         """
-        # a blocking copy would wait for the device in every batch
+        # a blocking copy would synchronize with the device in every batch
         indices = indices.to(self.images.device, non_blocking=True)
         images = self.images[indices].contiguous(memory_format=self.memory_format)
         if images.shape[-1] != self.size:
@@ -140,12 +140,12 @@ class ImageSet(BatchSource):
 
     @property
     def coarse_labels(self) -> Tensor | None:
-        """The superclass of each image, int64 (N,) with numbers of COARSE_NAMES; None but for CIFAR-100."""
+        """The superclass of each image, int64 (N,) indices into COARSE_NAMES; None unless this is CIFAR-100."""
         return torch.tensor(COARSE_OF, device=self.labels.device)[self.labels] if self.coarse_classes else None
 
     @property
     def coarse_classes(self) -> tuple[str, ...]:
-        """The names of the superclasses; none but for CIFAR-100."""
+        """The names of the superclasses; empty unless this is CIFAR-100."""
         return COARSE_NAMES if self.name == "cifar100" else ()
 
     def subset(self, indices: Tensor | Sequence[int]) -> "ImageSet":
@@ -154,14 +154,14 @@ class ImageSet(BatchSource):
         return replace(self, images=self.images[indices], labels=self.labels[indices])
 
     def to(self, device: torch.device | str, memory_format: torch.memory_format | None = None) -> "ImageSet":
-        """The same set on `device`, its batches in `memory_format`; channels-last images are resized faster."""
+        """The same set on `device`, with batches in `memory_format`; channels-last images are resized faster."""
         images, labels = self.images.to(device), self.labels.to(device)
         return replace(self, images=images, labels=labels, memory_format=memory_format or self.memory_format)
 
 
 @functools.cache
 def _normalisation(name: str, size: int, layout: torch.memory_format, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of `name` (1, C, size, size), expanded and laid out as batches are: it is faster."""
+    """Mean and standard deviation of `name` (1, C, size, size), expanded and in the batches' layout for speed."""
     channels = torch.tensor(NORMALISATION[name], device=device)[:, None, :, None, None]
     mean, deviation = (each.expand(-1, -1, size, size).contiguous(memory_format=layout) for each in channels)
     return mean, deviation
@@ -171,7 +171,7 @@ def _normalisation(name: str, size: int, layout: torch.memory_format, device: to
 
 
 def load_images(name: str, part: str = "train", profile: str = "sample", size: int | None = None) -> ImageSet:
-    """Open part `part` of set `name` as `profile` has it, for models that see size x size pixels (None: native).
+    """Open part `part` of set `name` of `profile`, for models whose inputs are size x size pixels (None: native).
 
     Raises UsageError for an unknown name, part or profile, for CIFAR-100's test part, and for a set that is not
     available, cannot be read or is not the published one.
@@ -207,7 +207,7 @@ def _published(part: str) -> str:
 
 
 def known_fingerprint(name: str, profile: str) -> str:
-    """The fingerprint of set `name` as `profile` has it, a sha256 over its parts' fingerprints. Needs no data."""
+    """The fingerprint of set `name` in `profile`, a sha256 over its parts' fingerprints. Needs no data."""
     parts = FINGERPRINTS[choose("data set", name, SETS), PROFILES[choose("profile", profile, PROFILES)].data]
     return hashlib.sha256("".join(digest for _, digest in parts.values()).encode()).hexdigest()
 
@@ -228,7 +228,7 @@ def _image_set(name: str, part: str, profile: str, size: int | None) -> ImageSet
 
 
 def _local_copy(name: str, data: str) -> LocalCopy | None:
-    """The copy that must be read, if one is named; None leaves the choice to the cache and the network."""
+    """The sample, or the copy in DATA_DIR if that is set; None for the cache or the network."""
     if data != "sample":
         return in_data_dir(name)
     if copy := in_folder(name, SAMPLE / name):
@@ -239,7 +239,7 @@ def _local_copy(name: str, data: str) -> LocalCopy | None:
     )
 
 
-@functools.cache  # the stamp is part of the key, so that another DATA_DIR is read anew
+@functools.cache  # the stamp is part of the key, so that a changed DATA_DIR is read again
 def _tensors(name: str, data: str, published: str, stamp: str | None) -> dict[str, tuple[Tensor, Tensor]]:
     """Images and labels of each part that `published` is split into: two for CIFAR-100's train part, else one."""
     rows = _read_cache(name, data, published, stamp)
@@ -265,7 +265,7 @@ def _tensors(name: str, data: str, published: str, stamp: str | None) -> dict[st
 
 
 def canonical_order(rows: np.ndarray) -> np.ndarray:
-    """Indices that sort rows by their sha256, which is the same order from every source and as good as shuffled."""
+    """Indices that sort rows by their sha256: the same order from every source, and as good as shuffled."""
     digests = [hashlib.sha256(row).digest() for row in rows]
     return np.array(sorted(range(len(rows)), key=digests.__getitem__))
 
@@ -278,7 +278,7 @@ def fingerprint(rows: np.ndarray) -> str:
 
 
 def checked(rows: np.ndarray, name: str, data: str, part: str, origin: str) -> np.ndarray:
-    """`rows`, given in canonical order. Raises UsageError, saying what differs, unless they are the published ones."""
+    """Return `rows`, which are in canonical order, if they are the published ones; else raise UsageError."""
     images, known = FINGERPRINTS[name, data][part]
     if len(rows) != images:
         found = f"has {len(rows):,} images, the published set {images:,}"
@@ -297,8 +297,8 @@ def first_of_each_class(labels: np.ndarray, count: int) -> np.ndarray:
 
 # ---------------------------------------------------------------- the cache of decoded sets
 
-# A cached file is used only if its fingerprint is right, so it can be neither stale nor damaged. An empty file beside
-# it, named after a copy's stamp, says that this copy was decoded to it; otherwise a copy in DATA_DIR is read.
+# A cached file is used only if its fingerprint is right, so it can be neither stale nor damaged. An empty file next to
+# it, named after the stamp of a copy in DATA_DIR, marks that it was decoded from this copy; else the copy is read.
 
 
 def cache_folder() -> Path:
@@ -311,18 +311,18 @@ def _cached(name: str, data: str, part: str) -> Path:
 
 
 def _read_cache(name: str, data: str, part: str, stamp: str | None) -> np.ndarray | None:
-    """The decoded rows, or None if they are not there or damaged, or another copy must be read."""
+    """The decoded rows, or None if they are missing, damaged, or not from the copy with this stamp."""
     path = _cached(name, data, part)
     try:
         if stamp and not path.with_suffix(f".{stamp}").exists():
             return None
         return checked(np.load(path, allow_pickle=False), name, data, part, str(path))
-    except Exception:  # a damaged file can make numpy raise anything, and is written again
+    except Exception:  # numpy may raise anything for a damaged file, which is then written again
         return None
 
 
 def _write_cache(rows: np.ndarray, name: str, data: str, part: str, stamp: str | None) -> None:
-    """Write the rows to the cache, whole or not at all. Where nothing can be written, warn and go on."""
+    """Write the rows to the cache, atomically; only warn if that fails."""
     path = _cached(name, data, part)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

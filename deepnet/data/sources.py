@@ -1,8 +1,8 @@
-"""Where the three sets come from, and how a copy of one is decoded.
+"""The sources of the three sets, and the decoding of their files.
 
-A copy is either a folder of Hugging Face's parquet shards or torchvision's own folder. Both are decoded into rows:
-uint8 (N, 1 + C*H*W), one image per row, its label first and then its pixels, channel by channel. Whether the pixels and
-labels are the published ones is not asked here; `sets.checked` tells by the fingerprint.
+A copy of a set is either a folder of Hugging Face's parquet shards or torchvision's own folder. Both are decoded into
+rows: uint8 (N, 1 + C*H*W), one image per row, its label first and then its pixels, channel by channel. `sets.checked`
+compares the rows with the published ones.
 """
 
 import hashlib
@@ -28,13 +28,13 @@ from experimentTable import UsageError
 SAMPLE = Path(__file__).resolve().parents[2] / "data" / "sample"
 PARTS = ("train", "test")  # the parts that the sets are published in
 ANSWER_SECONDS = 3.0  # how long a server may take to answer at all
-STALL_SECONDS = 30.0  # how long a download may go without a byte
-FORMATS = ("PNG", "WEBP")  # the lossless formats in use; for a damaged image Pillow would try forty others
+STALL_SECONDS = 30.0  # how long a download may stall
+FORMATS = ("PNG", "WEBP")  # the lossless formats in use; Pillow would try forty others on a damaged image
 
 
 @dataclass(frozen=True)
 class Published:
-    """What is fixed about a set, and where it is published."""
+    """The shape of a set's images, and where the set is published."""
 
     shape: tuple[int, int, int]  # channels, height, width
     hub: str  # repository on the Hugging Face hub
@@ -51,7 +51,7 @@ SETS = {
 
 @dataclass(frozen=True)
 class LocalCopy:
-    """One copy of one set on this machine: its parquet files by part, or torchvision's folder where `shards` is None.
+    """One copy of a set on this machine: its parquet files by part, or torchvision's folder if `shards` is None.
 
     Example::
 
@@ -85,7 +85,7 @@ def in_data_dir(name: str) -> LocalCopy | None:
     if not (value := os.environ.get("DATA_DIR")):
         return None
     root = Path(os.path.expanduser(value))
-    # os.path.isdir answers False for a path that cannot even be looked up, where Path.is_dir raises
+    # os.path.isdir returns False for a path that cannot be looked up; Path.is_dir raises
     if os.path.isdir(root) and (copy := in_folder(name, root / name, root)):
         return copy
     raise UsageError(
@@ -104,29 +104,29 @@ def in_folder(name: str, *folders: Path) -> LocalCopy | None:
 
 
 def fetch(name: str, cache: Path, read: Callable[[LocalCopy], np.ndarray]) -> np.ndarray:
-    """Download `name` from the Hugging Face hub, or else by torchvision, and return what `read` makes of the copy.
+    """Download `name` from the Hugging Face hub, or else by torchvision, and return the rows that `read` returns.
 
-    A copy that `read` refuses, such as a damaged file in the hub's cache, is downloaded once more before the next place
-    is tried. Raises UsageError where no place has a copy that can be read; without a network it takes seconds.
+    A copy that `read` refuses, such as a damaged file in the hub's cache, is downloaded again before the next source is
+    tried. Raises UsageError if no source has a readable copy; without a network, this takes only seconds.
     """
     reasons = []
     for attempt in (_from_hub, _from_torchvision):
         for again in (False, True):
             try:
                 return read(attempt(name, cache, again))
-            except Exception as error:  # whatever a library raises during a download, the next place is tried
+            except Exception as error:  # whatever a library raises during a download, the next source is tried
                 reasons.append(first_line(error))
                 if isinstance(error, ConnectionError):
                     break
     raise UsageError(
-        f"{name} is neither cached nor to be had ({'; '.join(dict.fromkeys(reasons))}); "
+        f"{name} is neither cached nor available ({'; '.join(dict.fromkeys(reasons))}); "
         f"put its train-*.parquet and test-*.parquet into a folder {name}/ and set DATA_DIR to the folder above it, "
         "or use the sample profile"
     )
 
 
 def _from_hub(name: str, cache: Path, again: bool) -> LocalCopy:
-    """The set from the hub's own cache; what is missing there is downloaded, and with `again` everything is."""
+    """The set from the hub's own cache; missing files are downloaded, and with `again` all files."""
     with quiet_imports():
         from huggingface_hub import snapshot_download
         from huggingface_hub.constants import ENDPOINT
@@ -146,14 +146,14 @@ def _from_hub(name: str, cache: Path, again: bool) -> LocalCopy:
 
 
 def _from_torchvision(name: str, cache: Path, again: bool) -> LocalCopy:
-    """The set as torchvision downloads it into a folder of the cache, with `again` even if it is there already."""
+    """The set as torchvision downloads it into a folder of the cache; with `again`, even if it is there already."""
     from torchvision import datasets
 
     kind: Any = getattr(datasets, SETS[name].torchvision)
     server = kind.mirrors[0] if name == "mnist" else kind.url
     if not answers(server):
         raise ConnectionError(f"{server} does not answer")
-    if again:  # torchvision looks at the files' names alone
+    if again:  # torchvision checks only the files' names
         shutil.rmtree(cache / "torchvision" / SETS[name].folder, ignore_errors=True)
     timeout = socket.getdefaulttimeout()
     socket.setdefaulttimeout(STALL_SECONDS)  # torchvision sets none, and would wait for a stalled server forever
@@ -174,7 +174,7 @@ def answers(url: str) -> bool:
             answer.append(True)
         except HTTPError as error:
             answer.append(error.code < 500)
-        except Exception:  # no network, a wrong address, a server that speaks no HTTP
+        except Exception:  # no network, a wrong address, not an HTTP server
             answer.append(False)
 
     thread = Thread(target=ask, daemon=True)  # a thread, since looking up a host name has no timeout
@@ -213,7 +213,7 @@ def _read_shard(name: str, shard: Path) -> np.ndarray:
 def decode_table(name: str, table: Any) -> np.ndarray:
     """The rows of a parquet table in Hugging Face's layout for the set `name`.
 
-    Whatever Pillow and pyarrow can convert is converted, and the fingerprint tells whether that changed anything.
+    Other image and number formats are converted; the fingerprint shows later whether that changed the values.
     """
     image = "image" if "image" in table.column_names else "img"
     label = "fine_label" if "fine_label" in table.column_names else "label"

@@ -1,1 +1,1 @@
-"""Records: the writing side, the code that they were made from, and their way into the evidence."""
+"""Records of runs: writing and reading them, their provenance, and publishing them as evidence."""

@@ -1,4 +1,4 @@
-"""The code that makes a record: its commit, and whether what this process has imported is what that commit has."""
+"""The code that makes a record: its commit, and whether the modules that this process uses are those of the commit."""
 
 import functools
 import hashlib
@@ -37,8 +37,8 @@ def _stamps(root: Path) -> dict[Path, tuple[int, int]]:
     return {path: ((found := path.stat()).st_mtime_ns, found.st_size) for path in modules(root)}
 
 
-# The modules as they were when this process began. If a file has been written since, nobody can tell whether this
-# process has imported it before or after.
+# The modules when this process began. If a file has been written since, it is unknown whether this process imported it
+# before or after.
 _AT_START = _stamps(ROOT)
 
 
@@ -60,11 +60,11 @@ def fingerprint(root: Path = ROOT, commit: str | None = None) -> str:
 
 
 def state(root: Path = ROOT) -> dict:
-    """What a record says of the code that makes it: `commit`, `dirty`, `uncommitted` and `code`.
+    """The entries of a record for the code that makes it: `commit`, `dirty`, `uncommitted` and `code`.
 
-    `commit` is None unless `root` is a repository of its own. `uncommitted` says why the code is not what the commit
-    has: a module differs, is imported but not committed, or was written after this process began. Where it is None,
-    `dirty` is False. `code` is the `fingerprint`.
+    `commit` is None unless `root` is a repository of its own. `uncommitted` is the reason why the code is not that of
+    the commit (a module differs, is imported but not committed, or was written after this process began), or None;
+    `dirty` is whether there is a reason. `code` is the `fingerprint`.
 
     Example::
 
@@ -78,25 +78,25 @@ def state(root: Path = ROOT) -> dict:
         else:
             if differing := _differing(root, head):
                 more = f" and {len(differing) - 1} more" if len(differing) > 1 else ""
-                reason = f"not as commit {head[:7]} has it: {differing[0]}{more}"
+                reason = f"differs from commit {head[:7]}: {differing[0]}{more}"
             commit = head
     except subprocess.CalledProcessError as error:
-        reason = f"{root} is no git repository with a commit"
+        reason = f"{root} is not a git repository with a commit"
         if "dubious ownership" in error.stderr:
-            reason = f"git trusts no folder of another user; `git config --global --add safe.directory {root}`"
+            reason = f"git refuses a folder of another user; `git config --global --add safe.directory {root}`"
     except (OSError, subprocess.TimeoutExpired, ValueError) as error:
         reason = f"git does not answer ({type(error).__name__})"
     if not reason and (written := _written_since_start(root)):
-        reason = f"written after this process had begun: {', '.join(written)}; start it anew"
+        reason = f"written after this process had begun: {', '.join(written)}; restart it"
     return {"commit": commit, "dirty": bool(reason), "uncommitted": reason or None, "code": fingerprint(root, commit)}
 
 
-def _git(root: Path, *arguments: str, given: str | None = None) -> str:
-    """The output of git for the repository around `root`, whatever repository the environment names."""
+def _git(root: Path, *arguments: str, stdin: str | None = None) -> str:
+    """The output of git for the repository around `root`, ignoring git's variables in the environment."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")} | {"LC_ALL": "C"}
     command = ["git", "-C", str(root), *arguments]
     return subprocess.run(
-        command, input=given, env=environment, capture_output=True, encoding="utf-8", timeout=30, check=True
+        command, input=stdin, env=environment, capture_output=True, encoding="utf-8", timeout=30, check=True
     ).stdout  # fmt: skip
 
 
@@ -112,19 +112,20 @@ def _committed(root: Path, commit: str) -> dict[str, str]:
 
 
 def _differing(root: Path, commit: str) -> list[str]:
-    """The modules that are not as the commit has them (changed, added or removed), whatever git's index says."""
+    """The modules that differ from the commit (changed, added or removed), whatever git's index says."""
     committed = _committed(root, commit)
     found = [path.relative_to(root).as_posix() for path in modules(root, commit)]
-    # hashed as git would store them, with its own line ends
-    hashes = _git(root, "hash-object", "--stdin-paths", given="\n".join(found) + "\n").split()
+    # hashed as git would store them, with its own line endings
+    hashes = _git(root, "hash-object", "--stdin-paths", stdin="\n".join(found) + "\n").split()
     differing = committed.items() ^ dict(zip(found, hashes, strict=True)).items()
     return sorted({path for path, _ in differing})
 
 
 def why_not_one_commit(parts: Sequence[dict], root: Path = ROOT) -> str | None:
-    """Why a run in these parts is not the work of one commit, or None if it is.
+    """Why a run was not made by one commit, or None if it was.
 
-    `parts` is the provenance of each part. The last one ends in this process, whose code may have changed meanwhile.
+    `parts`: the provenance of each call that trained a part of it. The last part ends in this process, whose code may
+    have changed meanwhile.
     """
     if dirty := next((part for part in parts if part.get("dirty") or not part.get("commit")), None):
         return dirty.get("uncommitted") or "its code was not committed"
@@ -134,7 +135,7 @@ def why_not_one_commit(parts: Sequence[dict], root: Path = ROOT) -> str | None:
         written = _written_since_start(root)
         try:
             now = fingerprint(root, parts[-1]["commit"])
-        except (OSError, subprocess.SubprocessError):  # git no longer answers, for which a finished run is not lost
+        except (OSError, subprocess.SubprocessError):  # git no longer answers; a finished run is not lost for that
             now = fingerprint(root)
         if written or code != now:
             return f"its code was changed while it ran{': ' * bool(written)}{', '.join(written)}"

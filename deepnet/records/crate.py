@@ -1,4 +1,4 @@
-"""The description of report/ for programs that look for data, as an RO-Crate: report/ro-crate-metadata.json.
+"""The machine-readable description of report/, an RO-Crate: report/ro-crate-metadata.json.
 
 Stian Soiland-Reyes et al., "Packaging research artefacts with RO-Crate", Data Science 5, 2022.
 """
@@ -19,7 +19,7 @@ FILES = {  # in report/: what it is, and its media type
 
 
 def crate_json() -> str:
-    """The metadata of report/ as JSON-LD, which depends on the records and pyproject.toml alone.
+    """The metadata of report/ as JSON-LD, which depends only on the records and pyproject.toml.
 
     Example::
 
@@ -30,19 +30,20 @@ def crate_json() -> str:
 
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
     records = committed_records()
-    crate = ROCrate(version="1.1")  # of the specification, whatever this version of the library would take
+    crate = ROCrate(version="1.1")  # of the specification, whatever the library's default is
     crate.name, crate.description = project["name"], project["description"]
     crate.license = f"https://spdx.org/licenses/{project['license']}"
     crate.root_dataset["version"] = project["version"]
     crate.datePublished = max(record.result.get("ended", "") for record in records)
     crate.creator = [crate.add(Person(crate, f"#author-{i}", a)) for i, a in enumerate(project["authors"], 1)]
     for file, (description, kind) in FILES.items():
-        told = {"name": file, "description": description, "encodingFormat": kind}
-        crate.add_file(ROOT / "report" / file, file, properties=told)
+        properties = {"name": file, "description": description, "encodingFormat": kind}
+        crate.add_file(ROOT / "report" / file, file, properties=properties)
     for profile in dict.fromkeys(record.profile for record in records):
         runs = [record for record in records if record.profile == profile]
         data = sorted({str(record.settings["identity"]["dataset"]) for record in runs})
         description = f"{counted(len(runs), 'run')} of the profile {profile} on {listed(data)}"
-        told = {"name": f"Records of {profile}", "description": f"{description}; docs/records.md says what is in them"}
-        crate.add_dataset(ROOT / "report" / "records" / profile, f"records/{profile}", properties=told)
+        description += "; docs/records.md says what is in them"
+        properties = {"name": f"Records of {profile}", "description": description}
+        crate.add_dataset(ROOT / "report" / "records" / profile, f"records/{profile}", properties=properties)
     return json.dumps(crate.metadata.generate(), indent=2, ensure_ascii=False) + "\n"

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and refused in one line when they are damaged."""
+"""Files that are written atomically, and refused in one line if they are damaged."""
 
 import hashlib
 import json
@@ -21,7 +21,7 @@ class WriteError(UsageError):
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's message without terminal colours, or its type where it has no message."""
+    """The first line of an error's message without terminal colours, or its type if it has no message."""
     return (re.sub(r"\x1b\[[0-9;]*m", "", str(error)).strip() or type(error).__name__).splitlines()[0]
 
 
@@ -32,7 +32,7 @@ def sha256(path: Path) -> str:
 
 
 def digest(state: dict) -> str:
-    """sha256 of the names and bytes in a state dict; that of a saved file would depend on the file's name."""
+    """sha256 of the names and bytes in a state dict (a saved file's own sha256 depends on the file's name)."""
     total = hashlib.sha256()
     for name, tensor in state.items():
         if hasattr(tensor, "detach"):
@@ -69,11 +69,11 @@ def load_tensors(path: Path) -> dict:
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Raise WriteError, a UsageError of one line, where the disk is full or read-only."""
+    """Raise WriteError, a UsageError of one line, if the disk is full or read-only."""
     try:
         yield
     except (OSError, RuntimeError) as error:
-        # torch.save replaces an error in its stream, and Ctrl-C too, by its own
+        # torch.save replaces an error in its stream, also Ctrl-C, by its own
         cause = error if isinstance(error, OSError) else error.__context__
         if isinstance(cause, KeyboardInterrupt):
             raise cause from None
@@ -89,7 +89,7 @@ def writing(path: Path) -> Iterator[None]:
 
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
-    """Give a path beside `path` to write to, and flush and rename it to `path` if the block ends without an error."""
+    """Yield a path beside `path` to write to; flush it and rename it to `path` if the block ends without an error."""
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         with writing(path):
@@ -102,7 +102,7 @@ def atomic(path: Path) -> Iterator[Path]:
 
 
 def _replace(part: Path, path: Path) -> None:
-    """Rename `part` to `path`, for up to a second, since Windows refuses that while another process reads `path`."""
+    """Rename `part` to `path`, trying for a second, since Windows refuses this while another process reads `path`."""
     for seconds in (0.01, 0.1, 0.3, 0.6):
         try:
             part.replace(path)
@@ -114,17 +114,16 @@ def _replace(part: Path, path: Path) -> None:
 
 @contextmanager
 def lock(path: Path, busy: str, patience: float | None = None) -> Iterator[None]:
-    """Hold the lock file at `path`, as one process at a time can; a process that ends releases its locks.
+    """Hold the lock file at `path`, which one process at a time can; a process that ends releases its locks.
 
     Args:
-        path: the lock file, whose folder is made. It must not be in a folder that is renamed meanwhile, which Windows
-            refuses.
-        busy: the message where another process holds the lock.
-        patience: None raises RunLockedError, a UsageError, at once; a number waits as long as it takes, and prints the
-            message after so many seconds.
+        path: the lock file; its folder is made, and must not be renamed while the lock is held, which Windows refuses.
+        busy: the message if another process holds the lock.
+        patience: None raises RunLockedError, a UsageError, at once; with a number, the call waits for the lock, and
+            prints the message after this many seconds.
 
     Raises:
-        UsageError: where the lock is held and `patience` is None, and where no lock can be written.
+        UsageError: if the lock is held and `patience` is None, and if it cannot be written.
 
     Example::
 
@@ -161,7 +160,7 @@ def rounded(value: Any) -> Any:
 
 
 def write_json(path: Path, value: dict) -> None:
-    """Replace the file by one JSON object. Raises UsageError where it cannot be written."""
+    """Replace the file by one JSON object. Raises UsageError if it cannot be written."""
     with atomic(path) as part:
         # bytes, so that lines end alike on every system
         part.write_bytes((json.dumps(value, indent=1, allow_nan=False) + "\n").encode())
@@ -170,17 +169,17 @@ def write_json(path: Path, value: dict) -> None:
 def parse_json(path: Path, content: bytes | None = None, **kinds: type) -> dict:
     """The JSON object in a file, which must have these keys with values of these types.
 
-    `content`: the file's bytes, where they have been read already. Raises UsageError for a file that is damaged or
-    cannot be read.
+    `content`: the file's bytes, if they have been read already. Raises UsageError for a file that is damaged or cannot
+    be read.
     """
     with _refusing_damage(path):
         return _object(path.read_bytes() if content is None else content, kinds)
 
 
 def read_lines(path: Path, content: bytes | None = None) -> list[dict]:
-    """The JSON objects in the lines of a file, none where there is no file; an incomplete last line is left out.
+    """The JSON objects in the lines of a file, none if it does not exist; an incomplete last line is left out.
 
-    `content`: the file's bytes, where they have been read already. Raises UsageError for a damaged line.
+    `content`: the file's bytes, if they have been read already. Raises UsageError for a damaged line.
     """
     with _refusing_damage(path):
         if content is None:

@@ -1,4 +1,4 @@
-"""The writing side of a record: how it is begun, resumed and finished, and undone where a run is refused."""
+"""Writing a record: it is begun, resumed and finished here, and undone if a run is refused."""
 
 import hashlib
 import math
@@ -32,11 +32,11 @@ from experimentTable import Experiment, UsageError
 
 
 class RunFolder:
-    """The writing side of a record. One process at a time holds it, and what it has written survives a kill.
+    """Writes a record. One process at a time holds its lock, and written files survive a kill.
 
-    Use it as a context manager, and check under its lock whether another process has `ended` the run meanwhile. `start`
-    returns the checkpoint to resume from, or None. If the block ends with a UsageError before there is a checkpoint,
-    every file is as it was before the block; other errors, such as Ctrl-C, leave what was written.
+    Use it as a context manager, and check within the block whether another process has `ended` the run meanwhile.
+    `start` returns the checkpoint to resume from, or None. If the block raises UsageError before there is a checkpoint,
+    every file is restored; other errors, such as Ctrl-C, leave what was written.
 
     Example::
 
@@ -53,7 +53,7 @@ class RunFolder:
 
     @property
     def ended(self) -> bool:
-        """Whether there is a result."""
+        """Whether the run has a result."""
         return (self.path / "result.json").exists()
 
     @property
@@ -63,7 +63,7 @@ class RunFolder:
 
     def __enter__(self) -> "RunFolder":
         busy = f"{self.exp.name} (seed {self.exp.seed}) is being trained by another process; wait for it"
-        self._undo = ExitStack()  # takes back what was done, in reverse order
+        self._undo = ExitStack()  # undoes what was done, in reverse order
         self._superseded = False  # whether a record that had ended was moved aside
         with ExitStack() as stack:
             stack.enter_context(lock(self.path.with_name(f".{self.path.name}.lock"), busy))
@@ -75,25 +75,25 @@ class RunFolder:
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         with self._lock:
-            # an error before the first checkpoint must not cost a finished record its place
-            lost = kind is not None and issubclass(kind, Exception) and self._superseded
-            if lost or (kind is not None and issubclass(kind, UsageError)):
-                with suppress(OSError, UsageError):  # a full disk may refuse this too, and has been reported already
+            # an error before the first checkpoint must not leave a finished record moved aside
+            displaced = kind is not None and issubclass(kind, Exception) and self._superseded
+            if displaced or (kind is not None and issubclass(kind, UsageError)):
+                with suppress(OSError, UsageError):  # a full disk, which has been reported, may refuse this too
                     self._undo.close()
 
     def start(self, identity: dict, provenance: dict, fresh: bool = False, **more: Any) -> dict | None:
         """Begin or resume: write the settings of a new run, or return the checkpoint of an interrupted one.
 
-        The rows are cut to the checkpoint's. Each call adds its provenance to the settings' `parts`.
+        Rows after the checkpoint are removed. Each call adds its provenance to the settings' `parts`.
 
         Args:
             identity: what the run computes; see `deepnet.data.sets.data_identity`.
             provenance: what it is made with; see `deepnet.records.provenance`.
-            fresh: move whatever is there aside and begin again.
+            fresh: move an existing run aside and begin a new one.
             more: further keys of the settings.
 
         Raises:
-            UsageError: for another identity, precision or RESULTS_VERSION, and where the run has a result already.
+            UsageError: for another identity, precision or RESULTS_VERSION, and if the run has a result already.
         """
         part = {"time": _now(), **provenance}
         if fresh:
@@ -115,18 +115,18 @@ class RunFolder:
         for key in ("results_version", "precision"):
             if begun.get(key) != part.get(key):
                 raise UsageError(
-                    f"{self.path} was begun with {key} {begun.get(key)!r}, this is {part.get(key)!r}; "
+                    f"{self.path} was begun with {key} {begun.get(key)!r} and not {part.get(key)!r}; "
                     "move the folder away to start again"
                 )
         checkpoint = load_tensors(self.path / CHECKPOINT) if (self.path / CHECKPOINT).exists() else None
         with self.restoring():
             if checkpoint and checkpoint["run"] != self._run:
-                raise ValueError(f"it is that of {' '.join(map(str, checkpoint['run']))}")
+                raise ValueError(f"it belongs to {' '.join(map(str, checkpoint['run']))}")
             count = checkpoint["epoch"] + 1 if checkpoint else 0  # rows count from epoch 0
         rows = self.path / "rows.jsonl"
         content = b"".join(rows.read_bytes().splitlines(keepends=True)[:count]) if rows.exists() else b""
         if checkpoint and checkpoint["rows"] != hashlib.sha256(content).hexdigest():
-            raise UsageError(f"{rows} lacks rows of its checkpoint or has others; remove {self.path} to run it again")
+            raise UsageError(f"{rows} does not have the rows of its checkpoint; remove {self.path} to run it again")
         for path in (rows, self.path / "settings.json"):
             if path.exists():
                 self._undo.callback(_write, path, path.read_bytes())
@@ -141,7 +141,7 @@ class RunFolder:
         return row
 
     def checkpoint(self, state: dict) -> None:
-        """Replace the checkpoint by `state` (tensors and primitives), the run's name and a hash of its rows so far."""
+        """Replace the checkpoint by `state` (tensors and primitives), the run's name and the hash of its rows."""
         self._save(CHECKPOINT, state | {"run": self._run, "rows": sha256(self.path / "rows.jsonl")})
         self._keep()
 
@@ -164,7 +164,7 @@ class RunFolder:
     def finish(self, result: dict, weights: dict | None = None) -> Record:
         """Write the result with the hashes of the record's files and final `weights`, and remove the checkpoint.
 
-        The result also says when the run began and ended, and in `uncommitted` why it is not the work of one commit, or
+        The result also holds when the run began and ended, and in `uncommitted` why it was not made by one commit, or
         None.
         """
         parts = self.record.settings["parts"]
@@ -179,19 +179,19 @@ class RunFolder:
         return self.record.load()
 
     def _keep(self) -> None:
-        """From here on nothing is undone, since the run can be resumed. Remove what a killed process has left."""
+        """Undo nothing from here on, since the run can be resumed; remove temporary files of killed processes."""
         self._undo.pop_all()
         for part in self.path.glob(".*.part"):
             part.unlink(missing_ok=True)
 
     @contextmanager
     def restoring(self) -> Iterator[None]:
-        """Raise a UsageError of one line where the block cannot use what the checkpoint holds."""
+        """Raise a UsageError of one line if the block cannot use the checkpoint's content."""
         try:
             yield
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise UsageError(
-                f"{self.path / CHECKPOINT} is no checkpoint of this run ({first_line(error)}); remove it to start again"
+                f"{self.path / CHECKPOINT} is not of this run ({first_line(error)}); remove it to start again"
             ) from None
 
     def _move_aside(self) -> None:

@@ -15,12 +15,12 @@ from experimentTable import UsageError
 
 
 def provenance(precision: str, on_processor: bool = False, packages: Sequence[str] = ()) -> dict:
-    """What a record is made with at this moment. It is recorded and shown, and keeps nobody from reading the record.
+    """The code, versions, device, precision and threads that a record is made with now.
 
     Args:
         precision: the resolved one.
-        on_processor: whether the run is computed on the processor whatever the device is.
-        packages: distributions whose versions matter beside those that every run needs.
+        on_processor: whether the run is computed on the processor, whatever the device is.
+        packages: further distributions whose versions matter.
 
     Raises:
         UsageError: for a package that is not installed.

@@ -1,4 +1,4 @@
-"""Publishing: how a record is copied to the committed evidence, together with the attempts before it."""
+"""Publishing: a record is copied to the committed evidence, together with earlier attempts."""
 
 import shutil
 from pathlib import Path
@@ -12,9 +12,9 @@ from experimentTable import UsageError
 def publish(record: Record) -> Path:
     """Copy a record without its weights to the evidence; returns the folder there.
 
-    Its openings of the test set are copied with it, the database of its search if it is a trial, and to
-    `superseded/<profile>/<name>/` the attempts at this run that were moved aside and what it replaces in the evidence.
-    Raises UsageError for a record that is unfinished, damaged, or not the work of one commit from beginning to end.
+    Its openings of the test set are copied with it and, for a trial, the database of its search. Earlier attempts at
+    this run, and the record that it replaces in the evidence, go to `superseded/<profile>/<name>/`. Raises UsageError
+    for a record that is unfinished, damaged, or not made by one commit.
 
     Example::
 

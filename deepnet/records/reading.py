@@ -1,4 +1,4 @@
-"""The record of a run (settings, rows, result, predictions, weights): how it is found, read and compared.
+"""Finding, reading and comparing records of runs (settings, rows, result, predictions, weights).
 
 A record is a folder `<root>/<profile>/<name>/seed-<n>/`. There are two roots: `RUNS_DIR` (default `runs/` in the
 clone), where runs are written, and `report/records`, the committed evidence, which is the same tree without weights.
@@ -22,16 +22,16 @@ from experimentTable import Experiment, UsageError, choose
 
 ROOT = Path(__file__).resolve().parents[2]
 EVIDENCE = ROOT / "report" / "records"
-RESULTS_VERSION = 1  # raised by hand when the training loop's results change beyond rounding
-# raised by hand when they change by rounding alone, as where a sum is taken in another order; older records have none
+RESULTS_VERSION = 1  # increased by hand when the training loop's results change beyond rounding
+# increased by hand when only rounding changes, such as the order of a sum; older records have none
 ROUNDING_VERSION = 1
 WEIGHTS, CHECKPOINT, PREDICTIONS, POINTS = "weights.pt", "checkpoint.pt", "predictions.npy", "points.npz"
 
 
 def runs_dir() -> Path:
-    """The folder that runs are written to: `RUNS_DIR`, in which `~` is expanded, else `runs/` in the clone.
+    """The folder that runs are written to: `RUNS_DIR` with `~` expanded, else `runs/` in the clone.
 
-    Raises UsageError where `~user` names a user that does not exist.
+    Raises UsageError if `~user` names a user that does not exist.
     """
     try:
         return Path(os.environ.get("RUNS_DIR") or ROOT / "runs").expanduser()
@@ -58,9 +58,9 @@ def switched_on(variable: str) -> bool:
 class Record:
     """One run's folder.
 
-    A record from `find_record` reads each file when it is first asked for. A record that a run returns has been read
-    already (see `load`), so it stays what it is, whatever becomes of its folder. The files of a run that has ended are
-    checked against the sha256 in its result when they are read, and UsageError is raised where they differ.
+    A record from `find_record` reads each file at its first use. A record that a run returns has been read already (see
+    `load`), and does not change when its folder does. The files of a run that has ended are checked against the sha256
+    in its result when they are read; UsageError is raised if they differ.
 
     Example::
 
@@ -97,9 +97,9 @@ class Record:
 
     @cached_property
     def settings(self) -> dict:
-        """`experiment`, `identity` and `provenance`, as they were when the run began.
+        """`experiment`, `identity` and `provenance`, from the beginning of the run.
 
-        Raises UsageError where they are another run's.
+        Raises UsageError if they belong to another run.
         """
         path = self.path / "settings.json"
         # the first results did not hash their settings
@@ -112,7 +112,7 @@ class Record:
 
     @cached_property
     def result(self) -> dict:
-        """How the run ended; empty while it has not."""
+        """How the run ended; empty if it has not."""
         path = self.path / "result.json"
         if not path.exists():
             return {}
@@ -121,7 +121,7 @@ class Record:
 
     @property
     def finished(self) -> bool:
-        """Whether the run ended successfully; one that a non-finite loss has stopped has a result, but did not."""
+        """Whether the run ended successfully; a failed run, for example after a non-finite loss, has a result too."""
         return self.result.get("status") == "finished"
 
     @cached_property
@@ -130,23 +130,23 @@ class Record:
         return read_lines(self.path / "rows.jsonl", self.read("rows.jsonl"))
 
     def column(self, metric: str, trained_only: bool = False) -> np.ndarray:
-        """One metric over the rows, NaN where a row lacks it; `trained_only` leaves out row 0, the untrained model.
+        """One metric over the rows, NaN in rows without it; `trained_only` leaves out row 0, the untrained model.
 
         Raises UsageError for a metric that no row has, naming those that exist, and for one that is not a number.
         """
         if not isinstance(metric, str):
-            raise UsageError(f"metric must be one name, as 'train_loss', got {metric!r:.60}")
+            raise UsageError(f"metric must be one name, such as 'train_loss', got {metric!r:.60}")
         examples: dict[str, Any] = {}
         for row in self.rows:
             examples |= {name: value for name, value in row.items() if value is not None or name not in examples}
         if isinstance(example := examples.get(metric), list | str):
-            raise UsageError(f"{metric} is no single number per row ({example!r:.40}); take it from record.rows")
+            raise UsageError(f"{metric} is not one number per row ({example!r:.40}); take it from record.rows")
         choose("metric", metric, [name for name, value in examples.items() if not isinstance(value, list | str)])
         rows = self.rows[1:] if trained_only else self.rows
         return np.array([math.nan if row.get(metric) is None else row[metric] for row in rows], dtype=float)
 
     def to_frame(self) -> Any:
-        """The rows as a pandas DataFrame, one row per epoch. Raises UsageError where pandas cannot be imported.
+        """The rows as a pandas DataFrame, one row per epoch. Raises UsageError if pandas cannot be imported.
 
         Example::
 
@@ -154,7 +154,7 @@ class Record:
         """
         try:
             from pandas import DataFrame
-        except Exception as error:  # a pandas that does not fit its numpy raises other errors than ImportError
+        except Exception as error:  # a pandas that does not match its numpy raises other errors than ImportError
             raise UsageError(f"to_frame needs pandas ({first_line(error)}); pip install pandas") from None
         return DataFrame(self.rows)
 
@@ -167,9 +167,9 @@ class Record:
         return {name: array.copy() for name, array in self._array(POINTS).items()}
 
     def weights(self) -> dict:
-        """The final weights (a state dict), from the record's folder or from where that was moved aside.
+        """The final weights (a state dict), from the record's folder, also after this was moved aside.
 
-        Raises UsageError where they were not kept, and where the file holds others.
+        Raises UsageError if they were not kept, and if the file holds others.
         """
         files = self._weights_files()
         if not self.result or not files:
@@ -185,11 +185,11 @@ class Record:
 
     @property
     def has_weights(self) -> bool:
-        """Whether the final weights are there."""
+        """Whether the final weights exist."""
         return bool(self._weights_files())
 
     def _weights_files(self) -> list[Path]:
-        """Files that may hold this record's weights: in its folder, unless that is another run's by now, or aside."""
+        """Files that may hold this record's weights: in its folder or in folders moved aside, by their results."""
         wanted = self.result.get("sha256", {}).get(WEIGHTS)
         folders = [self.path, *sorted(self.path.parent.glob(f"{self.path.name}.*"))]
         return [folder / WEIGHTS for folder in folders if (folder / WEIGHTS).exists() and _digest_in(folder) == wanted]
@@ -203,9 +203,9 @@ class Record:
         return self._arrays[file]
 
     def read(self, file: str) -> bytes:
-        """The bytes of a file, or none where there is no file.
+        """The bytes of a file, empty if it does not exist.
 
-        Raises UsageError where the run has ended and the file is not the one that its result has hashed.
+        Raises UsageError if the run has ended and the file's sha256 is not the one in its result.
         """
         path = self.path / file
         content = path.read_bytes() if path.is_file() else None
@@ -216,7 +216,7 @@ class Record:
 
 
 def _digest_in(folder: Path) -> str | None:
-    """The digest of the weights in a folder's result; None where it has no result that can be read."""
+    """The digest of the weights in a folder's result; None without a readable result."""
     try:
         return parse_json(folder / "result.json", sha256=dict)["sha256"].get(WEIGHTS)
     except UsageError:
@@ -224,7 +224,7 @@ def _digest_in(folder: Path) -> str | None:
 
 
 def roots(evidence: bool = True) -> list[Path]:
-    """The folders that records are looked for in, in order; `EVIDENCE=0` in the environment leaves out the evidence."""
+    """The folders that are searched for records, in order; `EVIDENCE=0` in the environment excludes the evidence."""
     return [runs_dir(), EVIDENCE] if evidence and switched_on("EVIDENCE") else [runs_dir()]
 
 
@@ -236,7 +236,7 @@ def find_record(name: str, profile: str, seed: int = 0, evidence: bool = True) -
 
 
 def find_records(name: str, profile: str, evidence: bool = True, failed: bool = False) -> list[Record]:
-    """The finished records of all seeds, in the order of the seeds; with `failed` also those of runs that failed."""
+    """The finished records of all seeds, in the order of the seeds; with `failed`, also those of failed runs."""
     folders = [folder for root in roots(evidence) for folder in (root / profile / name).glob("seed-*")]
     seeds = sorted({int(f.name[5:]) for f in folders if f.name[5:].isdigit()})
     found = [find_record(name, profile, seed, evidence) for seed in seeds]
@@ -246,7 +246,7 @@ def find_records(name: str, profile: str, evidence: bool = True, failed: bool = 
 def find_openings(profile: str, evidence: bool | None = None) -> list[dict]:
     """Every opening of chapter 5's test set in this profile, oldest first.
 
-    `evidence`: whether to read the committed ones; by default as `EVIDENCE` says. Raises UsageError for a damaged log.
+    `evidence`: whether to include the committed ones; None follows `EVIDENCE`. Raises UsageError for a damaged log.
     """
     openings: dict[str, dict] = {}
     for root in [runs_dir(), EVIDENCE] if evidence else roots(evidence is None):
@@ -255,13 +255,13 @@ def find_openings(profile: str, evidence: bool | None = None) -> list[dict]:
             openings |= {json.dumps(opening): opening for opening in read_lines(log)}
         except UsageError:
             raise UsageError(
-                f"{log} has a damaged line; mend that line by hand and keep the others, they tell what was opened"
+                f"{log} has a damaged line; repair it by hand and keep the others, which say what was opened"
             ) from None
     return sorted(openings.values(), key=lambda opening: opening["time"])
 
 
 def _complete(identity: dict) -> dict:
-    """An identity as JSON gives it back, with tuples as lists; fields that an older one lacks have their defaults."""
+    """An identity after a round trip through JSON (tuples become lists), with defaults for fields that it lacks."""
     kinds: list[type[Experiment]] = [Experiment, *Experiment.__subclasses__()]
     defaults = {field.name: field.default for kind in kinds for field in fields(kind) if field.default is not MISSING}
     return json.loads(json.dumps(defaults | identity))

@@ -14,7 +14,7 @@ from deepnet.records.files import atomic
 from deepnet.records.reading import EVIDENCE, Record
 from experimentTable import PROFILES, UsageError
 
-KEYS = ("profile", "name", "seed")  # which together name a run
+KEYS = ("profile", "name", "seed")  # together, these identify a run
 
 SETTINGS = (
     "kind", "chapter", "model", "dataset", "image_size", "initialisation", "start_from", "trainable", "optimizer", "lr",
@@ -24,17 +24,17 @@ RESULTS = (
     "status", "split", "accuracy", "macro_accuracy", "loss", "epoch", "last_epoch", "best_epoch", "best_accuracy",
     "stopped_early", "train_seconds", "chosen", "knn_skill",
 )  # fmt: skip
-AT_EPOCH = ("train_loss", "train_accuracy")  # at the epoch whose weights the result is of
+AT_EPOCH = ("train_loss", "train_accuracy")  # at the epoch that the result describes
 PROVENANCE = ("precision", "device", "processor", "threads", "torch", "commit", "dirty")
 
 
 def _cell(value: Any) -> Any:
-    """What a table can hold: nothing for None, names joined for a list of them."""
+    """The value as a cell: empty for None, a list of names joined by "+"."""
     return "" if value is None else "+".join(map(str, value)) if isinstance(value, list) else value
 
 
 def committed_records() -> list[Record]:
-    """Every committed run but the superseded ones: profile by profile, then by name and seed."""
+    """Every committed run except the superseded ones: profile by profile, then by name and seed."""
     found = [[Record(path) for path in (EVIDENCE / profile).glob("*/seed-*")] for profile in PROFILES]
     return [r for records in found for r in sorted(records, key=lambda record: (record.name, record.seed))]
 
@@ -63,9 +63,9 @@ def records_csv() -> str:
 
 
 def rows_table() -> Any:
-    """Every row of every committed run as one `pyarrow.Table`, in which a row is empty where its run lacks a column.
+    """Every row of every committed run as one `pyarrow.Table`, null in columns that a run lacks.
 
-    The columns are `profile`, `name` and `seed` of the run, then what its rows hold; a list has one entry per layer.
+    The columns are `profile`, `name` and `seed` of the run, then its metrics; a list has one entry per layer.
 
     Example::
 
@@ -79,20 +79,20 @@ def rows_table() -> Any:
 
 
 def write_rows(path: Path) -> None:
-    """Write `rows_table` to `path` as Parquet. Raises UsageError for another ending and where it cannot be written."""
+    """Write `rows_table` to `path` as Parquet. Raises UsageError for another suffix and if it cannot be written."""
     from pyarrow import parquet
 
     if path.suffix != ".parquet":
-        raise UsageError(f"{path} does not end in .parquet; name the file to write, as rows.parquet")
+        raise UsageError(f"{path} does not end in .parquet; name the file to write, such as rows.parquet")
     with atomic(path) as part, part.open("wb") as stream:
         parquet.write_table(rows_table(), stream, compression="zstd")
 
 
 def main() -> int:
-    """Write the rows to the file that the command line names; exit status 0 only when that was done."""
+    """Write the rows to the file that the command line names; returns exit status 0 only if this succeeded."""
     try:
         if len(sys.argv) != 2:
-            raise UsageError("name one file to write, as rows.parquet")
+            raise UsageError("name one file to write, such as rows.parquet")
         write_rows(Path(sys.argv[1]))
     except UsageError as error:
         print(f"deepnet.records.table: {error}", file=sys.stderr)

@@ -1,1 +1,1 @@
-"""Many runs: which are asked for, their order and processes, what the evidence lacks, and verification."""
+"""One run and many runs: requests, order, processes, missing evidence, and verification."""

@@ -1,4 +1,4 @@
-"""The queue of evidence: which runs are missing for every claim to be judged on several seeds, and in which order."""
+"""The runs that are still missing to judge every claim on several seeds, and the order in which to train them."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -7,22 +7,22 @@ from statistics import median
 from deepnet.claims.evidence import Evidence
 from deepnet.claims.ledger import RULES
 from deepnet.records.reading import find_record, find_records
-from deepnet.runs.asked import untrained_parents
+from deepnet.runs.requests import untrained_parents
 from deepnet.runs.verification import committed
 from deepnet.valid import whole
 from experimentTable import EXPERIMENTS, Experiment, current_profile, estimated_seconds, experiment, is_supported
 
-SEEDLESS = ("distribution",)  # kinds that give the same numbers with every seed
+SEEDLESS = ("distribution",)  # kinds whose results do not depend on the seed
 
 
 @dataclass(frozen=True)
 class Missing:
-    """A run that a claim waits for."""
+    """A run that a claim still needs."""
 
     exp: Experiment
     claim: str  # the first claim in the queue that needs it
-    seconds: float  # what it is estimated to take, without the runs that it starts from
-    published: bool  # whether the evidence has it, so that it is trained again for its weights alone
+    seconds: float  # estimated, without its parents
+    published: bool  # whether the evidence has it, so that it is trained again only for its weights
 
 
 def runs_of(claim: str, profile: str) -> list[str]:
@@ -33,56 +33,56 @@ def runs_of(claim: str, profile: str) -> list[str]:
     """
     names: list[str] = []
 
-    def noted(name: str) -> list:
+    def note(name: str) -> list:
         names.append(name)
         return []
 
-    list(RULES[claim].parts(Evidence(profile, noted, ())))
+    list(RULES[claim].parts(Evidence(profile, note, ())))
     return [name for name in dict.fromkeys(names) if name in EXPERIMENTS]
 
 
 def seconds_of(exp: Experiment) -> float:
-    """How long the run is expected to take, in seconds: as long as its other seeds took, else what the table estimates.
+    """The estimated seconds of a run: from its other seeds' records, else from the table.
 
-    Records say how long training took; evaluation, and what is computed once before it, are added by rule of thumb.
+    Records hold the seconds of training; those of evaluation and preparation are added by a rule of thumb.
     """
-    took = [sum(row.get("train_seconds", 0.0) for row in record.rows) for record in find_records(exp.name, exp.profile)]
-    took = [seconds for seconds in took if seconds]
-    return 1.2 * median(took) + 60 if took else estimated_seconds(exp)
+    records = find_records(exp.name, exp.profile)
+    times = [sum(row.get("train_seconds", 0.0) for row in record.rows) for record in records]
+    times = [seconds for seconds in times if seconds]
+    return 1.2 * median(times) + 60 if times else estimated_seconds(exp)
 
 
 def missing_evidence(profile: str | None = None, seeds: int = 3) -> list[Missing]:
-    """The runs that are missing for each claim to be judged on seeds 0 to `seeds` - 1, in the order to train them.
+    """The runs that are missing to judge each claim on seeds 0 to `seeds` - 1, in the order in which to train them.
 
-    The claim that is decided in the least time comes first, so that the most claims per minute are decided; a run that
-    serves several claims is listed once. What a run starts from stands before it, also where it has a record and only
-    its weights are missing. Nothing here looks at an outcome. Raises UsageError for an unknown profile, and for what is
-    no number of seeds.
+    The claim that needs the least time comes first, so that the most claims per minute are decided; a run that serves
+    several claims is listed once. A run's parents come before it, even if only their weights are missing. The order
+    does not depend on any outcome. Raises UsageError for an unknown profile and an invalid number of seeds.
 
     >>> [(run.exp.name, run.exp.seed) for run in missing_evidence("cpu")][:2]  # doctest: +SKIP
     [('MLP_4', 2), ('MLP_13', 2)]
     """
     profile, seeds = current_profile(profile), whole("seeds", seeds, least=1)
     waiting = {claim: list(_missing_runs(claim, profile, seeds)) for claim in RULES}
-    # A run takes as long with any seed, so that the records of its other seeds are read once.
-    price = {
+    # A run takes as long with any seed, so the records of its other seeds are read once.
+    seconds = {
         name: seconds_of(exp) for name, exp in {exp.name: exp for exps in waiting.values() for exp in exps}.items()
     }
     queue: dict[Experiment, Missing] = {}
 
     def remaining(claim: str) -> float:
-        return sum(price[exp.name] for exp in waiting[claim] if exp not in queue)
+        return sum(seconds[exp.name] for exp in waiting[claim] if exp not in queue)
 
     while any(remaining(claim) for claim in waiting):
         claim = min((claim for claim in waiting if remaining(claim)), key=remaining)
         for exp in waiting.pop(claim):
             published = exp.seed in committed(exp.name, profile)
-            queue.setdefault(exp, Missing(exp, claim, price[exp.name], published))
+            queue.setdefault(exp, Missing(exp, claim, seconds[exp.name], published))
     return list(queue.values())
 
 
 def _missing_runs(claim: str, profile: str, seeds: int) -> Iterator[Experiment]:
-    """What the claim lacks, each run after those that it starts from."""
+    """The runs that the claim lacks, parents before children."""
     names = runs_of(claim, profile)
     for seed in range(seeds):
         for name in names:

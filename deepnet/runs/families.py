@@ -1,4 +1,4 @@
-"""The runs of the atlas by family: which ones, in which order, and how far they are."""
+"""The runs of the atlas by family, the order of their training, and their progress."""
 
 from collections.abc import Iterable, Sequence
 
@@ -10,7 +10,7 @@ from experimentTable import JUDGED, Experiment, UsageError, estimated_seconds, e
 
 
 def families_of(prefix: str) -> list[str]:
-    """The families whose name begins so. Raises UsageError for none.
+    """The families whose name begins with `prefix`. Raises UsageError if there is none.
 
     >>> families_of("atlas_cell")
     ['atlas_cell', 'atlas_cell_between']
@@ -20,11 +20,11 @@ def families_of(prefix: str) -> list[str]:
 
 
 def family_runs(prefix: str, profile: str, seeds: Sequence[int] | None = None) -> list[Experiment]:
-    """Each run of the families whose name begins with `prefix`, once, in the order to train them.
+    """Each run of the families whose name begins with `prefix`, once, in the order of training.
 
-    The most telling family comes first. Within a family all rows of one seed come before the next seed, so that a map
-    that is not complete is balanced. `seeds`: which of the family's own seeds; None takes them all. Raises UsageError
-    for an unknown family, and where none of the families has any of the seeds.
+    The most informative family comes first. Within a family, all rows of one seed come before the next seed, so that an
+    incomplete atlas is balanced. `seeds`: which of the family's own seeds; None means all. Raises UsageError for an
+    unknown family, and if none of the families has any of the seeds.
 
     >>> len(family_runs("atlas_eps", "cpu", seeds=(0,)))
     42
@@ -44,7 +44,7 @@ def family_runs(prefix: str, profile: str, seeds: Sequence[int] | None = None) -
 
 
 def progress_of(runs: Iterable[Experiment]) -> list[dict]:
-    """One line per row: its name, how many runs it has, how many of them have finished, and the seconds to go."""
+    """One dict per row: its name, the number of its runs and of finished ones, and the seconds of the others."""
     lines: dict[str, dict] = {}
     for exp in runs:
         line = lines.setdefault(exp.name, {"name": exp.name, "runs": 0, "finished": 0, "seconds": 0.0})
@@ -57,14 +57,14 @@ def progress_of(runs: Iterable[Experiment]) -> list[dict]:
 
 
 def families_table() -> Table:
-    """Each family's number of rows, its seeds, and what one of its runs is estimated to take in each profile."""
+    """Each family's number of rows, its seeds, and the estimated time of one of its runs in each profile."""
 
-    def price(family: str, profile: str) -> str:
+    def estimate(family: str, profile: str) -> str:
         exp = experiment(FAMILIES[family][-1], profile)  # the first ones may be shared with another family
         return duration(estimated_seconds(exp)) if is_supported(exp) else "–"
 
     rows = [
-        (family, str(len(names)), ranges(SEEDS[family]), *(price(family, profile) for profile in JUDGED))
+        (family, str(len(names)), ranges(SEEDS[family]), *(estimate(family, profile) for profile in JUDGED))
         for family, names in FAMILIES.items()
     ]
     return Table(["family", "rows", "seeds", *JUDGED], rows)

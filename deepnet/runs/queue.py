@@ -1,4 +1,4 @@
-"""Many runs in one call: one estimate, one progress bar, and an executor that runs independent ones side by side."""
+"""Many runs in one call: one estimate, one progress bar, and an executor for independent runs in parallel."""
 
 import logging
 import os
@@ -24,7 +24,7 @@ import torch
 from deepnet.progress import bar, format_estimate
 from deepnet.records.files import lock
 from deepnet.records.reading import Record, find_records, roots, runs_dir
-from deepnet.runs.asked import ended, say_trained_first, untrained_parents
+from deepnet.runs.requests import announce_parent, ended, untrained_parents
 from deepnet.text import listed
 from experimentTable import (
     PROFILES,
@@ -37,19 +37,19 @@ from experimentTable import (
     supporting_profiles,
 )
 
-Call = Callable[..., Record]  # makes one run; takes `stop`, which is asked after each epoch, and `line`, a progress bar
-AGAIN = "the same call goes on from here"
+Call = Callable[..., Record]  # makes one run; takes `stop`, called after each epoch, and `line`, a progress bar
+AGAIN = "the same call continues from here"
 
 
 def run_missing(
     wanted: list[Experiment], evidence: bool, executor: Executor | None, wandb: bool, stop: Callable[[], bool],
     run: Callable[..., Record],
 ) -> list[Record]:  # fmt: skip
-    """The finished records of these experiments; those that are missing are made by `run`, parents before children.
+    """The finished records of these experiments; missing ones are made by `run`, parents before children.
 
-    See `coreFunction.run_all`, whose arguments these are.
+    The arguments are those of `coreFunction.run_all`.
     """
-    roots()  # refused once, where no folder is named, and not with each run
+    roots()  # raises here, once, if no folder can be named
     if beyond := [exp for exp in wanted if not is_supported(exp)]:
         names = ", ".join(dict.fromkeys(exp.name for exp in beyond))
         profiles = " and ".join(dict.fromkeys(exp.profile for exp in beyond))
@@ -61,7 +61,7 @@ def run_missing(
     asked = [exp for exp in wanted if exp not in records]
     parents = list(dict.fromkeys(parent for exp in asked for parent in untrained_parents(exp) if parent not in asked))
     for parent in parents:
-        say_trained_first(parent)
+        announce_parent(parent)
     calls = {
         exp: partial(run, exp, evidence=evidence and exp in asked, wandb=wandb)
         for exp in sorted([*asked, *parents], key=count_ancestors)
@@ -70,21 +70,21 @@ def run_missing(
     if calls:
         made, locked = run_queue(calls, recorded, executor, stop)
         if locked and not stop():
-            again = {exp: calls[exp] for exp in locked}  # once more, since the others have taken their time
+            again = {exp: calls[exp] for exp in locked}  # the other process may have ended by now
             made |= run_queue(again, recorded + len(calls) - len(again), executor, stop, together=False)[0]
         records |= made
-        # Others may have finished meanwhile what they were at.
+        # other processes may have finished theirs
         records |= {exp: record for exp in asked if exp not in records and (record := ended(exp, evidence))}
     return [records[exp] for exp in wanted if exp in records and records[exp].finished]
 
 
 def count_ancestors(exp: Experiment) -> int:
-    """0 for a run that starts from scratch, one more than its parent's otherwise."""
+    """The number of runs that come before this one in its chain of parents."""
     return 0 if exp.start_from is None else 1 + count_ancestors(experiment(exp.start_from))
 
 
 def _print_plan(calls: Mapping[Experiment, Call], recorded: int) -> None:
-    """Print how many runs there are, how long they take in each profile, and which profile has records of them."""
+    """Print the number of runs, their estimated time by profile, and the other profiles that have records of them."""
     total = len(calls) + recorded
     seconds: dict[str, float] = {}
     for exp in calls:
@@ -93,7 +93,7 @@ def _print_plan(calls: Mapping[Experiment, Call], recorded: int) -> None:
     there = f", {recorded} of them recorded already" if recorded else ""
     print(f"{total} run{'s' * (total != 1)}{there}; to go: {estimate}")
     complete = [profile for profile in PROFILES if PROFILES[profile].data == "complete"]
-    for profile in complete:  # whose records can be looked at, instead of hours of training
+    for profile in complete:  # its records may spare hours of training
         names = dict.fromkeys(exp.name for exp in calls if exp.profile in complete and exp.profile != profile)
         with suppress(UsageError):  # of a damaged record, which is reported where it is needed
             if found := [name for name in names if find_records(name, profile)]:
@@ -103,8 +103,8 @@ def _print_plan(calls: Mapping[Experiment, Call], recorded: int) -> None:
 def check_executor(executor: Executor) -> None:
     """Raise UsageError for an executor whose workers would share random numbers, wait forever or never begin.
 
-    A forked process lacks torch's threads but waits for them, and it cannot use CUDA once its parent has. A spawned
-    process imports the script again, so that one which calls `run_all` by itself would begin all over.
+    A forked process lacks torch's threads but waits for them, and it cannot use CUDA once its parent has used it. A
+    spawned process imports the script again, and would call `run_all` again if the script does so on import.
     """
     if not isinstance(executor, Executor):
         kinds = "one of concurrent.futures, such as a ProcessPoolExecutor"
@@ -114,7 +114,7 @@ def check_executor(executor: Executor) -> None:
         raise UsageError(f"{fault}; give a ProcessPoolExecutor")
     if not isinstance(executor, ProcessPoolExecutor):
         return
-    private: Any = executor  # concurrent.futures has no public name for how its processes begin
+    private: Any = executor  # concurrent.futures has no public attribute for the start method
     if private._mp_context.get_start_method() == "fork":
         if torch.get_num_threads() > 1 or torch.cuda.is_initialized():
             pool = f'ProcessPoolExecutor({private._max_workers}, mp_context=get_context("spawn"))'
@@ -131,8 +131,8 @@ def run_queue(
 ) -> tuple[dict[Experiment, Record], list[Experiment]]:  # fmt: skip
     """Make these runs, each by its call; returns the records, and the runs that other processes have locked.
 
-    recorded: how many of the runs asked for have a record already. together: give the executor all runs at once that
-    can begin, instead of one after the other.
+    recorded: how many of the requested runs have a record already. together: submit all runs that can begin to the
+    executor at once, instead of one after the other.
     """
     made: dict[Experiment, Record] = {}
     locked: list[Experiment] = []
@@ -147,7 +147,7 @@ def run_queue(
                 made[exp] = attempt()
                 all_runs.update(1)
             except UsageError as error:
-                if str(error) not in refusals:  # the other runs that it stops are named together
+                if str(error) not in refusals:  # other runs with the same error are listed at the end
                     print(error)
                 refusals.setdefault(str(error), []).append(exp.name)
                 locked += [exp] if isinstance(error, RunLockedError) else []
@@ -156,11 +156,11 @@ def run_queue(
         if stop():
             print(f"stopped as asked; {AGAIN}")
     except KeyboardInterrupt as interrupt:
-        interrupt.args = (AGAIN,)  # for whoever catches it: it has been printed
+        interrupt.args = (AGAIN,)  # tells the caller that this has been printed
         print(f"interrupted; {AGAIN}")
         raise
     finally:
-        attempts.close()  # now, and not when the interrupt's traceback is released: cancels what has not begun
+        attempts.close()  # now, not when the interrupt's traceback is released: cancels runs that have not begun
         all_runs.close()
         line.close()
         for _, *others in refusals.values():
@@ -174,8 +174,8 @@ def schedule(
 ) -> Generator[tuple[Experiment, Callable[[], Record]]]:
     """Yield each experiment with a function that returns its record, as they end; parents run before children.
 
-    When the generator is closed, or `stop` says so, runs that have not begun are cancelled, and those that have stop
-    after their epoch. Raises UsageError where the executor is lost.
+    When the generator is closed, or `stop` returns True, runs that have not begun are cancelled, and the others stop
+    after their epoch. Raises UsageError if the executor is lost.
     """
     waiting = list(calls)
     running: dict[Future, Experiment] = {}
@@ -198,7 +198,7 @@ def schedule(
         except futures.BrokenExecutor:
             fault = "a worker process died (out of memory?) and its pool with it"
             raise UsageError(f"{fault}; {AGAIN}") from None
-        except futures.CancelledError:  # by nobody here
+        except futures.CancelledError:  # not cancelled here, so by the loss of the scheduler
             raise UsageError(f"the scheduler is gone; once there is one again, {AGAIN}") from None
         finally:
             for future in running:
@@ -206,7 +206,7 @@ def schedule(
 
 
 class _CallWhenUnpickled:
-    """A call that is made where it is unpickled, so that an ImportError fails the call; Dask would lose the worker."""
+    """A call that is unpickled within the task, so that an ImportError fails the task; Dask would lose the worker."""
 
     def __init__(self, *call: Any) -> None:
         self.call = call
@@ -216,7 +216,7 @@ class _CallWhenUnpickled:
 
 
 def _result(exp: Experiment, future: Future) -> Record:
-    """The record of a run that has ended. Raises UsageError where its worker could not make one."""
+    """The record of a run that has ended. Raises UsageError if its worker could not make one."""
     try:
         return future.result()
     except ImportError as error:
@@ -225,16 +225,17 @@ def _result(exp: Experiment, future: Future) -> Record:
     except Exception as error:
         if type(error).__name__ != "KilledWorker":  # Dask's, which need not be installed
             raise
-        # Dask blames all runs that waited at that worker. Alone, the one that kills it does not stop the others.
+        # Dask blames all runs that waited on that worker; tried again alone, the others succeed.
         reason = "its worker died, and each after it (out of memory?)"
         raise RunLockedError(f"{exp.name} (seed {exp.seed}) could not run: {reason}") from None
 
 
 @contextmanager
 def _caller_file() -> Iterator[str]:
-    """A file in the records folder that exists, and is locked, as long as the caller; removes those of killed callers.
+    """A file in the records folder that exists and is locked while the caller lives.
 
-    By it a worker, on another machine too, knows that it writes to the caller's folder and that the caller is alive.
+    It tells a worker, also on another machine, that it sees the caller's folder and that the caller is alive. The files
+    of killed callers are removed.
     """
     folder = runs_dir().resolve()
     prefix = f".caller-{socket.gethostname()}-"  # a lock may not be seen from another machine
@@ -250,7 +251,7 @@ def _caller_file() -> Iterator[str]:
 
 
 def _remove_locked(path: Path) -> None:
-    with suppress(PermissionError):  # on Windows, which removes it as the lock ends
+    with suppress(PermissionError):  # on Windows, which removes it when the lock is released
         path.unlink(missing_ok=True)
 
 
@@ -265,7 +266,7 @@ _one_at_a_time = threading.Lock()  # a worker's threads share torch's random num
 def _run_in_worker(call: Call, caller: str, wandb_mode: str | None = None) -> Record:
     """`call()` in a worker, with the caller's records folder and `WANDB_MODE`; it stops when the caller is gone.
 
-    Raises UsageError where the worker does not see the caller's file.
+    Raises UsageError if the worker does not see the caller's file.
     """
     with _one_at_a_time:
         folder = str(Path(caller).parent)
@@ -282,8 +283,8 @@ def _run_in_worker(call: Call, caller: str, wandb_mode: str | None = None) -> Re
 def process_pool(workers: int) -> Iterator[Executor]:
     """A pool of processes that share the cores, so that threads x workers <= cores.
 
-    The processes end at once when the context ends by an exception, such as an interrupt, and when the caller's process
-    ends. Raises UsageError for fewer than one worker.
+    The processes end at once if the block raises, for example at an interrupt, and when the caller's process ends.
+    Raises UsageError for fewer than one worker.
     """
     if workers < 1:
         raise UsageError(f"workers must be at least 1, got {workers}")
@@ -309,14 +310,14 @@ def _begin_worker(threads: int, receiver: Connection) -> None:
 
 
 def _exit_with_caller(receiver: Connection) -> None:
-    """End this process once the caller's end of the pipe is closed, by it or by its death; a run may end any time."""
+    """End this process when the caller closes its end of the pipe or dies; a run may be killed at any time."""
     receiver.poll(None)
     os._exit(1)
 
 
 @contextmanager
 def dask_executor(address: str) -> Iterator[Executor]:
-    """The workers of the Dask scheduler at `address`, as a context. Raises UsageError where there is none."""
+    """The workers of the Dask scheduler at `address`, as a context. Raises UsageError if there is no scheduler."""
     try:
         from dask.distributed import Client
     except ImportError:

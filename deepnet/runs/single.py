@@ -1,4 +1,4 @@
-"""The training of a row of the table: prepared before its folder is locked, then begun or resumed in it."""
+"""Training of a row of the table: it is prepared before its folder is locked, then begun or resumed there."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -23,28 +23,28 @@ from myModel import train_only
 
 
 class Observer(Protocol):
-    """What is shown each row of a run, and its record in the end, as `utilityFunction.Mirror` is for W&B."""
+    """Is shown each row of a run and, at the end, its record; `utilityFunction.Mirror` is one for W&B."""
 
     def log(self, row: dict) -> None: ...
 
     def finish(self, record: Record) -> None: ...
 
 
-Observe = Callable[..., Observer]  # called with the record as it is when the loop begins, and the `model`
+Observe = Callable[..., Observer]  # called with the record at the beginning of the loop, and the `model`
 
 
 def prepare_training(
     exp: Experiment, identity: dict, build: Callable[[Experiment], nn.Module], fit: Callable[..., Record],
     observe: Observe | None, line: Any, stop: Callable[[], bool],
 ) -> Callable[[RunFolder], Record]:  # fmt: skip
-    """Prepare a training, and return the function that trains or resumes it in a folder and gives its record.
+    """Prepare a training run, and return a function that trains or resumes it in a folder and returns its record.
 
-    `build` gives the model of an experiment, and `fit` is the training loop, to which the others go. Raises UsageError
-    for whatever would end the training, before anything is written.
+    `build` returns the model of an experiment; `fit` is the training loop, which is passed the other arguments. Raises
+    UsageError, before anything is written, if the run would fail.
     """
     split = EVAL_SPLIT[exp.dataset]
     precision, fast = resolve_precision(exp.precision), fast_by_default()
-    exp = replace(exp, epochs=identity["epochs"])  # as many as its profile has for it
+    exp = replace(exp, epochs=identity["epochs"])  # those of its profile
     train_set, eval_set = (
         load_images(exp.dataset, part, exp.profile, identity["image_size"]) for part in ("train", split)
     )

@@ -1,8 +1,8 @@
-"""Verification: a committed run is trained again, in a folder of its own, and its record compared with the evidence.
+"""Verification: a committed run is trained again in a folder of its own, and the two records are compared.
 
-It is trained in the record's own precision. With the same processor, versions, device and threads the two must be equal
-to the bit. Otherwise rounding differs and training amplifies it, so the accuracy is judged: first against the rows of
-the same seed, then by what the accuracy of another run is expected to be.
+It is trained in the record's own precision. With the same processor, versions, device and threads, the two must be
+bitwise equal. Otherwise rounding differs and training amplifies the difference, so only the accuracy is judged: first
+against the rows of the same seed, then against the interval in which the accuracy of another run is expected.
 """
 
 import math
@@ -33,9 +33,9 @@ from experimentTable import Experiment, UsageError, current_profile, estimated_s
 
 CONDITIONS = ("processor", "device", "threads", "precision", "torch", "numpy", "results_version", "rounding_version")
 LEVEL = 0.95
-FEW_SEEDS = 5  # with fewer, the seeds' spread is pooled with that of other runs of the model and data set
-OWN_FILES = ("settings.json", "rows.jsonl")  # which have commit and times in them; rows are compared one by one
-NOT_COMPARED = {"train_seconds", "began", "ended", "uncommitted", "sha256"}  # times and code; digests are one by one
+FEW_SEEDS = 5  # with fewer, the seeds' variance is pooled with that of other runs of the model and data set
+OWN_FILES = ("settings.json", "rows.jsonl")  # their digests always differ (commit, times); rows are compared singly
+NOT_COMPARED = {"train_seconds", "began", "ended", "uncommitted", "sha256"}  # digests are compared singly
 ADDED_LATER = {"update_log10_ratio"}  # metrics that older records lack
 
 
@@ -46,7 +46,7 @@ ADDED_LATER = {"update_log10_ratio"}  # metrics that older records lack
 class Change:
     """One value that differs in the second run: `there` is the evidence's, `here` the second run's."""
 
-    row: int | None  # of a training it is the epoch; None: the value is in the result
+    row: int | None  # in a training run, the epoch; None: the value is in the result
     metric: str
     there: Any
     here: Any
@@ -68,19 +68,19 @@ class Difference:
     profile: str
     seed: int
     kind: str
-    epochs: int | None  # how many were compared, their rows alone; None: the whole run
+    epochs: int | None  # None: the whole run was compared, else only the rows up to this epoch
     verdict: str  # "bit-equal", "equal" (no weights were compared), "within ..." or "not agreed"
     agreed: bool
     conditions: dict[str, tuple[Any, Any]]  # those that differ, there and here; if none do, equality is required
     commits: tuple[str, str]  # there and here
     changes: tuple[Change, ...]
-    accuracy: tuple[float | None, float | None] | None  # there and here, where equality is not required
-    expected: Interval | None  # in which the accuracy must lie
-    ground: str = ""  # what the interval is: the comparison that decided
+    accuracy: tuple[float | None, float | None] | None  # there and here, if equality is not required
+    expected: Interval | None  # the interval in which the accuracy must lie
+    ground: str = ""  # the name of that interval
 
     def __str__(self) -> str:
-        """The verdict in one line; then, if anything differs, what the verdict rests on and the changes by row."""
-        part = "" if self.epochs is None else f", rows 0 to {self.epochs} alone"
+        """The verdict in one line and, if anything differs, the grounds of the verdict and the changes by row."""
+        part = "" if self.epochs is None else f", only rows 0 to {self.epochs}"
         lines = [f"{self.name} ({self.profile}, seed {self.seed}): {self.verdict}{part}"]
         if not self.changes:
             return lines[0]
@@ -100,12 +100,12 @@ class Difference:
 def compare(
     evidence: Record, again: Record, seeds: Sequence[Record] = (), others: Sequence[Sequence[Record]] = ()
 ) -> Difference:
-    """The difference of two records of one run, and the verdict on it.
+    """The difference between two records of one run, and the verdict.
 
-    Of an unfinished second run only the rows are compared. Where CONDITIONS differ, equality is not required. Then the
-    accuracy of every row must agree with that of the same seed, within the sampling error of the evaluation images.
-    Where one does not, the last one is judged by the `expectation` from `seeds`, the evidence's records of this run,
-    and from `others`, those of other runs.
+    If the second run is unfinished, only its rows are compared. If CONDITIONS differ, equality is not required: every
+    row's accuracy must agree with the evidence's within the sampling error of the evaluation images. If one does not,
+    the last accuracy must lie in the `expected_interval` of `seeds`, the evidence's records of this run, and `others`,
+    those of other runs.
     """
     complete = bool(again.result)
     epoch = None if complete else len(again.rows) - 1
@@ -135,7 +135,7 @@ def compare(
         else:
             own_seeds = [_accuracy(record, evidence, epoch) for record in seeds]
             other_runs = [[_accuracy(record, record, epoch) for record in run] for run in others]
-            expected, ground = expectation(last, images, own_seeds, other_runs)
+            expected, ground = expected_interval(last, images, own_seeds, other_runs)
         same_end = not complete or again.result["status"] == evidence.result["status"]
         if same_end and _within(accuracy[1], expected):
             verdict = f"within {ground}"
@@ -146,9 +146,10 @@ def compare(
 
 
 def differing(there: dict, here: dict, kind: str) -> dict[str, tuple[Any, Any]]:
-    """The CONDITIONS in which two provenances differ; one that is missing counts as different.
+    """The CONDITIONS in which two provenances differ; a missing one counts as different.
 
-    Kinds that are always computed on the processor in fp32 are so whatever the first records say.
+    For kinds that are always computed on the processor in fp32, device and precision are not compared, since the first
+    records hold other ones.
     """
     keys = [key for key in CONDITIONS if not (kind in ON_PROCESSOR and key in ("device", "precision"))]
     keys += [package for package in PACKAGES.get(kind, ()) if package in there]
@@ -167,7 +168,7 @@ def _changes(row: int | None, there: dict, here: dict) -> list[Change]:
 
 
 def _accuracy(record: Record, evidence: Record, epoch: int | None) -> float | None:
-    """The record's final accuracy (an embedding's is its neighbours'), or that of a row; None where it has none."""
+    """The record's accuracy (for an embedding, that of its nearest neighbours), or that of a row; None without one."""
     if epoch is None:
         return record.result.get("accuracy", record.result.get("knn_accuracy"))
     return record.rows[epoch].get(f"{evidence.result['split']}_accuracy") if epoch < len(record.rows) else None
@@ -178,20 +179,20 @@ def _within(accuracy: float | None, interval: Interval) -> bool:
 
 
 def sampling_error(accuracy: float, images: int) -> Interval:
-    """Wilson's interval at LEVEL: what an accuracy on other images of the same kind would be."""
+    """Wilson's interval at LEVEL for the accuracy on other images of the same kind."""
     low, high = wilson_interval(accuracy, images, LEVEL)
     return max(low, 0.0), min(high, 1.0)
 
 
-def expectation(
-    own: float, images: int, seeds: Sequence[float | None], others: Sequence[Sequence[float | None]] = ()
+def expected_interval(
+    accuracy: float, images: int, seeds: Sequence[float | None], others: Sequence[Sequence[float | None]] = ()
 ) -> tuple[Interval, str]:
-    """The interval for the accuracy of another run at LEVEL, and what it is.
+    """The interval for the accuracy of another run at LEVEL, and its name.
 
-    It is Student's prediction interval for one more run, mean ± t s √(1 + 1/n), since with other rounding the same
-    seed's run is another run. s is the seeds' standard deviation; for fewer than FEW_SEEDS it is pooled with that of
-    `others`, each about its own mean. Where no spread is known, the interval is the sampling error of the `images`
-    around the evidence's accuracy `own`.
+    It is Student's prediction interval for one more run, mean ± t s √(1 + 1/n), since with other rounding the same seed
+    gives another run. s is the seeds' standard deviation; for fewer than FEW_SEEDS it is pooled with that of `others`,
+    each about its own mean. Without a standard deviation, the interval is the sampling error of the `images` around the
+    evidence's `accuracy`.
     """
     from scipy import stats
 
@@ -203,12 +204,12 @@ def expectation(
     squares = sum(len(run) * pvariance(run) for run in runs)
     freedom = sum(len(run) - 1 for run in runs)
     if not (values and squares):
-        unknown = f"{LEVEL:.0%}; the seeds' spread is not known"
-        return sampling_error(own, images), f"the sampling error of {images} images ({unknown})"
+        unknown = f"{LEVEL:.0%}; the variance over seeds is not known"
+        return sampling_error(accuracy, images), f"the sampling error of {images} images ({unknown})"
     half = stats.t.ppf((1 + LEVEL) / 2, freedom) * math.sqrt(squares / freedom * (1 + 1 / len(values)))
     pooled = f", pooled with {counted(len(pool), 'other run')}" if pool else ""
     interval = max(mean(values) - half, 0.0), min(mean(values) + half, 1.0)
-    return interval, f"the seeds' spread ({LEVEL:.0%}, {counted(len(values), 'seed')}{pooled})"
+    return interval, f"the seeds' prediction interval ({LEVEL:.0%}, {counted(len(values), 'seed')}{pooled})"
 
 
 # ---------------------------------------------------------------- training again
@@ -246,7 +247,7 @@ def verify(name: str, profile: str | None, seed: int, epochs: int | None, run: C
     for run_again in (*parents, exp):
         estimate = format_estimate(estimated_seconds(run_again), exp.profile)
         print(f"{run_again.name} (seed {seed}) is trained again; {estimate}", flush=True)
-    # With the record's number of threads the bits are the record's, whatever OMP_NUM_THREADS is here.
+    # The bits depend on the number of threads, so the record's number is used, whatever OMP_NUM_THREADS is here.
     with _own_folder() as folder, nullcontext() if elsewhere else _threads(there["threads"]):
         if start:
             shutil.copytree(start.path, folder / exp.profile / start.name / start.path.name)
@@ -273,14 +274,14 @@ def _of_the_same_model(evidence: Record) -> list[list[Record]]:
     folders = sorted(
         path for path in evidence.path.parents[1].iterdir() if path.is_dir() and path.name != evidence.name
     )
-    runs = [[one for one in committed(path.name, evidence.profile).values() if one.finished] for path in folders]
+    runs = [[r for r in committed(path.name, evidence.profile).values() if r.finished] for path in folders]
     return [run for run in runs if run and computed(run[0]) == computed(evidence)]
 
 
 def _parents(exp: Experiment) -> tuple[list[Experiment], Record | None]:
-    """The runs to train before `exp`, the first one first, and the record in RUNS_DIR that the first starts from.
+    """The runs to train before `exp`, in order, and the record in RUNS_DIR that the first one starts from.
 
-    That record has the evidence's weights.
+    That record, if any, has the weights of the evidence.
     """
     parents: list[Experiment] = []
     while exp.start_from is not None:
@@ -289,7 +290,7 @@ def _parents(exp: Experiment) -> tuple[list[Experiment], Record | None]:
         mine = Record(runs_dir() / exp.profile / exp.name / f"seed-{exp.seed}")
         same = known and mine.finished and mine.result["sha256"][WEIGHTS] == known.result["sha256"][WEIGHTS]
         if same and mine.has_weights:
-            mine.weights()  # which refuses a damaged file, under its own path
+            mine.weights()  # refuses a damaged file here, under its own path
             return parents, mine
         parents.insert(0, _in_precision_of(known, exp))
     return parents, None
@@ -311,9 +312,9 @@ def _own_folder() -> Iterator[Path]:
 
 @contextmanager
 def _threads(number: int) -> Iterator[None]:
-    """So many threads for torch, and for the libraries that the analyses use beside it."""
+    """Use this number of threads in torch and in the analyses' libraries within the block."""
     before, limits = torch.get_num_threads(), nullcontext()
-    with suppress(ImportError):  # without them no analysis runs that needs them
+    with suppress(ImportError):  # without these libraries, no analysis that needs them runs
         import sklearn.manifold  # noqa: F401 - its libraries must be loaded to be limited
         from threadpoolctl import threadpool_limits
 

@@ -1,7 +1,7 @@
-"""The hyperparameter search: trials whose values Optuna draws, or the agent of a W&B sweep.
+"""The hyperparameter search: it draws the values of trials, by Optuna or the agent of a W&B sweep, and runs them.
 
-Every trial is an ordinary run, named `<name>_<number>`: recorded, resumable, stopped early. `trials.py` keeps the
-trials in a database; here they are drawn and run.
+Every trial is an ordinary run, named `<name>_<number>`: it is recorded, resumable and stopped early. `trials.py` keeps
+the trials in a database.
 """
 
 import math
@@ -18,11 +18,11 @@ from deepnet.data.sets import load_images
 from deepnet.progress import bar, format_estimate
 from deepnet.records.files import WriteError, first_line
 from deepnet.records.reading import Record, runs_dir
-from deepnet.runs.asked import asked_for, untrained_parents
+from deepnet.runs.requests import requested_rows, untrained_parents
 from deepnet.search.sweep import Sweep, plain, read_sweep
 from deepnet.search.trials import Study, describe_best, distributions, open_study, score, values_of
 from deepnet.search.vocabulary import KEYS
-from deepnet.seeds import mixed
+from deepnet.seeds import combined_seed
 from deepnet.text import counted
 from deepnet.training.precision import resolve_precision
 from deepnet.valid import whole
@@ -37,8 +37,8 @@ from experimentTable import (
     experiment,
 )
 
-STARTUP_TRIALS = 4  # drawn at random; with GPSampler's default of 10 a search of 12 would have two Bayesian trials
-POLL_SECONDS = 1  # between two looks at the trials of other processes
+STARTUP_TRIALS = 4  # drawn at random; with GPSampler's default of 10, only two of 12 trials would be Bayesian
+POLL_SECONDS = 1  # how often the trials of other processes are checked
 RESOLVED = {"precision": resolve_precision, "eps": lambda eps: 1e-8 if eps is None else eps}  # see `read_sweep`
 
 Run = Callable[..., Record]
@@ -51,7 +51,7 @@ def search(
 ) -> list[Record]:  # fmt: skip
     """See `coreFunction.search`; `run` makes a record, `open_for_sweep` opens the W&B run of a sweep's agent."""
     row = base if isinstance(base, Experiment) else experiment(str(base))
-    (row,) = asked_for([row], profile, None if seed is None else [seed])
+    (row,) = requested_rows([row], profile, None if seed is None else [seed])
     config = plain(config)
     sweep = read_sweep(config, row, RESOLVED)
     count = int(min(whole("count", count, least=1), sweep.run_cap or math.inf, sweep.size))
@@ -72,7 +72,7 @@ def join(
 
 
 def _begin(study: Study, config: dict, row: Experiment, sweep: Sweep, count: int) -> None:
-    """Record what is asked for. Raises UsageError where the search was begun with another configuration."""
+    """Record the configuration. Raises UsageError if the search was begun with a different one."""
     begun = "asked" in study.attributes
     if begun and _asked(study) != (row, sweep):
         raise UsageError(f"the search {study.name!r} was begun with another configuration; give this one another name")
@@ -82,7 +82,7 @@ def _begin(study: Study, config: dict, row: Experiment, sweep: Sweep, count: int
         if wandb_mode() == "online":
             study.study.set_user_attr("sweep", make_wandb_sweep(config, study.name))
     study.study.set_user_attr("count", max(count, study.attributes.get("count", 0)))
-    if not begun:  # the last attribute, since others can join once it is there
+    if not begun:  # this attribute is set last, since it lets other processes join
         fields = {key: value for key, value in asdict(row).items() if key not in ("profile", "seed")}
         in_table = row.name in EXPERIMENTS and replace(row, profile="", seed=0) == EXPERIMENTS[row.name]
         kept = {key: config[key] for key in KEYS if key in config}
@@ -90,7 +90,7 @@ def _begin(study: Study, config: dict, row: Experiment, sweep: Sweep, count: int
 
 
 def _asked(study: Study) -> tuple[Experiment, Sweep]:
-    """The experiment that a search varies, and what its configuration means, as they were recorded."""
+    """The experiment that a search varies, and its configuration, from its record."""
     asked, base = study.attributes["asked"], study.attributes["asked"]["base"]
     if isinstance(base, str):
         row = experiment(base)
@@ -104,7 +104,7 @@ def _asked(study: Study) -> tuple[Experiment, Sweep]:
 
 @dataclass
 class _Search:
-    """One process at a search: trials of `row` until `count` of them have ended, here or in other processes."""
+    """The work of one process on a search: trials of `row`, until `count` have ended here or in other processes."""
 
     study: Study
     row: Experiment
@@ -132,7 +132,7 @@ class _Search:
         return self.study.trials()[: self.count]
 
     def prepare(self) -> None:
-        """Print an estimate, and get ready what all trials need: without it none of them is begun."""
+        """Print an estimate, and make what all trials need: the parents' records and the data."""
         missing = self.count - sum(trial.state.is_finished() for trial in self.trials())
         if missing <= 0:
             return
@@ -147,7 +147,7 @@ class _Search:
             load_images(self.row.dataset, "train", self.row.profile)
 
     def run_next_trial(self) -> bool:
-        """Run a trial that no other process works on, or wait for theirs; returns False once the search has ended."""
+        """Run a trial that no other process works on, or wait for the others; returns False after the last trial."""
         with ExitStack() as claim:
             with self.study.locked():
                 trials = self.trials()
@@ -184,9 +184,9 @@ class _Search:
             self.attempt(trial, wandb_run)
 
     def attempt(self, trial: Any, wandb_run: Any = None) -> None:
-        """Run a trial that is claimed, and record its score or why it failed.
+        """Run a claimed trial, and record its score or why it failed.
 
-        What is no fault of the trial's is raised: its run is locked, the disk cannot be written, the agent was stopped.
+        Errors that are not the trial's own are raised: a locked run, a disk that cannot be written, a stopped agent.
         """
         value, reason = None, ""
         try:
@@ -194,13 +194,13 @@ class _Search:
             if record.finished:
                 value = score(record, self.sweep)
                 if wandb_run:
-                    wandb_run.summary[self.sweep.metric] = value  # which the sweep goes by
+                    wandb_run.summary[self.sweep.metric] = value  # where the sweep reads it
             else:
                 reason = str(record.result["reason"])
         except (RunLockedError, WriteError):
             raise
         except Exception as error:
-            if type(error) is Exception:  # with which W&B's agent stops a trial
+            if type(error) is Exception:  # W&B's agent stops a trial by raising this
                 raise
             reason = first_line(error)
             print(f"{self.study.name}_{trial.number + 1} (seed {self.row.seed}) failed: {reason}")
@@ -212,16 +212,17 @@ class _Search:
 
 
 def draw(study: Study, trials: list, sweep: Sweep) -> dict:
-    """The values of the trial after these; they depend on these and on the search's name and seed alone.
+    """The values of the next trial, which depend only on `trials` and on the search's name and seed.
 
-    Values that were drawn before would give the same score; others, if any, are drawn at random in their place.
+    If values were drawn before, and so would give the same score, others are drawn at random instead, if there are any.
     """
     if sweep.method == "grid":
         return sweep.grid_point(len(trials))
     import optuna
     from optuna.samplers import GPSampler, RandomSampler
 
-    seed = mixed(int.from_bytes(study.name.encode()), study.seed, 0, len(trials)) % 2**32  # 0: as in recorded searches
+    # The 0 stays, since recorded searches were drawn with it.
+    seed = combined_seed(int.from_bytes(study.name.encode()), study.seed, 0, len(trials)) % 2**32
     at_random, rng = RandomSampler(seed=seed), random.Random(seed)
     bayes = sweep.method == "bayes"
     sampler = GPSampler(seed=seed, n_startup_trials=STARTUP_TRIALS) if bayes else at_random
@@ -242,12 +243,12 @@ def draw(study: Study, trials: list, sweep: Sweep) -> dict:
 
 # ---------------------------------------------------------------- W&B's sweeps and agents
 
-# wandb's `sweep-scheduler`, which can let Optuna suggest a sweep's runs, is not used: it asks W&B's server for each
-# run, so it does nothing offline, its study ends with its process, and only one process may drive a sweep.
+# wandb's `sweep-scheduler`, by which Optuna can suggest a sweep's runs, is not used: it asks W&B's server for each run,
+# so it does not work offline, its study ends with its process, and only one process may drive a sweep.
 
 
 def make_wandb_sweep(config: dict, name: str) -> str:
-    """Have W&B make a sweep of this configuration; returns its id. Raises UsageError where it does not."""
+    """Create a W&B sweep with this configuration; returns its id. Raises UsageError if W&B refuses it."""
     import wandb
 
     kept = {key: config[key] for key in ("description", "method", "metric", "parameters") if key in config}
@@ -255,15 +256,15 @@ def make_wandb_sweep(config: dict, name: str) -> str:
         return wandb.sweep({"name": name} | kept, project=PROJECT)
     except Exception as error:  # of many kinds
         without = "with WANDB_MODE=offline the search needs none"
-        raise UsageError(f"W&B makes no sweep ({complaint(error)}); {without}") from None
+        raise UsageError(f"W&B creates no sweep ({complaint(error)}); {without}") from None
 
 
 def ask_wandb_agent(sweep: str, run_trial: Callable[[], None]) -> None:
-    """Have a W&B agent ask the sweep for one trial, and call `run_trial` where wandb.init opens the agent's run.
+    """Start a W&B agent that asks the sweep for one trial, and calls `run_trial`, in which wandb.init opens its run.
 
-    One trial per agent, since other processes may have taken the last one meanwhile. Raises what `run_trial` does, and
-    UsageError where the sweep gives no trial, or where the agent was stopped: by Ctrl-C, which it does not pass on, or
-    on the sweep's page.
+    An agent runs one trial only, since other processes may have taken the last one meanwhile. Raises what `run_trial`
+    raises, and UsageError if the sweep gives no trial, or if the agent was stopped on the sweep's page or by Ctrl-C,
+    which it does not pass on.
     """
     import wandb
 
@@ -272,7 +273,7 @@ def ask_wandb_agent(sweep: str, run_trial: Callable[[], None]) -> None:
     def call() -> None:
         try:
             outcome.append(run_trial())  # type: ignore[func-returns-value]
-        except BaseException as error:  # the agent would print it, and count it as a trial
+        except BaseException as error:  # the agent would only print it, and count the trial
             outcome.append(error)
 
     os.environ.setdefault("WANDB_DIR", str(runs_dir().resolve()))  # the agent writes the values there
@@ -285,7 +286,7 @@ def ask_wandb_agent(sweep: str, run_trial: Callable[[], None]) -> None:
     again = "the same call resumes the search"
     if isinstance(error, wandb.Error):
         raise UsageError(f"W&B: {complaint(error)}; {again}, with WANDB_MODE=offline without W&B") from None
-    if type(error) is Exception:  # with which the agent stops a trial
+    if type(error) is Exception:  # the agent stops a trial by raising this
         raise UsageError(f"W&B's agent was stopped; {again}") from None
     if error:
         raise error

@@ -1,4 +1,4 @@
-"""W&B's sweep configurations: what one means here, and all that is wrong with it. Needs no torch and no Optuna."""
+"""W&B's sweep configurations: reading one, and reporting everything that is wrong with it. Needs no torch or Optuna."""
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,7 +13,7 @@ from deepnet.search.vocabulary import DEFAULTS, DISTRIBUTIONS, IGNORED, KEYS, ME
 from deepnet.valid import shown
 from experimentTable import EVAL_SPLIT, Experiment, UsageError, identity, is_supported, supporting_profiles
 
-# Section 5.5. The text of the report lists batch sizes from 32 on, its table has 16 too.
+# Section 5.5. The report's text lists batch sizes from 32 on; its table has 16 too.
 REPORT_SWEEP = {
     "method": "bayes",
     "metric": {"name": "validation_accuracy", "goal": "maximize"},
@@ -23,21 +23,21 @@ REPORT_SWEEP = {
     },
 }
 TAIL = 1e-6  # the probability that is cut off at either end of a normal distribution
-FIXED = (  # the fields of an experiment that no search varies; the last three do not affect training
+FIXED = (  # the fields of an experiment that cannot be searched; the last three do not affect training
     "name", "kind", "chapter", "family", "trainable", "profile", "seed", "keep_weights", "final_test",
     "record_gradients",
 )  # fmt: skip
 FIELDS = sorted(Experiment.__dataclass_fields__.keys() - {*FIXED})
 
 
-# ---------------------------------------------------------------- what a configuration means
+# ---------------------------------------------------------------- reading a configuration
 
 
 @dataclass(frozen=True)
 class Parameter:
-    """What one parameter is drawn from: listed `choices`, or numbers from `low` to `high`, rounded to multiples of `q`.
+    """What a parameter is drawn from: `choices`, or numbers from `low` to `high`, rounded to multiples of `q`.
 
-    On a normal scale `low` and `high` are probabilities, from which `value` computes the quantile.
+    On a normal scale, `low` and `high` are probabilities, and `value` computes the quantiles.
     """
 
     scale: str
@@ -69,12 +69,12 @@ class Parameter:
 
     @property
     def ends(self) -> tuple:
-        """All listed values, or the least and the greatest of a range."""
+        """All choices, or the ends of the range."""
         return self.choices or (self.value(self.low), self.value(self.high))
 
     @property
     def grid(self) -> Sequence:
-        """All values, lazily; empty where they cannot be counted."""
+        """All values, lazily; empty if they cannot be counted."""
         if self.scale == "integer" or (self.scale == "linear" and isinstance(self.q, int)):
             step = int(self.q or 1)
             return range(math.ceil(self.low / step) * step, math.floor(self.high) + 1, step)
@@ -83,7 +83,7 @@ class Parameter:
 
 @dataclass(frozen=True)
 class Sweep:
-    """What a sweep configuration asks for. `notes` are printed once, when the search is begun."""
+    """The content of a sweep configuration. `notes` are printed once, when the search begins."""
 
     method: str
     metric: str
@@ -96,7 +96,7 @@ class Sweep:
     @property
     def size(self) -> float:
         """The number of points of a grid; infinity for the other methods."""
-        return math.prod(len(one.grid) for one in self.parameters.values()) if self.method == "grid" else math.inf
+        return math.prod(len(p.grid) for p in self.parameters.values()) if self.method == "grid" else math.inf
 
     def grid_point(self, number: int) -> dict:
         """The grid's point of this number; the last parameter varies fastest."""
@@ -112,7 +112,7 @@ class Sweep:
 
 
 def plain(value: Any) -> Any:
-    """Mappings as dicts; lists, tuples, sets, ranges and arrays as lists; NumPy's numbers as Python's."""
+    """Converts mappings to dicts; lists, tuples, sets, ranges and arrays to lists; and NumPy's numbers to Python's."""
     if isinstance(value, Mapping):
         return {key: plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple | range | AbstractSet):
@@ -123,13 +123,13 @@ def plain(value: Any) -> Any:
 def read_sweep(
     config: Any, row: Experiment | None = None, resolved: Mapping[str, Callable[[Any], Any]] | None = None
 ) -> Sweep:
-    """What W&B's sweep configuration `config` means, for a search that varies the experiment `row`.
+    """Read W&B's sweep configuration `config`, for a search that varies the experiment `row`.
 
-    resolved: for some parameters, a function from a value to what it stands for on this machine, as "auto" for a
-        precision.
+    resolved: for some parameters, a function from a value to its meaning on this machine, for example of the precision
+        "auto".
 
-    Raises UsageError with everything that is wrong in one message: what is unknown, missing or not supported and, given
-    `row`, values that no run could have, that have no effect, or that make two trials the same.
+    Raises UsageError with everything that is wrong in one message: what is unknown, missing or not supported and, with
+    `row`, values that no run can have, that have no effect, or that make two trials the same.
 
     >>> read_sweep(REPORT_SWEEP).parameters["batch_size"].choices
     (16, 32, 64, 128, 256)
@@ -138,7 +138,7 @@ def read_sweep(
     if not isinstance(config, dict):
         raise UsageError(f"the sweep configuration is {config!r:.60}; write a dict with method, metric and parameters")
     method, metric, specs = (config.get(key) for key in ("method", "metric", "parameters"))
-    if metric is None and method in ("random", "grid"):  # for which W&B needs none
+    if metric is None and method in ("random", "grid"):  # W&B needs a metric for "bayes" only
         metric = {"name": "validation_accuracy", "goal": "maximize"}
     faults = [*_key_faults(config), *_metric_faults(metric)]
     metric = metric if isinstance(metric, dict) else {}
@@ -162,11 +162,11 @@ def read_sweep(
     )
 
 
-# ---------------------------------------------------------------- what is wrong with it
+# ---------------------------------------------------------------- the faults of a configuration
 
 
 def _key_faults(config: dict) -> Iterator[str]:
-    """The faults of all keys but `metric`, and of the names of the parameters."""
+    """The faults of all keys except `metric`, and of the parameters' names."""
     known = [*KEYS, *IGNORED]
     method, cap, specs = (config.get(key) for key in ("method", "run_cap", "parameters"))
     yield from (f"unknown key {key!r}{hint(key, known)}" for key in config if key not in known)
@@ -218,7 +218,7 @@ def _require(good: Any, fault: str) -> None:
 
 
 def _parameter(name: str, spec: Any, method: Any) -> Parameter:
-    """What is drawn for a parameter. Raises UsageError for a specification that W&B or the method does not have."""
+    """Read one parameter's specification. Raises UsageError for one that W&B or the method does not support."""
     key = "values" if isinstance(spec, list) else "value"
     _require(isinstance(spec, dict), f"parameter {name!r} is {shown(spec)}; write {{{key!r}: {shown(spec)}}}")
     _require("parameters" not in spec, f"parameter {name!r} has nested parameters; a run's parameters have none")
@@ -231,16 +231,16 @@ def _parameter(name: str, spec: Any, method: Any) -> Parameter:
     faults = [f"has the unknown key {key!r}{hint(key, keys)}" for key in spec if key not in (*keys, "distribution")]
     faults += [f"lacks {key!r}" for key in keys if key not in spec and key not in DEFAULTS]
     _require(not faults, f"parameter {name!r} ({kind}) {' and '.join(faults)}")
-    given = {key: spec.get(key, DEFAULTS.get(key)) for key in keys}
-    parameter = _listed(name, given) if scale == "listed" else _range(name, kind, scale, given)
+    values = {key: spec.get(key, DEFAULTS.get(key)) for key in keys}
+    parameter = _listed(name, values) if scale == "listed" else _range(name, kind, scale, values)
     _require(method == "random" or not parameter.probabilities, f"'probabilities' of {name!r} need the method random")
     grid = "a grid needs 'values', 'value' or a range of whole numbers"
     _require(method != "grid" or parameter.grid, f"{grid} for {name!r}; list them, or use method bayes or random")
     return parameter
 
 
-def _listed(name: str, given: dict) -> Parameter:
-    values, probabilities = given.get("values", [given.get("value")]), given.get("probabilities", ())
+def _listed(name: str, spec: dict) -> Parameter:
+    values, probabilities = spec.get("values", [spec.get("value")]), spec.get("probabilities", ())
     least = f"values of parameter {name!r} must be a list of at least one, got {shown(values)}"
     _require(isinstance(values, list) and values, least)
     for value in values:
@@ -255,18 +255,18 @@ def _listed(name: str, given: dict) -> Parameter:
     return Parameter("listed", tuple(values), probabilities=tuple(probabilities))
 
 
-def _range(name: str, kind: str, scale: str, given: dict) -> Parameter:
+def _range(name: str, kind: str, scale: str, spec: dict) -> Parameter:
     number, types = ("a whole number", (int,)) if kind == "int_uniform" else ("a number", (int, float))
-    wrong = {key: value for key, value in given.items() if type(value) not in types or not _is_number(value)}
+    wrong = {key: value for key, value in spec.items() if type(value) not in types or not _is_number(value)}
     faults = [
         f"{key} of parameter {name!r} must be {number}, got {shown(v)}{_yaml_hint(v)}" for key, v in wrong.items()
     ]
     _require(not faults, "; ".join(faults))
-    for key in {"q", "sigma"} & given.keys():
-        _require(given[key] > 0, f"{key} of parameter {name!r} must be above 0, got {given[key]}")
+    for key in {"q", "sigma"} & spec.keys():
+        _require(spec[key] > 0, f"{key} of parameter {name!r} must be above 0, got {spec[key]}")
     if scale.endswith("normal"):
-        return Parameter(scale, **given)
-    low, high = given["min"], given["max"]
+        return Parameter(scale, **spec)
+    low, high = spec["min"], spec["max"]
     _require(low <= high, f"parameter {name!r} has the min {low} above the max {high}")
     logarithmic = f"parameter {name!r} is drawn on a logarithmic scale; its min must be above 0, got {low}"
     _require(scale != "log" or low > 0, logarithmic)
@@ -275,25 +275,25 @@ def _range(name: str, kind: str, scale: str, given: dict) -> Parameter:
         _require(max(abs(low), abs(high)) <= 700, exponents)
         low, high = (-high, -low) if scale.startswith("negative") else (low, high)
         scale, low, high = "log", math.exp(low), math.exp(high)
-    return Parameter(scale, low=low, high=high, q=given.get("q"))
+    return Parameter(scale, low=low, high=high, q=spec.get("q"))
 
 
-# ---------------------------------------------------------------- what is wrong with its trials
+# ---------------------------------------------------------------- the faults of its trials
 
 
 def _trial_faults(row: Experiment, parameters: Mapping[str, Parameter], metric: Any) -> Iterator[str]:
-    """Why some trial could not be run, would not be what its values say, or would have no such metric.
+    """Why some trial could not be run, would not have its values, or would lack the metric.
 
-    A run refuses one value or a pair of values. So each listed value and both ends of each range are tried alone, and
-    then each pair of two parameters' values, where of numbers the least and the greatest suffice.
+    A run refuses a single value or a pair of values. So each choice and both ends of each range are tried alone, then
+    each pair of two parameters' values, of which for numbers the smallest and the largest suffice.
     """
     if row.kind != "training":
-        yield f"{row.name} is no training but a {row.kind}; a search needs a training to vary"
+        yield f"{row.name} trains no model: its kind is {row.kind}; a search needs a training run to vary"
         return
     if not is_supported(row):
         yield f"{row.name} has no budget in the profile {row.profile}; choose profile {supporting_profiles(row)}"
         return
-    # The others have a value that this experiment can have, so that one fault neither hides nor causes another.
+    # The other parameters have a valid value meanwhile, so that one fault neither hides nor causes another.
     usable = {
         name: [value for value in parameter.ends if not any(_point_faults(row, {name: value}, None))]
         for name, parameter in parameters.items()
@@ -310,13 +310,13 @@ def _trial_faults(row: Experiment, parameters: Mapping[str, Parameter], metric: 
 
 
 def _extremes(values: tuple) -> list:
-    """The values, of numbers only the least and the greatest."""
+    """The values, with only the smallest and the largest of numbers."""
     numbers = [value for value in values if type(value) in (int, float)]
     return [value for value in values if type(value) not in (int, float) or value in (min(numbers), max(numbers))]
 
 
 def _point_faults(row: Experiment, point: dict, metric: Any) -> Iterator[str]:
-    """What is wrong with the trial that has these values."""
+    """The faults of the trial with these values."""
     try:
         exp = replace(row, **point)
         fields = identity(exp)
@@ -331,16 +331,16 @@ def _point_faults(row: Experiment, point: dict, metric: Any) -> Iterator[str]:
     if isinstance(metric, str) and metric not in metrics:
         reason = f"is in no row of {exp.dataset}"
         if metric.startswith("test_"):
-            reason = "is measured on the test set, by which nothing may be chosen"
+            reason = "is measured on the test set, which must not decide a choice"
         yield f"the metric {metric!r}{hint(metric, metrics)} {reason}; choose from {', '.join(metrics)}"
 
 
 def _duplicates(parameters: Mapping[str, Parameter], resolved: Mapping[str, Callable[[Any], Any]]) -> Iterator[str]:
-    """Listed values of one parameter that stand for the same, so that the same would be trained twice."""
+    """Choices of one parameter that have the same meaning, so that the same run would be trained twice."""
     for name, parameter in parameters.items():
         meanings = [resolved[name](value) if name in resolved else value for value in parameter.choices]
         for i, value in enumerate(parameter.choices):
             first = meanings.index(meanings[i])
             if first < i:
                 twice = f"{name} {shown(parameter.choices[first])} and {shown(value)} are the same here"
-                yield f"{twice}, and the same would be trained twice; leave one of them out"
+                yield f"{twice}, so the same run would be trained twice; leave one of them out"

@@ -1,8 +1,8 @@
-"""A search's trials in Optuna's database, which several processes may share, and a description of the best of them.
+"""A search's trials in Optuna's database, which several processes may share, and a description of the best one.
 
 A trial is added with all its values, and gets its score when its run has ended. The process that works on a trial holds
-its lock, which ends with the process. So an unfinished trial whose lock is free was interrupted, and whoever comes next
-resumes it. Trials are looked for, added and ended under one lock per search.
+its lock, which ends with the process. So an unfinished trial whose lock is free was interrupted, and the next process
+resumes it. Finding, adding and ending trials is protected by one lock per search.
 """
 
 import math
@@ -22,11 +22,11 @@ from deepnet.text import counted
 from experimentTable import ROWS, RunLockedError, UsageError
 
 EDGE = 0.05  # the share of a searched range, on its own scale, that counts as its edge
-PATIENCE = 10  # seconds until a message says that the search's lock is waited for; a trial is drawn under it
+PATIENCE = 10  # seconds of waiting for the search's lock, which is held while a trial is drawn, until a message
 
 
 class Study:
-    """Optuna's study of one search. `attributes` holds what was asked for, in "asked", and is empty before that."""
+    """Optuna's study of one search. `attributes["asked"]` holds the configuration and the base once it has begun."""
 
     def __init__(self, study: Any, folder: Path, name: str, seed: int) -> None:
         self.study, self.folder, self.name, self.seed = study, folder, name, seed
@@ -36,11 +36,11 @@ class Study:
         return self.study.user_attrs
 
     def locked(self) -> AbstractContextManager:
-        """Hold the lock under which trials are looked for, added and ended."""
+        """Hold the lock for finding, adding and ending trials."""
         return _search_lock(self.folder, self.name)
 
     def trials(self) -> list[Any]:
-        """Optuna's frozen trials, in the order in which they were begun."""
+        """Optuna's frozen trials, in the order of their beginning."""
         return self.study.get_trials(deepcopy=False)
 
     def add(self, values: dict, sweep: Sweep, claim: ExitStack) -> Any:
@@ -64,14 +64,14 @@ class Study:
         return None
 
     def end(self, trial: Any, score: float | None, reason: str = "") -> None:
-        """Record a trial's score or, where it has none, the reason why it failed."""
+        """Record a trial's score or, without one, the reason why it failed."""
         from optuna.trial import TrialState
 
         with self.locked():
             if score is None:
                 self.study.set_user_attr(f"failed_{trial.number + 1}", reason)
             self.study.tell(trial.number, score, state=TrialState.FAIL if score is None else None)
-            with suppress(OSError):  # Windows removes no open file
+            with suppress(OSError):  # Windows does not remove open files
                 self._lock_file(trial).unlink()
 
     def _lock_file(self, trial: Any) -> Path:
@@ -79,12 +79,12 @@ class Study:
 
 
 def values_of(trial: Any) -> dict:
-    """The values that a trial's run has."""
+    """The values of a trial's run."""
     return trial.user_attrs.get("values", trial.params)
 
 
 def distributions(sweep: Sweep) -> dict[str, Any]:
-    """What Optuna's samplers draw from, by parameter."""
+    """Optuna's distribution of each parameter."""
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
     def distribution(parameter: Parameter) -> Any:
@@ -102,10 +102,10 @@ def distributions(sweep: Sweep) -> dict[str, Any]:
 
 @contextmanager
 def open_study(name: str, profile: str, seed: int, storage: str, direction: Any = None) -> Iterator[Study]:
-    """The database's study of this search; given a `direction`, "maximize" or "minimize", it is created if need be.
+    """The database's study of this search; with a `direction`, "maximize" or "minimize", it is created if necessary.
 
-    Raises UsageError for a name or seed that no search can have, where there is no such search to join, which leaves no
-    file, and where the database cannot be opened or, then or later, be read or written.
+    Raises UsageError for an invalid name or seed; if there is no such search to join, without creating a file; and if
+    the database cannot be opened, read or written, also later in the block.
     """
     _check_name(name, seed)
     if not isinstance(storage, str):
@@ -123,10 +123,10 @@ def open_study(name: str, profile: str, seed: int, storage: str, direction: Any 
 
 
 def _check_name(name: Any, seed: Any) -> None:
-    """Raise UsageError for a seed or a name that no search can have; no trial `<name>_<number>` may be in the table."""
+    """Raise UsageError for an invalid seed or name; no trial `<name>_<number>` may have the name of a row."""
     if not isinstance(name, str):
-        raise UsageError(f"the search's name must be a word, got {name!r}")
-    replace(ROWS[0], name=name, seed=seed)  # refuses what cannot name a folder, and what is no seed
+        raise UsageError(f"the search's name must be a string, got {name!r}")
+    replace(ROWS[0], name=name, seed=seed)  # refuses an invalid folder name or seed
     if taken := [row.name for row in ROWS if re.fullmatch(rf"{re.escape(name)}_\d+", row.name, re.IGNORECASE)]:
         raise UsageError(
             f"trials of a search {name!r} would take the place of the table's {taken[0]}; choose another name"
@@ -134,13 +134,13 @@ def _check_name(name: Any, seed: Any) -> None:
 
 
 def _open(name: str, title: str, folder: Path, storage: str, direction: Any) -> Any:
-    """Optuna's study of this title; None where it does not exist and is not to be created."""
+    """Optuna's study of this title; None if it does not exist and is not to be created."""
     with quiet_imports():
         import optuna
         from sqlalchemy import URL, make_url
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     own = folder / f"{name}.sqlite"
-    # A path may hold "?", "#" and "%", which have a meaning in a URL; as a URI of SQLite's they are quoted.
+    # A path may contain "?", "#" and "%", which have a meaning in a URL, so it is quoted as a URI for SQLite.
     quoted = own.resolve().as_uri()
     url = make_url(storage) if storage else URL.create("sqlite", database=quoted, query={"uri": "true"})
     if url.get_backend_name() == "sqlite":
@@ -153,7 +153,7 @@ def _open(name: str, title: str, folder: Path, storage: str, direction: Any) -> 
         committed = [] if storage else [path for root in roots() if (path := root / folder.name / own.name).exists()]
         if not direction and not committed and not (storage and Path(database).exists()):
             return None
-    # Optuna's tables are created by one process alone. A refused server leaves no folder.
+    # Only one process may create Optuna's tables. If a server refuses, no folder is left.
     with _search_lock(folder, name) if folder.exists() or not storage else nullcontext():
         if not storage and committed and not own.exists():
             with atomic(own) as part:
@@ -179,13 +179,13 @@ def _search_lock(folder: Path, name: str) -> AbstractContextManager:
 
 
 def _check_records(study: Any, mark: Path) -> None:
-    """Mark the folder that has the records of a search whose database lies elsewhere.
+    """Mark the folder with the records of a search whose database is elsewhere.
 
-    Raises UsageError where a search that was begun lacks its mark: without the others' records and locks this process
-    would train their trials again.
+    Raises UsageError if a search that was begun has no mark here: without the other processes' records and locks, this
+    process would train their trials again.
     """
     if "asked" in study.user_attrs and not mark.exists():
-        wrong = f"{mark.parent} is not where the search {study.study_name} has its records"
+        wrong = f"the search {study.study_name} does not have its records in {mark.parent}"
         raise UsageError(f"{wrong}; set RUNS_DIR to a folder that all share")
     with writing(mark):
         mark.parent.mkdir(parents=True, exist_ok=True)
@@ -224,10 +224,10 @@ def score(record: Record, sweep: Sweep) -> float:
 
 
 def describe_best(config: Mapping, records: Sequence[Record]) -> str:
-    """Which of a search's trials is best, its values, and where each lies in its range.
+    """The best of a search's trials, its values, and the position of each value in its range.
 
-    The edge of a range is its outermost 5 % on its own scale, that of listed numbers the least or the greatest. An edge
-    is named only where another trial lies elsewhere: if all others failed, nothing is known of the rest of the range.
+    The edge of a range is its outermost 5 % on its own scale; for listed numbers, it is the smallest or the largest. An
+    edge is named only if another trial lies elsewhere: if all others failed, nothing is known of the rest of the range.
     """
     sweep = read_sweep(config)
     scores = [score(record, sweep) for record in records]
@@ -242,7 +242,7 @@ def describe_best(config: Mapping, records: Sequence[Record]) -> str:
 def describe_point(config: Mapping, best: float, values: Mapping, trials: Sequence[Mapping] | None = None) -> str:
     """A trial's score and values, as "validation accuracy 0.5, learning rate 0.002 (inside 1e-06 to 0.01)".
 
-    trials: the values of all trials that have a score. None: they are taken to lie all over the range.
+    trials: the values of all trials with a score; None: assume that they lie all over the range.
     """
     sweep = read_sweep(config)
     described = [f"{sweep.metric.replace('_', ' ')} {best:.4g}"]
@@ -253,7 +253,7 @@ def describe_point(config: Mapping, best: float, values: Mapping, trials: Sequen
 
 
 def _place(parameter: Parameter, value: Any, others: Sequence[Any] | None) -> str:
-    """A value, and where it lies in its range or among the numbers that it was drawn from."""
+    """A value, and its position in its range or among the listed numbers."""
     choices = parameter.choices
     number = f"{value:.3g}" if isinstance(value, float) else str(value)
     if parameter.scale.endswith("normal"):

@@ -1,4 +1,4 @@
-"""The words of a W&B sweep configuration, and common synonyms of ours. Imports nothing of the project."""
+"""The keys of a W&B sweep configuration, and common synonyms of our field names. Imports nothing from the project."""
 
 import re
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ from typing import Any
 
 METHODS = ("bayes", "random", "grid")
 KEYS = ("method", "metric", "parameters", "run_cap", "early_terminate")
-IGNORED = (  # keys of W&B's that have no meaning here
+IGNORED = (  # W&B's keys that have no meaning here
     "program", "command", "description", "project", "entity", "name", "controller", "job", "image_uri", "launch",
     "scheduler", "settings",
 )  # fmt: skip
@@ -24,14 +24,14 @@ DISTRIBUTIONS = {  # W&B's, each with its keys and the scale on which a sampler 
     "inv_log_uniform": (RANGE, "negative exponent"),
     "log_uniform_values": (RANGE, "log"),
     "q_log_uniform_values": ((*RANGE, "q"), "log"),
-    "inv_log_uniform_values": (RANGE, "log"),  # the logarithm of 1/X is uniform where that of X is
+    "inv_log_uniform_values": (RANGE, "log"),  # log(1/X) is uniform if log(X) is
     "normal": (NORMAL, "normal"),
     "q_normal": ((*NORMAL, "q"), "normal"),
     "log_normal": (NORMAL, "log normal"),
     "q_log_normal": ((*NORMAL, "q"), "log normal"),
 }
 DEFAULTS = {"mu": 0, "sigma": 1, "q": 1, "probabilities": ()}
-SYNONYMS = {  # our name: what it is called elsewhere
+SYNONYMS = {  # our name -> names used elsewhere
     "lr": "learning_rate learningrate init_lr initial_lr lr_init base_lr max_lr",
     "batch_size": "batch batchsize bs train_batch_size per_device_train_batch_size minibatch_size",
     "epochs": "epoch num_epochs n_epochs max_epochs num_train_epochs nepochs",
@@ -55,7 +55,7 @@ OUR_NAME = {word: name for name, words in SYNONYMS.items() for word in words.spl
 
 
 def hint(word: Any, choices: Sequence[str]) -> str:
-    """` (did you mean 'lr'?)` where one of `choices` is close to `word` or a synonym of it; otherwise empty."""
+    """` (did you mean 'lr'?)` if one of `choices` is close to `word` or a synonym of it; otherwise empty."""
     key = re.sub(r"\W", "_", str(word)).lower()
     key = OUR_NAME.get(key, key).lower()
     lowered = {choice.lower(): choice for choice in choices}

@@ -1,1 +1,1 @@
-"""What only makes training faster; results differ from those without it by rounding alone."""
+"""The faster implementations; they change results by rounding only."""

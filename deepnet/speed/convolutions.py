@@ -1,4 +1,4 @@
-"""Convolutions on small maps as matrix products, where oneDNN, which computes torch's own on a CPU, is slow.
+"""Convolutions on small maps as matrix products, since oneDNN, which torch uses on a CPU, is slow there.
 
 In fp32 by shift-and-add (kn2row), in bf16 by im2col.
 """
@@ -17,10 +17,11 @@ from torch.overrides import TorchFunctionMode
 Pair = tuple[int, int]
 Convolution = Callable[[Tensor, Tensor, Tensor | None, Pair, Pair], Tensor]
 
-LARGEST_SHIFT_AND_ADD, LARGEST_IM2COL = 2, 8  # the side of the largest output map that each is used for
-SMALLEST, SMALL = 2, 4  # sides of output maps: oneDNN's forward pass is slow up to the first, its others to the second
-LARGE_KERNEL = 2**20  # numbers; in bf16 as much as a core's second-level cache holds (Sapphire Rapids)
-MAX_KERNEL_POSITIONS = 25  # beyond 5 x 5 neither way gains: one product, or one copy of the map, for each position
+LARGEST_SHIFT_AND_ADD, LARGEST_IM2COL = 2, 8  # the largest side of an output map that each is used for
+# Sides of output maps: oneDNN's forward pass is slow up to the first, its backward passes up to the second
+SMALLEST, SMALL = 2, 4
+LARGE_KERNEL = 2**20  # numbers; in bf16, these fill a core's second-level cache (Sapphire Rapids)
+MAX_KERNEL_POSITIONS = 25  # beyond 5 x 5 neither is faster: each position costs a product or a copy of the map
 MAX_IM2COL_NUMBERS = 2**27  # numbers in a batch's im2col matrix: 256 MiB
 
 
@@ -32,10 +33,10 @@ def bf16_autocast() -> Iterator[None]:
 
 
 class SmallMaps(TorchFunctionMode):
-    """While it is on, a convolution whose output map is at most `largest` x `largest` is computed by `convolve`.
+    """A mode in which convolutions with output maps of at most `largest` x `largest` are computed by `convolve`.
 
-    There oneDNN is slow: with 512 channels on 2 x 2 it reaches a fiftieth of the peak in bf16 (AMX), and its weight
-    gradient is slow on maps up to 8 x 8.
+    oneDNN is slow there: with 512 channels on 2 x 2 maps it reaches a fiftieth of the peak in bf16 (AMX), and its
+    weight gradient is slow on maps up to 8 x 8.
     """
 
     def __init__(self, largest: int, convolve: Convolution) -> None:
@@ -56,7 +57,7 @@ class SmallMaps(TorchFunctionMode):
             return False
         if not all(isinstance(pair, tuple) and len(pair) == 2 for pair in (stride, padding)):
             return False
-        # Under torch.utils.checkpoint, which computes the forward pass again without this mode.
+        # torch.utils.checkpoint computes the forward pass again without this mode.
         if torch._C._autograd._top_saved_tensors_default_hooks(False):
             return False
         overlaps = all(added < kernel for kernel, added in zip(weight.shape[2:], padding, strict=True))
@@ -76,11 +77,11 @@ def _output_size(size: int, kernel: int, stride: int, padding: int) -> int:
 
 
 def conv2d_shift_and_add(x: Tensor, weight: Tensor, bias: Tensor | None, stride: Pair, padding: Pair) -> Tensor:
-    """torch.conv2d of (N, C, H, W) by (O, C, h, w): one product per kernel position with the inputs that it meets.
+    """torch.conv2d of (N, C, H, W) by (O, C, h, w) as a sum of matrix products, one per kernel position.
 
-    These are the same sums in another order, without the padding's zeros; outputs and gradients are equal up to
-    rounding. It is for fp32, where the products take the time: on 2 x 2 maps more than half of the products of a 3 x 3
-    kernel are with padding.
+    The sums are the same in another order, without the padding's zeros; outputs and gradients are equal up to
+    rounding. This suits fp32, where the products take most of the time: on 2 x 2 maps, more than half of the products
+    of a 3 x 3 kernel are with padding.
     """
     if torch.is_autocast_enabled("cpu"):  # by the model itself; each position's product would be rounded
         return torch.conv2d(x, weight, bias, stride, padding)
@@ -98,8 +99,8 @@ def conv2d_shift_and_add(x: Tensor, weight: Tensor, bias: Tensor | None, stride:
 
 
 def _overlaps(size: int, kernel: int, stride: int, padding: int) -> list[tuple[int, slice, int, int]]:
-    """For each kernel position along one axis that meets the map: its index, the inputs that it meets, and how many
-    outputs before and after do without it.
+    """For each kernel position along one axis that overlaps the map: its index, the inputs that it is multiplied with,
+    and how many outputs before and after these it does not contribute to.
     """
     outputs = _output_size(size, kernel, stride, padding)
     found = []
@@ -114,12 +115,12 @@ def _overlaps(size: int, kernel: int, stride: int, padding: int) -> list[tuple[i
 
 
 def conv2d_im2col(x: Tensor, weight: Tensor, bias: Tensor | None, stride: Pair, padding: Pair) -> Tensor:
-    """torch.conv2d of (N, C, H, W) by (O, C, h, w) under bf16 autocast, by `Im2colConvolution` where that is faster.
+    """torch.conv2d of (N, C, H, W) by (O, C, h, w) under bf16 autocast, by `Im2colConvolution` if that is faster.
 
     As in torch's autocast, operands and results are rounded to bf16 and sums are not; the order of a sum differs.
-    Unlike in shift-and-add, products with padding are computed too: in bf16, copies cost more than products.
+    Unlike in shift-and-add, products with padding are computed too, since in bf16 copies cost more than products.
     """
-    autocast = torch.is_autocast_enabled("cpu") and x.dtype != torch.float64  # a model may switch it off within itself
+    autocast = torch.is_autocast_enabled("cpu") and x.dtype != torch.float64  # a model may switch autocast off
     if not (autocast and _im2col_pays(x, weight, stride, padding)):
         return torch.conv2d(x, weight, bias, stride, padding)
     return Im2colConvolution.apply(
@@ -128,8 +129,8 @@ def conv2d_im2col(x: Tensor, weight: Tensor, bias: Tensor | None, stride: Pair, 
 
 
 def _im2col_pays(x: Tensor, weight: Tensor, stride: Sequence[int], padding: Sequence[int]) -> bool:
-    """Whether im2col gives the weights' gradient faster (AMX): on small maps, and on larger ones for kernels up to 3x3
-    with many channels. Not where its matrix would take too much memory.
+    """Whether the weight gradient is faster by im2col (AMX): on small maps, and on larger ones with many channels and
+    kernels up to 3x3, unless the matrix takes too much memory.
     """
     shape = _output_shape(x, weight, stride, padding)
     channels, positions = weight.shape[:2], weight.shape[2:].numel()
@@ -139,17 +140,17 @@ def _im2col_pays(x: Tensor, weight: Tensor, stride: Sequence[int], padding: Sequ
 
 
 class Im2colConvolution(torch.autograd.Function):
-    """torch.conv2d of (N, C, H, W) by (O, C, h, w) in its operands' precision, its weight gradient one matrix product.
+    """torch.conv2d of (N, C, H, W) by (O, C, h, w) with the weight gradient as one matrix product.
 
-    Outputs and the inputs' gradient are matrix products too where oneDNN is slow (`_slow_in_torch`). Where the gradient
-    itself is to be differentiated, it is torch's own.
+    Outputs and the input gradient are matrix products too if oneDNN is slow (`_slow_in_torch`). With create_graph, the
+    gradients are torch's own.
     """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, stride: Pair, padding: Pair) -> Tensor:
         ctx.save_for_backward(x, weight)
         ctx.stride, ctx.padding = stride, padding
-        return _convolve(x, weight, bias, stride, padding).detach()  # no view, so that a ReLU may write into it
+        return _convolve(x, weight, bias, stride, padding).detach()  # not a view, so that a ReLU can work in place
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None, None]:
@@ -171,9 +172,7 @@ class Im2colConvolution(torch.autograd.Function):
 
 
 def _slow_in_torch(shape: Sequence[int], weight: Tensor) -> bool:
-    """Whether oneDNN is slow: on the smallest maps, and on small ones with a kernel so large that it is fetched anew
-    for each image.
-    """
+    """Whether oneDNN is slow: on the smallest maps, and on small ones if the kernel does not fit in the cache."""
     return max(shape) <= (SMALL if weight.numel() > LARGE_KERNEL else SMALLEST)
 
 
@@ -191,11 +190,11 @@ def _weight_gradient(gradient: Tensor, x: Tensor, weight: Tensor, stride: Pair, 
 
 
 def _input_gradient(gradient: Tensor, x: Tensor, weight: Tensor, stride: Pair, padding: Pair) -> Tensor:
-    """The inputs' gradient: by oneDNN or, where that is slow, as one product per phase.
+    """The input gradient: by oneDNN or, if that is slow, as one product per phase.
 
-    A phase is the inputs that meet the same kernel positions. Its gradient is the outputs' gradient convolved with the
-    flipped kernel at these positions. The gradient is flipped instead, and the result flipped back, since such kernels
-    are larger than maps.
+    A phase is the set of inputs that are multiplied with the same kernel positions. Its gradient is the output gradient
+    convolved with the flipped kernel at these positions. Instead of the kernel, which is larger than the maps here, the
+    output gradient is flipped, and the result is flipped back.
     """
     if not _slow_in_torch(gradient.shape[2:], weight):
         only_inputs = [True, False, False]
@@ -203,7 +202,7 @@ def _input_gradient(gradient: Tensor, x: Tensor, weight: Tensor, stride: Pair, p
             gradient, x, weight, None, stride, padding, (1, 1), False, (0, 0), 1, only_inputs
         )[0]
     flipped = gradient.permute(0, 2, 3, 1).flip(1, 2)
-    of_inputs = x.new_zeros(len(x), *x.shape[2:], x.shape[1])  # a phase that meets no position keeps its zeros
+    of_inputs = x.new_zeros(len(x), *x.shape[2:], x.shape[1])  # a phase without positions keeps its zeros
     rows, columns = (
         _phases(*axis) for axis in zip(x.shape[2:], gradient.shape[2:], weight.shape[2:], stride, padding, strict=True)
     )
@@ -216,8 +215,8 @@ def _input_gradient(gradient: Tensor, x: Tensor, weight: Tensor, stride: Pair, p
 
 
 def _phases(size: int, outputs: int, kernel: int, stride: int, padding: int) -> list[tuple[slice, slice, int, int]]:
-    """For each phase along one axis: its inputs, its kernel positions, and by how much to pad the flipped gradient
-    before and after.
+    """For each phase along one axis: its inputs, its kernel positions, and the padding of the flipped gradient before
+    and after.
     """
     phases = []
     for start in range(min(stride, size)):
@@ -231,12 +230,12 @@ def _phases(size: int, outputs: int, kernel: int, stride: int, padding: int) -> 
 
 
 def _im2col(x: Tensor, weight: Tensor, stride: Sequence[int], padding: Sequence[int]) -> Tensor:
-    """The inputs that each output is made of, one row per output: (N * outputs, h * w * C)."""
+    """The inputs of each output, one row per output: (N * outputs, h * w * C)."""
     above, left = padding
     return _windows(pad(x.permute(0, 2, 3, 1), (0, 0, left, left, above, above)), weight, stride).flatten(0, 2)
 
 
 def _windows(images: Tensor, weight: Tensor, stride: Sequence[int]) -> Tensor:
-    """What lies under the kernel (O, C, h, w) wherever it is put on (N, H, W, C): (N, rows, columns, h * w * C)."""
+    """The windows of (N, H, W, C) that a kernel (O, C, h, w) is multiplied with: (N, rows, columns, h * w * C)."""
     (height, width), (down, across) = weight.shape[2:], stride
     return images.unfold(1, height, down).unfold(2, width, across).permute(0, 1, 2, 4, 5, 3).flatten(3)

@@ -10,9 +10,9 @@ from torch import Tensor
 class CUDAGraphStep:
     """`step(inputs, labels)` as one CUDA graph, so that the kernels of a deep network do not wait for Python.
 
-    The first batches go through `step` itself, which allocates what it needs. Then a step is recorded, which computes
-    nothing, and from there on it is replayed. A batch of another shape, such as an epoch's last, goes through `step`.
-    All that `step` reads and writes must stay at its address, and `step` may not synchronize with the device.
+    The first batches call `step` itself, which allocates what it needs. Then one step is captured, which computes
+    nothing, and later batches replay it. A batch of another shape, such as an epoch's last, calls `step`. Everything
+    that `step` reads and writes must keep its address, and `step` may not synchronize with the device.
     """
 
     WARM_UP = 3
@@ -22,7 +22,6 @@ class CUDAGraphStep:
         self._graph: torch.cuda.CUDAGraph | None = None
 
     def __call__(self, inputs: Tensor, labels: Tensor) -> None:
-        """Take the step on this batch."""
         self._seen += 1
         if self._seen == self.WARM_UP + 1:
             self._inputs, self._labels = inputs.clone(), labels.clone()

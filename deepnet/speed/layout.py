@@ -12,8 +12,8 @@ from deepnet.machine import device
 def fast_layout(model: nn.Module, inputs: Tensor) -> torch.memory_format:
     """Channels last for a model with convolutions that accepts such `inputs` (N, C, H, W); else contiguous.
 
-    A model that flattens its maps by `view` does not accept them; a copy is tried, in evaluation and in training. On
-    MPS the gradients of a channels-last batch normalisation are wrong (pytorch/pytorch#175189).
+    A model that flattens its maps by `view` does not accept them, so a copy is tried, in evaluation and in training
+    mode. On MPS the gradients of channels-last batch normalization are wrong (pytorch/pytorch#175189).
     """
     if (
         device().type == "mps"

@@ -1,4 +1,4 @@
-"""Memory that the C library keeps between tensors while a run trains, and how much memory is free."""
+"""Freed memory that is kept for reuse while a run trains, and how much memory is free."""
 
 import ctypes
 import math
@@ -24,10 +24,10 @@ def _keeps_memory() -> bool:
 def kept_memory(fast: bool = True) -> Iterator[None]:
     """Let glibc keep freed memory for the next tensors: all of it within the heap, and 1 GiB at its end.
 
-    By default, glibc maps every block of more than 32 MiB anew, and the system clears each page that it hands out. Kept
-    memory grows by fragmentation, so `release_memory` is called every hundred steps, and at the end. Afterwards, the
-    thresholds are those that glibc itself would have reached after freeing such blocks. With THP_MEM_ALLOC_ENABLE=0,
-    which keeps torch from huge pages, and with `fast=False`, memory is left to the system.
+    By default, glibc maps each block of more than 32 MiB afresh, and the system clears every page of it. Kept memory
+    grows by fragmentation, so `release_memory` is called every hundred steps and at the end. After the block, the
+    thresholds are those that glibc itself would have reached by freeing such blocks. With THP_MEM_ALLOC_ENABLE=0, which
+    keeps torch from using huge pages, and with `fast=False`, glibc's defaults stay.
     """
     if not (fast and _keeps_memory()):
         yield
@@ -44,14 +44,14 @@ def kept_memory(fast: bool = True) -> Iterator[None]:
 
 
 def release_memory() -> None:
-    """Return freed memory that is kept to the system."""
+    """Return the kept memory to the system."""
     if _keeps_memory():
         assert _C_LIBRARY is not None
         _C_LIBRARY.malloc_trim(0)
 
 
 def free_bytes() -> float:
-    """The device's free memory, which includes what was kept of it; infinity where the system does not say."""
+    """The device's free memory, including kept memory; infinity if the system does not report it."""
     if device().type == "cuda":
         return torch.cuda.mem_get_info()[0]
     release_memory()
@@ -61,8 +61,8 @@ def free_bytes() -> float:
 
 
 CGROUPS = Path("/sys/fs/cgroup")
-# Folder of a hierarchy (cgroup v2; memory of v1) -> its files for limit and use, and the key of memory.stat for cached
-# file pages
+# folder of the hierarchy (of cgroup v2, and of v1's memory controller) -> its files for the limit and the usage, and
+# the key in memory.stat for cached file pages
 CGROUP_FILES = {
     "": ("memory.max", "memory.current", "inactive_file"),
     "memory": ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
@@ -70,9 +70,9 @@ CGROUP_FILES = {
 
 
 def _container_bytes() -> float:
-    """The memory left within the limits (cgroup v1 or v2) of a container or Slurm job; infinity where there is none.
+    """The memory left within the limits (cgroup v1 or v2) of a container or Slurm job; infinity without a limit.
 
-    Cached file pages count as free, since the group would give them up. A group's limit also holds for groups within.
+    Cached file pages count as free, since the system reclaims them. The limits of all enclosing groups apply.
     """
     own = Path("/proc/self/cgroup")
     lines = [line.split(":", 2)[1:] for line in own.read_text().splitlines()] if own.exists() else []
@@ -88,5 +88,5 @@ def _left_in(group: Path, limit: str, used: str, cached: str) -> float:
     try:
         pages = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())[cached]
         return float((group / limit).read_text()) - float((group / used).read_text()) + float(pages)
-    except (OSError, ValueError, KeyError):  # "max" is no number
+    except (OSError, ValueError, KeyError):  # the limit may be "max"
         return math.inf

@@ -1,23 +1,21 @@
-"""The same network with its ReLUs where they cost less."""
+"""The same network with cheaper ReLUs: in place, and after max poolings."""
 
 from torch import nn
 
 from modelBlock import ResidualBlock
 from myModel import CNN, MLP
 
-CONTAINERS = (nn.Sequential, MLP, CNN)  # whose forward runs their children one after the other
+CONTAINERS = (nn.Sequential, MLP, CNN)  # their forward runs the children in turn
 # Modules whose output is a new tensor that their backward pass does not need, so that a ReLU may overwrite it
 OVERWRITABLE = (nn.Linear, nn.Conv2d, nn.AdaptiveMaxPool2d, ResidualBlock)
 
 
 def with_cheap_relus(model: nn.Module) -> nn.Module:
-    """A network that computes what an `MLP` or `CNN` of `myModel` computes, to the bit and gradients included, but
-    faster.
+    """A faster network with bitwise the same outputs and gradients as an `MLP` or `CNN` of `myModel`.
 
-    Its ReLUs write in place, and come after a max pooling instead of before it, where there are fewer numbers. It
-    shares the model's layers, so that training it trains the model, which itself stays as it is. Any other model, and
-    one in which a module has a hook or a `forward` of its own, is returned as it is, since those may see the
-    difference.
+    Its ReLUs work in place, and come after a max pooling instead of before it, where there are fewer numbers. It shares
+    the model's layers, so that training it trains the model. Any other model, and one in which a module object has a
+    hook or a `forward` of its own, is returned unchanged, since these could notice the difference.
 
     >>> model = MODELS["CNN_10"]()
     >>> with_cheap_relus(model)(images).equal(model(images))
@@ -29,7 +27,7 @@ def with_cheap_relus(model: nn.Module) -> nn.Module:
 
 
 def is_altered(module: nn.Module) -> bool:
-    """Whether this object, and not its class, has hooks or a `forward` of its own."""
+    """Whether this object itself, not its class, has hooks or a `forward`."""
     altering = ("forward", "_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
     return any(vars(module).get(name) for name in altering)
 
@@ -48,7 +46,7 @@ def _cheaper(model: nn.Module) -> nn.Sequential:
 
 
 def _in_order(module: nn.Module) -> list[nn.Module]:
-    """The modules that run one after the other within this one, a residual block's last ReLU apart from the block."""
+    """The modules that run in turn within this one, with a residual block's last ReLU separate from the block."""
     if isinstance(module, nn.Sequential) and type(module) in CONTAINERS:
         return [inner for child in module for inner in _in_order(child)]
     if isinstance(module, ResidualBlock) and type(module) is ResidualBlock:

@@ -1,1 +1,1 @@
-"""How a model is trained: what is asked of it beforehand, and how the training is carried out."""
+"""The training loop's parts: checks beforehand, steps, metrics, optimizers and the frozen prefix."""

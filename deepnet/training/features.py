@@ -1,4 +1,4 @@
-"""Feature extraction: what the last layer of a model gets to see."""
+"""Feature extraction: the inputs of a model's last layer."""
 
 import math
 from typing import Any
@@ -19,16 +19,16 @@ def forward_all(
 ) -> tuple[Tensor, Tensor] | None:  # fmt: skip
     """The outputs (N, ...) of `model` for all of `data`, in its memory format, and the targets (N,).
 
-    `data` is read once, in batches of `batch_size`, or in a loader's own. The model is left in evaluation mode. None
-    where the outputs take more than `most_bytes`.
+    `data` is read once, in batches of `batch_size`, or in a loader's own. The model is left in evaluation mode. Returns
+    None if the outputs take more than `most_bytes`.
     """
     model.eval()
-    source, where = as_source(data), device_of(model)
+    source, device = as_source(data), device_of(model)
     outputs, pieces, targets, done = None, [], [], 0
-    known = not isinstance(source, LoaderDataset)  # a loader may leave items out, or draw them more than once
+    known = not isinstance(source, LoaderDataset)  # a loader may omit or repeat items
     for inputs, labels in source.in_order(batch_size):
         with arithmetic(precision, fast=fast):
-            chunk = model(cast(inputs.to(where), precision))
+            chunk = model(cast(inputs.to(device), precision))
         if known and outputs is None:
             if chunk[0].numel() * chunk.element_size() * len(source) > most_bytes:
                 return None
@@ -52,11 +52,12 @@ def forward_all(
 def extract_features(
     model: nn.Module, data: Any, precision: str | None = None, *, batch_size: int | None = None, fast: bool = False
 ) -> Tensor:
-    """What the Linear layer that runs last gets to see, flat: (N, features) in float32. Leaves the model in eval mode.
+    """The inputs of the Linear layer that runs last, flattened: (N, features) in float32.
 
-    For ResNet-18 these are the 512 average-pooled features that the report's baseline is fitted on. `data` is a data
-    set of (tensor, label) pairs, read in batches of `batch_size` (default 128), or a loader; labels play no part.
-    `precision` is by default the model's own. Raises UsageError for a model that has no Linear layer, or calls none.
+    For ResNet-18, these are the 512 average-pooled features that the report's baseline is fitted on. `data` is a data
+    set of (tensor, label) pairs, read in batches of `batch_size` (default 128), or a loader; the labels are ignored.
+    `precision` is by default the model's own. The model is left in evaluation mode. Raises UsageError for a model that
+    has no Linear layer, or calls none.
 
     >>> extract_features(torchvision.models.resnet18(), test_set).shape
     torch.Size([10000, 512])
@@ -71,7 +72,7 @@ def extract_features(
     source = as_the_model_takes(model, source)
     if not (layers := [m for m in model.modules() if isinstance(m, nn.Linear)]):
         raise UsageError(
-            f"{type(model).__name__} has no Linear layer to take the features before; use forward_all(model, data)"
+            f"{type(model).__name__} has no Linear layer to take features from; use forward_all(model, data)"
         )
     features: list[Tensor] = []
     latest: list[Tensor] = []

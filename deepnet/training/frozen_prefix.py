@@ -1,4 +1,4 @@
-"""The frozen prefix of a model: found, computed once for all images, and held to stay as it was."""
+"""The frozen prefix of a model: it is found, computed once for all images, and checked for changes."""
 
 from collections.abc import Callable
 from itertools import takewhile
@@ -19,11 +19,12 @@ from deepnet.training.ready import device_of
 from experimentTable import UsageError
 from myModel import set_train_mode
 
-# a larger cache, or one of more than half of the free memory, is not made; the whole model runs instead
+# The largest cache; above this, or above half of the free memory, the whole model runs instead.
 MAX_CACHE_BYTES = 6 * 2**30
-# the children that torchvision's ResNet runs one after the other before it flattens its maps
+# The children that torchvision's ResNet runs in turn before it flattens its maps.
 RESNET_STAGES = ("conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3", "layer4", "avgpool")
-# Modules of these packages do in evaluation mode the same for an image each time, but for those below.
+# In evaluation mode, modules of these packages give the same output for an image each time; those below may not in
+# training mode.
 KNOWN = ("torch.nn.", "torchvision.models.resnet", "torchvision.ops.misc", "modelBlock", "myModel")
 DRAW_IN_TRAINING = (
     nn.modules.dropout._DropoutNd, nn.RReLU, nn.modules.batchnorm._NormBase, nn.RNNBase, nn.MultiheadAttention,
@@ -32,10 +33,9 @@ DRAW_IN_TRAINING = (
 
 
 def chain_of(model: nn.Module) -> list[nn.Module] | None:
-    """The modules that the model's forward is known to run one after the other; None where it may do anything else.
+    """The modules that the model's forward runs in turn; None if it is not known to do just that.
 
-    Known are nn.Sequential's own forward, and that of torchvision's ResNet, which flattens its maps before the last
-    layer.
+    Known are the forwards of nn.Sequential and of torchvision's ResNet, which flattens its maps before the last layer.
     """
     forward = getattr(type(model), "forward", None)  # a scripted module's class has none
     if is_altered(model) or any(True for _ in model.parameters(recurse=False)):
@@ -49,10 +49,10 @@ def chain_of(model: nn.Module) -> list[nn.Module] | None:
 
 
 def split(model: nn.Module) -> tuple[nn.Sequential, nn.Sequential] | None:
-    """Part a model into its frozen first modules and the rest: rest(prefix(x)) is model(x) in either mode.
+    """Split a model into its frozen prefix and the rest: rest(prefix(x)) is model(x) in training and in evaluation.
 
-    None where the forward is not known to be a chain of modules, where nothing at the front is frozen, and where a
-    frozen module is not known to give the same output for an image each time.
+    Returns None if the forward is not known to be a chain of modules, if its first module is not frozen, or if a frozen
+    module is not known to give the same output for an image each time.
     """
     if (chain := chain_of(model)) is None:
         return None
@@ -64,7 +64,7 @@ def split(model: nn.Module) -> tuple[nn.Sequential, nn.Sequential] | None:
 
 
 def _count_frozen(modules: list[nn.Module], constant: Callable[[nn.Module], bool] = lambda _: True) -> int:
-    """How many modules at the front are frozen, and `constant`; 0 where there is no parameter in any of them."""
+    """How many of the first modules are frozen and `constant`; 0 if none of these has a parameter."""
 
     def frozen(module: nn.Module) -> bool:
         return not any(p.requires_grad for p in module.parameters()) and constant(module)
@@ -74,13 +74,13 @@ def _count_frozen(modules: list[nn.Module], constant: Callable[[nn.Module], bool
 
 
 def _constant(module: nn.Module) -> bool:
-    """Whether the module, in the mode it is in, is known to give an image the same output in any batch."""
+    """Whether the module, in its present mode, is known to give an image the same output in any batch."""
     for part in module.modules():
         if not (type(part).__module__ + ".").startswith(KNOWN) or is_altered(part):
             return False
         if part.training and isinstance(part, DRAW_IN_TRAINING):
             return False
-        # it has the batch's statistics always
+        # without running statistics it always uses the batch's
         if isinstance(part, nn.modules.batchnorm._BatchNorm) and part.running_mean is None:
             return False
         if isinstance(part, nn.FractionalMaxPool2d | nn.FractionalMaxPool3d):
@@ -91,8 +91,8 @@ def _constant(module: nn.Module) -> bool:
 def split_as_asked(model: nn.Module, sample: Tensor) -> tuple[nn.Sequential, nn.Sequential]:
     """Like `split`, for a caller who asserts that the children run in turn and the frozen ones never change.
 
-    Raises UsageError where nothing at the front is frozen, and where the children in turn do not give the model's
-    output for `sample`.
+    Raises UsageError if the first child is not frozen, and if the children in turn do not give the model's output for
+    `sample`.
     """
     children = [child for _, child in model.named_children()]
     frozen = _count_frozen(children)
@@ -114,25 +114,24 @@ def split_as_asked(model: nn.Module, sample: Tensor) -> tuple[nn.Sequential, nn.
 
 
 def cached(prefix: nn.Module, data: Any, precision: str, batch_size: int, fast: bool = True) -> InMemoryDataset | None:
-    """`data` as the rest of the model sees it, read once; None where that does not fit in memory.
+    """The prefix's outputs for all of `data`; None, with a printed line, if they do not fit in memory.
 
-    It fits where it takes at most `MAX_CACHE_BYTES` and half of the memory that is free now, so a resumed run may do
-    without; where it does not, a line says so. Outputs for the report's own sets are shared by all runs of one prefix
-    in this process, as long as there is room.
+    They may take `MAX_CACHE_BYTES`, and half of the memory that is free now; whether they fit can differ when a run is
+    resumed. Outputs for the report's own sets are shared by all runs of one prefix in this process while there is room.
     """
     key = _key(prefix, data, precision, fast)
     found = _shared.pop(key, None) if key else None
     if found is None:
-        while len(_shared) > 1 and free_bytes() / 2 < MAX_CACHE_BYTES:  # the last may be this run's other set
+        while len(_shared) > 1 and free_bytes() / 2 < MAX_CACHE_BYTES:  # the newest may be this run's other set
             del _shared[next(iter(_shared))]
         most = min(MAX_CACHE_BYTES, free_bytes() / 2)
         found = forward_all(prefix, data, precision, most, batch_size=batch_size, fast=fast)
         if found is None:
-            print("what the frozen layers give does not fit in memory; they are computed anew in each epoch")
+            print("the outputs of the frozen layers do not fit in memory; they are computed again in each epoch")
             return None
-    if key:  # the latest used stands last
+    if key:  # in the order of their last use
         _shared[key] = found
-        # a run's own two sets stay
+        # keeps the two sets of this run
         while len(_shared) > 2 and sum(tensor.nbytes for tensor, _ in _shared.values()) > MAX_CACHE_BYTES:
             del _shared[next(iter(_shared))]
     return InMemoryDataset(*found, data.classes)
@@ -142,15 +141,15 @@ _shared: dict[tuple, tuple[Tensor, Tensor]] = {}
 
 
 def without_frozen_prefix(
-    model: nn.Module, train: Any, evaluation: Any, precision: str, batch_size: int, asked: bool = False,
+    model: nn.Module, train: Any, evaluation: Any, precision: str, batch_size: int, forced: bool = False,
     fast: bool = True,
 ) -> tuple[nn.Module, Any, Any]:  # fmt: skip
-    """The part of the model that learns, and both sets as that part sees them.
+    """The model without its frozen prefix, and both sets as the inputs of that part.
 
-    All three are returned as they are where nothing can be cut off. A data set that is read item by item, as random
-    transforms need it, is cached only where the caller has `asked` for that.
+    All three are returned unchanged if there is no prefix to cut off. A data set that is read item by item, as random
+    transforms need it, is cached only if this is `forced`.
     """
-    if asked:
+    if forced:
         parts: Any = split_as_asked(model, cast(train.first_inputs(4).to(device_of(model)), precision))
     else:
         parts = None if isinstance(train, UserDataset) or isinstance(evaluation, UserDataset) else split(model)
@@ -165,16 +164,16 @@ def _key(prefix: nn.Module, data: Any, precision: str, fast: bool) -> tuple | No
     if not isinstance(fingerprint, str):  # one of the report's own sets has one
         return None
     prefix.eval()
-    with torch.no_grad(), arithmetic(precision, fast=fast):  # an edited `forward` has the same weights and name
-        few = prefix(cast(data.first_inputs(4), precision))
-    made_of = digest(prefix.state_dict() | {"": few.float()}), str(prefix), precision, fast
+    with torch.no_grad(), arithmetic(precision, fast=fast):  # an edited `forward` has the same weights
+        outputs = prefix(cast(data.first_inputs(4), precision))
+    made_of = digest(prefix.state_dict() | {"": outputs.float()}), str(prefix), precision, fast
     return *made_of, fingerprint, data.size, data.memory_format, digest({"images": data.images})
 
 
 def frozen_digests(model: nn.Module) -> set[tuple[str, str]]:
     """Name and sha256 of each parameter and buffer that training must not change.
 
-    Leaves the model in training mode, as `set_train_mode` does it.
+    Leaves the model in the mode of `set_train_mode`.
     """
     set_train_mode(model)
     learned = {name for name, p in model.named_parameters(remove_duplicate=False) if p.requires_grad}

@@ -1,4 +1,4 @@
-"""What is measured of a model: accuracies, gradient norms, each layer's signal."""
+"""The measurements: accuracies, gradient norms, and each layer's signal."""
 
 import math
 
@@ -11,16 +11,17 @@ from deepnet.speed.optimizer_steps import contiguous_view
 from deepnet.training.precision import arithmetic, cast
 from myModel import weight_layers
 
-NORM_BLOCK = 2**16  # numbers whose squares are summed in one go
+NORM_BLOCK = 2**16  # numbers whose squares are summed in one call
 
 
 def l2_norms(tensors: list[Tensor]) -> Tensor:
-    """The L2 norm of each tensor, (len(tensors),) in float64, where the device has it.
+    """The L2 norm of each tensor, (len(tensors),), in float64 if the device has it.
 
-    On a CPU torch copies what it sums in float64, so there squares are summed in float32, at most `NORM_BLOCK` numbers
-    at a time (off by 3e-6 mostly, where a whole tensor of 8 million is by 3e-4), and in float64 where they may leave
-    float32's range, as the gradients of a deep plain net's first layers do: at a norm of 1e-14 the squares that vanish
-    add up to 4e-6 of it at most. On a device without float64 each tensor is divided by its largest number first.
+    On a CPU, torch would copy a tensor to sum it in float64. Squares are therefore summed in float32, at most
+    `NORM_BLOCK` numbers at a time: the relative error is mostly 3e-6, where one sum over 8 million numbers has 3e-4.
+    Sums that may leave float32's range, as those of the gradients of a deep plain network's first layers do, are taken
+    in float64; at the limit, a norm of 1e-14, squares that underflow change the norm by at most 4e-6. On a device
+    without float64, each tensor is first divided by its largest number.
     """
     if not has_float64():
         largest = torch.stack(torch._foreach_norm(tensors, math.inf)).clamp(min=torch.finfo(torch.float32).tiny)
@@ -37,9 +38,9 @@ def l2_norms(tensors: list[Tensor]) -> Tensor:
 
 
 class GradientNorms:
-    """Sums the norms of gradients and updates over steps on the device, for all parameters at once; read once an epoch.
+    """Sums the norms of gradients and updates over the steps of an epoch, on the device, for all parameters at once.
 
-    It reads the weights and keeps a copy of those of the weight layers; it changes none.
+    It keeps a copy of the weight layers' weights, and changes nothing in the model.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -62,7 +63,7 @@ class GradientNorms:
     @torch.no_grad()
     @torch.profiler.record_function("gradient norms")
     def add(self) -> None:
-        """Take in the gradients as the backward pass left them, and the weights before the step."""
+        """Add the gradients' norms, and copy the weights; call it between the backward pass and the step."""
         norms = l2_norms([torch.zeros_like(p) if p.grad is None else p.grad for p in self._parameters])
         self._sum += norms.sum()
         self._global += l2_norms([norms])[0]
@@ -73,18 +74,18 @@ class GradientNorms:
     @torch.no_grad()
     @torch.profiler.record_function("update norms")
     def add_updates(self) -> None:
-        """Take in what the step has changed; call it once after each step, whose gradients `add` has taken in."""
+        """Add the norms of the step's updates; call it once after each step."""
         if self._layers:
             weights = l2_norms(self._before).clamp(min=1e-30)
             torch._foreach_sub_(self._before, self._layers)
             self._log_ratio += (l2_norms(self._before) / weights).clamp(min=1e-30).log10()
 
     def row(self, steps: int) -> dict:
-        """Means per step of the global L2 norm, of log10 of each weight layer's RMS gradient, and of log10 of the RMS
-        of its update over that of its weight; the report's own sum.
+        """The report's sum of norms over tensors and steps, and means per step: of the global L2 norm, of log10 of each
+        weight layer's RMS gradient, and of log10 of the RMS of its update over that of its weights.
 
-        That sum goes over tensors and steps. A weight layer that does not learn has None, so that the lists of a row
-        line up with the model's weight layers. -30 is the least that a logarithm is counted as.
+        A frozen weight layer has None, so that the lists correspond to the model's weight layers. Logarithms below -30
+        count as -30.
         """
 
         def by_layer(sums: Tensor) -> list[float | None]:
@@ -100,26 +101,26 @@ class GradientNorms:
 
 
 def accuracy(predictions: np.ndarray) -> float:
-    """The share of images, from (2, N): labels and classes given."""
+    """The share of images that are classified correctly, from (2, N): targets and predictions."""
     return float((predictions[0] == predictions[1]).mean())
 
 
 def macro_accuracy(predictions: np.ndarray) -> float:
-    """The mean over classes of the share of their images, from (2, N): labels and classes given."""
-    label, given = predictions.astype(np.int64)
-    totals = np.bincount(label)
-    hits = np.bincount(label, weights=label == given, minlength=len(totals))
+    """The mean over classes of the share of correctly classified images, from (2, N): targets and predictions."""
+    targets, predicted = predictions.astype(np.int64)
+    totals = np.bincount(targets)
+    hits = np.bincount(targets, weights=targets == predicted, minlength=len(totals))
     return float((hits[totals > 0] / totals[totals > 0]).mean())
 
 
 @torch.no_grad()
 def probe(model: nn.Module, inputs: Tensor, precision: str = "fp32", fast: bool = False) -> dict:
-    """Each weight layer's outputs for `inputs` (B, ...), before any ReLU: what depth does to a signal.
+    """Statistics of each weight layer's outputs for `inputs` (B, ...), before any ReLU.
 
-    It is computed in training's precision and leaves the model in evaluation mode. probe_variance: variance across
-    samples, mean over units; probe_dead: the share of units (features of a Linear, channels of a convolution) that are
-    at most 0 for every sample, at every position; probe_distinct: how many of the B outputs differ. NaN stands for a
-    layer that does not run, or is not called as a module, as in nn.MultiheadAttention.
+    They are computed in `precision`, and the model is left in evaluation mode. probe_variance is the variance across
+    samples, averaged over units; probe_dead is the share of units (features of a Linear layer, channels of a
+    convolution) that are at most 0 for every sample and at every position; probe_distinct is the number of distinct
+    outputs among the B. A layer that does not run, or is not called as a module, as in nn.MultiheadAttention, has NaN.
     """
     seen: dict[int, tuple[float, float, float]] = {}
 
@@ -147,9 +148,10 @@ def probe(model: nn.Module, inputs: Tensor, precision: str = "fp32", fast: bool 
 
 
 def count_distinct(rows: Tensor) -> int:
-    """How many of the rows (N, M) differ in any bit: by sums of their bits with random weights, modulo 2**64.
+    """The number of distinct rows of (N, M), compared bit by bit.
 
-    So no row leaves the device. Two rows that differ have the same sum with a chance below 2**-32.
+    Rows are compared on the device, by sums of their bits with random weights modulo 2**64; two different rows have the
+    same sum with a probability below 2**-32.
     """
     bits = rows.contiguous().view(torch.int32)
     weights = torch.randint(-(2**63), 2**63 - 1, bits.shape[1:], generator=torch.Generator().manual_seed(0)).to(

@@ -1,4 +1,4 @@
-"""What a reader hands to `pipeline`, checked as a whole before any file is touched."""
+"""Checks of everything that a reader passes to `pipeline`, before any file is touched."""
 
 import hashlib
 import json
@@ -29,9 +29,9 @@ def checked_sets(
     model: nn.Module, train: Any, evaluation: Any, exp: Experiment, recipe: Recipe, classes: Sequence[Any] | None,
     convert: bool,
 ) -> tuple[Any, Any, dict]:  # fmt: skip
-    """Check all that `pipeline` is given, on a copy of the model, before any file is touched.
+    """Check the model, the data and the recipe on a copy of the model, before any file is touched.
 
-    Returns both sets with their labels as targets, and what the identity says of them and of the recipe.
+    Returns both sets with their labels as targets, and the identity's entries for the data and the recipe.
     """
     with trial_of(model) as trial:
         materialise(trial, train)
@@ -76,10 +76,10 @@ def checked_sets(
 
 @contextmanager
 def restored_afterwards(model: nn.Module, children: Collection[str] | None) -> Iterator[Callable[[], None]]:
-    """Unfreeze these children alone for a while (None: change nothing), and restore afterwards what was frozen before.
+    """Freeze all but these children within the block (None: change nothing), and restore `requires_grad` after it.
 
-    Every module is put back into training or evaluation mode as it was, or left in evaluation mode once the function
-    that the context gives has been called.
+    Each module's training or evaluation mode is restored too, or set to evaluation mode if the function that the
+    context yields has been called.
     """
     learned = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     modes = [(module, module.training) for module in model.modules()]
@@ -95,18 +95,18 @@ def restored_afterwards(model: nn.Module, children: Collection[str] | None) -> I
 
 
 def own_optimizer(make: Callable[[list[nn.Parameter]], Optimizer], model: nn.Module) -> Optimizer:
-    """A reader's own optimizer over what learns. Raises UsageError where it is none."""
+    """A reader's own optimizer over the trainable parameters. Raises UsageError if `make` returns something else."""
     made = make([p for p in model.parameters() if p.requires_grad])
     if not isinstance(made, Optimizer):
-        raise UsageError(f"optimizer must give a torch.optim.Optimizer, it gave {type(made).__name__}")
+        raise UsageError(f"optimizer must return a torch.optim.Optimizer, it returned {type(made).__name__}")
     return made
 
 
 def described(thing: Any, depth: int = 3) -> Any:
-    """What tells one loss from another, as JSON holds it.
+    """A description of a loss, as JSON holds it, that differs between different losses.
 
-    Of a function that is its code and what it has captured, of an object its settings and tensors. What a function
-    reads from elsewhere, such as a global variable, is not seen.
+    For a function it consists of its code and the values captured in its closure, for an object of its attributes and
+    tensors. What a function reads from elsewhere, such as a global variable, is not part of it.
 
     >>> described(nn.CrossEntropyLoss(label_smoothing=0.1))["label_smoothing"]
     0.1
@@ -116,8 +116,8 @@ def described(thing: Any, depth: int = 3) -> Any:
     if isinstance(thing, Tensor):
         return digest({"": thing})[:16]
     if isinstance(thing, partial):
-        given = {"args": described(thing.args), "keywords": described(thing.keywords)}
-        return {"partial": described(thing.func, depth)} | given
+        arguments = {"args": described(thing.args), "keywords": described(thing.keywords)}
+        return {"partial": described(thing.func, depth)} | arguments
     if isinstance(thing, CodeType):
         constants = [described(constant) for constant in thing.co_consts]
         return hashlib.sha256(repr((thing.co_code, thing.co_names, constants)).encode()).hexdigest()[:16]
@@ -142,7 +142,7 @@ def described(thing: Any, depth: int = 3) -> Any:
 
 
 def plain(values: dict) -> dict:
-    """The entries that JSON holds, which are those that tell one setting from another."""
+    """The entries that can be written as JSON."""
     kept = {}
     for key, value in values.items():
         with suppress(TypeError, ValueError):
@@ -151,7 +151,7 @@ def plain(values: dict) -> dict:
 
 
 def check_schedule(schedule: Any, schedule_per_step: bool) -> None:
-    """Raise UsageError for what is no schedule, and where there is none to step."""
+    """Raise UsageError unless `schedule` is a callable or None, and if there is none for `schedule_per_step`."""
     if schedule is not None and not callable(schedule):
         raise UsageError(f"schedule must be a callable from the optimizer to a scheduler, got {schedule!r:.60}")
     if schedule_per_step and schedule is None:

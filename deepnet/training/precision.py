@@ -1,4 +1,4 @@
-"""The number types that a run computes in."""
+"""The precision of a run: which number types and kernels its products are computed with."""
 
 from contextlib import AbstractContextManager, nullcontext
 
@@ -10,7 +10,7 @@ from experimentTable import UsageError
 
 
 def resolve_precision(precision: str) -> str:
-    """ "fp32", "fp64" or "bf16": what "auto" means here. Raises UsageError where the device lacks what is asked."""
+    """`precision` with "auto" resolved: "fp32", "fp64" or "bf16". Raises UsageError if the device lacks it."""
     if device().type == "mps" and precision in ("fp64", "bf16"):
         raise UsageError(f"on mps experiments train in fp32, not in {precision}; set DEVICE=cpu for this one")
     if precision == "bf16" and not has_bfloat16():
@@ -20,10 +20,10 @@ def resolve_precision(precision: str) -> str:
 
 
 def arithmetic(precision: str, convolves: bool = True, fast: bool = True) -> AbstractContextManager:
-    """The context that a forward pass runs in at this resolved precision: how its products are computed.
+    """The context for a forward pass in this resolved precision, which decides how products are computed.
 
-    convolves: whether the model has convolutions. Without any, a deep MLP is spared the mode that looks out for them.
-    fast: without it, products are torch's own on a CPU too.
+    convolves: whether the model has convolutions; if not, a deep MLP is spared the cost of intercepting them.
+    fast: if False, a CPU uses torch's own convolutions too.
     """
     if not fast or device().type != "cpu":
         return torch.autocast(device().type, torch.bfloat16) if precision == "bf16" else nullcontext()
@@ -33,9 +33,9 @@ def arithmetic(precision: str, convolves: bool = True, fast: bool = True) -> Abs
 
 
 def cast(inputs: torch.Tensor, precision: str) -> torch.Tensor:
-    """A batch of floating-point numbers in the type that the model's weights have; others, such as token ids, stay.
+    """Floating-point inputs in the type of the model's weights; other inputs, such as token ids, are unchanged.
 
-    For bf16 that is float32, which autocast rounds; the cached outputs of a frozen prefix are bfloat16 already.
+    For bf16 this is float32, which autocast rounds; but the cached outputs of a frozen prefix stay bfloat16.
     """
     if not inputs.is_floating_point():
         return inputs

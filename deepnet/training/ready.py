@@ -1,4 +1,4 @@
-"""Number types, labels and batches of a reader's data, checked before anything is computed with them."""
+"""Checks of number types, labels and batches of a reader's data before they are used."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -33,12 +33,12 @@ BATCH_SIZE = 128
 
 
 def device_of(model: nn.Module) -> torch.device:
-    """Where the model's weights lie; the current device for a model without any."""
+    """The device of the model's weights; the current device for a model without any."""
     return next((parameter.device for parameter in model.parameters()), device())
 
 
 def own_precision(model: nn.Module) -> str:
-    """The precision of the floating-point weights that learn, "fp32" or "fp64"; where none learns, of all weights.
+    """The precision, "fp32" or "fp64", of the first trainable floating-point weight, or else of the first one.
 
     Raises UsageError for other types, such as bfloat16.
     """
@@ -50,9 +50,9 @@ def own_precision(model: nn.Module) -> str:
 
 
 def usable_precision(model: nn.Module, precision: str | None) -> str:
-    """The precision that is asked for, else the model's own.
+    """`precision` resolved, or by default the model's own.
 
-    Raises UsageError for an unknown one, and where the model's weights are of another type.
+    Raises UsageError for an unknown one, and if the type of the model's weights does not suit it.
     """
     if not isinstance(model, nn.Module):
         raise UsageError(f"model must be a torch.nn.Module, got {model!r:.60}")
@@ -66,23 +66,23 @@ def usable_precision(model: nn.Module, precision: str | None) -> str:
     return asked
 
 
-def size_of_batches(name: str, data: Any, given: Any, otherwise: int) -> int:
-    """How many items a batch of `data` has: a loader's own number, else what was `given`, else `otherwise`.
+def size_of_batches(name: str, data: Any, size: Any, default: int) -> int:
+    """How many items a batch of `data` has: a loader's own number, else `size`, else `default`.
 
-    Raises UsageError where a number is given beside a loader, and for what is no whole number of at least 1.
+    Raises UsageError for a `size` together with a loader, and unless it is a whole number of at least 1.
     """
     if isinstance(data, DataLoader):
-        if given is not None:
+        if size is not None:
             raise UsageError(
                 f"{name} has no effect on a DataLoader, which makes its own batches; set it there, or leave it out"
             )
-        return data.batch_size or otherwise
-    return otherwise if given is None else whole(name, given, 1)
+        return data.batch_size or default
+    return default if size is None else whole(name, size, 1)
 
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[nn.Module]:
-    """The model in evaluation mode and without gradients for a while; then each module has its own mode again."""
+    """The model in evaluation mode and without gradients within the block; each module's mode is restored after it."""
     modes = [(module, module.training) for module in model.modules()]
     try:
         with torch.no_grad():
@@ -93,17 +93,17 @@ def evaluating(model: nn.Module) -> Iterator[nn.Module]:
 
 
 def materialise(model: nn.Module, source: Any) -> None:
-    """Let lazy modules take their shapes from the data, as torch asks one to before anything is done with them."""
+    """Initialize lazy modules by a forward pass, as torch requires before they are used."""
     if any(is_lazy(tensor) for tensor in (*model.parameters(), *model.buffers())):
         inputs = source.first_inputs(2).to(device())
-        for attempt in (inputs, inputs.float()):  # as they are first; whole numbers may be meant as floats
+        for attempt in (inputs, inputs.float()):  # the model may need whole numbers as floats
             with suppress(Exception), evaluating(model):
                 model.to(device())(attempt)
                 return
 
 
-def scores(model: nn.Module, inputs: Tensor, outputs: Any, training: bool = False) -> Tensor:
-    """The outputs, if they are scores (N, classes). Raises UsageError, naming what the model gives, if not."""
+def checked_scores(inputs: Tensor, outputs: Any, training: bool = False) -> Tensor:
+    """Return the outputs if they are scores (N, classes); else raise UsageError, naming what the model returns."""
     if not isinstance(outputs, Tensor):
         also = " in training (auxiliary heads? build it without, as aux_logits=False)" if training else ""
         found = f"a {type(outputs).__name__}{also} for {len(inputs)} images"
@@ -115,25 +115,22 @@ def scores(model: nn.Module, inputs: Tensor, outputs: Any, training: bool = Fals
 
 
 def count_outputs(model: nn.Module, inputs: Tensor, training: bool = False) -> int:
-    """How many scores the model gives per image.
-
-    Raises UsageError, naming what the model gives, where that is no (N, classes) scores.
-    """
+    """How many scores the model returns per image. Raises UsageError unless it returns scores (N, classes)."""
     try:
         outputs = (set_train_mode(model) if training else model.eval())(inputs)
     except Exception as error:  # whatever a reader's own model raises
         if training and len(inputs) == 1:
-            remedy = "give more, a larger batch_size, or drop_last"
+            remedy = "give more images, a larger batch_size, or drop_last"
             raise UsageError(
                 f"the model cannot train on a batch of one image ({first_line(error)}); {remedy}"
             ) from None
         what = f"a batch of shape {tuple(inputs.shape)} and type {inputs.dtype}{' in training' if training else ''}"
         raise UsageError(f"the model cannot take {what} from the data set: {first_line(error)}") from None
-    return scores(model, inputs, outputs, training).shape[1]
+    return checked_scores(inputs, outputs, training).shape[1]
 
 
 def as_the_model_takes(model: nn.Module, source: Any) -> Any:
-    """The source, with whole-number inputs as floats where `model` takes them only so.
+    """The source, with whole-number inputs converted to floats if `model` cannot take them as they are.
 
     Otherwise they stay whole numbers, as token ids must.
     """
@@ -148,17 +145,17 @@ def as_the_model_takes(model: nn.Module, source: Any) -> Any:
 
 
 def labelled(sources: Sequence[Any], outputs: int, classes: Any) -> tuple[list[Any], LabelMap]:
-    """The sources with their labels as targets, and what the labels mean; the first is what the others go by.
+    """The sources with their labels as targets, and the label map, which is made from the first source.
 
-    A set is read whole for its labels only where the first of them are no whole numbers below `outputs`. Raises
-    UsageError.
+    A few labels are read first, and all of them only if these are not whole numbers below `outputs`. Raises UsageError
+    for labels that fit no output.
     """
     own_names = _names(getattr(sources[0], "dataset", None))
     others = _names(getattr(sources[-1], "dataset", None))
     if classes is None and own_names and others and list(own_names) != list(others):
         raise UsageError(
             "the classes of the two data sets differ, so their labels may too; "
-            "say by classes=(...) what the outputs are"
+            "pass classes=(...) in the order of the outputs"
         )
     found = [known_labels(source, read_all=False) for source in sources]
     if not all(isinstance(label, int) and 0 <= label < outputs for labels in found for label in labels):
@@ -168,7 +165,7 @@ def labelled(sources: Sequence[Any], outputs: int, classes: Any) -> tuple[list[A
 
 
 def _names(data: Any) -> Any:
-    """A data set's `classes`, or those of the sets that it is a part of or made of."""
+    """A data set's `classes`, or those of the data set that it wraps."""
     if (names := getattr(data, "classes", None)) is not None:
         return names
     inner = getattr(data, "dataset", None) or next(iter(getattr(data, "datasets", [])), None)
@@ -178,10 +175,9 @@ def _names(data: Any) -> Any:
 def batches_of(
     model: nn.Module, data: Any, precision: str, classes: Any, batch_size: Any, shuffle: bool
 ) -> Iterable[Batch]:
-    """The batches of a data set, a loader or a BatchSource as the model takes them.
+    """The batches of a data set, a loader, a BatchSource or an iterable of batches, as the model takes them.
 
-    An iterable of batches stays as it is. Raises UsageError, naming what was found, for what is no data, and for labels
-    that the model has no output for.
+    Raises UsageError, naming what was found, for anything else, and for labels that the model has no output for.
     """
     size = size_of_batches("batch_size", data, batch_size, BATCH_SIZE)
     if is_iterable_of_batches(data):
@@ -197,7 +193,7 @@ def batches_of(
         if classes is None and labels.numbers is not None:
             label = next(iter(labels.numbers))
             raise UsageError(
-                f"labels such as {label!r} are no output numbers; pass classes=(...) in the order of the outputs"
+                f"labels such as {label!r} are not output numbers; pass classes=(...) in the order of the outputs"
             )
     if not shuffle:
         return source.in_order(size)

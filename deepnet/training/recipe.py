@@ -1,4 +1,4 @@
-"""How a model is trained, and a rehearsal of it on a copy, which finds out beforehand whether it can be."""
+"""The recipe of a training run, and its rehearsal on a copy of the model, which finds out whether it can run."""
 
 import copy
 import math
@@ -24,15 +24,13 @@ from deepnet.training.ready import count_outputs
 from deepnet.training.steps import Loss, evaluate, train_epoch
 from experimentTable import Experiment, UsageError
 
-MOST_STEPS = 100_000  # that a schedule is tried for, a second or so
-EVAL_BATCH_SIZE = 500  # of the report's runs; fixed, so that a cache made again is the same to the bit
+MOST_STEPS = 100_000  # steps that a schedule is rehearsed for, which takes about a second
+EVAL_BATCH_SIZE = 500  # of the report's runs; fixed, so that a rebuilt cache is bitwise equal
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """What a training needs beside its data. `fast` turns on all that only makes it faster, and changes rounding
-    alone.
-    """
+    """What a training run needs besides its data; `fast` selects the faster implementations."""
 
     optimizer: Callable[[nn.Module], Optimizer]
     precision: str
@@ -41,14 +39,14 @@ class Recipe:
     schedule_per_step: bool = False
     eval_batch_size: int = EVAL_BATCH_SIZE
     fast: bool = True
-    graph: bool = False  # on a GPU steps may go as a CUDA graph
-    cache_frozen: bool = False  # the caller vouches for a chain of children and for data that never change
+    graph: bool = False  # on a GPU, run steps as a CUDA graph
+    cache_frozen: bool = False  # the caller asserts that the children run in turn and that the data never change
 
 
 def set_precision(model: nn.Module, precision: str) -> None:
-    """Convert the model's weights to float32 or float64, as the precision says, in place.
+    """Convert the model's weights in place to the type of `precision`, float32 or float64.
 
-    Tensors of other types, such as complex ones, stay as they are.
+    Tensors of other types, such as complex ones, are unchanged.
     """
     wanted = torch.float64 if precision == "fp64" else torch.float32
     kinds = [p.dtype for p in model.parameters() if p.is_floating_point()]
@@ -60,14 +58,14 @@ def set_precision(model: nn.Module, precision: str) -> None:
 
 
 def advance(schedule: Any, loss: float) -> None:
-    """Step a schedule at an epoch's end; one that waits for a plateau goes by the evaluation loss."""
+    """Step a schedule at an epoch's end; ReduceLROnPlateau is given the evaluation loss."""
     schedule.step(loss) if isinstance(schedule, torch.optim.lr_scheduler.ReduceLROnPlateau) else schedule.step()
 
 
 def copy_of(model: nn.Module) -> nn.Module:
-    """A deep copy of the model with the hooks on its parameters' gradients, which torch's own copy leaves out.
+    """A deep copy of the model, including the hooks on its parameters' gradients, which torch does not copy.
 
-    Its lazy buffers, which torch cannot copy, are new ones.
+    Lazy buffers, which torch cannot copy, are new.
     """
     new: Any = UninitializedBuffer
     lazy = {id(b): new(device=b.device, dtype=b.dtype) for b in model.buffers() if is_lazy(b)}
@@ -80,41 +78,41 @@ def copy_of(model: nn.Module) -> nn.Module:
 
 @contextmanager
 def trial_of(model: nn.Module) -> Iterator[nn.Module]:
-    """A copy of the model on the device, to try things on; the model itself where it cannot be copied.
+    """A copy of the model on the device, to try things on; the model itself if it cannot be copied.
 
-    The model is as it was afterwards: a copy may share closures with it, as where a child's `forward` was replaced by a
-    function.
+    The model is restored after the block in any case, since a copy may share closures with it, such as a function that
+    replaces a child's `forward`.
     """
     tensors = [tensor for tensor in (*model.parameters(), *model.buffers()) if not is_lazy(tensor)]
     before = [(tensor, tensor.data, tensor.detach().clone(), tensor.grad) for tensor in tensors]
     with preserved_random():
         try:
             trial = copy_of(model)
-            if not all(parameter.is_leaf for parameter in trial.parameters()):  # as of a scripted module
+            if not all(parameter.is_leaf for parameter in trial.parameters()):  # a scripted module's are not
                 raise TypeError("its copy cannot be trained")
-        except Exception:  # weights that are computed, as those of old-style weight normalisation, cannot be copied
+        except Exception:  # computed weights, such as those of old-style weight normalization, cannot be copied
             trial = model
         modes = [(module, module.training) for module in model.modules()]
         try:
             yield trial.to(device())
         finally:
-            for tensor, held, values, gradient in before:
-                if not torch.allclose(held, values, rtol=0.0, atol=0.0, equal_nan=True):
-                    held.copy_(values)
-                tensor.data = held  # in its own memory again, with its type and on its device
+            for tensor, storage, values, gradient in before:
+                if not torch.allclose(storage, values, rtol=0.0, atol=0.0, equal_nan=True):
+                    storage.copy_(values)
+                tensor.data = storage  # its former memory, type and device
                 tensor.grad = gradient
             for module, mode in modes:
                 module.training = mode
 
 
 def sizes_of_batches(source: Any, batch_size: int, training: bool) -> list[int]:
-    """How many items the first and the last batch of a pass have."""
+    """The sizes of a pass's first and last batch, each once."""
     loader = getattr(source, "loader", None)
     items = len(loader.sampler) if loader is not None and hasattr(loader.sampler, "__len__") else len(source)
     first, last = min(batch_size, items), items % batch_size
     if loader is not None and (loader.drop_last or loader.batch_sampler is None or loader.batch_size is None):
         last = 0
-    if loader is None and training and last == 1 and items > batch_size:  # it joins the batch before it
+    if loader is None and training and last == 1 and items > batch_size:  # it is added to the batch before it
         last = batch_size + 1
     return sorted({first, last} - {0}, reverse=True)
 
@@ -122,9 +120,9 @@ def sizes_of_batches(source: Any, batch_size: int, training: bool) -> list[int]:
 def rehearse(
     model: nn.Module, train: Any, eval_set: Any, exp: Experiment, recipe: Recipe, record_gradients: bool
 ) -> None:
-    """Train `model`, a copy, on batches of the sizes that will come, evaluate it, and step the schedule to its end.
+    """Train `model`, a copy, on batches of the run's sizes, evaluate it, and step the schedule to its end.
 
-    Raises UsageError for whatever would end a training.
+    Raises UsageError if any of this fails.
     """
     inputs, seen = train.first_inputs(min(2, exp.batch_size)), eval_set.first_inputs(2)
     try:
@@ -151,10 +149,10 @@ def rehearse(
             methods = ("step", "state_dict", "load_state_dict")
             if recipe.schedule and not all(hasattr(schedule, method) for method in methods):
                 kind = "a scheduler of torch.optim.lr_scheduler"
-                raise UsageError(f"schedule must give {kind}, it gave {schedule!r:.60}")
+                raise UsageError(f"schedule must return {kind}, it returned {schedule!r:.60}")
             gradients = GradientNorms(model) if record_gradients else None
             train_epoch(model, batches, optimizer, recipe.precision, gradients, loss=recipe.loss, fast=recipe.fast)
-            model.load_state_dict(copy.deepcopy(model.state_dict()))  # as best weights are restored, and a checkpoint
+            model.load_state_dict(copy.deepcopy(model.state_dict()))  # as for the best weights and a checkpoint
             with torch.no_grad():
                 seen, targets = (part.to(device()) for part in batches[0])
                 check_mean(recipe.loss, model.eval()(cast(seen, recipe.precision)), targets)
@@ -165,18 +163,18 @@ def rehearse(
                 probe(model, inputs.to(device()), recipe.precision, recipe.fast)
         except UsageError:
             raise
-        except Exception as error:  # whatever a model, a loss, an optimizer or a schedule of a reader's own raises
+        except Exception as error:  # whatever a reader's own model, loss, optimizer or schedule raises
             raise UsageError(
                 f"a training step on a copy of the model failed: {type(error).__name__}: {first_line(error)}"
             ) from None
 
 
 def check_mean(loss: Loss, outputs: Tensor, targets: Tensor) -> None:
-    """Raise UsageError where the loss of a batch that is taken twice is not that of the batch, as a sum's is not."""
+    """Raise UsageError if the loss of a batch doubles when the batch is repeated: it is a sum then, not a mean."""
     once = float(loss(outputs, targets))
     twice = float(loss(torch.cat([outputs, outputs]), torch.cat([targets, targets])))
     if once and abs(twice - 2 * once) < 1e-3 * abs(once):
-        raise UsageError("loss adds the images up; it must give their mean, as reduction='mean' does")
+        raise UsageError("loss is the sum over the images; it must be their mean, as with reduction='mean'")
 
 
 def _repeated(inputs: Tensor, size: int) -> Tensor:
@@ -184,12 +182,12 @@ def _repeated(inputs: Tensor, size: int) -> Tensor:
 
 
 def _rehearse_schedule(recipe: Recipe, schedule: Any, exp: Experiment, items: int, loss: float) -> None:
-    """Step a schedule as often as the run will, which one that is made for fewer steps refuses."""
+    """Step a schedule as often as the run will; a schedule for fewer steps raises."""
     steps = exp.epochs * math.ceil(items / exp.batch_size) if recipe.schedule_per_step else exp.epochs
     for _ in range(min(steps, MOST_STEPS)):
         schedule.step() if recipe.schedule_per_step else advance(schedule, loss)
 
 
 def fast_by_default() -> bool:
-    """Whether the report's runs use what only makes them faster; `FAST=0` in the environment turns all of it off."""
+    """Whether the report's runs use the faster implementations; `FAST=0` in the environment turns them off."""
     return switched_on("FAST")

@@ -17,7 +17,7 @@ from deepnet.speed.optimizer_steps import ContiguousViews, drop_subnormals
 from deepnet.speed.relus import with_cheap_relus
 from deepnet.training.metrics import GradientNorms, accuracy, macro_accuracy
 from deepnet.training.precision import arithmetic, cast
-from deepnet.training.ready import batches_of, device_of, scores, usable_precision
+from deepnet.training.ready import batches_of, checked_scores, device_of, usable_precision
 from experimentTable import UsageError
 from myModel import set_train_mode
 
@@ -35,30 +35,30 @@ def train_epoch(
     Args:
         data: a data set of (tensor, label) pairs, which is shuffled by torch's global generator; a loader; or (inputs,
             labels) batches.
-        precision: "fp32", "fp64" or "bf16", as the model's weights and the hardware have it.
-        gradients: the norms to add up, made for this model.
-        graph: on a GPU the steps go as a CUDA graph, which the model must allow.
-        batch_size: items per step where `data` is a data set (default 128).
-        loss: from outputs (B, classes) and targets (B,) to the mean over the batch.
-        fast: use what only makes steps faster; it changes rounding alone.
-        classes: the labels in the order of the model's outputs, where they are no whole numbers below those.
-        after_step: called after each optimizer step, as a schedule per step wants it.
+        precision: "fp32", "fp64" or "bf16"; it must suit the model's weights and the hardware.
+        gradients: sums the gradient norms; made for this model.
+        graph: on a GPU, run the steps as a CUDA graph, which the model must allow.
+        batch_size: items per step if `data` is a data set (default 128).
+        loss: a function from scores (B, classes) and targets (B,) to the mean over the batch.
+        fast: use the faster implementations, which change rounding only.
+        classes: the labels in the order of the model's outputs, unless the labels are the outputs' numbers.
+        after_step: called after each optimizer step, for a schedule per step.
 
     Returns:
-        train_loss, train_accuracy, learning_rate (at the epoch's end), steps, train_seconds (with the making of the
-        batches and the gradient norms, without evaluation), and the gradient norms where asked for. Nothing is read
-        from the device before the end.
+        train_loss, train_accuracy, learning_rate (at the epoch's end), steps, train_seconds (including the making of
+        batches and the gradient norms, without evaluation), and with `gradients` its norms. Nothing is read from the
+        device before the end.
 
     Raises:
-        UsageError: where `data` has no batches, gives what are no (tensor, label) pairs or labels that mean no output,
-            and where the optimizer holds nothing of the model that learns.
+        UsageError: if `data` has no batches, items that are not (tensor, label) pairs, or labels without an output, and
+            if the optimizer has no trainable parameter of the model.
 
     Example:
         >>> optimizer = torch.optim.Adam(model.parameters())
         >>> train_epoch(model, train_set, optimizer)["train_accuracy"]
     """
-    own = not isinstance(data, BatchSource)
-    if own:
+    from_user = not isinstance(data, BatchSource)
+    if from_user:
         precision = usable_precision(model, precision)
         check_loss(loss)
     check_optimizer(model, optimizer)
@@ -66,20 +66,20 @@ def train_epoch(
     set_train_mode(model)
     if gradients:
         gradients.reset()
-    where = device_of(model)
-    loss_sum = torch.zeros((), dtype=torch.float64 if precision == "fp64" else torch.float32, device=where)
-    correct = torch.zeros((), device=where)
+    device = device_of(model)
+    loss_sum = torch.zeros((), dtype=torch.float64 if precision == "fp64" else torch.float32, device=device)
+    correct = torch.zeros((), device=device)
     images = steps = 0
-    convolves = any(p.ndim == 4 for p in model.parameters())  # a mode costs half a millisecond per step in a deep MLP
-    tidy = fast and where.type == "cpu"
-    computed = with_cheap_relus(model) if fast else model
+    convolves = any(p.ndim == 4 for p in model.parameters())  # else intercepting convolutions costs 0.5 ms per step
+    clean_up = fast and device.type == "cpu"
+    network = with_cheap_relus(model) if fast else model
     start = time.perf_counter()
 
     def step(inputs: Tensor, labels: Tensor) -> None:
         with arithmetic(precision, convolves, fast):
-            outputs = computed(cast(inputs, precision))
-            if own:
-                check_targets(scores(model, inputs, outputs, training=True), labels)
+            outputs = network(cast(inputs, precision))
+            if from_user:
+                check_targets(checked_scores(inputs, outputs, training=True), labels)
             value = loss(outputs, labels)
         optimizer.zero_grad()
         value.backward()
@@ -92,12 +92,12 @@ def train_epoch(
         loss_sum.add_(value.detach() * len(labels))
         correct.add_((outputs.detach().argmax(1) == labels).sum())
 
-    take = CUDAGraphStep(step) if graph and where.type == "cuda" else step
+    run_step = CUDAGraphStep(step) if graph and device.type == "cuda" else step
     for inputs, labels in batches:
-        if tidy and steps % 100 == 0:
-            drop_subnormals(optimizer)  # a moment sinks for some 800 steps before it is subnormal
-            release_memory()  # CNN_res_56 at 128 pixels keeps 1 GB more by then
-        take(inputs.to(where), labels.to(where))
+        if clean_up and steps % 100 == 0:
+            drop_subnormals(optimizer)  # a moment decays for some 800 steps before it is subnormal
+            release_memory()  # in 100 steps, CNN_res_56 at 128 pixels accumulates 1 GB
+        run_step(inputs.to(device), labels.to(device))
         images, steps = images + len(labels), steps + 1
         if after_step:
             after_step()
@@ -110,15 +110,15 @@ def train_epoch(
 
 
 def check_loss(loss: Any) -> None:
-    """Raise UsageError for what is no callable from outputs and targets to their mean loss, as a class is none."""
+    """Raise UsageError unless `loss` is a callable and not a class."""
     if isinstance(loss, type):
-        raise UsageError(f"loss is the class {loss.__name__}; give one made of it, as {loss.__name__}()")
+        raise UsageError(f"loss is the class {loss.__name__}; pass an instance, {loss.__name__}()")
     if not callable(loss):
-        raise UsageError(f"loss must be a callable from outputs and targets to their mean loss, got {loss!r:.60}")
+        raise UsageError(f"loss must be a callable from scores and targets to their mean loss, got {loss!r:.60}")
 
 
 def check_targets(outputs: Tensor, labels: Tensor) -> None:
-    """Raise UsageError where a label is none of the outputs' numbers."""
+    """Raise UsageError if a label is not the number of an output."""
     low, high = int(labels.min()), int(labels.max())
     if low < 0 or high >= outputs.shape[1]:
         found = f"labels {low} to {high} are in the data but the model has {outputs.shape[1]} outputs"
@@ -126,18 +126,18 @@ def check_targets(outputs: Tensor, labels: Tensor) -> None:
 
 
 def check_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Raise UsageError for what is no optimizer, or holds what is not the model's, or nothing of it that learns."""
+    """Raise UsageError unless this is an optimizer over the model's parameters, at least one of them trainable."""
     if not isinstance(optimizer, torch.optim.Optimizer):
         raise UsageError(
             f"optimizer must be a torch.optim.Optimizer over the model's parameters, got {optimizer!r:.60}"
         )
     learns = {id(parameter): parameter.requires_grad for parameter in model.parameters()}
-    held = [id(parameter) for group in optimizer.param_groups for parameter in group["params"]]
-    if any(parameter not in learns for parameter in held):
+    optimized = [id(parameter) for group in optimizer.param_groups for parameter in group["params"]]
+    if any(parameter not in learns for parameter in optimized):
         raise UsageError(
             "the optimizer holds parameters that are not the model's; make it from the model that is trained"
         )
-    if not any(learns[parameter] for parameter in held):
+    if not any(learns[parameter] for parameter in optimized):
         raise UsageError("the optimizer holds no parameter of the model that learns")
 
 
@@ -146,42 +146,39 @@ def evaluate(
     model: nn.Module, data: Any, precision: str | None = None, *, batch_size: int | None = None,
     loss: Loss = cross_entropy, fast: bool = False, classes: Sequence[Any] | None = None,
 ) -> tuple[dict, np.ndarray]:  # fmt: skip
-    """Measure loss, accuracy (share of images) and macro accuracy (mean over classes).
-
-    Leaves the model in evaluation mode.
+    """Measure loss, accuracy (over images) and macro accuracy (mean over classes). Leaves the model in evaluation mode.
 
     Args:
-        data: a data set of (tensor, label) pairs, a loader, or (inputs, labels) batches. Labels are the numbers of the
-            model's outputs.
+        data: a data set of (tensor, label) pairs, a loader, or (inputs, labels) batches.
         precision: "fp32", "fp64" or "bf16"; by default the model's own.
-        batch_size: items per batch where `data` is a data set (default 128).
-        loss: from outputs (B, classes) and targets (B,) to the mean over the batch.
-        fast: use what only makes it faster; it changes rounding alone.
-        classes: the labels in the order of the model's outputs, where they are no such numbers, as
-            `record.settings["classes"]` lists them for a run of `pipeline`.
+        batch_size: items per batch if `data` is a data set (default 128).
+        loss: a function from scores (B, classes) and targets (B,) to the mean over the batch.
+        fast: use the faster implementations, which change rounding only.
+        classes: the labels in the order of the model's outputs, unless the labels are the outputs' numbers. For a run
+            of `pipeline`, `record.settings["classes"]` lists them.
 
     Returns:
         {"accuracy", "macro_accuracy", "loss"}, and an array (2, N) of targets and predicted classes.
 
     Raises:
-        UsageError: for labels that mean no output, and for what is no such data set.
+        UsageError: for labels without an output, and for any other data.
 
     Example:
         >>> measured, predictions = evaluate(model, test_set)
         >>> measured["accuracy"]
     """
-    own = not isinstance(data, BatchSource)
-    precision = usable_precision(model, precision) if own or precision is None else precision
+    from_user = not isinstance(data, BatchSource)
+    precision = usable_precision(model, precision) if from_user or precision is None else precision
     check_loss(loss)
-    batches, where = batches_of(model, data, precision, classes, batch_size, shuffle=False), device_of(model)
+    batches, device = batches_of(model, data, precision, classes, batch_size, shuffle=False), device_of(model)
     model.eval()
-    computed = with_cheap_relus(model) if fast else model
+    network = with_cheap_relus(model) if fast else model
     losses, predicted, targets = [], [], []
     for inputs, labels in batches:
-        inputs, labels = inputs.to(where), labels.to(where)
+        inputs, labels = inputs.to(device), labels.to(device)
         with arithmetic(precision, fast=fast):
-            outputs = scores(model, inputs, computed(cast(inputs, precision)))
-        if own:
+            outputs = checked_scores(inputs, network(cast(inputs, precision)))
+        if from_user:
             check_targets(outputs, labels)
         exact = outputs.float() if precision == "bf16" else outputs
         if loss is cross_entropy:
@@ -190,7 +187,7 @@ def evaluate(
             value = loss(exact, labels) * len(labels)
         if value.ndim:
             raise UsageError(
-                f"loss gives {value.numel()} numbers for a batch; it must give their mean, as reduction='mean' does"
+                f"loss returns {value.numel()} numbers for a batch; it must return their mean, as with reduction='mean'"
             )
         losses.append(value)
         predicted.append(outputs.argmax(1))

@@ -111,7 +111,7 @@ def test_two_processes(ready):
         [sys.executable, "-c", OPENING], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as other:
         assert other.stdout.readline() == "open\n"
-        busy = "another process is at the test set of sample; ask again"
+        busy = "another process is opening the test set of sample; try again"
         refused(lambda: final_test(find_record("dropout", "sample")), busy)
         other.kill()
     final_test(find_record("dropout", "sample"))

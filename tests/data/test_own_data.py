@@ -40,7 +40,7 @@ def test_readings():
 
 
 class Drawing(Dataset):
-    """Gives an item drawn at random whatever the index, as for balanced classes."""
+    """Returns a random item for any index, as a sampler for balanced classes would."""
 
     def __len__(self):
         return 200
@@ -96,7 +96,7 @@ def test_all_functions_take_the_same_data(data):
 
 def test_evaluation_with_words():
     data = Listed([(image, "even" if label % 2 == 0 else "odd") for image, label in held()])
-    refused(lambda: evaluate(mlp(outputs=2), data), "are no output numbers", "classes=(...)")
+    refused(lambda: evaluate(mlp(outputs=2), data), "are not output numbers", "classes=(...)")
     _, predictions = evaluate(mlp(outputs=2), data, classes=("odd", "even"))
     assert predictions[0].tolist() == [1 - int(label) % 2 for label in held().tensors[1]]
 
@@ -245,7 +245,7 @@ def test_plateau_schedule():
 
 def test_training_a_trained_model(capsys):
     """A second call says that the model is trained already."""
-    model, notice = mlp(), "twice: begins with the weights that twice left in this model; make it anew"
+    model, notice = mlp(), "twice: starts from the weights that twice left in this model; build it again"
     first = pipeline(model, digits(), held(), name="twice", **QUICK)
     assert notice not in capsys.readouterr().out
     second = pipeline(model, digits(), held(), name="twice", **QUICK)

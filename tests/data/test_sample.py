@@ -138,7 +138,7 @@ def make_sample() -> object:
 
 
 @needs_complete
-def test_sample_is_made_again(tmp_path, monkeypatch):
+def test_the_sample_is_rebuilt(tmp_path, monkeypatch):
     """MNIST's, the fastest. Tables are compared, since the files name the version of pyarrow that wrote them."""
     monkeypatch.setenv("DATA_DIR", COMPLETE)
     make_sample().make("mnist", tmp_path)

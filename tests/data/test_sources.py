@@ -82,7 +82,7 @@ def test_offline_with_nothing_cached(name, published, monkeypatch):
     monkeypatch.setattr(socket, "getaddrinfo", unreachable)
     monkeypatch.setenv("HF_HOME", os.environ["XDG_CACHE_HOME"])
     start = time.monotonic()
-    refused(lambda: load_images(name, "train", "cpu"), f"{name} is neither cached nor to be had", "does not answer",
+    refused(lambda: load_images(name, "train", "cpu"), f"{name} is neither cached nor available", "does not answer",
             f"into a folder {name}/ and set DATA_DIR to the folder above it", "sample profile")  # fmt: skip
     assert time.monotonic() - start < 10
 
@@ -156,7 +156,7 @@ def test_damaged_file_is_downloaded_once_more(damaged, hub, published):
 def test_file_that_stays_damaged(damaged, hub, published, tmp_path, monkeypatch):
     """The next place is tried."""
     monkeypatch.setattr(sources, "answers", lambda url: "huggingface" in url)
-    message = "mnist is neither cached nor to be had"
+    message = "mnist is neither cached nor available"
     refused(lambda: load_images("mnist", "train", "cpu"), message, f"{damaged} cannot be read (")
     assert [call["force_download"] for call in hub.calls] == [False, True]
     write_torchvision(tmp_path / "torchvision", "mnist", published["mnist"], monkeypatch)

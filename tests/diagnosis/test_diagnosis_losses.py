@@ -23,7 +23,7 @@ def codes(found):
         (nn.CrossEntropyLoss(weight=torch.ones(9)), "cannot take scores .32, 10."),
         (functional.mse_loss, "cannot take scores .32, 10."),
         (lambda scores, targets: 1.0, "gives float"),
-        (nn.CrossEntropyLoss(reduction="sum"), "must give their mean"),
+        (nn.CrossEntropyLoss(reduction="sum"), "must be their mean"),
     ],
 )
 def test_a_loss_that_is_no_mean_of_a_batch_is_refused(loss, words):

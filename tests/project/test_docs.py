@@ -97,7 +97,7 @@ def anchors(page: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("page", [*PAGES, *(ROOT / "report").glob("*.md")], ids=named)
-def test_a_link_leads_to_what_is_there(page):
+def test_links_lead_to_existing_files(page):
     for target in re.findall(r"\]\(([^)\s]+)\)", prose(page)):
         if "://" not in target:
             path, _, anchor = target.partition("#")

@@ -82,7 +82,7 @@ def test_there_is_no_circle():
     TopologicalSorter({name: [o for o, _ in imported(path) if o in FILES] for name, path in FILES.items()}).prepare()
 
 
-def test_what_is_imported_late_is_heavy():
+def test_only_heavy_libraries_are_imported_late():
     for name, path in FILES.items():
         for other, late in imported(path):
             if late and other in FILES:

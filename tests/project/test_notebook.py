@@ -86,7 +86,7 @@ def test_the_second_time_nothing_is_trained(twice):
     assert again == {path: time for path, time in written.items() if "/own/" not in str(path)}
 
 
-def test_the_readers_own_model_is_trained_anew_and_comes_out_the_same(twice):
+def test_the_readers_own_model_is_trained_again_with_equal_results(twice):
     (result,) = [path for path in twice[1] if "/own/" in str(path)]
     folders = list(result.parent.parent.glob("seed-0*"))  # the first one has been moved aside
     first, second = (untimed([json.loads(line) for line in (folder / "rows.jsonl").open()]) for folder in folders)

@@ -102,19 +102,19 @@ def profiles_sentences() -> Iterator[str]:
         hours("cpu", lambda row, chapter=chapter: row.chapter == chapter) for chapter in (2, 3, 4, 5)
     )
     ablations = hours("cpu", lambda row: row.chapter == 4 and row in ABLATIONS)
-    yield f"The profile `sample` runs everything but the {len(ABLATIONS)} ablations"
+    yield f"The profile `sample` runs everything except the {len(ABLATIONS)} ablations"
     yield f"about {hours('cpu'):.0f} h on two Zen 1 cores |"
     yield (
         f"The {hours('cpu'):.0f} hours of `cpu` are {60 * two:.0f} min for chapter 2, {three:.0f} h for chapter 3, "
         f"{four:.0f} h for chapter 4 ({ablations:.0f} h of it for the ablations) and {five:.0f} h for chapter 5."
     )
     assert round(hours("paper")) == 1  # "about an hour"
-    yield from split_sentence("CIFAR-100's train set is split into {:,} and {:,} images")
+    yield from split_sentence("CIFAR-100's training set is split into {:,} and {:,} images")
 
 
 def machines_sentences() -> Iterator[str]:
     """What the table's runs take on several machines."""
-    yield f"stopped and continued as you like | {hours('cpu'):.0f} h on two cores |"
+    yield f"which you can stop and resume | {hours('cpu'):.0f} h on two cores |"
     yield f"MLP_res_96 alone takes {duration(estimated_seconds(experiment('MLP_res_96', 'cpu')))}"
     made = [record for profile in ("paper", "cpu") for runs in found("*", profile).values() for record in runs]
     there = [record.profile for record in made if record.settings["provenance"]["commit"].startswith(SESSION)]

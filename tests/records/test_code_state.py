@@ -43,7 +43,7 @@ def clone(tmp_path):
 
 
 def test_clean_clone(clone, tmp_path, monkeypatch):
-    """Files that are no modules do not count, nor do line ends that git changes, nor GIT_DIR."""
+    """Files that are not modules do not count, nor do line endings that git converts, nor GIT_DIR."""
     git(clone, "config", "core.autocrlf", "true")
     path = clone / "coreFunction.py"
     path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
@@ -81,7 +81,7 @@ def test_changed_module(clone, change):
     change(clone)
     found = code.state(clone)
     assert (found["commit"], found["dirty"]) == (before["commit"], True)
-    assert found["uncommitted"] == f"not as commit {before['commit'][:7]} has it: coreFunction.py"
+    assert found["uncommitted"] == f"differs from commit {before['commit'][:7]}: coreFunction.py"
     assert found["code"] != before["code"]
 
 
@@ -116,7 +116,7 @@ def test_uncommitted_module(clone, path, name, ignored):
         (clone / ".git" / "info" / "exclude").write_text(f"{path}\n")
     (beside, imported), (kept, changed), same = json.loads(said_in(clone, "-c", UNTRACKED, path, name))
     assert (beside, kept, same) == (None, None, True)
-    assert imported == f"not as commit {git(clone, 'rev-parse', 'HEAD')[:7]} has it: {path}"
+    assert imported == f"differs from commit {git(clone, 'rev-parse', 'HEAD')[:7]}: {path}"
     assert changed == f"its code was changed while it ran: {path}"
 
 
@@ -145,14 +145,14 @@ def test_edit_that_was_reverted(clone):
     """What the process has imported may be the edited module, though the file is the commit's again."""
     edited, reverted, at_the_end = said_in(clone, "-c", REVERTED).splitlines()
     assert edited.endswith("has it: deepnet/text.py")
-    assert reverted == "written after this process had begun: deepnet/text.py; start it anew"
+    assert reverted == "written after this process had begun: deepnet/text.py; restart it"
     assert at_the_end == "its code was changed while it ran: deepnet/text.py"
 
 
 def test_without_a_repository(tmp_path, clone, monkeypatch):
     """No commit counts: not another repository's, and none where git is missing."""
     shutil.rmtree(clone / ".git")
-    reasons = [f"{clone} is no git repository with a commit"]
+    reasons = [f"{clone} is not a git repository with a commit"]
     found = [code.state(clone)]
     git(tmp_path, "init", "-q")
     git(tmp_path, "add", ".")
@@ -203,14 +203,14 @@ def test_parts(runs_dir):
     assert record.result["sha256"].keys() == {"settings.json", "rows.jsonl"}
 
 
-EDITED = CLEAN | {"dirty": True, "uncommitted": "not as commit ccccccc has it: coreFunction.py"}
+EDITED = CLEAN | {"dirty": True, "uncommitted": "differs from commit ccccccc: coreFunction.py"}
 
 
 @pytest.mark.parametrize(
     ("parts", "why"),
     [
-        ((CLEAN, EDITED), "not as commit ccccccc has it: coreFunction.py"),
-        ((EDITED, CLEAN), "not as commit ccccccc has it: coreFunction.py"),
+        ((CLEAN, EDITED), "differs from commit ccccccc: coreFunction.py"),
+        ((EDITED, CLEAN), "differs from commit ccccccc: coreFunction.py"),
         ((CLEAN, CLEAN | {"commit": "d" * 40}), "its parts were made by several commits, ccccccc, ddddddd"),
         ((CLEAN | {"code": "another"},), "its code was changed while it ran"),
     ],
@@ -226,7 +226,7 @@ def test_mixed_or_changed_code(runs_dir, evidence, parts, why):
 def test_provenance_on_the_processor(monkeypatch):
     from deepnet import machine
 
-    monkeypatch.setattr(machine, "device", lambda: pytest.fail("the device was asked for"))
+    monkeypatch.setattr(machine, "device", lambda: pytest.fail("the device was used"))
     made = provenance("fp32", on_processor=True)
     assert (made["device"], made["precision"]) == ("cpu", "fp32")
 

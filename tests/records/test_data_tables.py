@@ -1,4 +1,4 @@
-"""The evidence as data: both tables hold what docs/data.md says, and the crate describes what is there."""
+"""The evidence as data: both tables match docs/data.md, and the crate describes the files."""
 
 import csv
 import json
@@ -20,13 +20,13 @@ TEXTS = {  # type -> the texts that a cell of it may have
     "text": re.compile(r".*"),
     "whole number": re.compile(r"\d+"),
     "number": re.compile(r"-?\d+(\.\d+)?(e-?\d+)?"),
-    "truth": re.compile(r"True|False"),
+    "boolean": re.compile(r"True|False"),
 }
 ARROW = {
     "text": {pa.string()},
     "whole number": {pa.int64()},
     "number": {pa.float64()},
-    "truth": {pa.bool_()},
+    "boolean": {pa.bool_()},
     "list": {pa.list_(pa.float64()), pa.list_(pa.int64())},
 }
 
@@ -78,7 +78,7 @@ def test_refusals(arguments, said):
     assert done.returncode == 1 and said in done.stderr and done.stderr.count("\n") == 1
 
 
-def test_the_crate_describes_what_is_there():
+def test_the_crate_describes_the_files():
     text = (ROOT / "report" / "ro-crate-metadata.json").read_text()
     assert text == crate_json(), REMEDY
     (whole,) = (entity for entity in json.loads(text)["@graph"] if entity["@id"] == "./")

@@ -36,14 +36,14 @@ def test_unfinished_run_with_other_rows(runs_dir, change):
     rows = written(runs_dir, finished=False).path / "rows.jsonl"
     rows.write_text("".join(change(rows.read_text().splitlines(keepends=True))))
     with RunFolder(EXPERIMENT, runs_dir) as folder:
-        refused(lambda: folder.start({"lr": 0.1}, PROVENANCE), "lacks rows of its checkpoint or has others; remove")
+        refused(lambda: folder.start({"lr": 0.1}, PROVENANCE), "does not have the rows of its checkpoint; remove")
 
 
 def test_unfinished_run_with_the_checkpoint_of_another_seed(runs_dir):
     path, other = (written(runs_dir, seed=seed, finished=False).path for seed in (0, 1))
     (path / "checkpoint.pt").write_bytes((other / "checkpoint.pt").read_bytes())
     with RunFolder(EXPERIMENT, runs_dir) as folder:
-        refused(lambda: folder.start({"lr": 0.1}, PROVENANCE), "no checkpoint of this run", "it is that of x sample 1")
+        refused(lambda: folder.start({"lr": 0.1}, PROVENANCE), "is not of this run", "it belongs to x sample 1")
 
 
 @pytest.mark.parametrize(("file", "text", "what"), [

@@ -148,7 +148,7 @@ def test_figures_of_a_read_only_clone(tmp_path, monkeypatch, capsys):
     assert {path: path.stat().st_mtime_ns for path in clone.rglob("*")} == before
 
 
-# ---------------------------------------------------------------- folders that are no record
+# ---------------------------------------------------------------- folders that are not records
 
 
 @pytest.mark.parametrize("name", ["mine", "seed-x", "seed-", "seed-0.20261127-120000"])

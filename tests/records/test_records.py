@@ -115,7 +115,7 @@ def test_fresh(runs_dir):
             assert folder.start({"lr": 0.1}, PROVENANCE, fresh=True) is None
             folder.append({"epoch": 0})
     assert len(list((runs_dir / "sample" / "x").glob("seed-0*"))) == 3
-    assert find_records("x", "sample") == []  # what was moved aside is no record any more
+    assert find_records("x", "sample") == []  # a folder that was moved aside is not found as a record
 
 
 # ---------------------------------------------------------------- where records are found
@@ -179,7 +179,7 @@ def test_damaged_log_of_openings(runs_dir):
     log = runs_dir / "sample" / "openings.jsonl"
     log.parent.mkdir(parents=True)
     log.write_text('{"time": "1"}\n{"time": "2", \n')
-    message = refused(lambda: find_openings("sample"), str(log), "mend that line by hand", "keep the others")
+    message = refused(lambda: find_openings("sample"), str(log), "repair it by hand", "keep the others")
     assert "remove" not in message
 
 

@@ -45,7 +45,7 @@ def test_read_only_folder(tmp_path, monkeypatch):
 
 
 class Full:
-    """No file grows beyond so many bytes, as on a full disk."""
+    """No file can grow beyond this size, as on a full disk."""
 
     def __init__(self, size: int) -> None:
         self.size = size

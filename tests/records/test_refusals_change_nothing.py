@@ -35,7 +35,7 @@ def train(
 
 
 class Late(Listed):
-    """Refuses its items after so many readings, as where a file turns out to be damaged in an epoch."""
+    """Refuses its items after this many readings, as if a file were damaged during an epoch."""
 
     def __init__(self, reads: int) -> None:
         super().__init__(list(zip(*digits().tensors, strict=True)))
@@ -96,7 +96,7 @@ REFUSALS: dict[str, Callable[[], object]] = {  # one from each place that refuse
 
 @pytest.fixture
 def finished(runs_dir, made, tiny):
-    """A finished record of every name that the refusals use, and files beside it as a killed process leaves them."""
+    """A finished record of every name that the refusals use, and the temporary files of a killed process."""
     lend(made, runs_dir, "MLP_4")
     record = train(keep_weights=True)
     for name in (".rows.jsonl.123.part", "notes.txt"):
@@ -168,8 +168,8 @@ def other_checkpoint(folder: Path) -> None:
 
 @pytest.mark.parametrize(("damage", "options", "message"), [
     (lambda folder: (folder / "checkpoint.pt").write_bytes(b"damaged"), {}, "cannot be read"),
-    (other_checkpoint, {}, "is no checkpoint of this run"),
-    (lambda folder: (folder / "rows.jsonl").write_text(""), {}, "lacks rows of its checkpoint or has others"),
+    (other_checkpoint, {}, "is not of this run"),
+    (lambda folder: (folder / "rows.jsonl").write_text(""), {}, "does not have the rows of its checkpoint"),
     (lambda folder: None, {"lr": 2e-2}, r"lr 0\.01 there, 0\.02 here"),
 ], ids=["damaged checkpoint", "other checkpoint", "too few rows", "other run"])  # fmt: skip
 def test_interrupted_run(interrupted, runs_dir, damage, options, message):

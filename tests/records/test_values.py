@@ -1,4 +1,4 @@
-"""A record that was returned stays what it was, whatever happens to its folder; nothing replaces a finished one."""
+"""A returned record does not change with its folder; nothing replaces a finished record."""
 
 import multiprocessing
 import os
@@ -122,8 +122,8 @@ def test_unknown_metric(runs_dir):
 
 
 @pytest.mark.parametrize(("name", "metric"), [("MLP_4", "gradient_log10_rms"), ("timing_3", "pair")])
-def test_metric_that_is_no_number(made, name, metric):
-    refused(lambda: found(made, name).column(metric), f"{metric} is no single number per row", "record.rows")
+def test_a_metric_that_is_not_a_number(made, name, metric):
+    refused(lambda: found(made, name).column(metric), f"{metric} is not one number per row", "record.rows")
 
 
 @pytest.mark.parametrize("pandas", [None, SimpleNamespace(DataFrame=lambda rows: ("frame", rows))])

@@ -37,7 +37,7 @@ def test_order_knows_no_outcome(monkeypatch):
     assert missing_evidence("cpu", 2) == before
 
 
-def test_prices_are_those_of_other_seeds_or_the_table_s():
+def test_estimates_come_from_other_seeds_or_the_table():
     assert seconds_of(experiment("MLP_res_96", "cpu")) == 24000  # it has no record there
     took = [
         sum(row.get("train_seconds", 0.0) for row in record.rows) for record in reading.find_records("MLP_13", "cpu")

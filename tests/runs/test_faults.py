@@ -157,7 +157,7 @@ WAY_ON = "make room, or set RUNS_DIR to a folder you can write to"
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
-    """A records folder that is a disk of its own."""
+    """A records folder on a separate disk."""
     folder = tmp_path / "disk"
     folder.mkdir()
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", folder], capture_output=True).returncode:
@@ -249,7 +249,7 @@ def test_interrupted_cell(reference, runs_dir, monkeypatch):
         reply, printed = ended(client, cell)
         assert time.monotonic() - interrupted < 10
         assert (reply["status"], reply["ename"]) == ("error", "KeyboardInterrupt")
-        assert printed.endswith("interrupted; the same call goes on from here\n")
+        assert printed.endswith("interrupted; the same call continues from here\n")
         (unfinished,) = faults.records(runs_dir)
         assert not unfinished.result
         assert (unfinished.path / "checkpoint.pt").exists()

@@ -114,7 +114,7 @@ def test_interrupt_ends_the_pool(start, runs_dir):
     caller.send_signal(signal.SIGINT)
     assert caller.wait(60) == 1
     out, err = caller.said()
-    assert (out.splitlines()[-1], err) == ("interrupted; the same call goes on from here", "")
+    assert (out.splitlines()[-1], err) == ("interrupted; the same call continues from here", "")
     until(lambda: in_group(caller) == [], 10)  # multiprocessing's resource tracker ends a moment after the caller
     assert begun(runs_dir) == ["MLP_4"] and not (runs_dir / "sample" / "MLP_4" / "seed-0" / "result.json").exists()
     assert not list(runs_dir.glob(".caller-*"))
@@ -146,7 +146,7 @@ def test_own_pool_of_a_killed_caller_stops_after_the_epoch(start, runs_dir):
 def test_stop_in_the_middle_of_a_workers_run(start, runs_dir, capsys):
     with process_pool(1) as pool:
         assert run_all(*NAMES, executor=pool, stop=lambda: has_begun(runs_dir, "MLP_4")) == []
-    assert capsys.readouterr().out.splitlines()[-1] == "stopped as asked; the same call goes on from here"
+    assert capsys.readouterr().out.splitlines()[-1] == "stopped as asked; the same call continues from here"
     assert (runs_dir / "sample" / "MLP_4" / "seed-0" / "checkpoint.pt").exists()
     assert begun(runs_dir) == ["MLP_4"]
 
@@ -161,7 +161,7 @@ def test_interrupt_on_a_cluster(start, worker, scheduler, runs_dir):
     caller.send_signal(signal.SIGINT)
     assert caller.wait(60) == 1
     out, err = caller.said()
-    assert (out.splitlines()[-1], err) == ("interrupted; the same call goes on from here", "")
+    assert (out.splitlines()[-1], err) == ("interrupted; the same call continues from here", "")
     until((runs_dir / "sample" / "MLP_4" / "seed-0" / "checkpoint.pt").exists, 30)
     time.sleep(3)
     assert begun(runs_dir) == ["MLP_4"]
@@ -173,7 +173,7 @@ def test_scheduler_is_gone(start, worker, scheduler, runs_dir):
     until(lambda: has_begun(runs_dir, "MLP_4"))
     scheduler.kill()
     assert caller.wait(60) == 1
-    said = "run.py: the scheduler is gone; once there is one again, the same call goes on from here\n"
+    said = "run.py: the scheduler is gone; once there is one again, the same call continues from here\n"
     assert caller.said()[1] == said
     assert not list(runs_dir.glob(".caller-*"))
 

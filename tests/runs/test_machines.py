@@ -95,7 +95,7 @@ def told(name, stop):
     return name
 
 
-def test_timing_runs_alone_at_the_end(runs_dir):
+def test_timing_runs_come_last_one_by_one(runs_dir):
     names, executor = ("timing_3", "MLP_4", "timing_4", "train_resnet", "fine_tune_1"), Noting()
     todo = {experiment(name, "sample"): partial(told, name) for name in names}
     ended = [attempt() for _, attempt in queue.schedule(executor, todo, stop=bool)]
@@ -124,7 +124,7 @@ def die(stop):
 def test_worker_of_a_pool_dies(runs_dir, tiny):
     with process_pool(1) as pool:
         attempts = queue.schedule(pool, {experiment("MLP_4", "sample"): die}, lambda: False)
-        refused(lambda: list(attempts), "a worker process died", "goes on from here")
+        refused(lambda: list(attempts), "a worker process died", "continues from here")
     assert not list(runs_dir.glob(".caller-*"))
     shutil.rmtree(runs_dir)
     assert run_all("MLP_4", wandb=False) and find_record("MLP_4", "sample").finished

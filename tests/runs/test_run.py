@@ -72,7 +72,7 @@ def test_frozen_layers_are_bit_equal_to_the_parents(made):
     assert moved == {"layer3", "layer4"}
 
 
-def test_the_statistics_of_frozen_layers_move_as_in_the_original_where_that_is_asked_for(made, runs_dir, tiny):
+def test_the_statistics_of_frozen_layers_are_updated_as_in_the_original_on_request(made, runs_dir, tiny):
     lend(made, runs_dir, "train_resnet")
     row = replace(EXPERIMENTS["fine_tune_1"], name="moving", defects=("moving_statistics",), keep_weights=True)
     record, parent = run(row), found(made, "train_resnet").weights()
@@ -132,7 +132,7 @@ def test_baseline_is_chosen_on_held_out_data(made):
     assert {key.split(".")[0] for key in record.weights()} == {"svm", "logistic_regression"}
 
 
-# ---------------------------------------------------------------- loaded, gone on with, trained before
+# ---------------------------------------------------------------- loaded, resumed, trained before
 
 
 def test_second_call_trains_nothing(made, monkeypatch, capsys, tiny, no_training):
@@ -177,7 +177,7 @@ def test_parent_without_weights_in_the_evidence(evidence, capsys, tiny):
 def test_resume_after_interrupt(made, capsys, tiny):
     with cut_off(1):
         run_all("MLP_4")
-    assert capsys.readouterr().out.endswith("interrupted; the same call goes on from here\n")
+    assert capsys.readouterr().out.endswith("interrupted; the same call continues from here\n")
     assert len(find_record("MLP_4", "sample").rows) == 1
     assert untimed(run_all("MLP_4")[0].rows) == untimed(found(made, "MLP_4").rows)
 
@@ -206,7 +206,7 @@ def test_rows_own_seed_and_profile(made, runs_dir, tiny, monkeypatch):
 @pytest.mark.parametrize(
     ("own", "asked", "words"),
     [
-        ({"seed": 2}, {"seeds": (0, 1)}, ("MLP_4 is a row of seed 2", "seeds=(0, 1) are asked for")),
+        ({"seed": 2}, {"seeds": (0, 1)}, ("MLP_4 is a row of seed 2", "seeds=(0, 1) are requested")),
         ({"profile": "cpu"}, {"profile": "sample"}, ("MLP_4 is a row of the profile cpu", "profile='sample'")),
         ({}, {"seeds": ()}, ("seeds are empty", "seeds=(0,)")),
         ({}, {"seeds": (0, -1)}, ("seed must be a whole number of at least 0",)),
@@ -271,7 +271,7 @@ def test_finished_parent_without_weights(made, runs_dir, tiny, capsys, no_traini
     (folder / "weights.pt").unlink(missing_ok=True)
     before = {path: path.read_bytes() for path in folder.iterdir()}
     child = replace(EXPERIMENTS["MLP_4"], name="b", start_from="MLP_4", profile="sample")
-    remedy = f"the weights of MLP_4 (seed 0) were not kept; move {folder} away, and it is trained again"
+    remedy = f"the weights of MLP_4 (seed 0) were not kept; move {folder} away to train it again"
     assert refused(lambda: run(child)) == remedy
     assert run_all(child) == []
     said = capsys.readouterr().out

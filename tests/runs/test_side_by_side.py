@@ -1,4 +1,4 @@
-"""`run_all` in several processes: the same records as one after the other."""
+"""`run_all` in several processes gives the same records as in one."""
 
 import multiprocessing
 import os

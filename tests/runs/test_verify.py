@@ -103,7 +103,7 @@ def test_equal_run_changes_nothing(evidence, runs_dir, monkeypatch, capsys, name
     assert f"{name} (seed 0) is trained again; " in capsys.readouterr().out
 
 
-def test_a_metric_that_older_records_lack_is_no_difference(evidence):
+def test_a_metric_that_older_records_lack_is_not_a_difference(evidence):
     folder = evidence / "MLP_4" / "seed-0"
     rows = [json.loads(line) for line in (folder / "rows.jsonl").read_text().splitlines()]
     assert "update_log10_ratio" in rows[1]
@@ -135,11 +135,11 @@ def test_other_training_differs_from_its_first_step(evidence, slower):
     assert f"test_loss {loss.there} there, {loss.here} here" in epoch_1 and "probe_variance in " in epoch_1
 
 
-def test_first_epochs_alone(evidence, trained):
+def test_only_the_first_epochs_are_compared(evidence, trained):
     difference = verify("MLP_4", epochs=1)
     # the weights are not those of the end
     assert (difference.verdict, difference.epochs, len(trained)) == ("equal", 1, 1)
-    assert str(difference) == "MLP_4 (sample, seed 0): equal, rows 0 to 1 alone"
+    assert str(difference) == "MLP_4 (sample, seed 0): equal, only rows 0 to 1"
 
 
 def test_difference_after_the_compared_epochs(evidence):
@@ -182,7 +182,7 @@ def test_threads_of_the_analyses():
 def test_parent_with_the_weights_of_the_evidence(evidence, made, runs_dir, trained, capsys):
     lend(made, runs_dir, "train_resnet")
     assert verify("fine_tune_1").verdict == "bit-equal"
-    assert len(trained) == 2  # epochs of its own
+    assert len(trained) == 2  # its own epochs
     assert verify("baseline").verdict == "bit-equal"
     assert "train_resnet" not in capsys.readouterr().out
 
@@ -207,7 +207,7 @@ def test_prediction_interval_of_the_seeds(evidence, tmp_path):
     low, high = np.mean(there) - half, np.mean(there) + half
     record, again, seeds = two(evidence, tmp_path, there=there, here=round(high - 0.001, 4), **OTHER)
     difference = compare(record, again, seeds)
-    assert (difference.verdict, difference.agreed) == ("within the seeds' spread (95%, 3 seeds)", True)
+    assert (difference.verdict, difference.agreed) == ("within the seeds' prediction interval (95%, 3 seeds)", True)
     assert difference.expected == pytest.approx((low, high))
     assert difference.conditions == {"processor": (record.settings["provenance"]["processor"], "another")}
     said = f"accuracy 0.5 there, {round(high - 0.001, 4)} here; expected from {low:.4g} to {high:.4g}"
@@ -224,7 +224,7 @@ def test_unknown_spread(evidence, tmp_path, there):
     other_row(again.path, 1, test_accuracy=1.0)  # a row beyond it, so that the rows do not decide
     difference = compare(record, Record(again.path), seeds)
     assert difference.agreed
-    assert difference.verdict == "within the sampling error of 1000 images (95%; the seeds' spread is not known)"
+    assert difference.verdict == "within the sampling error of 1000 images (95%; the variance over seeds is not known)"
     assert difference.expected == pytest.approx((low, high))
     edit(again.path, "result.json", accuracy=low - 0.001)
     assert not compare(record, Record(again.path), seeds).agreed
@@ -242,7 +242,7 @@ def test_same_seed_is_compared_first(evidence, tmp_path):
     assert difference.expected == pytest.approx((low, high))
     other_row(again.path, 1, test_accuracy=1.0)
     difference = compare(record, Record(again.path), seeds)
-    assert (difference.agreed, difference.ground) == (False, "the seeds' spread (95%, 3 seeds)")
+    assert (difference.agreed, difference.ground) == (False, "the seeds' prediction interval (95%, 3 seeds)")
 
 
 @pytest.mark.parametrize(
@@ -255,9 +255,9 @@ def test_same_seed_is_compared_first(evidence, tmp_path):
     ],
 )  # fmt: skip
 def test_pooled_spread(seeds, others, half, ground):
-    interval, said = verification.expectation(0.42, 10**8, seeds, others)
+    interval, said = verification.expected_interval(0.42, 10**8, seeds, others)
     assert interval == pytest.approx((max(0.42 - half, 0), 0.42 + half), abs=1e-6)
-    assert said == f"the seeds' spread (95%, {ground})"
+    assert said == f"the seeds' prediction interval (95%, {ground})"
 
 
 def test_runs_of_the_same_model(evidence):
@@ -390,4 +390,4 @@ def test_json(evidence, call):
 def test_interrupt(evidence, call, monkeypatch):
     monkeypatch.setattr(coreFunction, "train_epoch", interrupt)
     status, _, err = call("verify", "MLP_4")
-    assert (status, err) == (1, "interrupted; the same command begins again\n")
+    assert (status, err) == (1, "interrupted; the same command starts again\n")

@@ -69,7 +69,7 @@ def as_evidence(runs_dir, evidence):
     return lambda: runs_dir.rename(evidence)
 
 
-# ---------------------------------------------------------------- what is trained, and what is not
+# ---------------------------------------------------------------- which runs are trained
 
 
 @pytest.mark.parametrize("method", ["bayes", "random"])
@@ -82,7 +82,7 @@ def test_trials_are_ordinary_runs(trained, method):
         assert 1e-4 <= lr <= 1e-1 and batch_size in (16, 32) and model == "MLP_4"
 
 
-def test_only_what_is_missing_is_trained(trained):
+def test_only_missing_runs_are_trained(trained):
     first = search(SMALL, 2, base="MLP_4")
     assert [record.path for record in search(SMALL, 2, base="MLP_4")] == [record.path for record in first]
     assert len(search(SMALL, 3, base="MLP_4")) == 3
@@ -288,7 +288,7 @@ def test_loss_that_is_not_finite(capsys):
 
 
 @pytest.mark.parametrize("error", [WriteError("cannot write records"), KeyboardInterrupt()])
-def test_error_that_is_not_the_trials(error, monkeypatch):
+def test_an_error_that_is_not_the_trial_s_own(error, monkeypatch):
     """It ends the search, and the same call resumes the trial."""
     with monkeypatch.context() as patch:
         patch.setattr(coreFunction, "prepare_training", raising(error))

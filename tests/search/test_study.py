@@ -24,7 +24,7 @@ pytestmark = pytest.mark.usefixtures("tiny")
     [
         ({"base": "MLP_5"}, "unknown experiment 'MLP_5'", "run.py list"),
         ({"base": None}, "unknown experiment 'None'", "run.py list"),
-        ({"base": "distribution"}, "distribution is no training", "a search needs a training"),
+        ({"base": "distribution"}, "distribution trains no model", "a search needs a training run"),
         ({"base": "MLP_33_eps"}, "MLP_33_eps has no budget in the profile sample", "cpu or paper"),
         ({"base": experiment("MLP_4", "cpu"), "profile": "sample"}, "a row of the profile cpu", "give one of them"),
         ({"base": experiment("MLP_4", "", 2), "seed": 1}, "is a row of seed 2", "give one of them"),
@@ -33,7 +33,7 @@ pytestmark = pytest.mark.usefixtures("tiny")
             for count in ("2", 1.5, True, 0)
         ),
         *(({"name": name}, "cannot name a folder", repr(name)) for name in ("../x", "", "a b", "x\n")),
-        ({"name": None}, "name must be a word", "None"),
+        ({"name": None}, "name must be a string", "None"),
         ({"name": "sweep"}, "would take the place of the table's sweep_1", "another name"),
         ({"name": "SWEEP"}, "would take the place of the table's sweep_1", "another name"),  # one folder on some disks
         ({"seed": "0"}, "seed must be a whole number", "'0'"),
@@ -58,7 +58,7 @@ def test_nothing_to_join(tmp_path):
 
 
 def test_search_killed_at_its_beginning():
-    """It cannot be joined, and is begun anew."""
+    """It cannot be joined, and the same call begins it."""
     with trials.open_study("search", "sample", 0, "", "maximize") as study:
         study.study.set_user_attr("count", 2)
     refused(join, "no search 'search'", "begin it with search(...)")
@@ -80,7 +80,7 @@ def test_another_configuration_is_refused():
     assert search(other, 1, base="MLP_4", name="wider")[0].name == "wider_1"
 
 
-def test_row_that_is_not_in_the_table():
+def test_a_row_that_is_not_in_the_table():
     own = replace(experiment("MLP_4"), name="own", dropout=0.25, seed=3)
     (record,) = search(SMALL, 1, base=own, name="mine")
     assert (record.name, record.seed, record.profile) == ("mine_1", 3, "sample")
@@ -106,7 +106,7 @@ def test_interrupted_trial_is_the_next():
     assert drawn([find_record("search_2", "sample")], "lr") == [(1e-3,)]
 
 
-def test_claimed_trial_is_left_alone(runs_dir):
+def test_a_claimed_trial_is_left_to_its_process(runs_dir):
     search(SMALL, 1, base="MLP_4")
     with trials.open_study("search", "sample", 0, "") as study, ExitStack() as theirs, ExitStack() as ours:
         other = study.add({"lr": 1e-3, "batch_size": 16}, read_sweep(SMALL), theirs)
@@ -119,7 +119,7 @@ def test_claimed_trial_is_left_alone(runs_dir):
 
 
 def test_two_begin_at_once_with_different_configurations(monkeypatch):
-    """Each looks and writes under one lock, so that the first one's configuration stands."""
+    """Each reads and writes under one lock, so that the first one's configuration is kept."""
     together, outcomes, read = threading.Barrier(2), [], searching.read_sweep
 
     def read_together(*arguments):

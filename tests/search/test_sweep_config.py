@@ -208,7 +208,7 @@ REFUSED = [
     (varied(dropout={"min": 0.0, "max": 1.0}), "dropout must lie in [0, 1)", "1.0"),
     (varied(optimizer={"values": ["Adam", "Foo"]}), "unknown optimizer 'Foo'", "choose Adam"),
     (varied(start_from={"values": [None, "nowhere"]}), "unknown experiment 'nowhere'", "run.py list"),
-    (varied(start_from={"value": "distribution"}), "start from distribution", "no training"),
+    (varied(start_from={"value": "distribution"}), "start from distribution", "trains no model"),
     (varied(eps={"values": [None, 1e-6]}, optimizer=ADAM), "SGD has no eps", "another optimizer"),
     (varied(eps={"values": [None, 1e-8]}), "eps None and 1e-08 are the same here", "leave one of them out"),
 ]
@@ -250,7 +250,7 @@ def test_epochs_that_the_profile_sets():
 
 
 def test_only_values_that_a_trial_combines_are_refused():
-    """The row's own value of one parameter does not forbid a value of another that is never drawn beside it."""
+    """The row's own value of one parameter does not forbid a value of another that is never combined with it."""
     row = replace(experiment("adam", "paper"), name="own", trainable=None)
     sought = {"model": {"values": ["resnet18", "CNN_10"]}, "start_from": {"value": None}}
     assert read_sweep(varied(**sought), row).parameters.keys() == sought.keys()

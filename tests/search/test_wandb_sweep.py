@@ -113,7 +113,7 @@ def test_resume_after_stop(server, runs_dir, monkeypatch):
     assert find_record("search_1", "sample").settings["identity"] == begun.settings["identity"]
     assert [find_record(f"search_{k}", "sample").settings["identity"]["lr"] for k in (1, 2)] == [0.09, 0.001]
     assert len(server.sweeps) == 1
-    # one of them for the trial that was stopped, which the second call goes on with by itself
+    # one of them for the trial that was stopped, which the second call resumes without an agent
     assert len(server.agents) == 2
     stopped, alone, second = offline_runs(runs_dir)
     assert [exit_code(lines) for lines in (stopped, alone, second)] == [1, 0, 0]
@@ -154,5 +154,5 @@ def test_wandb_accepts_the_report_sweep():
 def test_wandb_makes_no_sweep(monkeypatch, runs_dir):
     monkeypatch.setattr(searching, "wandb_mode", lambda: "online")
     monkeypatch.setenv("WANDB_API_KEY", "nonsense")
-    refused(lambda: search(SMALL, 1, base="MLP_4"), "W&B makes no sweep (", "WANDB_MODE=offline")
+    refused(lambda: search(SMALL, 1, base="MLP_4"), "W&B creates no sweep (", "WANDB_MODE=offline")
     assert not list(runs_dir.rglob("settings.json"))

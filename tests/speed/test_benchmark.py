@@ -40,8 +40,8 @@ def prepared(name, profile="sample", batch_size=8):
 
 @pytest.mark.parametrize(
     ("name", "profile", "optimizer"),
-    # Adam divides by a gradient's size, and those of weights before a normalisation are in part rounding alone: SGD for
-    # ResNet-18.
+    # ResNet-18 takes SGD: Adam divides by a gradient's size, and gradients of weights before a normalization layer are
+    # partly rounding errors.
     [("MLP_4", "sample", "Adam"), ("CNN_10", "paper", "Adam"), ("resnet18", "sample", "SGD")],
 )
 def test_both_recipes_give_the_same_losses(name, profile, optimizer):
@@ -129,7 +129,7 @@ def test_the_first_step_and_prepared_batches_are_not_timed():
 
 
 def test_each_part_of_a_step_has_a_share_of_its_time():
-    """A cache's share is included; what is not computed has none."""
+    """A cache's share is included; layers that are not computed have none."""
     shares = {}
     for name, asked in (("MLP_4", True), ("MLP_4", False), ("CNN_10", True), ("resnet18", False), ("head", False)):
         exp, data = prepared(name, batch_size=64)

@@ -93,7 +93,7 @@ def test_im2col_rounds_no_more_than_torch(stride, side, large_kernel, monkeypatc
         assert 0 < (mine - true).norm() <= 1.1 * max((its - true).norm(), 2**-9 * true.norm())
 
 
-def test_no_gradient_is_computed_for_what_is_frozen(monkeypatch):
+def test_no_gradient_is_computed_for_frozen_tensors(monkeypatch):
     made = []
     for name in ("_input_gradient", "_im2col"):
         whole = getattr(convolutions, name)

@@ -57,7 +57,7 @@ def test_a_container_s_limit_counts(monkeypatch, tmp_path, version, limit, free,
 
 
 def freed(number: int) -> None:
-    """Free so many tensors of 40 MiB."""
+    """Free this many tensors of 40 MiB."""
     tensors = [torch.ones(10 * 2**20) for _ in range(number)]
     del tensors
 
@@ -77,7 +77,7 @@ def new_pages() -> float:
 
 @keeping
 def test_memory_is_kept_for_the_next_tensor_but_in_the_plain_recipe_s_process():
-    # both anew: what a process did before counts
+    # each in a new process, since earlier allocations count
     with plain_process() as plain, ProcessPoolExecutor(1, get_context("spawn")) as ours:
         assert ours.submit(new_pages).result() < 20  # one tensor's, were they huge
         assert plain.submit(new_pages).result() > 4 * 20
@@ -108,7 +108,7 @@ def test_memory_that_is_kept_counts_as_free_and_goes_back_in_the_end(monkeypatch
     assert min(kept - asked, kept_again - ended) > 200 * 2**20
 
 
-def test_kept_memory_is_given_back_every_hundred_steps(monkeypatch):
+def test_kept_memory_is_released_every_hundred_steps(monkeypatch):
     given = []
     monkeypatch.setattr(steps, "release_memory", lambda: given.append(True))
     model, (inputs, labels) = mlp(), digits().tensors

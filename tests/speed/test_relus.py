@@ -63,7 +63,7 @@ def test_a_relu_does_not_overwrite_what_others_need(layer):
     assert x.equal(before)
 
 
-def test_a_pooling_before_all_blocks_pools_the_images_alone():
+def test_a_pooling_before_all_blocks_pools_the_images():
     model, x = CNN([64, [3, 8], 4], [128, 10], image_size=32), -torch.rand(2, 3, 32, 32)
     pooled = nn.functional.adaptive_max_pool2d(x, 16)
     assert with_cheap_relus(model)[0](x).equal(pooled)
@@ -94,5 +94,5 @@ def with_own_forward(model):
     ],
     ids=["own class", "own model", "hook", "own forward"],
 )
-def test_any_other_model_is_left_as_it_is(model):
+def test_any_other_model_is_returned_unchanged(model):
     assert with_cheap_relus(model) is model

@@ -1,4 +1,4 @@
-"""One switch turns off all that only makes training faster, and results then differ by rounding alone."""
+"""One switch turns off the faster implementations, which change results by rounding only."""
 
 from dataclasses import replace
 
@@ -20,7 +20,7 @@ SWITCHED = {  # what a run uses of the room, by the module that uses it
 
 
 @pytest.mark.parametrize("name", ["MLP_4", "MLP_res_5", "CNN_10", "CNN_res_16", "fine_tune_1", "baseline"])
-def test_results_differ_by_rounding_alone(made, tiny, runs_dir, monkeypatch, name):
+def test_results_differ_by_rounding_only(made, tiny, runs_dir, monkeypatch, name):
     """In fp32, whose rounding is small on every processor."""
     lend(made, runs_dir, *([] if EXPERIMENTS[name].start_from is None else ["train_resnet"]))
     exp = replace(EXPERIMENTS[name], precision="fp32")

@@ -1,4 +1,4 @@
-"""The atlas as a table of its own: its rows, their order, its models, and the command line's --family."""
+"""The atlas, a separate table: its rows, their order, its models, and the command line's --family."""
 
 import json
 from dataclasses import asdict
@@ -108,7 +108,7 @@ def test_a_family_is_listed_with_how_far_it_is(begun, call, monkeypatch):
     [
         (["train", "--family", "atlas_epz"], "unknown family 'atlas_epz'; did you mean atlas_eps?"),
         (["train", "--family", "atlas_cnn", "--seeds", "0"], "atlas_cnn has the seeds 2, 3"),
-        (["train", "MLP_4", "--family", "atlas"], "--family names its runs itself"),
+        (["train", "MLP_4", "--family", "atlas"], "--family chooses its own runs"),
         (["publish", "--family", "atlas_eps"], "atlas_eps_13_1e-06 has no finished record"),
     ],
 )

@@ -14,7 +14,7 @@ from deepnet.runs import queue
 from experimentTable import PROFILES, ROWS
 
 
-def test_list_shows_every_row_with_its_state_and_price(made, runs_dir, tiny, call):
+def test_list_shows_every_row_with_its_state_and_estimated_time(made, runs_dir, tiny, call):
     lend(made, runs_dir, "MLP_4", "CNN_10", "MLP_res_5")
     (runs_dir / "sample" / "CNN_10" / "seed-0" / "result.json").unlink()
     edit(runs_dir / "sample" / "MLP_res_5" / "seed-0", "result.json", status="failed", reason="stopped")
@@ -35,7 +35,7 @@ def test_list_shows_every_row_with_its_state_and_price(made, runs_dir, tiny, cal
     assert call("list", "--profile", "paper")[1].startswith("profile paper, seed 0")
 
 
-def test_a_damaged_record_is_said_in_its_row_of_the_list_and_the_others_stay(made, runs_dir, tiny, call):
+def test_a_damaged_record_is_marked_in_its_row_of_the_list(made, runs_dir, tiny, call):
     lend(made, runs_dir, "MLP_4", "CNN_10")
     (runs_dir / "sample" / "CNN_10" / "seed-0" / "result.json").write_text("{")
     status, out, err = call("list", "--json")
@@ -75,7 +75,7 @@ def test_train_then_show(made, tiny, call, runs_dir):
     assert out.count("test_accuracy") == 3
 
 
-def test_minutes_leave_off_between_epochs_and_the_next_call_goes_on(made, tiny, call):
+def test_minutes_stop_between_epochs_and_the_next_call_resumes(made, tiny, call):
     status, _, _ = call("train", "MLP_4", "MLP_res_5", "--minutes", "0.0000001")
     assert status == 1
     assert len(find_record("MLP_4", "sample").rows) == 1
@@ -86,7 +86,7 @@ def test_minutes_leave_off_between_epochs_and_the_next_call_goes_on(made, tiny, 
     assert untimed(find_record("MLP_4", "sample").rows) == untimed(found(made, "MLP_4").rows)
 
 
-def test_fresh_leaves_the_evidence_aside_and_what_is_here_in_place(made, monkeypatch, evidence, runs_dir, tiny, call):
+def test_fresh_ignores_the_evidence_and_keeps_own_records(made, monkeypatch, evidence, runs_dir, tiny, call):
     shutil.copytree(made / "sample" / "MLP_4", evidence / "sample" / "MLP_4")
     assert call("train", "MLP_4")[0] == 0
     assert not (runs_dir / "sample" / "MLP_4").exists()
@@ -96,7 +96,7 @@ def test_fresh_leaves_the_evidence_aside_and_what_is_here_in_place(made, monkeyp
     assert call("train", "MLP_4", "--fresh")[0] == 0
 
 
-def test_publish_copies_what_is_finished(made, evidence, runs_dir, tiny, call):
+def test_publish_copies_finished_records(made, evidence, runs_dir, tiny, call):
     lend(made, runs_dir, "MLP_4")
     record = runs_dir / "sample" / "MLP_4" / "seed-0"
     edit(record, "settings.json", "provenance", dirty=True)
@@ -116,7 +116,7 @@ def test_publish_copies_what_is_finished(made, evidence, runs_dir, tiny, call):
     assert "MLP_13 has no finished record in sample; train it first" in err
 
 
-def test_what_is_evidence_alone_is_said_to_be_published_already(made, evidence, runs_dir, tiny, call):
+def test_publish_reports_records_that_only_the_evidence_has(made, evidence, runs_dir, tiny, call):
     lend(made, evidence, "MLP_4")
     there = evidence / "sample" / "MLP_4" / "seed-0"
     assert call("publish", "MLP_4") == (0, f"MLP_4 is published already: {there}\n", "")
@@ -136,7 +136,7 @@ def test_a_folder_of_a_user_that_there_is_not_ends_in_one_line(call, monkeypatch
     assert "RUNS_DIR=~nobody9/x names an unknown user" in err
 
 
-def test_what_is_not_in_the_table_is_published_and_shown_too(made, evidence, runs_dir, call):
+def test_records_that_are_not_in_the_table_are_published_and_shown(made, evidence, runs_dir, call):
     lend(made, runs_dir, "MLP_4")
     trial = (runs_dir / "sample" / "MLP_4").rename(runs_dir / "sample" / "search_1") / "seed-0"
     edit(trial, "settings.json", "experiment", name="search_1")
@@ -160,11 +160,11 @@ BAD_CALLS = [
     (("train", "--chapter", "9"), "chapters 2 to 5, not 9"),
     (("train", "MLP_4", "--profile", "gpu"), "unknown profile 'gpu'; did you mean cpu? choose sample, cpu or paper"),
     (("list", "--profile", "gpu"), "unknown profile 'gpu'"),
-    (("train", "MLP_4", "--seeds", "one"), "seeds 'one' are no numbers; write 3, 0,2 or 0-4"),
-    (("train", "MLP_4", "--seeds", "0-"), "seeds '0-' are no numbers"),
-    (("train", "MLP_4", "--seeds", "0,,1"), "are no numbers"),
-    (("train", "MLP_4", "--seeds", "1.5"), "are no numbers"),
-    (("train", "MLP_4", "--seeds", "²"), "are no numbers"),
+    (("train", "MLP_4", "--seeds", "one"), "seeds 'one' are not whole numbers; write 3, 0,2 or 0-4"),
+    (("train", "MLP_4", "--seeds", "0-"), "seeds '0-' are not whole numbers"),
+    (("train", "MLP_4", "--seeds", "0,,1"), "are not whole numbers"),
+    (("train", "MLP_4", "--seeds", "1.5"), "are not whole numbers"),
+    (("train", "MLP_4", "--seeds", "²"), "are not whole numbers"),
     (("train", "MLP_4", "--seeds", "4-0"), "seeds '4-0'"),
     (("train", "MLP_4", "--seeds", "0-99999999999"), "seeds '0-99999999999' are more than 1,000"),
     (("train", "mlp_4"), "unknown experiment 'mlp_4'; did you mean MLP_4? `python run.py list`"),
@@ -193,9 +193,9 @@ BAD_WORDS = [
     (("train", "MLP_4", "--no-such"), "run.py train: unknown option '--no-such'; choose --profile,"),
     (("train", "MLP_4", "--minuts=3"), "run.py train: unknown option '--minuts'; did you mean --minutes? choose --"),
     (("train", "--chapter", "x"), "argument --chapter: invalid int value: 'x'; `python run.py train --help`"),
-    (("train", "MLP_4", "--minutes", "long"), "'long' is no number of minutes; write 90 or 0.5"),
-    (("train", "MLP_4", "--minutes", "nan"), "'nan' is no number of minutes; write 90 or 0.5"),
-    (("train", "MLP_4", "--minutes", "-1"), "'-1' is no number of minutes; write 90 or 0.5"),
+    (("train", "MLP_4", "--minutes", "long"), "'long' is not a number of minutes; write 90 or 0.5"),
+    (("train", "MLP_4", "--minutes", "nan"), "'nan' is not a number of minutes; write 90 or 0.5"),
+    (("train", "MLP_4", "--minutes", "-1"), "'-1' is not a number of minutes; write 90 or 0.5"),
 ]
 
 
@@ -214,7 +214,7 @@ def test_help_is_there_for_every_command(call, arguments):
     assert "usage: run.py" in out
 
 
-def test_status_1_where_not_everything_that_was_named_is_done(made, runs_dir, tiny, call):
+def test_status_1_unless_everything_is_done(made, runs_dir, tiny, call):
     lend(made, runs_dir, "MLP_4")
     status, out, _ = call("train", "MLP_4", "MLP_23_eps")
     assert status == 1
@@ -226,13 +226,13 @@ def test_an_interrupt_ends_in_one_line(call, monkeypatch, tiny):
     monkeypatch.setattr(coreFunction, "train_epoch", interrupt)
     status, out, err = call("train", "MLP_4")
     assert status == 1
-    assert out.splitlines()[-1] == "interrupted; the same call goes on from here"
+    assert out.splitlines()[-1] == "interrupted; the same call continues from here"
     assert err == ""  # once is enough
 
 
 def test_an_interrupt_before_the_first_run_ends_in_one_line_too(call, monkeypatch, tiny):
     monkeypatch.setattr(queue, "is_supported", interrupt)
-    assert call("train", "MLP_4") == (1, "", "interrupted; the same command goes on from here\n")
+    assert call("train", "MLP_4") == (1, "", "interrupted; the same command continues from here\n")
 
 
 def test_a_full_records_folder_ends_in_one_line(call, tiny, runs_dir, tmp_path, monkeypatch):
@@ -257,7 +257,7 @@ def test_search_and_another_that_joins_it(made, tiny, call, runs_dir):
         assert "to go: about 6 s" in out or arguments[0] == "--join"  # what they start from is there
 
 
-def test_a_search_none_of_whose_trials_has_a_score_is_no_success(made, tiny, call, runs_dir, monkeypatch):
+def test_a_search_without_any_score_fails(made, tiny, call, runs_dir, monkeypatch):
     lend(made, runs_dir, "train_resnet")
     monkeypatch.setattr(coreFunction, "run", lambda *_, **options: 1 / 0)
     status, out, err = call("search", "--count", "2")
@@ -266,7 +266,7 @@ def test_a_search_none_of_whose_trials_has_a_score_is_no_success(made, tiny, cal
     assert out.endswith("search: no trial has a score\n")
 
 
-def test_workers_are_processes_and_not_asked_for_beside_a_scheduler(tiny, call, runs_dir):
+def test_workers_and_dask_exclude_each_other(tiny, call, runs_dir):
     status, out, _ = call("train", "distribution", "--workers", "1")
     assert (status, "<Record distribution" in out) == (0, True)
     assert call("train", "distribution", "--workers", "0")[0::2] == (1, "run.py: workers must be at least 1, got 0\n")

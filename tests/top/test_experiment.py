@@ -99,8 +99,7 @@ def described(model: nn.Module) -> tuple:
     return str(model), digest(*model.state_dict().values()), tuple(p.requires_grad for p in model.parameters())
 
 
-# What the loop and the optimizer read off the row; whatever else it says must show in the model, the data or the
-# options.
+# The fields that the loop and the optimizer read; all others must have an effect on the model, the data or the options.
 READ = {
     name for code in (coreFunction.fit, make_optimizer) for name in re.findall(r"\bexp\.(\w+)", inspect.getsource(code))
 }
@@ -142,7 +141,7 @@ def what_is_run(monkeypatch, tiny, tmp_path) -> Iterator[Any]:
         folder = tmp_path / str(len(list(tmp_path.iterdir())))
         monkeypatch.setenv("RUNS_DIR", str(folder))
         profiles = [
-            (p.image_size[image_chapter(exp)], p.seconds.get(exp.family), exp.family in p.left_out)
+            (p.image_size[image_chapter(exp)], p.seconds.get(exp.family), exp.family in p.unsupported)
             for p in PROFILES.values()
         ]
         paid = exp.seed, exp.final_test, exp.defects, profiles  # the test comes at the end, and the classifiers too
@@ -240,7 +239,7 @@ REFUSED = [
         "unknown experiment 'train_resnt'; did you mean train_resnet? `python run.py list`",
     ),
     ({"start_from": "mine"}, "unknown experiment 'mine'"),
-    ({"start_from": "tsne_mnist"}, "no run can start from tsne_mnist, which is no training but a tsne"),
+    ({"start_from": "tsne_mnist"}, "no run can start from tsne_mnist, which trains no model: its kind is tsne"),
     ({"start_from": "MLP_13"}, "model='MLP_4' has no effect: mine starts from MLP_13, a MLP_13; leave it out"),
     (
         {"start_from": "MLP_4", "initialisation": "he"},
@@ -263,8 +262,8 @@ REFUSED = [
     ({"record_gradients": "yes"}, "record_gradients must be True or False"),
     ({"name": "a/b"}, "name 'a/b' cannot name a folder"),
     ({"name": None}, "name None cannot name a folder"),
-    ({"model": np.array(["MLP_4"])}, "model must be a word"),
-    ({"dataset": "own"}, "the data set 'own' is that of coreFunction.pipeline"),
+    ({"model": np.array(["MLP_4"])}, "model must be a string"),
+    ({"dataset": "own"}, "the data set 'own' is for coreFunction.pipeline only"),
 ]
 
 
@@ -324,7 +323,7 @@ def test_he_initialisation_draws_the_new_head_too():
     assert not model.last[-1][1].bias.any()
 
 
-def test_weights_are_kept_where_they_are_asked_for_and_a_record_without_them_is_no_answer(tiny, runs_dir):
+def test_weights_are_kept_on_request_and_a_record_without_them_is_refused(tiny, runs_dir):
     assert [name for name, row in EXPERIMENTS.items() if keeps_weights(row)] == [
         "train_resnet", "baseline", "fine_tune_1", "fine_tune_1_lr", "fine_tune_2_lr", "dropout",
     ]  # fmt: skip
@@ -356,7 +355,7 @@ def test_new_fields_change_no_identity():
     assert not {"final_test", "keep_weights"} & identity(row).keys()
 
 
-# ---------------------------------------------------------------- the table beside what it names
+# ---------------------------------------------------------------- the table and what it names
 
 
 def test_the_children_that_the_table_knows_are_those_of_the_models():

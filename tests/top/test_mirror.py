@@ -70,7 +70,7 @@ def test_analyses(runs_dir, made, name):
     assert artifacts(lines) == {}
 
 
-def test_own_data_have_the_confusion_matrix_alone(runs_dir):
+def test_own_data_have_only_the_confusion_matrix(runs_dir):
     """Also with more outputs than classes, and with more cells than W&B's tables have rows."""
     numbered = lambda first, last: digits(first, last, lambda y: torch.arange(len(y)) % 120)  # noqa: E731
     own = pipeline(mlp(outputs=12), digits(), held(), name="own", wandb=False, **QUICK)
@@ -119,14 +119,14 @@ def test_offline_files_lie_in_one_folder(runs_dir, monkeypatch, tiny):
     assert files and all(file.is_relative_to(runs_dir / "wandb") for file in files)
 
 
-def test_summary_where_the_tables_fail(runs_dir, monkeypatch, capfd):
+def test_the_summary_is_written_if_the_tables_fail(runs_dir, monkeypatch, capfd):
     import wandb
 
     options = {"lr": 0.1, "epochs": 12, "batch_size": 32, "patience": 2}
     record = pipeline(mlp(), digits(), held(), name="stopped", wandb=False, **options)
     monkeypatch.setattr(wandb, "plot_table", lambda *_: 1 / 0)
     assert not mirror(record)
-    assert "W&B: division by zero; the records are whole.\n" in capfd.readouterr().out
+    assert "W&B: division by zero; the records are complete.\n" in capfd.readouterr().out
     (lines,) = offline_runs(runs_dir)
     assert summary(lines)["validation_accuracy"] == record.result["accuracy"] != record.rows[-1]["validation_accuracy"]
 
@@ -196,5 +196,5 @@ def test_sync_that_fails(runs_dir, made, offline, monkeypatch, call):
     lend(made, runs_dir, "MLP_4")
     monkeypatch.setattr(wandb, "plot_table", lambda *_: 1 / 0)
     status, out, err = call("sync", "MLP_4")
-    assert (status, out) == (1, "W&B: division by zero; the records are whole.\n")
-    assert err == "run.py: not completely written to W&B: MLP_4 (seed 0); the same command writes everything again\n"
+    assert (status, out) == (1, "W&B: division by zero; the records are complete.\n")
+    assert err == "run.py: incomplete in W&B: MLP_4 (seed 0); the same command writes everything again\n"

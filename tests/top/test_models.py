@@ -217,7 +217,7 @@ def test_replacing_a_head_twice_leaves_one(name, head, dropout):
     assert isinstance(replace_head(model, 7).get_submodule(head), nn.Linear)
 
 
-def test_a_new_head_is_fresh_repeatable_and_alone_in_changing():
+def test_a_new_head_is_reproducible_and_the_only_change():
     model = build("MLP_4").requires_grad_(False).eval()
     before = copy.deepcopy(model)
     heads = []
@@ -292,7 +292,7 @@ def test_frozen_batch_norm_keeps_its_statistics_and_free_batch_norm_does_not():
     assert all((p.grad is not None) == name.startswith(("layer4", "fc")) for name, p in model.named_parameters())
 
 
-def test_statistics_move_in_frozen_layers_where_that_is_asked_for():
+def test_statistics_of_frozen_layers_are_updated_on_request():
     torch.manual_seed(0)
     model = build("resnet18")
     train_only(model, ("fc",), moving_statistics=True)
@@ -303,7 +303,7 @@ def test_statistics_move_in_frozen_layers_where_that_is_asked_for():
     assert frozen == before.keys() - moved - {"fc.weight", "fc.bias"}
 
 
-def test_set_train_mode_is_train_where_nothing_is_frozen():
+def test_set_train_mode_is_train_if_nothing_is_frozen():
     model = build("resnet18", device="meta").eval()
     assert all(module.training for module in set_train_mode(model).modules())
 

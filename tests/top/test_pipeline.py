@@ -160,12 +160,12 @@ def test_a_frozen_weight_that_moves_fails_the_run_even_after_the_best_epoch(pati
     record = pipeline(Leaking(), digits(), held(), name="leaking", keep_weights=True, **options)
     assert record.result["best_epoch"] == 1
     assert record.result["status"] == "failed"
-    assert record.result["reason"] == "frozen weights or statistics moved in training: first.weight"
+    assert record.result["reason"] == "frozen weights or statistics changed in training: first.weight"
     assert "leaking (seed 0) failed: frozen weights" in capsys.readouterr().out
     assert not record.has_weights
 
 
-def test_a_frozen_weight_that_moved_before_an_interrupt_fails_the_run_that_goes_on():
+def test_a_frozen_weight_that_changed_before_an_interrupt_fails_the_resumed_run():
     options = {"lr": 1e-12, "epochs": 5, "batch_size": 200, "trainable": ("last",)}
     torch.manual_seed(0)
     with cut_off(4):
@@ -173,11 +173,11 @@ def test_a_frozen_weight_that_moved_before_an_interrupt_fails_the_run_that_goes_
     later = Leaking()
     later.steps = 2  # it has moved, and will not again
     record = pipeline(later, digits(), held(), name="leaking", resume=True, **options)
-    assert record.result["reason"] == "frozen weights or statistics moved in training: first.weight"
+    assert record.result["reason"] == "frozen weights or statistics changed in training: first.weight"
 
 
 @pytest.mark.parametrize("keep", [False, True])
-def test_weights_are_kept_where_asked_and_vouched_for_in_any_case(keep):
+def test_weights_are_kept_on_request_and_hashed_in_any_case(keep):
     record = pipeline(mlp(), digits(), held(), name="kept", keep_weights=keep, **QUICK)
     assert record.has_weights is keep
     assert len(record.result["sha256"]["weights.pt"]) == 64
@@ -189,7 +189,7 @@ def test_weights_are_kept_where_asked_and_vouched_for_in_any_case(keep):
 
 
 def no_constants(text):
-    """Parse JSON strictly: NaN and Infinity are no JSON."""
+    """Parse JSON strictly, without NaN and Infinity."""
 
     def refuse(constant):
         raise AssertionError(f"{constant} is not JSON")
@@ -198,7 +198,7 @@ def no_constants(text):
 
 
 @pytest.mark.parametrize("patience", [None, 2])
-def test_a_loss_that_is_not_finite_ends_the_run_and_the_record_says_where_and_why(capsys, patience):
+def test_a_non_finite_loss_ends_the_run_and_the_record_says_where_and_why(capsys, patience):
     """The first epoch's only step makes the weights NaN after its loss was taken; NaN must not be the best."""
     data = TensorDataset(torch.cat([digits().tensors[0][:-1], torch.full((1, 1, 8, 8), 1e30)]), digits().tensors[1])
     record = pipeline(
@@ -278,7 +278,7 @@ def test_a_model_that_views_its_maps_trains_in_contiguous_memory(model, batched)
 
 
 @pytest.mark.parametrize(("fast", "layout"), [(False, torch.contiguous_format), (True, torch.channels_last)])
-def test_convolutions_run_channels_last_where_speed_is_asked_for_and_contiguous_elsewhere(fast, layout):
+def test_convolutions_run_channels_last_with_fast_and_contiguous_otherwise(fast, layout):
     seen = []
     data = load_images("cifar10", "train", "sample", 32).subset(range(40))
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveMaxPool2d(1), nn.Flatten(), nn.Linear(4, 10))

@@ -1,4 +1,4 @@
-"""What a user can put right is said in one line, and nothing that was there is lost."""
+"""A mistake that a user can correct is reported in one line, and no file is lost."""
 
 import math
 from dataclasses import replace
@@ -32,13 +32,13 @@ def test_a_device_that_nothing_can_be_trained_on_is_refused_with_the_choice(monk
 
 
 @pytest.mark.parametrize("text", ["abc", "nan", "-1", "-inf", "30 s"])
-def test_an_interval_that_is_no_number_of_seconds_is_refused(monkeypatch, text):
+def test_an_invalid_checkpoint_interval_is_refused(monkeypatch, text):
     monkeypatch.setenv("CHECKPOINT_SECONDS", text)
     refused(checkpoint_seconds, f"CHECKPOINT_SECONDS={text} is not a number of at least 0")
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("0", 0), ("1e3", 1000), ("inf", math.inf), ("", 30)])
-def test_an_interval_is_taken_as_it_is(monkeypatch, text, seconds):
+def test_a_valid_checkpoint_interval_is_used(monkeypatch, text, seconds):
     monkeypatch.setenv("CHECKPOINT_SECONDS", text)
     assert checkpoint_seconds() == seconds
 

@@ -112,7 +112,7 @@ def test_wandb_fails(monkeypatch, capfd, failing):
     record = pipeline(mlp(), digits(), held(), wandb=True, name="failing", **QUICK)
     assert record.finished
     assert len(record.rows) == 3
-    assert capfd.readouterr().out == f"W&B: no {failing}; the records are whole.\n"
+    assert capfd.readouterr().out == f"W&B: no {failing}; the records are complete.\n"
 
 
 def test_without_the_package(monkeypatch, capfd, tiny):
@@ -154,7 +154,7 @@ def test_broken_package(broken, raised, capfd, tiny):
     assert [len(run(name).rows) for name in ("MLP_4", "MLP_13")] == [3, 3]
     (line,) = capfd.readouterr().out.splitlines()
     assert line.startswith("W&B: wandb cannot be imported (")
-    assert line.endswith("; the records are whole.")
+    assert line.endswith("; the records are complete.")
 
 
 def test_disabled_wandb_is_not_imported(broken, monkeypatch, capfd, tiny):

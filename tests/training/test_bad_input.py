@@ -40,7 +40,7 @@ class Unloadable(nn.Linear):
 
 
 class Unsaved(nn.Linear):
-    """Has an extra state that is no number, word or tensor."""
+    """Has an extra state that is not a number, word or tensor."""
 
     def get_extra_state(self):
         return threading.Lock
@@ -54,7 +54,7 @@ CANNOT_TAKE = "cannot take a batch of shape (2, 1, 8, 8)"
 ONE_CYCLE = {"epochs": 5, "schedule": lambda optimizer: OneCycleLR(optimizer, 0.1, total_steps=3)}
 REFUSED = [
     # options
-    ({"name": 3}, "name must be a word", "got 3"),
+    ({"name": 3}, "name must be a string", "got 3"),
     ({"name": "a/b"}, "name 'a/b' cannot name a folder", "letters"),
     ({"name": ".."}, "name '..' cannot name a folder", "letters"),
     ({"precision": "fp16"}, "unknown precision 'fp16'", "auto, fp32, bf16 or fp64"),
@@ -86,33 +86,41 @@ REFUSED = [
     ({"eps": -1.0}, "eps must be", "-1.0"),
     ({"eps": 1e-16, "optimizer": "SGD"}, "SGD has no eps", "another optimizer"),
     ({"optimizer": 3}, "optimizer must be a name, or a callable", "got 3"),
-    ({"optimizer": lambda parameters: parameters}, "optimizer must give a torch.optim.Optimizer", "list"),
+    ({"optimizer": lambda parameters: parameters}, "optimizer must return a torch.optim.Optimizer", "list"),
     ({"optimizer": lambda _: torch.optim.Adam(mlp().parameters())}, "parameters that are not the model's", "make it"),
-    ({"optimizer": torch.optim.Adam, "lr": 1e-3}, "lr and eps belong to an optimizer that is named", "yours"),
+    ({"optimizer": torch.optim.Adam, "lr": 1e-3}, "lr and eps apply to a named optimizer only", "your own"),
     ({"optimizer": torch.optim.LBFGS}, "a training step on a copy of the model failed", "closure"),
     ({"schedule": 3}, "schedule must be a callable", "got 3"),
-    ({"schedule": lambda optimizer: None, "schedule_per_step": True}, "schedule must give a scheduler", "it gave None"),
+    (
+        {"schedule": lambda optimizer: None, "schedule_per_step": True},
+        "schedule must return a scheduler",
+        "it returned None",
+    ),
     ({"schedule_per_step": True}, "no effect without a schedule", "give one"),
     (ONE_CYCLE, "a training step on a copy of the model failed", "total"),
     (ONE_CYCLE | {"schedule_per_step": True}, "a training step on a copy of the model failed", "total"),
     ({"loss": 3}, "loss must be a callable", "got 3"),
     ({"loss": lambda outputs, targets: outputs}, "a training step on a copy of the model failed", "scalar"),
-    ({"loss": nn.CrossEntropyLoss(reduction="sum")}, "loss adds the images up", "reduction='mean'"),
+    ({"loss": nn.CrossEntropyLoss(reduction="sum")}, "loss is the sum over the images", "reduction='mean'"),
     # labels
     ({"classes": "0123456789"}, "classes must be a sequence of labels", "'0123456789'"),
     ({"classes": set(range(10))}, "classes must be a sequence of labels", "{0, 1,"),
     ({"classes": dict.fromkeys(range(10))}, "classes must be a sequence of labels", "{0: None"),
-    ({"classes": range(11)}, "classes names 11 classes but the model gives 10 outputs", "last layer"),
+    ({"classes": range(11)}, "classes names 11 classes but the model has 10 outputs", "last layer"),
     ({"classes": (0, 0, 1)}, "names a class twice", "0"),
     ({"classes": range(9)}, "label 9 is in the data but not among", "leave it out"),
     ({"classes": ["a"]}, "names 1 classes but label 9", "name them all"),
     ({"train_set": Listed([(IMAGE, torch.eye(10)[0])])}, "a label must be one number or word", "label.argmax()"),
     ({"train_set": Listed([(IMAGE, "a"), (IMAGE, 1)])}, "labels are words and numbers", "one kind"),
-    ({"train_set": digits(label=lambda y: y + 0.25)}, "is no class", "a regression cannot be trained here"),
-    ({"train_set": digits(label=lambda y: y * 0 - 100)}, "label -100 marks what torch's losses ignore", "leave those"),
+    ({"train_set": digits(label=lambda y: y + 0.25)}, "is not a class", "a regression cannot be trained here"),
+    (
+        {"train_set": digits(label=lambda y: y * 0 - 100)},
+        "label -100 marks items that torch's losses ignore",
+        "leave them out",
+    ),
     ({"train_set": NAN}, "a label is NaN", "leave its image out"),
     ({"eval_set": NAN}, "a label is NaN", "leave its image out"),
-    ({"eval_set": digits(label=lambda y: y + 5)}, "in the evaluation set but the model gives 10 outputs", "leave it"),
+    ({"eval_set": digits(label=lambda y: y + 5)}, "in the evaluation set but the model has 10 outputs", "leave it"),
     # data
     ({"train_set": EMPTY}, "the data set is empty", "give one with"),
     ({"eval_set": EMPTY}, "the data set is empty", "give one with"),
@@ -133,7 +141,7 @@ REFUSED = [
     # models
     ({"model": nn.Linear}, "model must be a torch.nn.Module", "Linear"),
     ({"model": mlp().bfloat16()}, "weights are torch.bfloat16", "model.float()"),
-    ({"model": mlp(outputs=9)}, "gives 9 outputs but the labels are of 10 classes", "last layer"),
+    ({"model": mlp(outputs=9)}, "has 9 outputs but the labels have 10 classes", "last layer"),
     ({"model": nn.Sequential(nn.Flatten(), nn.Linear(65, 10))}, CANNOT_TAKE, "64"),
     ({"model": nn.Sequential(nn.Conv2d(3, 10, 8), nn.Flatten())}, CANNOT_TAKE, "channels"),
     ({"model": nn.Sequential(nn.BatchNorm1d(1), *mlp())}, CANNOT_TAKE, "2D or 3D"),

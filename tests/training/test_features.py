@@ -63,7 +63,7 @@ class Residual(nn.Module):
 
 
 class Scaled(nn.Module):
-    """Children in turn, but for a parameter of its own."""
+    """Runs its children in turn, and has a parameter of its own."""
 
     def __init__(self):
         super().__init__()
@@ -75,7 +75,7 @@ class Scaled(nn.Module):
 
 
 class Tempered(nn.Module):
-    """A frozen child, and a parameter of its own that learns, and changes nothing before it has."""
+    """Has a frozen child, and a trainable parameter of its own that has no effect before it is trained."""
 
     def __init__(self):
         super().__init__()
@@ -229,7 +229,7 @@ def test_a_cache_lies_as_the_convolutions_behind_it_take_it():
     assert seen.batch(torch.tensor([3, 1]))[0].is_contiguous(memory_format=torch.channels_last)
 
 
-def test_where_memory_is_short_a_cache_makes_room_for_another(monkeypatch):
+def test_if_memory_is_short_an_old_cache_is_dropped(monkeypatch):
     """All but the latest go, which may be of the same run."""
     monkeypatch.setattr(frozen_prefix, "free_bytes", lambda: 2.0 * frozen_prefix.MAX_CACHE_BYTES - 1)
     data = load_images("mnist", "train", "sample", 28)
@@ -274,14 +274,14 @@ class Noisy(Dataset):
 
 @pytest.mark.parametrize("clean", [0, 150])
 @pytest.mark.parametrize("fast", [False, True])
-def test_a_data_set_that_may_change_is_read_anew_in_each_epoch(fast, clean):
+def test_a_data_set_that_may_change_is_read_again_in_each_epoch(fast, clean):
     data = Noisy(clean)
     pipeline(mlp(), data, data, name="noisy", trainable=("3",), fast=fast, **QUICK)
     asked_beforehand = data.read - 200 * (3 + 4)  # three epochs, and an evaluation before them and after each
     assert 0 <= asked_beforehand < 100
 
 
-def test_what_is_frozen_is_computed_once_where_the_caller_vouches_for_it():
+def test_a_frozen_prefix_is_computed_once_if_the_caller_asserts_it():
     class Chain(nn.Module):
         def __init__(self):
             super().__init__()
@@ -353,7 +353,7 @@ def shared_twice():
 
 
 @pytest.mark.parametrize("fast", [False, True])
-def test_a_forward_of_ones_own_runs_as_it_is_written(fast):
+def test_a_custom_forward_runs_as_it_is_written(fast):
     model = Detached()
     before = state(model)
     pipeline(model, digits(), held(), name="detached", trainable=("mid", "head"), fast=fast, **QUICK)

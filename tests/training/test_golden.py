@@ -95,7 +95,7 @@ def test_the_numbers_are_those_that_are_kept():
         pytest.fail(wrong, pytrace=False)
 
 
-def test_a_slightly_different_step_is_seen_and_what_to_do_is_said():
+def test_a_slightly_different_step_is_noticed_and_a_remedy_given():
     exp, budget = RUNS["MLP_4"]
     kept = {"results_version": 7, "rows": {"MLP_4": json.loads(FILE.read_text())["rows"]["MLP_4"]}}
     now = {"MLP_4": trajectory(replace(exp, lr=exp.lr * 1.01), budget)}

@@ -1,4 +1,4 @@
-"""Optimizers: torch's own numbers, whatever is fused, however weights lie in memory, wherever a checkpoint was made."""
+"""Optimizers give torch's numbers: fused or not, in any memory format, and from a checkpoint of any device."""
 
 import copy
 from collections.abc import Callable
@@ -17,8 +17,8 @@ from experimentTable import OPTIMIZERS, Experiment
 
 
 @pytest.mark.parametrize("name", sorted(OPTIMIZERS))
-def test_a_checkpoint_of_a_gpu_is_gone_on_with_on_a_cpu(name):
-    """There the steps are counted on the device, which RMSprop refuses to go on with elsewhere."""
+def test_a_checkpoint_of_a_gpu_is_resumed_on_a_cpu(name):
+    """Steps are counted on the device there, which RMSprop refuses to resume on another device."""
 
     def take(optimizer, model, count):
         for _ in range(count):
@@ -115,7 +115,7 @@ def test_eps_reaches_the_optimizer_and_frozen_parameters_do_not():
 
 
 @pytest.mark.parametrize("name", ["Adam", "AdamW"])  # fused, with a state
-def test_a_checkpoint_made_in_another_memory_layout_is_gone_on_with(name):
+def test_a_checkpoint_in_another_memory_format_is_resumed(name):
     """A fused step goes through weight, gradient and state as each lies, so a state that lies otherwise would be
     misread.
     """

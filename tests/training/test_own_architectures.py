@@ -24,7 +24,7 @@ def pictures(side, images=8, classes=4):
 
 
 class Fourier(nn.Module):
-    """Complex weights, a float64 buffer and a buffer of whole numbers, beside float32 weights."""
+    """Complex weights, a float64 buffer and a buffer of whole numbers, together with float32 weights."""
 
     def __init__(self):
         super().__init__()
@@ -107,7 +107,7 @@ class Volume(nn.Module):
     lambda: torch.jit.script(mlp()),
     lambda: nn.Sequential(nn.Flatten(), torch.nn.utils.parametrizations.weight_norm(nn.Linear(64, 10))),
 ], ids=["asserts contiguous maps", "extra state", "no weight layer", "scripted", "weight norm"])  # fmt: skip
-def test_models_of_many_kinds_train_and_go_on(build, fast, monkeypatch):
+def test_models_of_many_kinds_train_and_resume(build, fast, monkeypatch):
     monkeypatch.setenv("CHECKPOINT_SECONDS", "0")
     record = pipeline(
         build(), digits(), held(), name="kind", patience=2, record_gradients=True, keep_weights=True, fast=fast, **QUICK
@@ -155,7 +155,7 @@ def test_units_of_a_linear_layer_over_tokens_are_features_and_not_tokens():
     (lambda: torchvision.models.vit_b_16(num_classes=4, image_size=32), 32, "heads"),
     (lambda: torchvision.models.mnasnet0_5(num_classes=4), 32, "classifier"),
 ], ids=["vit", "mnasnet"])  # fmt: skip
-def test_torchvision_s_models_train_with_their_head_alone_and_stop_early(build, side, head):
+def test_only_the_head_of_torchvision_s_models_trains_with_early_stopping(build, side, head):
     torch.manual_seed(0)
     model = build()
     before = state(model)

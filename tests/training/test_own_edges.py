@@ -32,7 +32,7 @@ def test_an_evaluation_takes_the_mapping_of_the_run():
     expected = model(some.tensors[0]).argmax(1)
     measured, predictions = evaluate(model, some, classes=record.settings["classes"])
     assert predictions.tolist() == [(some.tensors[1] - 1).tolist(), expected.tolist()]
-    refused(lambda: evaluate(model, shifted), "are no output numbers", "classes=(...)")
+    refused(lambda: evaluate(model, shifted), "are not output numbers", "classes=(...)")
     refused(lambda: evaluate(model, [shifted.tensors]), "labels 1 to 10 are in the data", "10 outputs")
     assert (
         train_epoch(model, shifted, torch.optim.Adam(model.parameters()), classes=range(1, 11))["train_accuracy"] > 0.2
@@ -66,7 +66,7 @@ def test_what_is_exported_refuses_what_pipeline_refuses(call, options, word):
     refused(lambda: call(mlp(), DataLoader(digits(), 50), batch_size=7), "no effect on a DataLoader")
 
 
-def test_what_is_no_batch_and_no_score_is_refused_by_evaluation():
+def test_evaluation_refuses_invalid_batches_and_scores():
     refused(lambda: evaluate(mlp(), ({"x": 1} for _ in range(2))), "a dict with the keys 'x'")
     refused(lambda: evaluate(nn.Conv2d(1, 3, 1), digits()), "(2, 3, 8, 8) for 2 images", "flatten")
     refused(lambda: evaluate(mlp(), digits(), loss=nn.CrossEntropyLoss(reduction="none")), "mean")
@@ -122,7 +122,7 @@ def test_a_loader_s_last_batch_of_one_that_batch_normalisation_cannot_take_is_re
     assert train(drop_last=True).finished
 
 
-def test_workers_read_tensors_too_where_they_are_asked_for(monkeypatch):
+def test_workers_read_tensors_on_request(monkeypatch):
     asked = []
 
     class Noted(DataLoader):
@@ -193,7 +193,7 @@ def test_a_frozen_front_may_be_of_another_number_type(fast):
     assert record.weights()["scale"].dtype == torch.bfloat16
 
 
-# ---------------------------------------------------------------- nothing of the reader's own is moved by a trial
+# ---------------------------------------------------------------- a trial changes nothing of the reader's
 
 
 def patched():
@@ -263,7 +263,7 @@ def test_classes_have_an_order_and_stand_in_the_identity():
     refused(lambda: pipeline(mlp(), worded, other, name="no", **QUICK), "classes of the two data sets differ")
 
 
-def test_one_loss_is_told_from_another_whatever_it_is_made_of():
+def test_different_losses_have_different_descriptions():
     def made(weight, factor=1):
         return lambda outputs, targets: factor * nn.functional.cross_entropy(outputs, targets, weight)
 

@@ -44,7 +44,7 @@ def test_the_model_is_left_in_eval_mode():
 
 
 class Front(nn.Module):
-    """What it computes stands in no weight and no name, as after an edit of its `forward`."""
+    """Its weights and its name do not show what it computes, as after an edit of its `forward`."""
 
     def __init__(self, factor: float) -> None:
         super().__init__()

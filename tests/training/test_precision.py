@@ -1,4 +1,4 @@
-"""The precision of a run: bf16 beside fp32, and what a device without bf16 does."""
+"""The precision of a run: bf16 compared with fp32, and devices without bf16."""
 
 from dataclasses import replace
 
@@ -18,7 +18,7 @@ def without_bf16(monkeypatch):
     monkeypatch.setattr("deepnet.training.precision.has_bfloat16", lambda: False)
 
 
-def test_bf16_is_refused_where_there_is_none(without_bf16, runs_dir, tiny):
+def test_bf16_is_refused_if_the_hardware_lacks_it(without_bf16, runs_dir, tiny):
     assert resolve_precision("auto") == "fp32"
     refused = pytest.raises(UsageError, match=r"has no bf16; choose precision 'fp32', or 'auto', which is fp32 here$")
     with refused:
@@ -38,7 +38,7 @@ def test_a_probe_sees_what_training_computes():
 
 
 @pytest.mark.parametrize("model", BOTH_PRECISIONS)
-def test_the_two_sides_of_a_comparison_differ_in_precision_alone(model):
+def test_the_two_sides_of_a_comparison_differ_only_in_precision(model):
     fp32, bf16 = (EXPERIMENTS[f"{model}_{precision}"] for precision in ("fp32", "bf16"))
     assert {key for key in vars(fp32) if vars(fp32)[key] != vars(bf16)[key]} == {"name", "precision"}
     assert (fp32.model, fp32.epochs, fp32.precision, bf16.precision) == (model, 5, "fp32", "bf16")

@@ -1,4 +1,4 @@
-"""`pipeline` again: a record is moved aside, an interrupted run goes on to the bit, and `record=False` leaves no
+"""`pipeline` again: a record is moved aside, an interrupted run resumes bitwise, and `record=False` leaves no
 trace.
 """
 
@@ -36,7 +36,7 @@ RESUMABLE = QUICK | {"lr": 0.05, "epochs": 5, "optimizer": "RMSprop", "patience"
 
 
 def resumable(name):
-    """Begin or go on with a run that has everything a resumed one could lose: batch statistics, momenta, dropout,
+    """Begin or resume a run that has everything a resumed one could lose: batch statistics, momenta, dropout,
     patience.
     """
     model = normed().insert(5, nn.Dropout(0.2))
@@ -61,8 +61,8 @@ def assert_equal_to_the_bit(record, straight):
 
 @pytest.mark.parametrize("seconds", ["0", "3600"])
 @pytest.mark.parametrize("place", ["train_epoch", "evaluate", "GradientNorms"])
-def test_a_run_that_was_interrupted_anywhere_goes_on_to_the_bit(straight, monkeypatch, seconds, place):
-    """Twice, at the second call of each piece; with no checkpoint written it begins again."""
+def test_a_run_interrupted_anywhere_resumes_bitwise(straight, monkeypatch, seconds, place):
+    """Twice, at the second call of each piece; without a checkpoint it starts again."""
     monkeypatch.setenv("CHECKPOINT_SECONDS", seconds)
     real = getattr(coreFunction, place)
     for _ in range(2):
@@ -81,7 +81,7 @@ def test_a_run_that_was_interrupted_anywhere_goes_on_to_the_bit(straight, monkey
     assert_equal_to_the_bit(resumable("interrupted"), straight)
 
 
-def test_a_finished_run_is_trained_again_even_where_resume_is_asked_for():
+def test_a_finished_run_is_trained_again_even_with_resume():
     pipeline(mlp(), digits(), held(), name="done", **QUICK)
     model = mlp()
     before = state(model)
@@ -91,7 +91,7 @@ def test_a_finished_run_is_trained_again_even_where_resume_is_asked_for():
 
 
 class Arrays(Dataset):
-    """Reads its items from tensors of its own."""
+    """Reads its items from its own tensors."""
 
     def __init__(self, images, labels):
         self.images, self.labels = images, labels
@@ -127,7 +127,7 @@ IN_MEMORY = [
     lambda x, y: list(zip(x, y.tolist(), strict=True)),
 ]
 SMOOTHED = {"loss": nn.CrossEntropyLoss(label_smoothing=0.1)}
-OTHERS = [  # what a run is begun with and gone on with, and what the refusal says
+OTHERS = [  # how a run is begun, how it is resumed, and the refusal's words
     ({}, {"lr": 0.02}, "lr 0.01 there, 0.02 here"),
     ({}, {"train_set": TensorDataset(IMAGES.flip(0), LABELS)}, "holds another run named begun: data"),
     ({}, {"train_set": TensorDataset(IMAGES, LABELS.roll(1))}, "holds another run named begun: data"),
@@ -143,7 +143,7 @@ OTHERS = [  # what a run is begun with and gone on with, and what the refusal sa
 
 
 @pytest.mark.parametrize(("begun", "other", "words"), OTHERS)
-def test_a_run_is_not_gone_on_with_under_other_conditions(begun, other, words, runs_dir):
+def test_a_run_is_not_resumed_under_other_conditions(begun, other, words, runs_dir):
     def train(model=mlp, train_set=None, **options):
         train_set = digits() if train_set is None else train_set
         return pipeline(model(), train_set, held(), name="begun", **{"lr": 1e-2, "epochs": 3} | options)
@@ -156,7 +156,7 @@ def test_a_run_is_not_gone_on_with_under_other_conditions(begun, other, words, r
     assert train(resume=True, **begun).finished
 
 
-def test_record_false_leaves_nothing_but_what_is_returned(runs_dir, tmp_path, monkeypatch):
+def test_record_false_writes_no_files(runs_dir, tmp_path, monkeypatch):
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr("tempfile.tempdir", None)
     record = pipeline(mlp(), digits(), held(), name="trial", record=False, keep_weights=True, **QUICK)

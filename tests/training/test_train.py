@@ -37,7 +37,7 @@ def test_a_last_batch_of_one_joins_the_one_before(images, batch_size, sizes):
     assert [len(batch) for batch in epoch_batches(images, batch_size, torch.Generator())] == sizes
 
 
-def test_steps_go_on_over_as_many_passes_as_it_takes_each_in_an_order_of_its_own():
+def test_steps_run_over_several_passes_each_in_a_new_order():
     batches = epoch_batches(6, 2, torch.Generator().manual_seed(0), steps=8)
     passes = [torch.cat(batches[i : i + 3]).tolist() for i in (0, 3)]
     assert [sorted(order) for order in passes] == [list(range(6))] * 2
@@ -77,7 +77,7 @@ def test_fused_gradient_norms_equal_a_norm_a_parameter():
     )
 
 
-def test_a_parameter_without_a_gradient_counts_as_zero_and_shifts_no_other():
+def test_a_parameter_without_a_gradient_counts_as_zero():
     class Skipping(nn.Module):
         def __init__(self):
             super().__init__()
@@ -157,7 +157,7 @@ def test_a_gradient_of_many_pieces_has_one_norm():
 
 
 @pytest.mark.parametrize("fast", [True, False])
-def test_updates_are_measured_beside_the_weights_and_change_none(fast):
+def test_updates_are_measured_relative_to_the_weights_and_change_none(fast):
     batch, found = digits(0, 64).tensors, {}
     for recorded in (True, False):
         torch.manual_seed(0)
@@ -265,7 +265,7 @@ def test_probe_finds_dead_units_variance_and_distinct_outputs():
     assert found["probe_variance"][0] == pytest.approx(float(torch.tensor([0.0, 2.0, 2.0]).var()) / 3)
 
 
-def test_a_channel_is_dead_only_where_it_is_dead_at_every_position():
+def test_a_channel_is_dead_only_if_it_is_dead_at_every_position():
     convolution = nn.Conv2d(1, 2, 1)
     with torch.no_grad():
         convolution.weight.copy_(torch.tensor([1.0, -1.0]).view(2, 1, 1, 1))

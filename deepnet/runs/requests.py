@@ -1,4 +1,4 @@
-"""What `run` and `run_all` are asked for: rows at their profile and seed, and which of them have a record."""
+"""The arguments of `run` and `run_all`: rows with their profile and seed, and which of them have a record."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -13,16 +13,18 @@ from experimentTable import Experiment, UsageError, current_profile, estimated_s
 
 
 def check_options(evidence: Any, wandb: Any, stop: Any) -> None:
-    """Raise UsageError for values that these options of `run` and `run_all` cannot have."""
+    """Raise UsageError for invalid values of these options of `run` and `run_all`."""
     truth("evidence", evidence)
     if not isinstance(wandb, bool) and not hasattr(wandb, "summary"):
         raise UsageError(f"wandb must be True, False or a W&B run, got {wandb!r:.60}")
     if not callable(stop):
-        raise UsageError(f"stop must be a function, asked after each epoch, as `lambda: False`, got {stop!r:.60}")
+        raise UsageError(f"stop must be a function without arguments, such as `lambda: False`, got {stop!r:.60}")
 
 
-def asked_for(rows: Sequence[Experiment], profile: str | None, seeds: Sequence[int] | None) -> Iterator[Experiment]:
-    """The rows at their own profile and seed, else those asked for. Raises UsageError where both exist and differ."""
+def requested_rows(
+    rows: Sequence[Experiment], profile: str | None, seeds: Sequence[int] | None
+) -> Iterator[Experiment]:
+    """The rows with their own profile and seed, else the requested ones. Raises UsageError if these differ."""
     if not (seeds is None or isinstance(seeds, Iterable)):
         raise UsageError(f"seeds are a sequence of whole numbers, such as (0, 1), not {seeds!r}")
     chosen = [None] if seeds is None else list(seeds)
@@ -32,9 +34,9 @@ def asked_for(rows: Sequence[Experiment], profile: str | None, seeds: Sequence[i
     for row in rows:
         own = f"{row.name} is a row of"
         if profile and row.profile not in ("", profile):
-            raise UsageError(f"{own} the profile {row.profile}, and {profile=} is asked for; give one of them")
+            raise UsageError(f"{own} the profile {row.profile}, and {profile=} is requested; give one of them")
         if row.seed and chosen not in ([None], [row.seed]):
-            raise UsageError(f"{own} seed {row.seed}, and seeds={tuple(chosen)} are asked for; give one of them")
+            raise UsageError(f"{own} seed {row.seed}, and seeds={tuple(chosen)} are requested; give one of them")
     for seed in chosen:
         for row in rows:
             yield replace(row, profile=row.profile or default, seed=row.seed if seed is None else seed)
@@ -45,37 +47,37 @@ def as_experiment(exp: Any) -> Experiment:
     if isinstance(exp, Experiment):
         return exp
     if not isinstance(exp, str):
-        examples = "as 'MLP_4', several as 'MLP_4', 'MLP_13'"
+        examples = "such as 'MLP_4', or several, 'MLP_4', 'MLP_13'"
         raise UsageError(f"expected an experiment or its name, {examples}, got {exp!r:.60}")
     return experiment(exp)
 
 
 def untrained_parents(exp: Experiment) -> list[Experiment]:
-    """The parent, its parent and so on, back to the first that has a result in `RUNS_DIR`, which is not among them."""
+    """The parent, the parent's parent and so on, up to the first with a result in `RUNS_DIR`, which is excluded."""
     if exp.start_from is None:
         return []
     parent = replace(experiment(exp.start_from, exp.profile, exp.seed), keep_weights=True)
     return [] if ended(parent, evidence=False) else [parent, *untrained_parents(parent)]
 
 
-def say_trained_first(parent: Experiment) -> None:
+def announce_parent(parent: Experiment) -> None:
     """Print that a parent without weights here is trained before its children, with an estimated time."""
-    if not RunFolder(parent, runs_dir()).ended:  # `run` says what is wrong with one that has ended without weights
+    if not RunFolder(parent, runs_dir()).ended:  # `run` reports a parent that has ended without weights
         estimate = format_estimate(estimated_seconds(parent), parent.profile)
         print(f"{parent.name} (seed {parent.seed}) has no weights here; it is trained first, {estimate}")
 
 
 def ended(exp: Experiment, evidence: bool) -> Record | None:
-    """The experiment's record, where it has a result. A damaged or foreign one counts as none; `run` reports it."""
+    """The experiment's record if it has a result; None for a damaged or foreign record, which `run` reports."""
     try:
         found = find_record(exp.name, exp.profile, exp.seed, evidence and not exp.keep_weights)
-        if found and found.result and same_identity(found, data_identity(exp)) and not is_without_weights(exp, found):
+        if found and found.result and same_identity(found, data_identity(exp)) and not lacks_weights(exp, found):
             return found.load()
         return None
     except UsageError:
         return None
 
 
-def is_without_weights(exp: Experiment, found: Record) -> bool:
-    """Whether weights are asked for and the finished record has none."""
+def lacks_weights(exp: Experiment, found: Record) -> bool:
+    """Whether the experiment keeps its weights and the finished record has none."""
     return exp.keep_weights and found.finished and not found.has_weights
