@@ -15,10 +15,7 @@ from experimentTable import current_profile
 
 
 def two_level(
-    claim: str,
-    profile: str | None = None,
-    records: Source | None = None,
-    openings: Sequence[dict] | None = None,
+    claim: str, profile: str | None = None, records: Source | None = None, openings: Sequence[dict] | None = None
 ) -> dict[str, Interval]:
     """A part's text -> its interval over seeds and images, of each part on final accuracies of at least three seeds.
 

@@ -65,11 +65,7 @@ def check(
     return verdict(outcome, parts, note)
 
 
-def ledger(
-    profile: str | None = None,
-    records: Source | None = None,
-    openings: Sequence[dict] | None = None,
-) -> Ledger:
+def ledger(profile: str | None = None, records: Source | None = None, openings: Sequence[dict] | None = None) -> Ledger:
     """The verdicts on all claims and on our questions, with Holm's correction; the arguments are those of `check`."""
     profile = current_profile(profile)
     records, openings = evidence_of(profile, records, openings)

@@ -86,10 +86,7 @@ def _shown(verdict: Verdict) -> list[tuple]:
 
 
 def in_settings(
-    claim: str,
-    profile: str | None = None,
-    records: Source | None = None,
-    openings: Sequence[dict] | None = None,
+    claim: str, profile: str | None = None, records: Source | None = None, openings: Sequence[dict] | None = None
 ) -> list[Verdict]:
     """The verdict on a claim in each setting that applies to it (see `settings_of`), the registered one first.
 
@@ -119,10 +116,7 @@ def in_settings(
 
 
 def settings_of(
-    claim: str,
-    profile: str | None = None,
-    records: Source | None = None,
-    openings: Sequence[dict] | None = None,
+    claim: str, profile: str | None = None, records: Source | None = None, openings: Sequence[dict] | None = None
 ) -> list[Setting]:
     """The settings that apply to a claim, the registered one first: the product of epochs, margins and levels.
 
@@ -136,10 +130,7 @@ def settings_of(
 
 
 def robustness(
-    claim: str,
-    profile: str | None = None,
-    records: Source | None = None,
-    openings: Sequence[dict] | None = None,
+    claim: str, profile: str | None = None, records: Source | None = None, openings: Sequence[dict] | None = None
 ) -> Robustness | None:
     """The verdict on a claim in every setting of `settings_of`; None where there is none but the registered one.
 

@@ -243,9 +243,15 @@ def _canvas(caption: str, height: float, width: float) -> tuple[Sheet, Axes]:
     return figure, ax
 
 
-def _box(ax: Axes, x: float, y: float, text: str, colour: str = PLAIN) -> Text:
-    shape = {"boxstyle": "round,pad=0.45", "facecolor": colour, "edgecolor": GREY}
-    return ax.text(x, y, text, ha="center", va="center", fontsize=TEXT, color=INK, bbox=shape)
+def _chain(ax: Axes, at: np.ndarray, y: float, texts: Sequence[str], fills: Sequence[str]) -> list[Text]:
+    """A row of boxes, each with an arrow to the next."""
+    boxes = []
+    for x, text, fill in zip(at, texts, fills, strict=True):
+        shape = {"boxstyle": "round,pad=0.45", "facecolor": fill, "edgecolor": GREY}
+        boxes.append(ax.text(x, y, text, ha="center", va="center", fontsize=TEXT, color=INK, bbox=shape))
+    for start, end in pairwise(boxes):
+        _arrow(ax, start, end)
+    return boxes
 
 
 def _arrow(ax: Axes, start: Text, end: Text, bend: float = 0.0, color: str = INK) -> None:
@@ -261,11 +267,8 @@ def residual_diagram() -> Sheet:
     figure, ax = _canvas("A plain block (above) and a residual block (below): the same layers, and a shortcut", 2.2, 10)
     plain = ["x", "layer", "ReLU", "layer", "ReLU", "next block"]
     for y, texts in ((0.88, plain), (0.5, [*plain[:4], "+", *plain[4:]])):
-        at = np.linspace(0.4, 9.3, len(texts))
-        fill = {"layer": FROZEN, "+": LEARNS}
-        boxes = [_box(ax, x, y, text, fill.get(text, PLAIN)) for x, text in zip(at, texts, strict=True)]
-        for start, end in pairwise(boxes):
-            _arrow(ax, start, end)
+        fills = [{"layer": FROZEN, "+": LEARNS}.get(text, PLAIN) for text in texts]
+        boxes = _chain(ax, np.linspace(0.4, 9.3, len(texts)), y, texts, fills)
         if "+" in texts:
             _arrow(ax, boxes[0], boxes[4], bend=0.25, color=VERMILLION)
     ax.text(3.4, 0.16, "shortcut: x itself, or a projection where the width changes", ha="center", fontsize=TEXT)
@@ -307,11 +310,8 @@ def frozen_diagram(runs: Mapping[str, Collection[str]], stages: Sequence[str]) -
     for row, (run, learns) in enumerate(runs.items()):
         y = 1 - (row + 0.5) / len(runs)
         ax.text(1.4, y, run, ha="right", va="center", fontsize=TEXT, color=INK)
-        boxes = [
-            _box(ax, 1.25 * at + 2, y, stage, LEARNS if stage in learns else FROZEN) for at, stage in enumerate(stages)
-        ]
-        for start, end in pairwise(boxes):
-            _arrow(ax, start, end)
+        fills = [LEARNS if stage in learns else FROZEN for stage in stages]
+        _chain(ax, 1.25 * np.arange(len(stages)) + 2, y, stages, fills)
     return figure
 
 
@@ -328,18 +328,10 @@ def stopping_diagram(record: Record, patience: int, min_delta: float) -> Sheet:
     epochs = np.arange(1, len(accuracies))
     ax.plot(epochs, accuracies[1:], "o-", color=BLUE, markersize=4, label="accuracy")
     ax.step(epochs, reference, where="post", color=GREY, linewidth=1.4, label="reference")
-    ax.plot(
-        rule.best_epoch, rule.best, "o", markersize=11, markerfacecolor="none", color=VERMILLION, label="best epoch"
-    )
+    ax.plot(rule.best_epoch, rule.best, "o", markersize=11, mfc="none", color=VERMILLION, label="best epoch")
     if end:
-        ax.axvspan(
-            end - patience + 0.5,
-            end + 0.5,
-            color=FAINT,
-            alpha=0.5,
-            linewidth=0,
-            label=f"{patience} epochs without a gain",
-        )
+        waited, label = (end - patience + 0.5, end + 0.5), f"{patience} epochs without a gain"
+        ax.axvspan(*waited, color=FAINT, alpha=0.5, linewidth=0, label=label)
     ax.legend(frameon=False, fontsize=TEXT, loc="lower right", labelcolor=INK)
     ax.xaxis.set_major_locator(whole_numbers(12))
     style(ax, x="epoch", y=f"{record.result['split']} accuracy")

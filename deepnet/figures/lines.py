@@ -50,7 +50,7 @@ LIMITS = {
     "cnn": {"train_loss": (2e-2, 5), "test_accuracy": (0, 0.85)},
 }
 GUESSING = {"train_loss": log(10), "test_accuracy": 0.1}  # ten classes
-TUNING = ("train_loss", ("validation_accuracy", "train_accuracy"))
+TUNING = (("train_loss",), ("validation_accuracy", "train_accuracy"))
 OPENINGS = "openings"  # the log of chapter 5's test set, among a figure's records
 
 
@@ -109,7 +109,8 @@ def lines(
                     label="restored epoch",
                 )  # fmt: skip
     record = next(record for group in groups.values() for record in group)
-    style(ax, _title(metrics), positions(record)[1], _unit(metrics[0]))
+    unit = next((unit for end, unit in UNITS.items() if metrics[0].endswith(end)), metrics[0].replace("_", " "))
+    style(ax, _title(metrics), positions(record)[1], unit)
     ax.xaxis.set_major_locator(whole_numbers(5))
     _set_limits(ax, metrics[0], limits)
 
@@ -136,10 +137,6 @@ def _set_limits(ax: Axes, metric: str, limits: tuple[float, float] | None) -> No
 def reference(ax: Axes, value: float, label: str) -> None:
     """A horizontal line to compare the curves with."""
     ax.axhline(value, color=GREY, linestyle=(0, (1, 1.5)), linewidth=1.2, label=label, zorder=1)
-
-
-def _unit(metric: str) -> str:
-    return next((unit for end, unit in UNITS.items() if metric.endswith(end)), metric.replace("_", " "))
 
 
 def _title(metrics: Sequence[str]) -> str:
@@ -206,7 +203,7 @@ def _kind(name: str) -> str:
 
 
 def training(
-    records: Groups, *, metrics: Sequence, family: str = "", chained: bool = False, height: float = 2.9,
+    records: Groups, *, metrics: Sequence[Sequence[str]], family: str = "", chained: bool = False, height: float = 2.9,
     references: Mapping[str, Mapping[str, float]] = EMPTY,
 ) -> Sheet:  # fmt: skip
     """Panels of curves side by side. `family`: whose LIMITS the axes have, with a line at what guessing gives.
@@ -220,7 +217,6 @@ def training(
         start[name] = end
         end += max(positions(record)[0][-1] for record in runs) if chained else 0
     for ax, panel in zip(axes, metrics, strict=True):
-        panel = (panel,) if isinstance(panel, str) else panel
         for label, value in references.get(panel[0], {}).items():
             reference(ax, value, label)
         if family:
@@ -240,22 +236,16 @@ def multiples(records: Groups, tests: Mapping[str, float] = EMPTY) -> Sheet:
     look, names = looks(records), labels(records)
     figure, axes = sheet(len(TUNING), len(records), height=4.0, sharex=True, sharey="row")
     for row, metrics in enumerate(TUNING):
-        metrics = (metrics,) if isinstance(metrics, str) else metrics
-        ends = [
-            record.column(metric, trained_only=True)
-            for metric in metrics
-            for runs in records.values()
-            for record in runs
-        ]
-        low, high = min(map(np.nanmin, ends)), max(map(np.nanmax, ends))
+        curves = [run.column(metric, True) for metric in metrics for runs in records.values() for run in runs]
+        low, high = min(map(np.nanmin, curves)), max(map(np.nanmax, curves))
         for column, name in enumerate(records):
             ax = axes[row * len(records) + column]
             others = {other: runs for other, runs in records.items() if other != name}
             limits = (low / 1.3, high * 1.3) if not row else (-0.02, max(high, 0.5) + 0.03)
             lines(ax, {name: records[name]}, metrics, faint=others, look=look, limits=limits)
             ax.set_title("" if row else names[name], fontsize=TEXT, loc="left", color=look[name][0])
-            ax.set_ylabel("" if column else ("training loss (nats)", "accuracy")[row], fontsize=TEXT)
-            ax.set_xlabel(ax.get_xlabel() if row else "", fontsize=TEXT)
+            ax.set_ylabel(("training loss (nats)", "accuracy")[row])
+            ax.label_outer()
             if row and name in tests:
                 ax.plot(
                     [1], [tests[name]], "<", color=INK, transform=ax.get_yaxis_transform(), clip_on=False,

@@ -6,6 +6,7 @@ figure leaks, and a notebook shows each figure once.
 
 import textwrap
 import zlib
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -105,14 +106,11 @@ class Sheet(Figure):
         """
         drawn, small, info = BytesIO(), BytesIO(), PngInfo()
         self.savefig(drawn, format="png", dpi=2 * self.dpi)
-        image = (
-            Image.open(drawn)
-            .convert("RGB")
-            .quantize(256, Image.Quantize.MAXCOVERAGE, kmeans=1, dither=Image.Dither.NONE)
-        )
+        image = Image.open(drawn).convert("RGB")
         for key, text in self.metadata.items():
             info.add_itxt(key, text)
-        image.save(small, "png", optimize=True, pnginfo=info)
+        fewer = image.quantize(256, Image.Quantize.MAXCOVERAGE, kmeans=1, dither=Image.Dither.NONE)
+        fewer.save(small, "png", optimize=True, pnginfo=info)
         return small.getvalue()
 
     def __repr__(self) -> str:
@@ -361,18 +359,16 @@ def provenance(records: Sequence[Record], note: str = "") -> str:
 
 def _mixed(records: Iterable[Record]) -> list[str]:
     """The runs whose seeds were not all computed in one precision, if any."""
-    precisions: dict[str, set] = {}
-    for record in records:
-        precisions.setdefault(record.name, set()).add(record.settings.get("provenance", {}).get("precision"))
-    mixed = [name for name, of_run in precisions.items() if len(of_run) > 1]
+    kinds = {(record.name, record.settings["provenance"].get("precision")): None for record in records}
+    mixed = [name for name, precisions in Counter(name for name, _ in kinds).items() if precisions > 1]
     return [f"seeds in different precisions: {', '.join(mixed)}"] if mixed else []
 
 
 def _data(record: Record) -> list[str]:
-    exp = record.settings.get("experiment", {})
-    return list(DATA) if exp.get("kind") == "distribution" else [exp["dataset"]] if exp.get("dataset") else []
+    exp = record.settings["experiment"]
+    return list(DATA) if exp.get("kind") == "distribution" else [exp["dataset"]]
 
 
 def _commit(record: Record) -> str:
-    commit = record.settings.get("provenance", {})
-    return (commit.get("commit") or "no commit")[:9] + "+" * bool(commit.get("dirty"))
+    made = record.settings["provenance"]
+    return (made["commit"] or "no commit")[:9] + "+" * bool(made["dirty"])

@@ -47,7 +47,7 @@ from experimentTable import (
 __all__ = ["FIGURES", "Entry", "curves", "draw", "save", "show"]
 
 FOLDER = ROOT / "report" / "figures"
-LOSS_TEST = ("train_loss", "test_accuracy")
+LOSS_TEST = (("train_loss",), ("test_accuracy",))
 SEEDS = "The first seed's line is thick and has markers, the other seeds' are thin."
 
 
@@ -255,10 +255,9 @@ def draw(number: str, profile: str | None = None) -> Sheet:
         records = {run: [record for record in runs if record.seed in both] for run, runs in records.items()}
     missing = [name for name in entry.runs if name in TABLE and name not in records]
     if lacking := [exp for name in missing if not is_supported(exp := experiment(name, profile))]:
-        runs = _listed([exp.name for exp in lacking])
-        choice = supporting_profiles(*lacking)
         raise UsageError(
-            f"figure {number} shows ablations ({runs}), which profile {profile!r} does not run; choose profile {choice}"
+            f"figure {number} shows ablations ({_listed([exp.name for exp in lacking])}), which profile {profile!r} "
+            f"does not run; choose profile {supporting_profiles(*lacking)}"
         )
     if entry.runs and not records:
         families = dict.fromkeys(TABLE[name].family for name in missing if name in ATLAS)

@@ -111,10 +111,7 @@ def twins(low=0.46, high=0.45, best=(0.5, 1e-4, 16)):
 
 
 def lowered(train=0.5, accuracy=0.4):
-    return {
-        "fine_tune_2": {"accuracy": 0.4, "train": 0.9},
-        "fine_tune_3_lr": {"accuracy": accuracy, "train": train},
-    }
+    return {"fine_tune_2": {"accuracy": 0.4, "train": 0.9}, "fine_tune_3_lr": {"accuracy": accuracy, "train": train}}
 
 
 H, F, U = "holds", "fails", "undecided"
