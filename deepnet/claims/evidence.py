@@ -140,9 +140,8 @@ def timing(ev: Evidence, name: str, records: int | None = 1) -> Iterator[Part]:
     runs = dict(list(ev.runs(name).items())[:records])
     for plain, residual in TIMED[name]:
         measure = partial(m.step_ratio, plain=plain, residual=residual)
-        yield ev.judge_numbers(
-            f"seconds per step, {residual} / {plain}", ev.numbers(runs, measure), at_least(0.97, to=1)
-        )
+        text = f"seconds per step, {residual} / {plain}"
+        yield ev.judge_numbers(text, ev.numbers(runs, measure), at_least(0.97, to=1))
 
 
 def paper_only(ev: Evidence, text: str, found: Mapping[int, Number], aim: Aim) -> Part:

@@ -24,9 +24,7 @@ RULES: dict[str, Rule] = {claim: rules.RULES[claim] for claim in TEXTS}  # by ch
 def evidence_of(
     profile: str, records: Source | None = None, openings: Sequence[dict] | None = None
 ) -> tuple[Source, Sequence[dict]]:
-    """These records and openings; where there are none, those of the profile, each read once however often it is asked
-    for.
-    """
+    """These records and openings; where there are none, those of the profile, each record read only once."""
     if records is not None:
         return records, openings or ()
     return cache(partial(find_records, profile=profile)), find_openings(profile) if openings is None else openings

@@ -27,9 +27,7 @@ def curves(records: Record | Iterable[Record] | Groups, metrics: str | Sequence[
     Raises UsageError for anything but records of trainings, for a metric that one of them lacks, and for records of the
     profile `sample`, whose rows are numbers of steps, beside others, whose rows are epochs.
 
-    Example::
-
-        curves([run("MLP_4"), run("MLP_13")], ["train_loss", "test_accuracy"])
+    Example: `curves([run("MLP_4"), run("MLP_13")], ["train_loss", "test_accuracy"])`.
     """
     runs = by_run(records)
     drawn = [record for run in runs.values() for record in run]

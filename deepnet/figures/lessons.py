@@ -53,10 +53,7 @@ def code(thing: Any, *names: str) -> "Markdown":
     """The source of a module, class or function as it is now, or of these names that are defined within it.
 
     Raises UsageError for a name that is not defined there, so what a page shows cannot be out of date unnoticed.
-
-    Example::
-
-        code(myModel, "MLP_4", "MLP_33")
+    Example: `code(myModel, "MLP_4", "MLP_33")`.
     """
     from IPython.display import Markdown
 
@@ -81,11 +78,7 @@ def shown_from(number: str, profile: str | None = None) -> str:
     """The profile to show figure `number` from: the current one, unless another has records of more of its runs.
 
     That is said in a line. In the profile `sample`, whose runs take seconds, what it can run is always its own.
-
-    Example::
-
-        where = shown_from("4.4")
-        show("4.4", where)
+    Example: `show("4.4", shown_from("4.4"))`.
     """
     profile, runs = current_profile(profile), FIGURES[number].runs
     rows = [experiment(name, profile) for name in runs if not name.endswith("*")]
@@ -99,12 +92,7 @@ def shown_from(number: str, profile: str | None = None) -> str:
 
 
 def seen(name: str, measure: str = "accuracy") -> float:
-    """A result in the committed evidence, as the mean of its seeds; measures are those of `words.results_of`.
-
-    Example::
-
-        seen("MLP_4"), seen("MLP_4", "train_loss")
-    """
+    """A result in the committed evidence, as the mean of its seeds; measures are those of `words.results_of`."""
     return float(np.mean(results_of(name, measure, EVIDENCE)))
 
 
@@ -133,9 +121,7 @@ def evidence(name: str) -> Sequence[Record]:
 def measured(name: str, key: str, epoch: int, layer: int) -> float:
     """What the committed rows say of one weight layer, as the mean of the seeds; layer 0 is at the input.
 
-    Example::
-
-        measured("MLP_33", "gradient_log10_rms", epoch=1, layer=0)
+    Example: `measured("MLP_33", "gradient_log10_rms", epoch=1, layer=0)`.
     """
     return float(np.mean([record.rows[epoch][key][layer] for record in evidence(name)]))
 
@@ -223,11 +209,10 @@ def pictures(rows: Mapping[str, tuple[Tensor, Sequence[str]]], caption: str) -> 
 
 def examples(count: int = 8) -> Sheet:
     """The first training images of each data set, with their labels."""
-    sets = {label: load_images(name) for name, label in DATA.items()}
-    rows = {
-        label: (images.images[:count], [images.classes[int(n)] for n in images.labels[:count]])
-        for label, images in sets.items()
-    }
+    rows = {}
+    for name, label in DATA.items():
+        images = load_images(name)
+        rows[label] = images.images[:count], [images.classes[int(n)] for n in images.labels[:count]]
     return pictures(rows, "Training images and the labels that a network is to give them")
 
 
@@ -300,13 +285,10 @@ def pooling_diagram(side: int = 6, pooled: int = 2) -> Sheet:
 def frozen_diagram(runs: Mapping[str, Collection[str]], stages: Sequence[str]) -> Sheet:
     """One row per run: the stages of a network from input to output, those that learn filled in orange.
 
-    Example::
-
-        frozen_diagram({"fine_tune_1": ["fc"]}, ["conv1", "layer1", "layer2", "layer3", "layer4", "fc"])
+    Example: `frozen_diagram({"fine_tune_1": ["fc"]}, ["conv1", "layer1", "layer2", "layer3", "layer4", "fc"])`.
     """
-    figure, ax = _canvas(
-        "Which stages learn (orange) and which are frozen (grey)", 0.6 + 0.4 * len(runs), 1.25 * len(stages) + 1.3
-    )
+    caption = "Which stages learn (orange) and which are frozen (grey)"
+    figure, ax = _canvas(caption, 0.6 + 0.4 * len(runs), 1.25 * len(stages) + 1.3)
     for row, (run, learns) in enumerate(runs.items()):
         y = 1 - (row + 0.5) / len(runs)
         ax.text(1.4, y, run, ha="right", va="center", fontsize=TEXT, color=INK)

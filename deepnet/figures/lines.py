@@ -55,9 +55,7 @@ OPENINGS = "openings"  # the log of chapter 5's test set, among a figure's recor
 
 
 def positions(record: Record) -> tuple[np.ndarray, str]:
-    """Where the trained rows stand on the x axis, and its label: a row is a number of steps in the sample and in the
-    atlas's first steps, else an epoch.
-    """
+    """Where the trained rows stand on the x axis, and its label: a row is an epoch or, in short runs, some steps."""
     in_steps = record.profile in PROFILES and PROFILES[record.profile].row_unit == "steps"
     if in_steps or record.settings["identity"].get("steps_per_epoch"):
         return np.cumsum(record.column("steps", trained_only=True)), "optimizer steps"
@@ -160,9 +158,7 @@ def mean_result(records: Sequence[Record], key: str) -> float:
 
 
 def overview(records: Groups) -> Sheet:
-    """1.1: final accuracy and training loss against depth, of plain and residual nets and of plain ones with He
-    initialisation.
-    """
+    """1.1: final accuracy and training loss against depth, of plain, residual and He-initialized nets."""
     kinds: dict[str, tuple[str, str, Any]] = {
         "plain": (VERMILLION, "o", "-"),
         "residual": (BLUE, "s", "--"),
@@ -270,9 +266,7 @@ def dropout(records: Mapping[str, list]) -> Sheet:
 
 
 def fine_tuning(records: Groups) -> Sheet:
-    """5.1, 5.2: runs that start from one another, beside the classical baseline's validation accuracy where it is
-    recorded.
-    """
+    """5.1, 5.2: runs that start from one another, beside the classical baseline's validation accuracy."""
     tuned = {name: runs for name, runs in records.items() if name != "baseline"}
     runs = records.get("baseline", ())
     chosen = " or ".join(sorted({run.result["chosen"].replace("_", " ") for run in runs}))
@@ -292,9 +286,7 @@ def norms(records: Groups) -> Sheet:
 
 
 def ablations(records: Groups) -> Sheet:
-    """3.7, 4.5: Adam's eps at 1e-16 beside its default, and He initialization with the default one in grey: training
-    loss above, test accuracy below.
-    """
+    """3.7, 4.5: Adam's eps at 1e-16 beside its default, and He initialization with the default one in grey."""
     eps = {name: runs for name, runs in records.items() if f"{name.removesuffix('_eps')}_eps" in EXPERIMENTS}
     he = {name: runs for name, runs in records.items() if name.endswith("_he")}
     default = {name: records[name] for name in (run.removesuffix("_he") for run in he) if name in records}

@@ -47,9 +47,7 @@ def superclass_confusion(records: Groups) -> Sheet:
 def confusion(record: Record) -> Sheet:
     """How often images of each class (rows) are given each class (columns), from the record's predictions.
 
-    Example::
-
-        confusion(find_record("CNN_res_56", "paper"))
+    Example: `confusion(find_record("CNN_res_56", "paper"))`.
     """
     from deepnet.data.sets import CLASS_NAMES
 
@@ -65,9 +63,7 @@ def confusion(record: Record) -> Sheet:
 def misclassified(record: Record, images: int = 12) -> Sheet:
     """The first test images that a run of chapter 3 or 4 gets wrong, of those that the embedded sample holds.
 
-    Example::
-
-        misclassified(find_record("CNN_res_56", "paper"))
+    Example: `misclassified(find_record("CNN_res_56", "paper"))`.
     """
     from deepnet.data.sets import first_of_each_class
 

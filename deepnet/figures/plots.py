@@ -265,9 +265,7 @@ def legend(place: Axes | Figure, handles: Iterable[Any], columns: int = 4, **opt
 
 
 def heat_map(ax: Axes, x: np.ndarray, values: np.ndarray, low: float, high: float) -> QuadMesh:
-    """values (rows, layers) over training: a row fills the span up to its x, layer 1 (at the input) lies at the
-    bottom.
-    """
+    """values (rows, layers) over training: a row fills the span up to its x, the input's layer 1 lies at the bottom."""
     edges = np.concatenate([[0], x])
     mesh = ax.pcolormesh(
         edges, np.arange(values.shape[1] + 1) + 0.5, values.T, cmap="viridis", vmin=low, vmax=high, rasterized=True

@@ -220,9 +220,7 @@ ALL = ChainMap(atlas.FIGURES, FIGURES)  # the atlas's stand on a page of their o
 
 
 def found(name: str, profile: str) -> dict[str, list]:
-    """Name -> the finished records of a run, of a search's trials ("search_*": those with a number) or of all runs
-    ("*").
-    """
+    """Name -> the finished records of a run, of all runs ("*"), or of a search's trials ("search_*": with a number)."""
     names, stem = {name}, name.removesuffix("*")
     if name.endswith("*"):
         folders = {folder.name for root in roots() for folder in (root / profile).glob(name)}
@@ -291,15 +289,10 @@ def folder_of(number: str, profile: str | None = None) -> str:
 
 
 def save(number: str, profile: str | None = None, figure: Sheet | None = None) -> list[Path]:
-    """Write a figure as SVG and PNG to report/figures/<profile>/<number>.*, one of the atlas to report/figures/atlas/;
-    the same records give the same bytes.
+    """Write a figure as SVG and PNG to report/figures/<profile>/<number>.*, one of the atlas to report/figures/atlas/.
 
-    `figure`: what `draw` gave, where it is there already. Raises UsageError where `draw` does, and where the folder
-    cannot be written to.
-
-    Example::
-
-        save("3.1", "paper")
+    The same records give the same bytes. `figure`: what `draw` gave, where it is there already. Raises UsageError where
+    `draw` does, and where the folder cannot be written to. Example: `save("3.1", "paper")`.
     """
     figure, folder = figure or draw(number, profile), FOLDER / folder_of(number, profile)
     svg, png = (folder / f"{number}.{kind}" for kind in ("svg", "png"))
@@ -315,12 +308,9 @@ def save(number: str, profile: str | None = None, figure: Sheet | None = None) -
 
 
 def show(number: str, profile: str | None = None) -> None:
-    """Display a figure in a notebook, with how it is read, and save it. That its runs have no record is said in a line,
-    and that it cannot be saved once.
+    """Display a figure in a notebook, with how it is read, and save it, as `show("3.1")`.
 
-    Example::
-
-        show("3.1")
+    That its runs have no record is said in a line, and that it cannot be saved once.
     """
     from IPython.display import Markdown, display
 

@@ -25,10 +25,9 @@ SWEEP_RUNS = tuple(f"sweep_{k}" for k in SWEEP)
 
 
 def sweep_table(records: Groups) -> Sheet:
-    """5.6: the report's twelve points, its numbers beside ours (mean over the seeds, of the restored and of the last
-    epoch).
+    """5.6: the report's twelve points, its numbers beside ours: means over the seeds, in bold the three best of each.
 
-    In bold the three best of each. The report's program meant to restore the best epoch and kept the last.
+    The report's program meant to restore the best epoch and kept the last, so both stand here.
     """
 
     def ours(k: int, measure: Callable) -> float:
@@ -52,19 +51,15 @@ def sweep_table(records: Groups) -> Sheet:
 
 
 def three_best(values: Sequence[float]) -> list[int]:
-    """Where the three best stand, without those that share a place with a fourth; none while a value is missing
-    (NaN).
-    """
+    """Where the three best stand, without those that share a place with a fourth; none while a value is NaN."""
     complete = not np.isnan(values).any()
     return [i for i, value in enumerate(values) if complete and sum(other >= value for other in values) <= 3]
 
 
 def searched_space(records: Groups) -> Sheet:
-    """5.9: learning rate against validation accuracy, batch size as marker: the report's points, ours there, our
-    search.
+    """5.9: learning rate against validation accuracy, batch size as marker: the report's points, ours, our search.
 
-    Once all of them, and once those at rates from 5e-4 on, which lie close together. A line joins the report's point
-    and ours at the same setting.
+    Once all of them, and once those at rates from 5e-4 on, which lie close together.
     """
     markers = dict(zip((16, 32, 64, 128, 256), "oPs^D", strict=True))
     groups: dict[str, dict[str, Any]] = {  # they differ in their filling, and so in grey too
