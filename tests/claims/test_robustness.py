@@ -32,9 +32,7 @@ def test_epochs_are_those_of_the_setting():
     effects = {e: check("4a", "cpu", runs, setting=Setting(epochs=e)).parts[1].effect for e in ("last", "last five")}
     assert effects == pytest.approx({"last": -0.09, "last five": 0.07})
     assert check("4a", "cpu", runs, setting=Setting(epochs="best")).verdict == H
-    assert (
-        check("4a", "cpu", runs).verdict == check("4a", "cpu", runs, setting=Setting(epochs="last")).verdict == "fails"
-    )
+    assert check("4a", "cpu", runs, setting=Setting(epochs="last")).verdict == "fails"
 
 
 def test_the_final_epoch_keeps_the_interval_that_the_images_give():
@@ -97,31 +95,20 @@ def test_the_share_of_settings_in_which_a_verdict_stands():
 
 def test_the_seeds_that_a_verdict_hangs_on():
     accuracies = {0: 0.7, 1: 0.71, 2: 0.7, 3: 0.71, 4: 0.5}
-    runs = world(
-        CNN_10=many("CNN_10", 5, loss=0.5, accuracy=0.6), CNN_13=many("CNN_13", 5, loss=0.4, accuracy=accuracies)
-    )
-    found = robustness("4a", "cpu", runs)
+    deeper = many("CNN_13", 5, loss=0.4, accuracy=accuracies)
+    found = robustness("4a", "cpu", world(CNN_10=many("CNN_10", 5, loss=0.5, accuracy=0.6), CNN_13=deeper))
     assert found.verdict == "undecided" and found.needed_seeds == [4] and found.text.endswith("not without seed 4")
 
 
 @pytest.mark.parametrize(
-    "wrong",
-    [
-        {"epochs": "first"},
-        {"margin": -1},
-        {"margin": 0},
-        {"margin": "wide"},
-        {"level": 1},
-        {"level": 95},
-        {"level": 0.05},
-        {"without": -1},
-    ],
+    ("field", "value"),
+    [("epochs", "first"), ("margin", -1), ("margin", 0), ("level", 1), ("level", 0.05), ("without", -1)],
 )
-def test_a_setting_that_there_is_not_is_refused(wrong):
-    with pytest.raises(UsageError):
-        Setting(**wrong)
+def test_a_setting_that_there_is_not_is_refused(field, value):
+    with pytest.raises(UsageError, match=field):
+        Setting(**{field: value})
     with pytest.raises(UsageError, match="must be a Setting"):
-        check("4a", "cpu", world(), setting=wrong)
+        check("4a", "cpu", world(), setting={field: value})
 
 
 def test_seeds_needed():

@@ -230,6 +230,11 @@ CASES = [
 ]
 
 
+def runs_of(claim, verdict):
+    """The runs of the first case in which a claim has this verdict."""
+    return next(runs for name, found, runs in CASES if (name, found) == (claim, verdict))
+
+
 @pytest.mark.parametrize(("claim", "verdict", "runs"), CASES, ids=[f"{c}-{v}-{i}" for i, (c, v, _) in enumerate(CASES)])
 def test_rule(claim, verdict, runs):
     found = check(claim, "paper", world(**runs))
