@@ -5,7 +5,7 @@ from typing import Any
 import altair as alt
 
 from deepnet.claims.verdicts import VERDICTS
-from deepnet.figures.plots import BLUE, ORANGE, PALETTE, VERMILLION
+from deepnet.figures.looks import BLUE, ORANGE, PALETTE, VERMILLION
 
 Layered = alt.LayerChart | alt.FacetChart  # what alt.layer says that it returns
 FONT = 12

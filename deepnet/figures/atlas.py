@@ -14,25 +14,8 @@ from deepnet.claims.measures import left_plateau
 from deepnet.figures.entry import Entry
 from deepnet.figures.layers import LAYER, layers, theory
 from deepnet.figures.lines import GUESSING, named, positions
-from deepnet.figures.plots import (
-    BLACK,
-    BLUE,
-    FAINT,
-    GREY,
-    INK,
-    MARKERS,
-    SMALL,
-    VERMILLION,
-    Groups,
-    Sheet,
-    colour_bar,
-    heat_map,
-    legend,
-    sheet,
-    short,
-    style,
-    whole_numbers,
-)  # fmt: skip
+from deepnet.figures.looks import BLACK, BLUE, FAINT, GREY, INK, MARKERS, SMALL, VERMILLION, short
+from deepnet.figures.plots import Groups, Sheet, colour_bar, heat_map, legend, sheet, style, whole_numbers
 from deepnet.figures.theory import untrained_mlp
 from deepnet.grid import (
     CELLS,

@@ -6,7 +6,8 @@ from math import ceil
 from typing import Any
 
 from deepnet.figures.lines import lines, named, positions
-from deepnet.figures.plots import WIDTH, Groups, Sheet, default_style, legend, provenance
+from deepnet.figures.looks import WIDTH
+from deepnet.figures.plots import Groups, Sheet, default_style, legend, provenance
 from deepnet.records.reading import Record
 from deepnet.text import listed
 from experimentTable import UsageError, choose

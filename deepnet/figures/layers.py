@@ -9,23 +9,8 @@ from matplotlib.axes import Axes
 
 from deepnet.figures.images import sample_images
 from deepnet.figures.lines import named, positions
-from deepnet.figures.plots import (
-    BLACK,
-    GREY,
-    WIDTH,
-    Groups,
-    Sheet,
-    colour_bar,
-    heat_map,
-    labels,
-    legend,
-    logarithmic,
-    looks,
-    marker_of,
-    sheet,
-    style,
-    whole_numbers,
-)  # fmt: skip
+from deepnet.figures.looks import BLACK, GREY, WIDTH, labels, looks, marker_of
+from deepnet.figures.plots import Groups, Sheet, colour_bar, heat_map, legend, logarithmic, sheet, style, whole_numbers
 from deepnet.figures.theory import signal_variance
 from deepnet.records.reading import Record
 from experimentTable import BOTH_PRECISIONS, experiment

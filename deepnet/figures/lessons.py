@@ -18,21 +18,8 @@ from torch.utils.data import TensorDataset
 
 from deepnet.claims.measures import step_ratios
 from deepnet.data.sets import CLASS_NAMES, FINGERPRINTS, NORMALISATION, load_images
-from deepnet.figures.plots import (
-    BLUE,
-    FAINT,
-    GREY,
-    INK,
-    ORANGE,
-    TEXT,
-    VERMILLION,
-    Sheet,
-    default_style,
-    sheet,
-    style,
-    title,
-    whole_numbers,
-)
+from deepnet.figures.looks import BLUE, FAINT, GREY, INK, ORANGE, TEXT, VERMILLION
+from deepnet.figures.plots import Sheet, default_style, sheet, style, title, whole_numbers
 from deepnet.figures.registry import FIGURES, found
 from deepnet.figures.words import records_of, results_of
 from deepnet.records.reading import Record, find_openings

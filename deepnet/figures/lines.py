@@ -9,28 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from deepnet.claims.measures import final_loss, opened_accuracies, step_ratios
-from deepnet.figures.plots import (
-    BLUE,
-    EMPTY,
-    FAINT,
-    GREEN,
-    GREY,
-    INK,
-    SECOND,
-    TEXT,
-    VERMILLION,
-    Groups,
-    Sheet,
-    labels,
-    legend,
-    logarithmic,
-    logit,
-    looks,
-    marker_of,
-    sheet,
-    style,
-    whole_numbers,
-)  # fmt: skip
+from deepnet.figures.looks import BLUE, FAINT, GREEN, GREY, INK, SECOND, TEXT, VERMILLION, labels, looks, marker_of
+from deepnet.figures.plots import EMPTY, Groups, Sheet, legend, logarithmic, logit, sheet, style, whole_numbers
 from deepnet.records.reading import Record
 from deepnet.text import counted
 from experimentTable import EXPERIMENTS, PROFILES

@@ -6,7 +6,8 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from deepnet.figures.images import sample_images, spelled
-from deepnet.figures.plots import INK, SMALL, TEXT, Groups, Sheet, default_style, sheet, style, title
+from deepnet.figures.looks import INK, SMALL, TEXT
+from deepnet.figures.plots import Groups, Sheet, default_style, sheet, style, title
 from deepnet.records.reading import Record
 
 SAMPLED = 1_000  # MNIST's and CIFAR-10's test images in the embedded sample: the first of each class

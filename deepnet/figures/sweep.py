@@ -11,7 +11,8 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from deepnet.claims.measures import accuracies, final_loss, last_loss
 from deepnet.figures.lines import mean_result, positions
-from deepnet.figures.plots import BLUE, GREY, INK, VERMILLION, Groups, Sheet, drawn_table, legend, sheet, style
+from deepnet.figures.looks import BLUE, GREY, INK, VERMILLION
+from deepnet.figures.plots import Groups, Sheet, drawn_table, legend, sheet, style
 from deepnet.text import Table
 from experimentTable import EXPERIMENTS
 

@@ -7,7 +7,7 @@ from made_up_runs import named, write_record
 from matplotlib.colors import to_hex
 
 from deepnet.figures.curves import MOST, by_run
-from deepnet.figures.plots import FAINT
+from deepnet.figures.looks import FAINT
 from deepnet.figures.registry import curves
 from deepnet.records.reading import Record, find_record
 from experimentTable import EXPERIMENTS

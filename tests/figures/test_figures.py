@@ -18,7 +18,7 @@ from PIL import Image
 from deepnet.figures import images as images_of
 from deepnet.figures import registry as figures
 from deepnet.figures.lines import LIMITS
-from deepnet.figures.plots import COLOURS, FAINT, PALETTE, SMALL, labels, looks, marker_of
+from deepnet.figures.looks import COLOURS, FAINT, PALETTE, SMALL, labels, looks, marker_of
 from deepnet.figures.registry import FIGURES, draw, save
 from deepnet.records.files import sha256
 from deepnet.records.reading import find_record, find_records
