@@ -113,8 +113,9 @@ def span(ev: Committed, claim: str, place: str, **options: str) -> str:
 def count(ev: Committed, verdict: str, **options: str) -> str:
     """`{{count holds}}`: how many claims have a verdict; `{{count many}}`: one over three seeds or more."""
     found = [judged(ev, name, options.get("in", "paper")) for name in CLAIMS]
-    many = verdict == "many"
-    return in_words(sum(v.verdict in OUTCOMES and not v.seen if many else v.verdict == verdict for v in found))
+    if verdict == "many":
+        return in_words(sum(v.verdict in OUTCOMES and not v.seen for v in found))
+    return in_words(sum(v.verdict == verdict for v in found))
 
 
 def verdicts(ev: Committed) -> Table:
