@@ -35,7 +35,7 @@ OPENINGS = "openings"  # the log of chapter 5's test set, among a figure's recor
 
 
 def positions(record: Record) -> tuple[np.ndarray, str]:
-    """Where the trained rows stand on the x axis, and its label: a row is an epoch or, in short runs, some steps."""
+    """Where trained rows stand on the x axis, and its label: steps where a run counts these (the sample), or epochs."""
     in_steps = record.profile in PROFILES and PROFILES[record.profile].row_unit == "steps"
     if in_steps or record.settings["identity"].get("steps_per_epoch"):
         return np.cumsum(record.column("steps", trained_only=True)), "optimizer steps"
