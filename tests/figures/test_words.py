@@ -39,7 +39,7 @@ def test_a_training_s_row_has_the_spread_over_its_seeds(records):
 
 
 def test_the_restored_epoch_counts(records):
-    (record,) = find_records("early_stopping", "cpu")
+    (record,) = find_records("adamw", "cpu")
     epoch, last = record.result["epoch"], record.result["last_epoch"]
     assert epoch < last
     cells = line(results_table(record.name, profile="cpu"), record.name)
