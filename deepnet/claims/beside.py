@@ -15,10 +15,7 @@ from experimentTable import current_profile
 
 
 def two_level(
-    claim: str,
-    profile: str | None = None,
-    records: Source | None = None,
-    openings: Sequence[dict] | None = None,
+    claim: str, profile: str | None = None, records: Source | None = None, openings: Sequence[dict] | None = None
 ) -> dict[str, Interval]:
     """A part's text -> its interval over seeds and images, of each part on final accuracies of at least three seeds.
 
@@ -34,27 +31,23 @@ def two_level(
 
 
 def side_by_side(claim: str, *profiles: str) -> Table:
-    """The judged parts of one claim, a column per profile: verdict, effect, interval, number n of seeds; below them, in
-    how many settings of the analysis the claim's verdict stands. Where there is one, an interval over seeds and images
-    stands beside the registered one.
+    """The judged parts of one claim, a column per profile: verdict, effect, interval, number n of seeds.
+
+    Where there is one, an interval over seeds and images stands beside the registered one. Below them stands in how
+    many settings of the analysis the claim's verdict stands.
     """
     rows: dict[str, list[str]] = {}
     last = ["–"] * len(profiles)
     for i, profile in enumerate(profiles):
-        records, openings = evidence_of(profile)
-        other = two_level(claim, profile, records, openings)
-        for part in check(claim, profile, records, openings).parts:
-            if part.verdict in OUTCOMES:
-                found = f"{part.ours} {part.span}".rstrip()
-                images = (
-                    f", over seeds and images [{', '.join(map(written, other[part.text]))}]"
-                    if part.text in other
-                    else ""
-                )
-                row = rows.setdefault(part.text, ["–"] * len(profiles))
-                row[i] = f"{said(claim, part.verdict)}: {found}, n = {len(part.seeds)}{images}"
-        if found_robust := robustness(claim, profile, records, openings):
-            last[i] = found_robust.text
+        evidence = evidence_of(profile)
+        other = two_level(claim, profile, *evidence)
+        for part in (part for part in check(claim, profile, *evidence).parts if part.verdict in OUTCOMES):
+            found = f"{said(claim, part.verdict)}: {part.ours} {part.span}".rstrip() + f", n = {len(part.seeds)}"
+            if part.text in other:
+                found += f", over seeds and images [{', '.join(map(written, other[part.text]))}]"
+            rows.setdefault(part.text, ["–"] * len(profiles))[i] = found
+        if robust := robustness(claim, profile, *evidence):
+            last[i] = robust.text
     parts = [(text, *cells) for text, cells in rows.items()]
     return Table((claim, *profiles), [*parts, ("*the verdict stands*", *last)] if parts else [])
 
@@ -62,10 +55,10 @@ def side_by_side(claim: str, *profiles: str) -> Table:
 def statistics_table(profile: str | None = None) -> Table:
     """One line per claim with a verdict: its p-value, what Holm's correction leaves, in how many settings it stands."""
     profile = current_profile(profile)
-    records, openings = evidence_of(profile)
+    evidence = evidence_of(profile)
     rows = []
-    for verdict in (verdict for verdict in ledger(profile, records, openings) if verdict.verdict in OUTCOMES):
-        found = robustness(verdict.id, profile, records, openings)
+    for verdict in (verdict for verdict in ledger(profile, *evidence) if verdict.verdict in OUTCOMES):
+        found = robustness(verdict.id, profile, *evidence)
         p = "–" if verdict.p is None else f"{verdict.p:.2g}"
         adjusted = said(verdict.id, verdict.adjusted) or "–"
         needed = f"{verdict.seeds_needed:,}" if verdict.seeds_needed else "–"

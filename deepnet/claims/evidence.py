@@ -140,9 +140,8 @@ def timing(ev: Evidence, name: str, records: int | None = 1) -> Iterator[Part]:
     runs = dict(list(ev.runs(name).items())[:records])
     for plain, residual in TIMED[name]:
         measure = partial(m.step_ratio, plain=plain, residual=residual)
-        yield ev.judge_numbers(
-            f"seconds per step, {residual} / {plain}", ev.numbers(runs, measure), at_least(0.97, to=1)
-        )
+        text = f"seconds per step, {residual} / {plain}"
+        yield ev.judge_numbers(text, ev.numbers(runs, measure), at_least(0.97, to=1))
 
 
 def paper_only(ev: Evidence, text: str, found: Mapping[int, Number], aim: Aim) -> Part:
@@ -174,14 +173,9 @@ class Rule:
         return f"{self.measured}: {self.holds_if}" if self.measured else self.holds_if
 
 
-def _texts() -> dict[str, list[str]]:
-    """id -> the cells of its line in rules.md."""
-    lines = Path(__file__).with_name("rules.md").read_text("utf-8").splitlines()
-    table = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("|")]
-    return {cells[0]: cells for cells in table[2:]}
-
-
-TEXTS = _texts()
+_lines = Path(__file__).with_name("rules.md").read_text("utf-8").splitlines()
+_table = [[cell.strip() for cell in line.strip("|").split("|")] for line in _lines if line.startswith("|")]
+TEXTS: dict[str, list[str]] = {cells[0]: cells for cells in _table[2:]}  # id -> the cells of its line in rules.md
 RULES: dict[str, Rule] = {}
 
 

@@ -38,11 +38,12 @@ def accuracy_number(value: float, predictions: Callable[[], np.ndarray] | None) 
     """An accuracy (share of images), with Wilson's interval where there are stored `predictions`."""
     if predictions is None:
         return Number(value)
+
+    def per_image() -> np.ndarray:
+        return np.equal(*predictions()).astype(np.int8)
+
     return Number(
-        value,
-        lambda level: wilson_interval(value, predictions().shape[1], level),
-        predictions,
-        per_image=lambda: np.equal(*predictions()).astype(np.int8),
+        value, lambda level: wilson_interval(value, len(per_image()), level), predictions, "images", per_image
     )
 
 
@@ -57,16 +58,14 @@ def macro_number(value: float, predictions: Callable[[], np.ndarray] | None) -> 
     if predictions is None:
         return Number(value)
 
-    def counts() -> np.ndarray:
-        return np.bincount(predictions()[0])
-
     def interval(level: float) -> Interval:
-        present = counts()[counts() > 0]
-        return wilson_interval(value, len(present) ** 2 / (1 / present).sum(), level)
+        _, counts = np.unique(predictions()[0], return_counts=True)
+        return wilson_interval(value, len(counts) ** 2 / (1 / counts).sum(), level)
 
     def per_image() -> np.ndarray:
         targets, predicted = predictions()
-        return (targets == predicted) * len(targets) / (np.count_nonzero(counts()) * counts()[targets])
+        counts = np.bincount(targets)
+        return (targets == predicted) * len(targets) / (np.count_nonzero(counts) * counts[targets])
 
     return Number(value, interval, per_image=per_image)
 
@@ -295,19 +294,10 @@ def judge_numbers(text: str, numbers: Mapping[Any, Number], aim: Aim, unit: str 
     verdict = str(judge_ends(low, high, aim))
     images = tuple(number.per_image for number in numbers.values() if number.per_image)
     return Part(
-        text,
-        verdict,
-        tuple(numbers),
-        aim.level,
-        tuple(estimates),
-        unit=unit,
-        of=next(iter(numbers.values())).of,
-        p=p,
-        aim=aim,
-        values=tuple(map(float, values)),
-        per_image=images if len(images) == len(numbers) else (),
+        text, verdict, tuple(numbers), aim.level, tuple(estimates), unit=unit, of=next(iter(numbers.values())).of,
+        p=p, aim=aim, values=tuple(map(float, values)), per_image=images if len(images) == len(numbers) else (),
         needed=needed,
-    )
+    )  # fmt: skip
 
 
 def judge_count(count: Any, seeds: int) -> np.ndarray:
@@ -328,9 +318,7 @@ def judge_property(text: str, found: Mapping[int, bool]) -> Part:
 
 
 def combine(verdicts: Any) -> np.ndarray:
-    """The verdict of a claim from those of its parts, along the first axis: holds if all judged parts hold, fails if
-    one fails, else undecided.
-    """
+    """The verdict of a claim from its parts', along the first axis: holds if all judged hold, fails if one fails."""
     verdicts = np.asarray(verdicts)
     order = ("no evidence", "fails", "undecided", "holds")
     return np.select([(verdicts == verdict).any(axis=0) for verdict in order], order, "not judged")

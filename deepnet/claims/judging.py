@@ -134,9 +134,7 @@ class TableRecord:
     def column(self, metric: str, trained_only: bool = False) -> Any:
         """As of a record. Raises UsageError for a metric that the table has no numbers of."""
         if not any(metric in row for row in self.rows):
-            raise UsageError(
-                f"{_run(self.name, self.seed)} has no {metric}; add that column, or name yours in `columns`"
-            )
+            raise _lacking(_run(self.name, self.seed), metric)
         return Record.column(self, metric, trained_only)  # type: ignore[arg-type]
 
 

@@ -24,9 +24,7 @@ RULES: dict[str, Rule] = {claim: rules.RULES[claim] for claim in TEXTS}  # by ch
 def evidence_of(
     profile: str, records: Source | None = None, openings: Sequence[dict] | None = None
 ) -> tuple[Source, Sequence[dict]]:
-    """These records and openings; where there are none, those of the profile, each read once however often it is asked
-    for.
-    """
+    """These records and openings; where there are none, those of the profile, each record read only once."""
     if records is not None:
         return records, openings or ()
     return cache(partial(find_records, profile=profile)), find_openings(profile) if openings is None else openings
@@ -65,11 +63,7 @@ def check(
     return verdict(outcome, parts, note)
 
 
-def ledger(
-    profile: str | None = None,
-    records: Source | None = None,
-    openings: Sequence[dict] | None = None,
-) -> Ledger:
+def ledger(profile: str | None = None, records: Source | None = None, openings: Sequence[dict] | None = None) -> Ledger:
     """The verdicts on all claims and on our questions, with Holm's correction; the arguments are those of `check`."""
     profile = current_profile(profile)
     records, openings = evidence_of(profile, records, openings)

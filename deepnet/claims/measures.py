@@ -50,8 +50,9 @@ def macro_accuracies(record: Record) -> np.ndarray:
 
 
 def opened_accuracies(runs: Runs, openings: Iterable[Mapping]) -> dict[int, float]:
-    """Seed -> CIFAR-100's test accuracy of each run, from the first opening of its weights: a later one is no second
-    chance. Of the baseline, the classifier that was chosen on held-out images counts.
+    """Seed -> CIFAR-100's test accuracy, from the first opening of a run's weights; a later one is no second chance.
+
+    Of the baseline, the classifier that was chosen on held-out images counts.
     """
     found: dict[int, float] = {}
     for line in openings:

@@ -28,34 +28,34 @@ class Price:
     unit: str = "seed"
 
 
-def _points(found: Found) -> dict[Any, Number]:
-    """Shares of images as percentage points."""
+def _in_points(number: Number) -> Number:
+    """A share of images in percentage points."""
+    interval = number.interval
+    ends = (lambda level: tuple(100 * end for end in interval(level))) if interval else None
+    return Number(100 * number.value, ends, of=number.of)  # type: ignore[arg-type]
 
-    def scaled(number: Number) -> Number:
-        interval = number.interval
-        ends = (lambda level: tuple(100 * end for end in interval(level))) if interval else None
-        return Number(100 * number.value, ends, of=number.of)  # type: ignore[arg-type]
 
-    return {key: scaled(number) for key, number in found.items()}
+def _less(a: Found, b: Found) -> Found:
+    """a − b for each seed that both have, in points."""
+    return {seed: _in_points(number) for seed, number in difference(a, b).items()}
 
 
 def _with_and_without(defective: str, ours: str, evidence: Evidence) -> Found:
     """Final accuracy of a run with a defect, less that of ours, in points."""
-    runs = (m.numbers(evidence.find(name), m.final_accuracy) for name in (defective, ours))
-    return _points(difference(*runs))
+    return _less(*(m.numbers(evidence.find(name), m.final_accuracy) for name in (defective, ours)))
 
 
 def _last_weights(evidence: Evidence) -> Found:
-    """Accuracy of the last epoch less that of the best, of each run that early stopping ended."""
+    """Accuracy of the last epoch less that of the best, in points, of each run that early stopping ended."""
     runs = [r for row in EXPERIMENTS.values() if row.patience for r in evidence.find(row.name).values()]
-    stopped = {(r.name, r.seed): r for r in runs if r.result.get("stopped_early")}
-    return _points({key: Number(-m.stopping_cost(record)) for key, record in stopped.items()})
+    stopped = [run for run in runs if run.result.get("stopped_early")]
+    return {(run.name, run.seed): Number(-100 * m.stopping_cost(run)) for run in stopped}
 
 
 def _opened(evidence: Evidence) -> Found:
     runs = evidence.find("baseline")
     opened = evidence.test_accuracy("baseline", runs)
-    return _points(difference(opened, m.numbers(runs, lambda record: record.result["accuracy"])))
+    return _less(opened, m.numbers(runs, lambda record: record.result["accuracy"]))
 
 
 def _epochs(evidence: Evidence) -> Found:
@@ -65,18 +65,14 @@ def _epochs(evidence: Evidence) -> Found:
 
 def _macro(evidence: Evidence) -> Found:
     runs = evidence.find("MLP_33")
-    return _points(difference(*(m.numbers(runs, measure) for measure in (m.macro_accuracy, m.final_accuracy))))
+    return _less(*(m.numbers(runs, measure) for measure in (m.macro_accuracy, m.final_accuracy)))
 
 
 def _growth(evidence: Evidence) -> Found:
     """How many times more the report's sum of norms grows with depth than the gradient's global norm."""
-    shallow, deep = (evidence.find(name) for name in ("MLP_res_5", "MLP_res_35"))
-
-    def growth(seed: int, measure: Callable) -> float:
-        return measure(deep[seed]) / measure(shallow[seed])
-
-    both = sorted(shallow.keys() & deep.keys())
-    return {seed: Number(growth(seed, m.norm) / growth(seed, m.global_norm)) for seed in both}
+    pairs = evidence.together("MLP_res_5", "MLP_res_35")
+    growth = {seed: [f(deep) / f(shallow) for f in (m.norm, m.global_norm)] for seed, (shallow, deep) in pairs.items()}
+    return {seed: Number(of_sum / of_norm) for seed, (of_sum, of_norm) in growth.items()}
 
 
 def _whole_epochs(evidence: Evidence) -> Found:
@@ -146,10 +142,7 @@ def price_list(*profiles: str, of: Callable[[str], list[str]] = priced) -> Table
     """A line per defect: what is measured of it, what it comes to in each profile, and the claims that it bears on.
 
     `of`: profile -> what `priced` returns for it. Raises UsageError for an unknown profile.
-
-    Example::
-
-        price_list("paper", "cpu")
+    Example: `price_list("paper", "cpu")`.
     """
     columns = zip(*map(of, profiles), strict=True)
     rows = [(p.defect, p.measured, *cells, p.claims) for p, cells in zip(PRICES, columns, strict=True)]

@@ -18,8 +18,8 @@ from experimentTable import current_profile
 
 __all__ = ["LEVELS", "MARGINS", "Robustness", "Setting", "robustness", "settings_of"]
 
-MARGINS = (0.5, 1.0, 2.0)
-LEVELS = (0.90, 0.95, 0.99)
+MARGINS = (1.0, 0.5, 2.0)  # the registered one first, as in EPOCHS
+LEVELS = (0.95, 0.90, 0.99)
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Robustness:
         if len(self.of_rule) == 1:
             return seeds or "without any one seed"
         stands = f"in {self.of_rule.count(self.verdict)} of {len(self.of_rule)} settings"
-        return f"{stands}, {seeds}" if seeds else stands
+        return ", ".join(filter(None, [stands, seeds]))
 
     def table(self) -> Table:
         """One line per setting."""
@@ -86,10 +86,7 @@ def _shown(verdict: Verdict) -> list[tuple]:
 
 
 def in_settings(
-    claim: str,
-    profile: str | None = None,
-    records: Source | None = None,
-    openings: Sequence[dict] | None = None,
+    claim: str, profile: str | None = None, records: Source | None = None, openings: Sequence[dict] | None = None
 ) -> list[Verdict]:
     """The verdict on a claim in each setting that applies to it (see `settings_of`), the registered one first.
 
@@ -101,16 +98,12 @@ def in_settings(
     registered = judged(REGISTERED)
     if registered.verdict not in OUTCOMES:
         return [registered]
-    axes: list[list[Setting]] = [
-        [Setting(epochs=epochs) for epochs in EPOCHS],
-        [Setting(margin=margin) for margin in sorted(MARGINS, key=lambda margin: margin != 1)],
-        [Setting(level=level) for level in sorted(LEVELS, key=lambda level: level != 0.95)],
-    ]
-    shown = [[_shown(judged(setting)) for setting in axis] for axis in axes]
-    differing = [
-        [setting for i, setting in enumerate(axis) if says[i] not in says[:i]]
-        for axis, says in zip(axes, shown, strict=True)
-    ]
+    choices = {"epochs": EPOCHS, "margin": MARGINS, "level": LEVELS}  # the registered one first
+    axes = [[Setting(**{field: value}) for value in values] for field, values in choices.items()]  # type: ignore[arg-type]
+    differing = []
+    for axis in axes:
+        shown = [_shown(judged(setting)) for setting in axis]
+        differing.append([setting for i, setting in enumerate(axis) if shown[i] not in shown[:i]])
     settings = [Setting(e.epochs, margin.margin, level.level) for e, margin, level in product(*differing)]
     seeds = [part.seeds for part in registered.judged]
     if all(len(some) > FEW_SEEDS + 1 for some in seeds):
@@ -119,10 +112,7 @@ def in_settings(
 
 
 def settings_of(
-    claim: str,
-    profile: str | None = None,
-    records: Source | None = None,
-    openings: Sequence[dict] | None = None,
+    claim: str, profile: str | None = None, records: Source | None = None, openings: Sequence[dict] | None = None
 ) -> list[Setting]:
     """The settings that apply to a claim, the registered one first: the product of epochs, margins and levels.
 
@@ -136,10 +126,7 @@ def settings_of(
 
 
 def robustness(
-    claim: str,
-    profile: str | None = None,
-    records: Source | None = None,
-    openings: Sequence[dict] | None = None,
+    claim: str, profile: str | None = None, records: Source | None = None, openings: Sequence[dict] | None = None
 ) -> Robustness | None:
     """The verdict on a claim in every setting of `settings_of`; None where there is none but the registered one.
 

@@ -63,9 +63,8 @@ class Form:
         if self.discordant:
             a, b = (np.clip((self.discordant + sign * value) / 2, 0, 0.5) for sign in (1, -1))
             only_a = rng.binomial(self.images, a)
-            low, high = discordant_interval(
-                only_a, rng.binomial(self.images - only_a, b / (1 - a)), self.images, self.aim.level
-            )
+            only_b = rng.binomial(self.images - only_a, b / (1 - a))
+            low, high = discordant_interval(only_a, only_b, self.images, self.aim.level)
         elif self.images:
             right = rng.binomial(self.images, np.clip(value, 0, 1)) / self.images
             low, high = wilson_interval(right, self.images, self.aim.level)
@@ -215,9 +214,8 @@ def report() -> str:
 
 def main() -> None:
     """Write the tables into docs/statistics.md."""
-    mark = "simulation"
-    text, made = PAGE.read_text("utf-8"), f"<!-- {mark} -->\n{report()}\n<!-- /{mark} -->"
-    PAGE.write_text(re.sub(f"<!-- {mark} -->.*<!-- /{mark} -->", lambda _: made, text, flags=re.DOTALL), "utf-8")
+    text, made = PAGE.read_text("utf-8"), f"<!-- simulation -->\n{report()}\n<!-- /simulation -->"
+    PAGE.write_text(re.sub("<!-- simulation -->.*<!-- /simulation -->", lambda _: made, text, flags=re.DOTALL), "utf-8")
 
 
 if __name__ == "__main__":

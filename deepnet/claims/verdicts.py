@@ -5,7 +5,7 @@ Data keeps the words of `VERDICTS`; what is printed is `said`.
 
 import textwrap
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from html import escape
@@ -25,13 +25,6 @@ CLAIMS, QUESTIONS = {"holds": "as claimed", "fails": "contradicted"}, {"holds": 
 def said(claim: str, verdict: str) -> str:
     """A verdict as it is printed: of a claim "as claimed" or "contradicted", of a question "yes" or "no"."""
     return (QUESTIONS if claim.startswith("q") else CLAIMS).get(verdict, verdict)
-
-
-def times_seen(parts: Iterable[Part]) -> str:
-    """The words that stand before a verdict from one or two seeds, as "seen once"; empty from three on."""
-    counts = {len(part.seeds) for part in parts if part.verdict in OUTCOMES}
-    words = [word for count, word in ((1, "once"), (2, "twice")) if count in counts]
-    return f"seen {' or '.join(words)}{' in some parts' * (max(counts) > FEW_SEEDS)}" if words else ""
 
 
 @dataclass(frozen=True)
@@ -83,7 +76,9 @@ class Verdict:
     @property
     def seen(self) -> str:
         """ "seen once" or "seen twice" where one or two seeds are all there is in some part; else empty."""
-        return times_seen(self.parts) if self.verdict in OUTCOMES else ""
+        counts = {len(part.seeds) for part in self.judged}
+        words = [word for count, word in ((1, "once"), (2, "twice")) if count in counts]
+        return f"seen {' or '.join(words)}{' in some parts' * (max(counts) > FEW_SEEDS)}" if words else ""
 
     @property
     def outcome(self) -> str:
@@ -101,8 +96,7 @@ class Verdict:
     @property
     def deciding(self) -> Part | None:
         """The first part with the claim's own verdict: of a claim that fails, what it fails by."""
-        judged = self.verdict in OUTCOMES
-        return next((part for part in self.parts if judged and part.verdict == self.verdict), None)
+        return next((part for part in self.judged if part.verdict == self.verdict), None)
 
     def __str__(self) -> str:
         """On one screen: verdict, sentence, rule, then a line a part."""

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 import deepnet.claims
+from deepnet.claims.evidence import Source
 from deepnet.claims.intervals import Part
 from deepnet.claims.ledger import RULES, check
 from deepnet.claims.prices import price_list, priced
@@ -35,10 +36,14 @@ SEEN = {"": "three seeds or more", "few": "seen once or twice"}
 # ---------------------------------------------------------------- verdicts
 
 
+def _evidence(ev: Committed, profile: str) -> tuple[Source, list[dict]]:
+    """The committed records and openings of a profile, as `check` takes them."""
+    return cache(partial(ev.runs, profile=profile)), ev.openings(profile)
+
+
 def judged(ev: Committed, claim: str, profile: str) -> Verdict:
     """The verdict on a claim from the committed records of a profile."""
-    source = partial(ev.runs, profile=profile)
-    return ev.remembered((claim, profile), lambda: check(claim, profile, source, ev.openings(profile)))
+    return ev.remembered((claim, profile), lambda: check(claim, profile, *_evidence(ev, profile)))
 
 
 def _corrected(ev: Committed, profile: str) -> dict[str, Verdict]:
@@ -50,11 +55,8 @@ def _corrected(ev: Committed, profile: str) -> dict[str, Verdict]:
 
 def _stands(ev: Committed, claim: str, profile: str) -> str:
     """In how many settings of the analysis the verdict stands."""
-    source = cache(partial(ev.runs, profile=profile))
-    settings = partial(robustness, claim, profile, source, ev.openings(profile))
-    found = ev.remembered((claim, profile, "settings"), settings)
-    text = f"stands {found.text}" if found else ""
-    return f"; {text.replace('stands not', 'does not stand', 1)}" if text else ""
+    found = ev.remembered((claim, profile, "settings"), lambda: robustness(claim, profile, *_evidence(ev, profile)))
+    return f"; stands {found.text}".replace("stands not", "does not stand", 1) if found else ""
 
 
 def _signed(text: str) -> str:
@@ -154,14 +156,9 @@ def runs(ev: Committed, wanted: Iterable[Experiment], *fields: str) -> Table:
     head = [what for profile in JUDGED for what in (f"`{profile}`: n", "loss", "accuracy", "epochs")]
     rows = []
     for exp in wanted:
-        settings = [f"{getattr(exp, field):g}" if field == "lr" else f"{getattr(exp, field)}" for field in fields]
-        rows.append(
-            [
-                exp.name.replace("_", "\\_"),
-                *("–" if exp.kind == "baseline" else cell for cell in settings),
-                *_row(ev, exp),
-            ]
-        )
+        values = [getattr(exp, field) for field in fields]
+        settings = ["–" if exp.kind == "baseline" else f"{v:g}" if isinstance(v, float) else f"{v}" for v in values]
+        rows.append([exp.name.replace("_", "\\_"), *settings, *_row(ev, exp)])
     return Table(["run", *({"lr": "rate", "batch_size": "batch"}.get(field, field) for field in fields), *head], rows)
 
 
@@ -188,9 +185,7 @@ def cost(ev: Committed) -> Table:
 
 def defects(ev: Committed) -> Table:
     """What the defects of the original program come to in both profiles."""
-    return price_list(
-        *JUDGED, of=lambda profile: priced(profile, partial(ev.runs, profile=profile), ev.openings(profile))
-    )
+    return price_list(*JUDGED, of=lambda profile: priced(profile, *_evidence(ev, profile)))
 
 
 # table -> its number, what makes it, its caption
@@ -250,8 +245,9 @@ def original(ev: Committed, claim: str, place: str = "1") -> str:
 
 
 def beside_original(ev: Committed, at: str, **options: str) -> str:
-    """`{{beside_original last}}`: points by which our accuracy lies above the original's at its twelve points, as mean
-    ± standard error; `rates=high`: at the seven rates above 1e-3.
+    """`{{beside_original last}}`: by how many points our accuracy lies above the original's at its twelve settings.
+
+    As mean ± standard error; `rates=high`: at the seven rates above 1e-3.
     """
     rows = [(EXPERIMENTS[f"sweep_{k}"], accuracy) for k, (accuracy, _) in SWEEP.items()]
     rows = [(exp, accuracy) for exp, accuracy in rows if exp.lr > 1e-3 or options.get("rates") != "high"]
@@ -283,9 +279,8 @@ def experiments(ev: Committed, what: str) -> str:
 
 def layout(ev: Committed, name: str) -> str:
     """`{{layout CNN_10}}`: a list of widths as it stands at the head of myModel.py, which is not imported."""
-    found = re.search(
-        rf"^{name}(?:: Layout)? = (\[.*?\])(?:  # .*)?$", (ROOT / "myModel.py").read_text("utf-8"), re.M | re.S
-    )
+    text = (ROOT / "myModel.py").read_text("utf-8")
+    found = re.search(rf"^{name}(?:: Layout)? = (\[.*?\])(?:  # .*)?$", text, re.M | re.S)
     if found is None:
         raise UsageError(f"there is no list of widths {name} in myModel.py")
     return f"`{' '.join(found[1].split()).replace('[ ', '[').replace(', ]', ']')}`"

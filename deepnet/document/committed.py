@@ -1,7 +1,7 @@
 """The committed records, and the mark on each number that says which of them it was computed from."""
 
 import csv
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from functools import cache
@@ -49,7 +49,9 @@ class Trace:
             runs.setdefault((record.name, record.profile), []).append(record)
         alike: dict[str, list[str]] = {}
         for (name, profile), of in runs.items():
-            alike.setdefault(f"--profile {profile} --seeds {_seeds(of)} ({_commits(of)})", []).append(name)
+            seeds = ranges(record.seed for record in of).replace(" ", "")
+            commits = ", ".join(dict.fromkeys(record.settings["provenance"]["commit"][:7] for record in of))
+            alike.setdefault(f"--profile {profile} --seeds {seeds} ({commits})", []).append(name)
         return [f"{' '.join(braced(names))} {options}" for options, names in alike.items()]
 
     def hover(self) -> str:
@@ -58,22 +60,11 @@ class Trace:
         return shown if len(shown) <= LONGEST else f"{shown[:LONGEST].rpartition(' ')[0]} … (complete in the appendix)"
 
 
-def _seeds(records: Sequence[Record]) -> str:
-    return ranges(record.seed for record in records).replace(" ", "")
-
-
-def _commits(records: Sequence[Record]) -> str:
-    return ", ".join(dict.fromkeys(record.settings["provenance"]["commit"][:7] for record in records))
-
-
 class Committed:
     """The committed records as the report reads them: which of them were asked for, and the marks set so far.
 
     `without`: a record's folder that is treated as missing.
-
-    Example::
-
-        Committed().runs("MLP_4", "paper")[0].result["accuracy"]
+    Example: `Committed().runs("MLP_4", "paper")[0].result["accuracy"]`.
     """
 
     def __init__(self, without: Path | None = None) -> None:

@@ -42,7 +42,7 @@ Found = dict[tuple[str, str, int], float]  # (run, profile, seed) -> what its re
 CURVES: dict[str, Callable[[Record], np.ndarray]] = {
     "accuracy": m.accuracies,
     "train_accuracy": lambda record: record.column("train_accuracy"),
-    "loss": lambda record: record.column("train_loss"),
+    "loss": m.train_losses,
     "evaluation_loss": lambda record: record.column(f"{record.result['split']}_loss"),
 }
 
@@ -110,18 +110,15 @@ def values(ev: Committed, quantity: str, names: Sequence[str], options: Options)
 
 def write(numbers: Sequence[float], digits: int, way: str) -> str:
     """Several numbers as the option `as` asks for."""
-    written, (mean, low, high) = (
-        [f"{round(float(number), digits) + 0.0:,.{digits}f}".replace("-", "−") for number in group]
-        for group in (numbers, [f(numbers) for f in (np.mean, np.min, np.max)])
-    )
-    if way == "word":
-        return in_words(round(float(np.mean(numbers))))
-    forms = {"mean": mean, "min": low, "max": high, "span": low if low == high else f"{low} to {high}"}
-    if way == "each":
-        return joined(written)
-    if way == "spread":
+    shown = [float(number) for number in (np.mean(numbers), np.min(numbers), np.max(numbers), *numbers)]
+    mean, low, high, *each = (f"{round(number, digits) + 0.0:,.{digits}f}".replace("-", "−") for number in shown)
+    if way == "spread":  # of a single number there is none
         return f"{mean} ± {np.std(numbers, ddof=1):.{digits}f}"
-    return forms[choose("form", way, [*forms, "word", "each", "spread"])]
+    forms = {
+        "mean": mean, "min": low, "max": high, "span": low if low == high else f"{low} to {high}", "each": joined(each),
+        "word": in_words(round(shown[0])),
+    }  # fmt: skip
+    return forms[choose("form", way, [*forms, "spread"])]
 
 
 def joined(words: Sequence[str]) -> str:
@@ -185,8 +182,7 @@ def moved(ev: Committed, name: str, run: str, **options: str) -> str:
 
 def seeds(ev: Committed, name: str, **options: str) -> str:
     """`{{seeds MLP_4}}`: over how many seeds, or trainings of several profiles, as a word."""
-    found = [r for p in options.get("in", "paper").split(",") for r in ev.needed(name, p)]
-    return in_words(len(found))
+    return in_words(sum(len(ev.needed(name, profile)) for profile in options.get("in", "paper").split(",")))
 
 
 # ---------------------------------------------------------------- other numbers

@@ -34,10 +34,7 @@ def evaluate(ev: Committed, expression: str) -> str:
     """What an expression says: a number carries its mark, a table, figure or claim has marks of its own.
 
     Raises UsageError for an unknown expression, and where a record that it needs is missing.
-
-    Example::
-
-        evaluate(Committed(), "accuracy MLP_4 in=cpu")
+    Example: `evaluate(Committed(), "accuracy MLP_4 in=cpu")`.
     """
     words = shlex.split(expression)
     options = dict(word.split("=", 1) for word in words if "=" in word)

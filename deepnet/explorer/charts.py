@@ -5,7 +5,7 @@ from typing import Any
 import altair as alt
 
 from deepnet.claims.verdicts import VERDICTS
-from deepnet.figures.plots import BLUE, ORANGE, PALETTE, VERMILLION
+from deepnet.figures.looks import BLUE, ORANGE, PALETTE, VERMILLION
 
 Layered = alt.LayerChart | alt.FacetChart  # what alt.layer says that it returns
 FONT = 12
@@ -16,12 +16,9 @@ VERDICT_COLOURS = alt.Scale(domain=list(VERDICTS[:4]), range=[BLUE, VERMILLION, 
 def charts() -> dict[str, dict[str, Any]]:
     """The specification of each chart by the id of its place in the page."""
     made = {
-        "curves": curves_chart(),
-        "map": map_chart(),
-        "layers": layers_chart(),
-        "specification": specification_chart(),
-        "choices": choices_chart(),
-    }
+        "curves": curves_chart(), "map": map_chart(), "layers": layers_chart(),
+        "specification": specification_chart(), "choices": choices_chart(),
+    }  # fmt: skip
     return {place: _finished(chart) for place, chart in made.items()}
 
 
@@ -46,7 +43,7 @@ def curves_chart() -> Layered:
         strokeDash=alt.StrokeDash("profile:N", sort=["paper", "cpu", "sample"], legend=None),
         detail=["seed:N"],
     )
-    told = [alt.Tooltip(f"{key}:N") for key in ("run", "profile", "seed", "x", "value", "commit", "verify")]
+    told = [f"{key}:N" for key in ("run", "profile", "seed", "x", "value", "commit", "verify")]
     # not the nearest point, since Vega-Lite 6 then reads the tooltip off the Voronoi cell, which has no such fields
     hovered = alt.selection_point(name="hovered", on="pointerover", clear="pointerout", empty=False)
     opacity = alt.condition(hovered, alt.value(1), alt.value(0))
@@ -56,23 +53,14 @@ def curves_chart() -> Layered:
 
 def map_chart() -> Layered:
     """A quantity by layer and epoch of one run, with the chosen epoch marked."""
-    told = [alt.Tooltip(f"{key}:Q") for key in ("epoch", "layer", "value")]
-    cells = (
-        alt.Chart(ROWS)
-        .mark_rect()
-        .encode(
-            x=alt.X("epoch:O", title="epoch", axis=alt.Axis(labelOverlap=True, labelAngle=0, grid=False)),
-            y=alt.Y(
-                "layer:O",
-                title="weight layer, from the input up",
-                sort="descending",
-                axis=alt.Axis(labelOverlap=True, grid=False),
-            ),
-            color=alt.Color("value:Q", scale=alt.Scale(scheme="viridis"), legend=alt.Legend(gradientLength=200)),
-            tooltip=told,
-        )
+    base, axis = alt.Chart(ROWS), alt.Axis(labelOverlap=True, grid=False)
+    cells = base.mark_rect().encode(
+        x=alt.X("epoch:O", title="epoch", axis=alt.Axis(labelOverlap=True, labelAngle=0, grid=False)),
+        y=alt.Y("layer:O", title="weight layer, from the input up", sort="descending", axis=axis),
+        color=alt.Color("value:Q", scale=alt.Scale(scheme="viridis"), legend=alt.Legend(gradientLength=200)),
+        tooltip=["epoch:Q", "layer:Q", "value:Q"],
     )
-    chosen = alt.Chart(ROWS).mark_rect(fill=None, stroke=VERMILLION, strokeWidth=2).encode(x="epoch:O")
+    chosen = base.mark_rect(fill=None, stroke=VERMILLION, strokeWidth=2).encode(x="epoch:O")
     return alt.layer(cells, chosen).properties(height=300)
 
 
@@ -84,7 +72,7 @@ def layers_chart() -> alt.Chart:
         .encode(
             x=alt.X("layer:Q", title="weight layer, from the input on", axis=alt.Axis(tickMinStep=1)),
             y=alt.Y("value:Q", title=None),
-            tooltip=[alt.Tooltip("layer:Q"), alt.Tooltip("value:Q")],
+            tooltip=["layer:Q", "value:Q"],
         )
         .properties(height=220)
     )
@@ -101,7 +89,7 @@ def specification_chart() -> Layered:
     A square marks the registered setting, a ring the one that is chosen.
     """
     low, effect = (alt.Y(f"{end}:Q", title=None, axis=AXIS, scale=alt.Scale(zero=False)) for end in ("low", "effect"))
-    told = [alt.Tooltip(f"{key}:N") for key in ("verdict", "effect", "low", "high", *CHOICES)]
+    told = [f"{key}:N" for key in ("verdict", "effect", "low", "high", *CHOICES)]
     base = alt.Chart(ROWS).encode(x=RANK, color=alt.Color("verdict:N", scale=VERDICT_COLOURS))
     marks = [
         base.transform_filter(f"datum.{which}")
@@ -125,6 +113,6 @@ def choices_chart() -> alt.Chart:
             x=RANK,
             y=alt.Y("choice:N", title=None, axis=AXIS),
             color=alt.Color("claim:N", scale=VERDICT_COLOURS, legend=None),
-            tooltip=[alt.Tooltip(f"{key}:N") for key in ("claim", *CHOICES)],
+            tooltip=["claim:N", *(f"{choice}:N" for choice in CHOICES)],
         )
     )

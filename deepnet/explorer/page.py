@@ -44,12 +44,7 @@ def build() -> str:
 
 
 def write(path: Path = PAGE) -> Path:
-    """Write the page and return its place. Raises UsageError where it cannot be written.
-
-    Example::
-
-        webbrowser.open(write().as_uri())
-    """
+    """Write the page and return its place. Raises UsageError where it cannot be written."""
     with atomic(path) as part:
         part.write_text(build(), "utf-8")
     return path

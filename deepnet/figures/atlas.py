@@ -14,25 +14,8 @@ from deepnet.claims.measures import left_plateau
 from deepnet.figures.entry import Entry
 from deepnet.figures.layers import LAYER, layers, theory
 from deepnet.figures.lines import GUESSING, named, positions
-from deepnet.figures.plots import (
-    BLACK,
-    BLUE,
-    FAINT,
-    GREY,
-    INK,
-    MARKERS,
-    SMALL,
-    VERMILLION,
-    Groups,
-    Sheet,
-    colour_bar,
-    heat_map,
-    legend,
-    sheet,
-    short,
-    style,
-    whole_numbers,
-)  # fmt: skip
+from deepnet.figures.looks import BLACK, BLUE, FAINT, GREY, INK, MARKERS, SMALL, VERMILLION, short
+from deepnet.figures.plots import Groups, Sheet, colour_bar, heat_map, legend, sheet, style, whole_numbers
 from deepnet.figures.theory import untrained_mlp
 from deepnet.grid import (
     CELLS,
@@ -53,7 +36,6 @@ from deepnet.records.reading import Record
 BAR = {"pad": 0.015, "aspect": 22}  # of the colours beside a map
 FLOAT32 = 2.0**-24  # half the distance from 1 to the next number
 EPS_ROWS = {cell: eps_row(*cell) for cell in product(EPS_DEPTHS, EPS)}
-LEAST_ACCURACY = GUESSING["test_accuracy"]
 DECADES = -np.log10(EPS)
 
 
@@ -151,7 +133,7 @@ def accuracy_map(ax: Axes, cells: Mapping[Any, list[float]], rows: Sequence[Any]
     values = np.array([[np.mean(cells.get((row, column), [np.nan])) for column in columns] for row in rows])
     texts = np.array([[f"{value:.2f}".removeprefix("0") for value in row] for row in values])
     x, y = (np.arange(len(names) + 1) - 0.5 for names in (columns, rows))
-    mesh = grid_map(ax, values, texts, x, y, LEAST_ACCURACY)
+    mesh = grid_map(ax, values, texts, x, y, GUESSING["test_accuracy"])
     ax.set_yticks(range(len(rows)), list(map(str, rows)))
     return mesh
 

@@ -6,7 +6,8 @@ from math import ceil
 from typing import Any
 
 from deepnet.figures.lines import lines, named, positions
-from deepnet.figures.plots import WIDTH, Groups, Sheet, default_style, legend, provenance
+from deepnet.figures.looks import WIDTH
+from deepnet.figures.plots import Groups, Sheet, default_style, legend, provenance
 from deepnet.records.reading import Record
 from deepnet.text import listed
 from experimentTable import UsageError, choose
@@ -27,9 +28,7 @@ def curves(records: Record | Iterable[Record] | Groups, metrics: str | Sequence[
     Raises UsageError for anything but records of trainings, for a metric that one of them lacks, and for records of the
     profile `sample`, whose rows are numbers of steps, beside others, whose rows are epochs.
 
-    Example::
-
-        curves([run("MLP_4"), run("MLP_13")], ["train_loss", "test_accuracy"])
+    Example: `curves([run("MLP_4"), run("MLP_13")], ["train_loss", "test_accuracy"])`.
     """
     runs = by_run(records)
     drawn = [record for run in runs.values() for record in run]

@@ -72,10 +72,8 @@ def page(figures: Mapping[tuple[str, str], Sheet], head: str = HEAD) -> str:
         if chapter in CHAPTERS and chapter != before.split(".")[0]:
             parts.append(f"## {chapter} {CHAPTERS[chapter]}\n")
         if number != before:
-            parts += [
-                f"### {number} {ALL[number].caption}\n",
-                *([f"{reading}\n"] if (reading := ALL[number].reading) else []),
-            ]
+            parts.append(f"### {number} {ALL[number].caption}\n")
+            parts += [f"{reading}\n"] if (reading := ALL[number].reading) else []
         picture = str(figure.table) if figure.table else f"![{figure.alt}]({place}.png)"
         parts += [f"{picture}\n", f"<sub>{figure.provenance} · [SVG]({place}.svg)</sub>\n"]
         before = number

@@ -7,19 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from matplotlib.axes import Axes
 
-from deepnet.figures.plots import (
-    BLUE,
-    FAINT,
-    INK,
-    SMALL,
-    TEXT,
-    VERMILLION,
-    WIDTH,
-    Groups,
-    Sheet,
-    sheet,
-    style,
-)  # fmt: skip
+from deepnet.figures.looks import BLUE, FAINT, INK, SMALL, TEXT, VERMILLION, WIDTH
+from deepnet.figures.plots import Groups, Sheet, sheet, style
 from deepnet.text import DATA
 from experimentTable import UsageError
 

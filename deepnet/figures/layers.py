@@ -9,23 +9,8 @@ from matplotlib.axes import Axes
 
 from deepnet.figures.images import sample_images
 from deepnet.figures.lines import named, positions
-from deepnet.figures.plots import (
-    BLACK,
-    GREY,
-    WIDTH,
-    Groups,
-    Sheet,
-    colour_bar,
-    heat_map,
-    labels,
-    legend,
-    logarithmic,
-    looks,
-    marker_of,
-    sheet,
-    style,
-    whole_numbers,
-)  # fmt: skip
+from deepnet.figures.looks import BLACK, GREY, WIDTH, labels, looks, marker_of
+from deepnet.figures.plots import Groups, Sheet, colour_bar, heat_map, legend, logarithmic, sheet, style, whole_numbers
 from deepnet.figures.theory import signal_variance
 from deepnet.records.reading import Record
 from experimentTable import BOTH_PRECISIONS, experiment
@@ -62,9 +47,7 @@ def _weight_layers(model: str) -> list[tuple[str, Any]]:
 
 
 def block_starts(model: str) -> np.ndarray:
-    """The numbers, from 0, of a model's weight layers that begin a residual block or what follows the blocks; all of a
-    plain model.
-    """
+    """The numbers, from 0, of the weight layers that begin a block or follow the blocks; all of a plain model."""
     names = [name for name, _ in _weight_layers(model)]
     residual = any(".body." in name for name in names)
     return np.array([i for i, name in enumerate(names) if not residual or name.endswith((".body.0", "last.0"))])
@@ -142,9 +125,7 @@ def depth(records: Groups, *, plain: str) -> Sheet:
 
 
 def precision(records: Groups) -> Sheet:
-    """4.6: bf16 beside fp32 from the same weights: what differs in training and at its end, and what is left of 256
-    images before it, at each depth and at the last layer.
-    """
+    """4.6: bf16 beside fp32 from the same weights, and what is left of 256 images before training."""
     figure, axes = sheet(2, 2, height=5.6)
     loss, accuracy, variance, distinct = axes
     pairs = [model for model in BOTH_PRECISIONS if {f"{model}_fp32", f"{model}_bf16"} <= records.keys()]
@@ -180,9 +161,7 @@ def precision(records: Groups) -> Sheet:
 
 
 def float64(records: Groups) -> Sheet:
-    """3.7b, 4.5b: float64 beside float32: what is left of 256 images at each depth, before training and after it, and
-    the gradient.
-    """
+    """3.7b, 4.5b: float64 beside float32: what is left of 256 images before and after training, and the gradient."""
     figure, axes = sheet(2, 2, height=5.2)
     _by_layer(axes[0], records, "probe_variance", 0, "before training")
     _by_layer(axes[1], records, "probe_distinct", 0, "before training")
@@ -194,9 +173,7 @@ def float64(records: Groups) -> Sheet:
 
 
 def _by_layer(ax: Axes, records: Groups, metric: str, row: int, when: str) -> None:
-    """A metric of the layers that begin a block, in one row of each run; dashed runs are narrow, and so seen on top of
-    a wide solid one.
-    """
+    """A metric of the layers that begin a block, in one row of each run; dashed lines are seen on top of wide ones."""
     look, names = looks(records), labels(records)
     for name, runs in records.items():
         shown, values = block_starts(experiment(name).model), layers(runs, metric)[row]

@@ -18,21 +18,8 @@ from torch.utils.data import TensorDataset
 
 from deepnet.claims.measures import step_ratios
 from deepnet.data.sets import CLASS_NAMES, FINGERPRINTS, NORMALISATION, load_images
-from deepnet.figures.plots import (
-    BLUE,
-    FAINT,
-    GREY,
-    INK,
-    ORANGE,
-    TEXT,
-    VERMILLION,
-    Sheet,
-    default_style,
-    sheet,
-    style,
-    title,
-    whole_numbers,
-)
+from deepnet.figures.looks import BLUE, FAINT, GREY, INK, ORANGE, TEXT, VERMILLION
+from deepnet.figures.plots import Sheet, default_style, sheet, style, title, whole_numbers
 from deepnet.figures.registry import FIGURES, found
 from deepnet.figures.words import records_of, results_of
 from deepnet.records.reading import Record, find_openings
@@ -53,10 +40,7 @@ def code(thing: Any, *names: str) -> "Markdown":
     """The source of a module, class or function as it is now, or of these names that are defined within it.
 
     Raises UsageError for a name that is not defined there, so what a page shows cannot be out of date unnoticed.
-
-    Example::
-
-        code(myModel, "MLP_4", "MLP_33")
+    Example: `code(myModel, "MLP_4", "MLP_33")`.
     """
     from IPython.display import Markdown
 
@@ -81,11 +65,7 @@ def shown_from(number: str, profile: str | None = None) -> str:
     """The profile to show figure `number` from: the current one, unless another has records of more of its runs.
 
     That is said in a line. In the profile `sample`, whose runs take seconds, what it can run is always its own.
-
-    Example::
-
-        where = shown_from("4.4")
-        show("4.4", where)
+    Example: `show("4.4", shown_from("4.4"))`.
     """
     profile, runs = current_profile(profile), FIGURES[number].runs
     rows = [experiment(name, profile) for name in runs if not name.endswith("*")]
@@ -99,12 +79,7 @@ def shown_from(number: str, profile: str | None = None) -> str:
 
 
 def seen(name: str, measure: str = "accuracy") -> float:
-    """A result in the committed evidence, as the mean of its seeds; measures are those of `words.results_of`.
-
-    Example::
-
-        seen("MLP_4"), seen("MLP_4", "train_loss")
-    """
+    """A result in the committed evidence, as the mean of its seeds; measures are those of `words.results_of`."""
     return float(np.mean(results_of(name, measure, EVIDENCE)))
 
 
@@ -133,9 +108,7 @@ def evidence(name: str) -> Sequence[Record]:
 def measured(name: str, key: str, epoch: int, layer: int) -> float:
     """What the committed rows say of one weight layer, as the mean of the seeds; layer 0 is at the input.
 
-    Example::
-
-        measured("MLP_33", "gradient_log10_rms", epoch=1, layer=0)
+    Example: `measured("MLP_33", "gradient_log10_rms", epoch=1, layer=0)`.
     """
     return float(np.mean([record.rows[epoch][key][layer] for record in evidence(name)]))
 
@@ -223,11 +196,10 @@ def pictures(rows: Mapping[str, tuple[Tensor, Sequence[str]]], caption: str) -> 
 
 def examples(count: int = 8) -> Sheet:
     """The first training images of each data set, with their labels."""
-    sets = {label: load_images(name) for name, label in DATA.items()}
-    rows = {
-        label: (images.images[:count], [images.classes[int(n)] for n in images.labels[:count]])
-        for label, images in sets.items()
-    }
+    rows = {}
+    for name, label in DATA.items():
+        images = load_images(name)
+        rows[label] = images.images[:count], [images.classes[int(n)] for n in images.labels[:count]]
     return pictures(rows, "Training images and the labels that a network is to give them")
 
 
@@ -243,9 +215,15 @@ def _canvas(caption: str, height: float, width: float) -> tuple[Sheet, Axes]:
     return figure, ax
 
 
-def _box(ax: Axes, x: float, y: float, text: str, colour: str = PLAIN) -> Text:
-    shape = {"boxstyle": "round,pad=0.45", "facecolor": colour, "edgecolor": GREY}
-    return ax.text(x, y, text, ha="center", va="center", fontsize=TEXT, color=INK, bbox=shape)
+def _chain(ax: Axes, at: np.ndarray, y: float, texts: Sequence[str], fills: Sequence[str]) -> list[Text]:
+    """A row of boxes, each with an arrow to the next."""
+    boxes = []
+    for x, text, fill in zip(at, texts, fills, strict=True):
+        shape = {"boxstyle": "round,pad=0.45", "facecolor": fill, "edgecolor": GREY}
+        boxes.append(ax.text(x, y, text, ha="center", va="center", fontsize=TEXT, color=INK, bbox=shape))
+    for start, end in pairwise(boxes):
+        _arrow(ax, start, end)
+    return boxes
 
 
 def _arrow(ax: Axes, start: Text, end: Text, bend: float = 0.0, color: str = INK) -> None:
@@ -261,11 +239,8 @@ def residual_diagram() -> Sheet:
     figure, ax = _canvas("A plain block (above) and a residual block (below): the same layers, and a shortcut", 2.2, 10)
     plain = ["x", "layer", "ReLU", "layer", "ReLU", "next block"]
     for y, texts in ((0.88, plain), (0.5, [*plain[:4], "+", *plain[4:]])):
-        at = np.linspace(0.4, 9.3, len(texts))
-        fill = {"layer": FROZEN, "+": LEARNS}
-        boxes = [_box(ax, x, y, text, fill.get(text, PLAIN)) for x, text in zip(at, texts, strict=True)]
-        for start, end in pairwise(boxes):
-            _arrow(ax, start, end)
+        fills = [{"layer": FROZEN, "+": LEARNS}.get(text, PLAIN) for text in texts]
+        boxes = _chain(ax, np.linspace(0.4, 9.3, len(texts)), y, texts, fills)
         if "+" in texts:
             _arrow(ax, boxes[0], boxes[4], bend=0.25, color=VERMILLION)
     ax.text(3.4, 0.16, "shortcut: x itself, or a projection where the width changes", ha="center", fontsize=TEXT)
@@ -297,21 +272,15 @@ def pooling_diagram(side: int = 6, pooled: int = 2) -> Sheet:
 def frozen_diagram(runs: Mapping[str, Collection[str]], stages: Sequence[str]) -> Sheet:
     """One row per run: the stages of a network from input to output, those that learn filled in orange.
 
-    Example::
-
-        frozen_diagram({"fine_tune_1": ["fc"]}, ["conv1", "layer1", "layer2", "layer3", "layer4", "fc"])
+    Example: `frozen_diagram({"fine_tune_1": ["fc"]}, ["conv1", "layer1", "layer2", "layer3", "layer4", "fc"])`.
     """
-    figure, ax = _canvas(
-        "Which stages learn (orange) and which are frozen (grey)", 0.6 + 0.4 * len(runs), 1.25 * len(stages) + 1.3
-    )
+    caption = "Which stages learn (orange) and which are frozen (grey)"
+    figure, ax = _canvas(caption, 0.6 + 0.4 * len(runs), 1.25 * len(stages) + 1.3)
     for row, (run, learns) in enumerate(runs.items()):
         y = 1 - (row + 0.5) / len(runs)
         ax.text(1.4, y, run, ha="right", va="center", fontsize=TEXT, color=INK)
-        boxes = [
-            _box(ax, 1.25 * at + 2, y, stage, LEARNS if stage in learns else FROZEN) for at, stage in enumerate(stages)
-        ]
-        for start, end in pairwise(boxes):
-            _arrow(ax, start, end)
+        fills = [LEARNS if stage in learns else FROZEN for stage in stages]
+        _chain(ax, 1.25 * np.arange(len(stages)) + 2, y, stages, fills)
     return figure
 
 
@@ -328,18 +297,10 @@ def stopping_diagram(record: Record, patience: int, min_delta: float) -> Sheet:
     epochs = np.arange(1, len(accuracies))
     ax.plot(epochs, accuracies[1:], "o-", color=BLUE, markersize=4, label="accuracy")
     ax.step(epochs, reference, where="post", color=GREY, linewidth=1.4, label="reference")
-    ax.plot(
-        rule.best_epoch, rule.best, "o", markersize=11, markerfacecolor="none", color=VERMILLION, label="best epoch"
-    )
+    ax.plot(rule.best_epoch, rule.best, "o", markersize=11, mfc="none", color=VERMILLION, label="best epoch")
     if end:
-        ax.axvspan(
-            end - patience + 0.5,
-            end + 0.5,
-            color=FAINT,
-            alpha=0.5,
-            linewidth=0,
-            label=f"{patience} epochs without a gain",
-        )
+        waited, label = (end - patience + 0.5, end + 0.5), f"{patience} epochs without a gain"
+        ax.axvspan(*waited, color=FAINT, alpha=0.5, linewidth=0, label=label)
     ax.legend(frameon=False, fontsize=TEXT, loc="lower right", labelcolor=INK)
     ax.xaxis.set_major_locator(whole_numbers(12))
     style(ax, x="epoch", y=f"{record.result['split']} accuracy")

@@ -9,28 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from deepnet.claims.measures import final_loss, opened_accuracies, step_ratios
-from deepnet.figures.plots import (
-    BLUE,
-    EMPTY,
-    FAINT,
-    GREEN,
-    GREY,
-    INK,
-    SECOND,
-    TEXT,
-    VERMILLION,
-    Groups,
-    Sheet,
-    labels,
-    legend,
-    logarithmic,
-    logit,
-    looks,
-    marker_of,
-    sheet,
-    style,
-    whole_numbers,
-)  # fmt: skip
+from deepnet.figures.looks import BLUE, FAINT, GREEN, GREY, INK, SECOND, TEXT, VERMILLION, labels, looks, marker_of
+from deepnet.figures.plots import EMPTY, Groups, Sheet, legend, logarithmic, logit, sheet, style, whole_numbers
 from deepnet.records.reading import Record
 from deepnet.text import counted
 from experimentTable import EXPERIMENTS, PROFILES
@@ -50,14 +30,12 @@ LIMITS = {
     "cnn": {"train_loss": (2e-2, 5), "test_accuracy": (0, 0.85)},
 }
 GUESSING = {"train_loss": log(10), "test_accuracy": 0.1}  # ten classes
-TUNING = ("train_loss", ("validation_accuracy", "train_accuracy"))
+TUNING = (("train_loss",), ("validation_accuracy", "train_accuracy"))
 OPENINGS = "openings"  # the log of chapter 5's test set, among a figure's records
 
 
 def positions(record: Record) -> tuple[np.ndarray, str]:
-    """Where the trained rows stand on the x axis, and its label: a row is a number of steps in the sample and in the
-    atlas's first steps, else an epoch.
-    """
+    """Where trained rows stand on the x axis, and its label: steps where a run counts these (the sample), or epochs."""
     in_steps = record.profile in PROFILES and PROFILES[record.profile].row_unit == "steps"
     if in_steps or record.settings["identity"].get("steps_per_epoch"):
         return np.cumsum(record.column("steps", trained_only=True)), "optimizer steps"
@@ -109,7 +87,8 @@ def lines(
                     label="restored epoch",
                 )  # fmt: skip
     record = next(record for group in groups.values() for record in group)
-    style(ax, _title(metrics), positions(record)[1], _unit(metrics[0]))
+    unit = next((unit for end, unit in UNITS.items() if metrics[0].endswith(end)), metrics[0].replace("_", " "))
+    style(ax, _title(metrics), positions(record)[1], unit)
     ax.xaxis.set_major_locator(whole_numbers(5))
     _set_limits(ax, metrics[0], limits)
 
@@ -138,10 +117,6 @@ def reference(ax: Axes, value: float, label: str) -> None:
     ax.axhline(value, color=GREY, linestyle=(0, (1, 1.5)), linewidth=1.2, label=label, zorder=1)
 
 
-def _unit(metric: str) -> str:
-    return next((unit for end, unit in UNITS.items() if metric.endswith(end)), metric.replace("_", " "))
-
-
 def _title(metrics: Sequence[str]) -> str:
     first, *rest = (metric.replace("train_", "training_").replace("_", " ") for metric in metrics)
     second = "".join(rest).removesuffix(" " + first.split()[-1])  # (validation accuracy, training accuracy): training
@@ -163,9 +138,7 @@ def mean_result(records: Sequence[Record], key: str) -> float:
 
 
 def overview(records: Groups) -> Sheet:
-    """1.1: final accuracy and training loss against depth, of plain and residual nets and of plain ones with He
-    initialisation.
-    """
+    """1.1: final accuracy and training loss against depth, of plain, residual and He-initialized nets."""
     kinds: dict[str, tuple[str, str, Any]] = {
         "plain": (VERMILLION, "o", "-"),
         "residual": (BLUE, "s", "--"),
@@ -206,7 +179,7 @@ def _kind(name: str) -> str:
 
 
 def training(
-    records: Groups, *, metrics: Sequence, family: str = "", chained: bool = False, height: float = 2.9,
+    records: Groups, *, metrics: Sequence[Sequence[str]], family: str = "", chained: bool = False, height: float = 2.9,
     references: Mapping[str, Mapping[str, float]] = EMPTY,
 ) -> Sheet:  # fmt: skip
     """Panels of curves side by side. `family`: whose LIMITS the axes have, with a line at what guessing gives.
@@ -220,7 +193,6 @@ def training(
         start[name] = end
         end += max(positions(record)[0][-1] for record in runs) if chained else 0
     for ax, panel in zip(axes, metrics, strict=True):
-        panel = (panel,) if isinstance(panel, str) else panel
         for label, value in references.get(panel[0], {}).items():
             reference(ax, value, label)
         if family:
@@ -240,22 +212,16 @@ def multiples(records: Groups, tests: Mapping[str, float] = EMPTY) -> Sheet:
     look, names = looks(records), labels(records)
     figure, axes = sheet(len(TUNING), len(records), height=4.0, sharex=True, sharey="row")
     for row, metrics in enumerate(TUNING):
-        metrics = (metrics,) if isinstance(metrics, str) else metrics
-        ends = [
-            record.column(metric, trained_only=True)
-            for metric in metrics
-            for runs in records.values()
-            for record in runs
-        ]
-        low, high = min(map(np.nanmin, ends)), max(map(np.nanmax, ends))
+        curves = [run.column(metric, True) for metric in metrics for runs in records.values() for run in runs]
+        low, high = min(map(np.nanmin, curves)), max(map(np.nanmax, curves))
         for column, name in enumerate(records):
             ax = axes[row * len(records) + column]
             others = {other: runs for other, runs in records.items() if other != name}
             limits = (low / 1.3, high * 1.3) if not row else (-0.02, max(high, 0.5) + 0.03)
             lines(ax, {name: records[name]}, metrics, faint=others, look=look, limits=limits)
             ax.set_title("" if row else names[name], fontsize=TEXT, loc="left", color=look[name][0])
-            ax.set_ylabel("" if column else ("training loss (nats)", "accuracy")[row], fontsize=TEXT)
-            ax.set_xlabel(ax.get_xlabel() if row else "", fontsize=TEXT)
+            ax.set_ylabel(("training loss (nats)", "accuracy")[row])
+            ax.label_outer()
             if row and name in tests:
                 ax.plot(
                     [1], [tests[name]], "<", color=INK, transform=ax.get_yaxis_transform(), clip_on=False,
@@ -280,9 +246,7 @@ def dropout(records: Mapping[str, list]) -> Sheet:
 
 
 def fine_tuning(records: Groups) -> Sheet:
-    """5.1, 5.2: runs that start from one another, beside the classical baseline's validation accuracy where it is
-    recorded.
-    """
+    """5.1, 5.2: runs that start from one another, beside the classical baseline's validation accuracy."""
     tuned = {name: runs for name, runs in records.items() if name != "baseline"}
     runs = records.get("baseline", ())
     chosen = " or ".join(sorted({run.result["chosen"].replace("_", " ") for run in runs}))
@@ -302,9 +266,7 @@ def norms(records: Groups) -> Sheet:
 
 
 def ablations(records: Groups) -> Sheet:
-    """3.7, 4.5: Adam's eps at 1e-16 beside its default, and He initialization with the default one in grey: training
-    loss above, test accuracy below.
-    """
+    """3.7, 4.5: Adam's eps at 1e-16 beside its default, and He initialization with the default one in grey."""
     eps = {name: runs for name, runs in records.items() if f"{name.removesuffix('_eps')}_eps" in EXPERIMENTS}
     he = {name: runs for name, runs in records.items() if name.endswith("_he")}
     default = {name: records[name] for name in (run.removesuffix("_he") for run in he) if name in records}

@@ -6,21 +6,20 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from deepnet.figures.images import sample_images, spelled
-from deepnet.figures.plots import INK, SMALL, TEXT, Groups, Sheet, default_style, sheet, style, title
+from deepnet.figures.looks import INK, SMALL, TEXT
+from deepnet.figures.plots import Groups, Sheet, default_style, sheet, style, title
 from deepnet.records.reading import Record
 
 SAMPLED = 1_000  # MNIST's and CIFAR-10's test images in the embedded sample: the first of each class
 
 
-def counted(true: np.ndarray, given: np.ndarray, classes: int) -> np.ndarray:
-    """How often images of each class (rows) are given each class (columns), (classes, classes)."""
-    counts = np.zeros((classes, classes), int)
-    np.add.at(counts, (true, given), 1)
-    return counts
+def confusion_map(
+    ax: Axes, true: np.ndarray, given: np.ndarray, names: Sequence[str], least: int = 0, what: str = "class"
+) -> None:
+    """How often images of each class (rows) are given each class (columns); numbers stand where it is `least` times."""
+    from sklearn.metrics import confusion_matrix
 
-
-def confusion_map(ax: Axes, counts: np.ndarray, names: Sequence[str], least: int = 0, what: str = "class") -> None:
-    """`counts` as a map; numbers stand in the cells that have at least `least`."""
+    counts = confusion_matrix(true, given, labels=range(len(names)))
     ax.imshow(counts, cmap="Blues", vmax=counts.max() * 1.2, aspect="auto")
     for y, x in zip(*np.nonzero(counts >= least), strict=True):
         colour = "white" if counts[y, x] > 0.75 * counts.max() else INK
@@ -38,8 +37,7 @@ def superclass_confusion(records: Groups) -> Sheet:
     true, given = np.concatenate([record.predictions() for record in runs], axis=1).astype(int)
     figure, (ax,) = sheet(height=6.2)
     coarse = np.asarray(COARSE_OF)
-    counts = counted(coarse[true], coarse[given], len(COARSE_NAMES))
-    confusion_map(ax, counts, spelled(COARSE_NAMES), least=10, what="superclass")
+    confusion_map(ax, coarse[true], coarse[given], spelled(COARSE_NAMES), least=10, what="superclass")
     within = (coarse[true] == coarse[given])[true != given].mean()
     right = f"{(true == given).mean():.0%} of {len(true):,} validation images are given their class"
     ax.set_title(f"{right}; {within:.0%} of the others stay in their superclass", fontsize=TEXT, loc="right")
@@ -50,16 +48,14 @@ def superclass_confusion(records: Groups) -> Sheet:
 def confusion(record: Record) -> Sheet:
     """How often images of each class (rows) are given each class (columns), from the record's predictions.
 
-    Example::
-
-        confusion(find_record("CNN_res_56", "paper"))
+    Example: `confusion(find_record("CNN_res_56", "paper"))`.
     """
     from deepnet.data.sets import CLASS_NAMES
 
     true, given = record.predictions().astype(int)
     names = spelled(CLASS_NAMES[record.settings["experiment"]["dataset"]])
     figure, (ax,) = sheet(height=4.2)
-    confusion_map(ax, counted(true, given, len(names)), names)
+    confusion_map(ax, true, given, names)
     title(figure, f"Which classes {record.name} confuses, of {len(true):,} {record.result['split']} images", [record])
     return figure
 
@@ -68,9 +64,7 @@ def confusion(record: Record) -> Sheet:
 def misclassified(record: Record, images: int = 12) -> Sheet:
     """The first test images that a run of chapter 3 or 4 gets wrong, of those that the embedded sample holds.
 
-    Example::
-
-        misclassified(find_record("CNN_res_56", "paper"))
+    Example: `misclassified(find_record("CNN_res_56", "paper"))`.
     """
     from deepnet.data.sets import first_of_each_class
 

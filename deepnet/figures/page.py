@@ -36,10 +36,6 @@ def build(profile: str) -> Path:
 
     Other profiles than `paper` stand in the files' names. A cell that fails ends it, and the notebook up to there is
     kept. Raises UsageError for an unknown profile.
-
-    Example::
-
-        build("paper")
     """
     profile = current_profile(profile)
     name = "notebook" if profile == "paper" else f"notebook-{profile}"

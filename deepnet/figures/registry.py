@@ -47,7 +47,7 @@ from experimentTable import (
 __all__ = ["FIGURES", "Entry", "curves", "draw", "save", "show"]
 
 FOLDER = ROOT / "report" / "figures"
-LOSS_TEST = ("train_loss", "test_accuracy")
+LOSS_TEST = (("train_loss",), ("test_accuracy",))
 SEEDS = "The first seed's line is thick and has markers, the other seeds' are thin."
 
 
@@ -220,9 +220,7 @@ ALL = ChainMap(atlas.FIGURES, FIGURES)  # the atlas's stand on a page of their o
 
 
 def found(name: str, profile: str) -> dict[str, list]:
-    """Name -> the finished records of a run, of a search's trials ("search_*": those with a number) or of all runs
-    ("*").
-    """
+    """Name -> the finished records of a run, of all runs ("*"), or of a search's trials ("search_*": with a number)."""
     names, stem = {name}, name.removesuffix("*")
     if name.endswith("*"):
         folders = {folder.name for root in roots() for folder in (root / profile).glob(name)}
@@ -255,10 +253,9 @@ def draw(number: str, profile: str | None = None) -> Sheet:
         records = {run: [record for record in runs if record.seed in both] for run, runs in records.items()}
     missing = [name for name in entry.runs if name in TABLE and name not in records]
     if lacking := [exp for name in missing if not is_supported(exp := experiment(name, profile))]:
-        runs = _listed([exp.name for exp in lacking])
-        choice = supporting_profiles(*lacking)
         raise UsageError(
-            f"figure {number} shows ablations ({runs}), which profile {profile!r} does not run; choose profile {choice}"
+            f"figure {number} shows ablations ({_listed([exp.name for exp in lacking])}), which profile {profile!r} "
+            f"does not run; choose profile {supporting_profiles(*lacking)}"
         )
     if entry.runs and not records:
         families = dict.fromkeys(TABLE[name].family for name in missing if name in ATLAS)
@@ -292,15 +289,10 @@ def folder_of(number: str, profile: str | None = None) -> str:
 
 
 def save(number: str, profile: str | None = None, figure: Sheet | None = None) -> list[Path]:
-    """Write a figure as SVG and PNG to report/figures/<profile>/<number>.*, one of the atlas to report/figures/atlas/;
-    the same records give the same bytes.
+    """Write a figure as SVG and PNG to report/figures/<profile>/<number>.*, one of the atlas to report/figures/atlas/.
 
-    `figure`: what `draw` gave, where it is there already. Raises UsageError where `draw` does, and where the folder
-    cannot be written to.
-
-    Example::
-
-        save("3.1", "paper")
+    The same records give the same bytes. `figure`: what `draw` gave, where it is there already. Raises UsageError where
+    `draw` does, and where the folder cannot be written to. Example: `save("3.1", "paper")`.
     """
     figure, folder = figure or draw(number, profile), FOLDER / folder_of(number, profile)
     svg, png = (folder / f"{number}.{kind}" for kind in ("svg", "png"))
@@ -316,12 +308,9 @@ def save(number: str, profile: str | None = None, figure: Sheet | None = None) -
 
 
 def show(number: str, profile: str | None = None) -> None:
-    """Display a figure in a notebook, with how it is read, and save it. That its runs have no record is said in a line,
-    and that it cannot be saved once.
+    """Display a figure in a notebook, with how it is read, and save it, as `show("3.1")`.
 
-    Example::
-
-        show("3.1")
+    That its runs have no record is said in a line, and that it cannot be saved once.
     """
     from IPython.display import Markdown, display
 

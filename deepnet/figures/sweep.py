@@ -1,6 +1,7 @@
 """Figures 5.6 and 5.9: the points of the report's search and of ours."""
 
 from collections.abc import Callable, Sequence
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -8,9 +9,10 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-from deepnet.claims.measures import accuracies, final_loss, last_loss, setting
+from deepnet.claims.measures import accuracies, final_loss, last_loss
 from deepnet.figures.lines import mean_result, positions
-from deepnet.figures.plots import BLUE, GREY, INK, VERMILLION, Groups, Sheet, drawn_table, legend, sheet, style
+from deepnet.figures.looks import BLUE, GREY, INK, VERMILLION
+from deepnet.figures.plots import Groups, Sheet, drawn_table, legend, sheet, style
 from deepnet.text import Table
 from experimentTable import EXPERIMENTS
 
@@ -24,10 +26,9 @@ SWEEP_RUNS = tuple(f"sweep_{k}" for k in SWEEP)
 
 
 def sweep_table(records: Groups) -> Sheet:
-    """5.6: the report's twelve points, its numbers beside ours (mean over the seeds, of the restored and of the last
-    epoch).
+    """5.6: the report's twelve points, its numbers beside ours: means over the seeds, in bold the three best of each.
 
-    In bold the three best of each. The report's program meant to restore the best epoch and kept the last.
+    The report's program meant to restore the best epoch and kept the last, so both stand here.
     """
 
     def ours(k: int, measure: Callable) -> float:
@@ -40,36 +41,26 @@ def sweep_table(records: Groups) -> Sheet:
         last = f"{ours(k, lambda record: accuracies(record)[-1]):.4f}"
         losses = [f"{value:.3f}" for value in (loss, ours(k, final_loss), ours(k, last_loss))]
         numbers = (f"{accuracy:.4f}", f"{own:.4f}", last, *losses, f"{length:.3g}")
-        cells.append(
-            (f"{k}", f"{row.batch_size}", f"{row.lr:.7f}", *(number.replace("nan", "–") for number in numbers))
-        )
-    unit = next(
-        "epochs" if positions(record)[1] == "epoch" else "steps" for runs in records.values() for record in runs
-    )
-    pairs = (
-        f"{what}, {epoch}"
-        for what in ("validation accuracy", "training loss")
-        for epoch in ("report", "restored", "last")
-    )
+        cells.append((f"{k}", f"{row.batch_size}", f"{row.lr:.7f}", *(n.replace("nan", "–") for n in numbers)))
+    record = next(record for runs in records.values() for record in runs)
+    unit = "epochs" if positions(record)[1] == "epoch" else "steps"
+    pairs = product(("validation accuracy", "training loss"), ("report", "restored", "last"))
     columns = {3: [accuracy for accuracy, _ in SWEEP.values()], 4: restored}
     bold = {(row, column) for column, values in columns.items() for row in three_best(values)}
-    return drawn_table(Table(("run", "batch size", "learning rate", *pairs, unit), cells, bold=bold))
+    head = ("run", "batch size", "learning rate", *map(", ".join, pairs), unit)
+    return drawn_table(Table(head, cells, bold=bold))
 
 
 def three_best(values: Sequence[float]) -> list[int]:
-    """Where the three best stand, without those that share a place with a fourth; none while a value is missing
-    (NaN).
-    """
+    """Where the three best stand, without those that share a place with a fourth; none while a value is NaN."""
     complete = not np.isnan(values).any()
     return [i for i, value in enumerate(values) if complete and sum(other >= value for other in values) <= 3]
 
 
 def searched_space(records: Groups) -> Sheet:
-    """5.9: learning rate against validation accuracy, batch size as marker: the report's points, ours there, our
-    search.
+    """5.9: learning rate against validation accuracy, batch size as marker: the report's points, ours, our search.
 
-    Once all of them, and once those at rates from 5e-4 on, which lie close together. A line joins the report's point
-    and ours at the same setting.
+    Once all of them, and once those at rates from 5e-4 on, which lie close together.
     """
     markers = dict(zip((16, 32, 64, 128, 256), "oPs^D", strict=True))
     groups: dict[str, dict[str, Any]] = {  # they differ in their filling, and so in grey too
@@ -87,10 +78,8 @@ def searched_space(records: Groups) -> Sheet:
             points.append(("report's points, trained by us", row.lr, row.batch_size, mean_result(runs, "accuracy")))
             pairs.append((row.lr, SWEEP[int(name.removeprefix("sweep_"))][0], points[-1][-1]))
         else:  # each seed's search draws points of its own
-            points += [
-                ("our search", setting("lr", run), int(setting("batch_size", run)), run.result["accuracy"])
-                for run in runs
-            ]
+            drawn = [(run.settings["experiment"], run.result["accuracy"]) for run in runs]
+            points += [("our search", exp["lr"], exp["batch_size"], accuracy) for exp, accuracy in drawn]
     for ax, lowest, what in zip(panels, (0.0, 5e-4), ("All", "Rates from 5e-4 on"), strict=True):
         shown = [point for point in points if point[1] >= lowest]
         for group, lr, batch, accuracy in shown:
@@ -108,15 +97,10 @@ def searched_space(records: Groups) -> Sheet:
     panels[1].xaxis.set_major_formatter(FuncFormatter(lambda rate, _: f"{rate:g}"))
     panels[1].xaxis.set_minor_locator(NullLocator())
     named, sizes = ({point[at] for point in points} for at in (0, 2))
-    handles = [
-        Line2D([], [], ls="", marker="h", markersize=8, label=group, **look)
-        for group, look in groups.items()
-        if group in named
-    ]
-    handles += [
-        Line2D([], [], ls="", marker=m, mec=INK, mfc="none", label=f"batch size {batch}")
-        for batch, m in markers.items()
-        if batch in sizes
-    ]
-    legend(figure, handles, handlelength=1)
+    kinds = [{"marker": "h", "markersize": 8, "label": group, **groups[group]} for group in groups if group in named]
+    kinds += [
+        {"marker": marker, "mec": INK, "mfc": "none", "label": f"batch size {batch}"}
+        for batch, marker in markers.items() if batch in sizes
+    ]  # fmt: skip
+    legend(figure, [Line2D([], [], ls="", **kind) for kind in kinds], handlelength=1)
     return figure

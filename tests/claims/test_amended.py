@@ -2,8 +2,9 @@
 
 import pytest
 from made_up_records import blocks, many, train, wide, world
-from test_rules import FALLING, FLAT, GONE, RISING, F, H, U, mlps
+from test_rules import FALLING, FLAT, GONE, RISING, F, H, U, mlps, slow_tuning
 
+from deepnet.claims.evidence import TIMED
 from deepnet.claims.ledger import check
 from deepnet.claims.rules import CHAPTER_5
 
@@ -24,21 +25,13 @@ def dying(alive=2, rms=GONE, loss=FLAT):
 
 
 def tuning(losses=FALLING, accuracies=RISING, rival=0.38):
-    slow = {"loss": losses, "accuracy": accuracies, "train": 0.5}
-    return {
-        "fine_tune_2": {"accuracy": rival, "train": 0.9},
-        "fine_tune_2_lr": {"loss": FALLING},
-        "fine_tune_3_lr": slow,
-    }
+    runs = slow_tuning(losses, accuracies, rival)
+    return runs | {"fine_tune_2": runs["fine_tune_2"] | {"train": 0.9}}  # by default .5 of the images
 
 
 def timings(name, *ratios):
     """A record of `name` for each ratio, the same for every pair."""
-    pairs = {
-        "timing_3": (("MLP_4", "MLP_res_5"), ("MLP_13", "MLP_res_15"), ("MLP_33", "MLP_res_35")),
-        "timing_4": (("CNN_13", "CNN_res_16"), ("CNN_30", "CNN_res_35")),
-    }[name]
-    records = [blocks(name, *((*pair, [ratio - 0.01, ratio + 0.01]) for pair in pairs))[0] for ratio in ratios]
+    records = [blocks(name, *((*pair, [ratio - 0.01, ratio + 0.01]) for pair in TIMED[name]))[0] for ratio in ratios]
     for seed, record in enumerate(records):
         record.seed = seed
     return {name: records}

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from made_up_records import many, train, wide, world
-from test_rules import CASES, H
+from test_rules import H, runs_of
 
 from deepnet.claims import beside
 from deepnet.claims.beside import side_by_side, statistics_table, two_level
@@ -49,7 +49,7 @@ def test_only_accuracies_of_three_seeds_have_an_interval_over_seeds_and_images()
 
 
 def test_the_parts_of_a_claim_stand_side_by_side(cpu):
-    cpu(**next(runs for claim, verdict, runs in CASES if (claim, verdict) == ("4a", H)))
+    cpu(**runs_of("4a", H))
     table = side_by_side("4a", "paper", "cpu")
     assert table.head == ("4a", "paper", "cpu")
     assert table.rows[0] == ("training loss, CNN_10 − CNN_13, above 0", "–", "as claimed: 0.1 [0.1, 0.1] (95%), n = 3")

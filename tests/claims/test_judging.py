@@ -5,14 +5,13 @@ import re
 from pathlib import Path
 
 import pytest
-from helpers import ROOT
+from helpers import ROOT, refused
 
 from deepnet.claims.evidence import Setting
 from deepnet.claims.judging import Comparison, above, at_least, equivalent, judge
 from deepnet.claims.ledger import RULES, check
 from deepnet.records.reading import find_records
 from deepnet.records.table import committed_records
-from experimentTable import UsageError
 
 PAGE = (ROOT / "docs" / "judging.md").read_text()
 LAYERED = ("gradient_log10_rms", "probe_dead")
@@ -26,9 +25,8 @@ def history(*names, profile="paper", without=()):
             lists = {key: row[key] for key in LAYERED if key in row}
             layers = {f"{key}/layer_{i:02d}": value for key, values in lists.items() for i, value in enumerate(values)}
             cells = {key: value for key, value in row.items() if not isinstance(value, list)} | layers
-            table.append(
-                {"run": record.name, "seed": record.seed, **{k: v for k, v in cells.items() if k not in without}}
-            )
+            kept = {key: value for key, value in cells.items() if key not in without}
+            table.append({"run": record.name, "seed": record.seed, **kept})
     return table
 
 
@@ -77,8 +75,7 @@ def test_all_claims_on_a_table_of_our_own_rows():
     for claim in RULES:
         ours = check(claim, "paper")
         if ours.verdict == "no evidence" or claim in NEED_RECORDS:
-            with pytest.raises(UsageError):
-                judge(claim, table)
+            refused(lambda claim=claim: judge(claim, table))
             continue
         theirs = judge(claim, table)
         assert [(p.text, p.seeds, p.count) for p in theirs.parts] == [(p.text, p.seeds, p.count) for p in ours.parts]
@@ -132,10 +129,7 @@ def changed(place, **cells):
         ([], "the table has no column run, seed, epoch; it has "),
         ([{"seed": 0, "epoch": 1}], "the table has no column run; it has seed, epoch; name yours in `columns`"),
         (changed(1, acc=float("nan")), "acc of wide (seed 0) in epoch 2 is nan, which is no finite number"),
-        (changed(1, acc="NaN"), "acc of wide (seed 0) in epoch 2 is 'NaN', which is no finite number"),
-        (changed(1, acc=""), "acc of wide (seed 0) in epoch 2 is '', which is no finite number"),
         (changed(1, acc="high"), "acc of wide (seed 0) in epoch 2 is 'high', which is no finite number"),
-        (changed(1, seed="x"), "seed in row 2 is 'x', which is no finite number"),
         (changed(1, epoch=1.5), "epoch in row 2 is 1.5, which is no whole number"),
         (changed(1, epoch=1), "wide (seed 0) has the epochs 1, 1; each must be there once, from 1 on"),
         (changed(1, epoch=3), "wide (seed 0) has the epochs 1, 3; each must be there once, from 1 on"),
@@ -145,9 +139,7 @@ def changed(place, **cells):
     ],
 )
 def test_a_table_that_cannot_be_judged(table, said):
-    with pytest.raises(UsageError) as refusal:
-        judge(CLAIM, table)
-    assert said in str(refusal.value) and "\n" not in str(refusal.value)
+    refused(lambda: judge(CLAIM, table), said)
 
 
 @pytest.mark.parametrize(
@@ -162,28 +154,24 @@ def test_a_table_that_cannot_be_judged(table, said):
     ],
 )
 def test_a_claim_that_cannot_be_judged(claim, without, said):
-    with pytest.raises(UsageError) as refusal:
-        judge(claim, history("MLP_4", "MLP_13", "MLP_23", "MLP_33", without=without))
-    assert said in str(refusal.value) and "\n" not in str(refusal.value)
+    refused(lambda: judge(claim, history("MLP_4", "MLP_13", "MLP_23", "MLP_33", without=without)), said)
 
 
 def test_a_run_that_is_not_the_report_s_has_no_settings():
     table = [row | {"run": f"search_{i}", "validation_accuracy": 0.5} for i in range(1, 13) for row in rows(x=[0.5])]
-    with pytest.raises(UsageError, match=r"^search_1 \(seed 0\) is none of the report's runs; give its record"):
-        judge("5h", table)
+    refused(lambda: judge("5h", table), "search_1 (seed 0) is none of the report's runs; give its record")
 
 
 def test_epochs_that_count_from_0():
     table = [{**row, "epoch": row["epoch"] - 1, "train_loss": 1.0} for row in GOOD]
-    with pytest.raises(UsageError, match=r"has a train_loss in epoch 0, .* count epochs from 1"):
-        judge(Comparison("train_loss", "wide", "narrow", above()), table)
+    claim = Comparison("train_loss", "wide", "narrow", above())
+    refused(lambda: judge(claim, table), "has a train_loss in epoch 0", "count epochs from 1")
 
 
 def test_files_and_columns_that_are_not_there(tmp_path):
-    with pytest.raises(UsageError, match=r"none\.csv cannot be read \(No such file"):
-        judge("3a", tmp_path / "none.csv")
-    with pytest.raises(UsageError, match="the table has no column Name to rename; it has run, seed, epoch, acc"):
-        judge(CLAIM, GOOD, {"Name": "run"})
+    refused(lambda: judge("3a", tmp_path / "none.csv"), "none.csv cannot be read (No such file")
+    said = "the table has no column Name to rename; it has run, seed, epoch, acc"
+    refused(lambda: judge(CLAIM, GOOD, {"Name": "run"}), said)
 
 
 def test_a_run_that_is_not_read_is_not_checked():

@@ -2,7 +2,7 @@
 
 import pytest
 from made_up_records import seeds_of, world
-from test_rules import CASES, F, H, U, chapter_5
+from test_rules import F, H, U, chapter_5, runs_of
 
 from deepnet.claims import intervals as st
 from deepnet.claims.ledger import RULES, check, ledger
@@ -36,21 +36,14 @@ def test_a_difference_of_nothing_but_rounding_is_written_as_zero():
 
 
 def test_a_verdict_prints_its_parts():
-    verdict = check("4a", "paper", world(**CASES[[case[0] for case in CASES].index("4a")][2]))
+    verdict = check("4a", "paper", world(**runs_of("4a", H)))
     lines = str(verdict).splitlines()
     assert lines[0] == "4a as claimed, profile paper" and lines[1] == f"says: {RULES['4a'].sentence}"
     assert lines[-1] == "  as claimed   test accuracy, CNN_13 − CNN_10, above 0: 0.1 [0.1, 0.1] (95%), seeds 0-2"
-    assert verdict.table().rows[0] == (
-        "training loss, CNN_10 − CNN_13, above 0",
-        "0.1",
-        "[0.1, 0.1] (95%)",
-        "0-2",
-        "as claimed",
-        "0",
-        "3",
-    )
+    text = "training loss, CNN_10 − CNN_13, above 0"
+    assert verdict.table().rows[0] == (text, "0.1", "[0.1, 0.1] (95%)", "0-2", "as claimed", "0", "3")
     html = verdict._repr_html_()
-    assert html.startswith("<details><summary><b>4a</b> ") and "training loss, CNN_10 − CNN_13, above 0" in html
+    assert html.startswith("<details><summary><b>4a</b> ") and text in html
 
 
 @pytest.mark.parametrize("claim", RULES)
@@ -60,10 +53,7 @@ def test_a_verdict_fits_on_a_screen(claim):
 
 def some():
     """A claim that holds, one that fails, one undecided, one that lacks runs."""
-    holds = next(runs for claim, verdict, runs in CASES if (claim, verdict) == ("4a", H))
-    fails = next(runs for claim, verdict, runs in CASES if (claim, verdict) == ("3a", F))
-    undecided = next(runs for claim, verdict, runs in CASES if (claim, verdict) == ("5c", U))
-    return ledger("cpu", world(**holds, **fails, **undecided))
+    return ledger("cpu", world(**runs_of("4a", H), **runs_of("3a", F), **runs_of("5c", U)))
 
 
 def table_of(text):
@@ -77,30 +67,21 @@ def test_the_ledger_has_one_line_per_claim_with_the_number_that_decides():
     verdicts = some()
     assert [verdict.id for verdict in verdicts] == list(RULES)
     head, rows = table_of(str(verdicts))
-    assert (
-        head
-        == verdicts.summary
-        == (
-            "Profile cpu: 24 claims, 7 amended rules and 16 questions. Judged over at least three seeds: as claimed or "
-            "yes 2, contradicted or no 2, undecided 1. Seen once or twice: 0. Without a verdict: no evidence 41, not "
-            "judged 1."
-        )
+    assert head == verdicts.summary
+    assert head == (
+        "Profile cpu: 24 claims, 7 amended rules and 16 questions. Judged over at least three seeds: as claimed or "
+        "yes 2, contradicted or no 2, undecided 1. Seen once or twice: 0. Without a verdict: no evidence 41, not "
+        "judged 1."
     )
     assert rows[0] == ["id", "sentence", "verdict", "the number that decides"]
     lines = {row[0]: row[1:] for row in rows[2:]}
     assert list(lines) == list(RULES)
-    assert lines["4a"] == [
-        RULES["4a"].sentence,
-        "as claimed (after Holm: as claimed)",
-        "training loss, CNN_10 − CNN_13, above 0: 0.1 [0.1, 0.1] (95%)",
-    ]
-    assert lines["3a"][1:] == [
-        "contradicted (after Holm: contradicted)",
-        "training loss, MLP_23 − MLP_13, above 0: -0.1 [-0.1, -0.1] (95%)",
-    ]
-    assert lines["5c"][1] == "undecided (about 64 seeds would decide)" and lines["5c"][2].startswith(
-        "last training loss of fine_tune_2, at most 0.1: "
-    )
+    number = "training loss, CNN_10 − CNN_13, above 0: 0.1 [0.1, 0.1] (95%)"
+    assert lines["4a"] == [RULES["4a"].sentence, "as claimed (after Holm: as claimed)", number]
+    number = "training loss, MLP_23 − MLP_13, above 0: -0.1 [-0.1, -0.1] (95%)"
+    assert lines["3a"][1:] == ["contradicted (after Holm: contradicted)", number]
+    assert lines["5c"][1] == "undecided (about 64 seeds would decide)"
+    assert lines["5c"][2].startswith("last training loss of fine_tune_2, at most 0.1: ")
     assert lines["4b"][1:] == ["no evidence (no record of CNN_30)", "–"]
 
 
@@ -131,9 +112,8 @@ def test_the_p_value_of_a_claim_is_that_of_all_or_of_any_of_its_parts():
 def test_an_undecided_claim_says_what_would_decide_it():
     near = [st.Part("x", U, (0, 1, 2), needed=3), st.Part("x", H, (0, 1, 2), needed=90)]
     assert Verdict("3a", "", U, tuple(near)).text == "undecided (the effect lies at the threshold)"
-    assert Verdict("3a", "", U, (*near, st.Part("x", U, (0, 1, 2), needed=1200))).outlook == (
-        "about 1,200 seeds would decide"
-    )
+    far = Verdict("3a", "", U, (*near, st.Part("x", U, (0, 1, 2), needed=1200)))
+    assert far.outlook == "about 1,200 seeds would decide"
     assert Verdict("3a", "", U, (*near, st.Part("x", U, (0,)))).outlook == ""
 
 

@@ -2,11 +2,11 @@
 
 import re
 
-import pytest
+from helpers import refused
 from made_up_records import baseline, blocks, many, opened, world
 
 from deepnet.claims.prices import PRICES, price_list, priced
-from experimentTable import TABLE, UsageError
+from experimentTable import TABLE
 
 
 def lines(records, openings=()):
@@ -34,9 +34,8 @@ def test_one_seed_has_an_interval_over_its_images():
 
 
 def test_runs_that_did_not_stop_early_have_no_price_for_their_last_weights():
-    stopped, ended = (
-        many(name, 1, accuracy=[0.1, 0.5, 0.45, 0.44, 0.4], stop=5, epochs=20) for name in ("adam", "rmsprop")
-    )
+    scores = [0.1, 0.5, 0.45, 0.44, 0.4]
+    stopped, ended = (many(name, 1, accuracy=scores, stop=5, epochs=20) for name in ("adam", "rmsprop"))
     stopped[0].result["stopped_early"] = True
     assert line(lines(world(adam=stopped, rmsprop=ended)), "early stopping") == "-10, 1 run"
 
@@ -70,5 +69,4 @@ def test_what_no_record_tells_says_so_and_all_named_runs_are_in_the_tables():
     asked: list[str] = []
     priced("paper", lambda name: asked.append(name) or [])
     assert {*asked} <= {*TABLE}
-    with pytest.raises(UsageError, match="unknown profile 'huge'"):
-        price_list("huge")
+    refused(lambda: price_list("huge"), "unknown profile 'huge'")

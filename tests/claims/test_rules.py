@@ -111,10 +111,7 @@ def twins(low=0.46, high=0.45, best=(0.5, 1e-4, 16)):
 
 
 def lowered(train=0.5, accuracy=0.4):
-    return {
-        "fine_tune_2": {"accuracy": 0.4, "train": 0.9},
-        "fine_tune_3_lr": {"accuracy": accuracy, "train": train},
-    }
+    return {"fine_tune_2": {"accuracy": 0.4, "train": 0.9}, "fine_tune_3_lr": {"accuracy": accuracy, "train": train}}
 
 
 H, F, U = "holds", "fails", "undecided"
@@ -231,6 +228,11 @@ CASES = [
     ("q7", U, precisions(CNN_res_56_bf16={"accuracy": wide(0.7)})),
     ("q7", "no evidence", {run: more for run, more in precisions().items() if run != "CNN_10_fp32"}),
 ]
+
+
+def runs_of(claim, verdict):
+    """The runs of the first case in which a claim has this verdict."""
+    return next(runs for name, found, runs in CASES if (name, found) == (claim, verdict))
 
 
 @pytest.mark.parametrize(("claim", "verdict", "runs"), CASES, ids=[f"{c}-{v}-{i}" for i, (c, v, _) in enumerate(CASES)])

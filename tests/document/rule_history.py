@@ -53,18 +53,9 @@ def last_changes() -> dict[str, str]:
 def first_records() -> dict[tuple[str, str, int], str]:
     """(profile, run, seed) -> the ISO date of the commit that added its first record."""
     first: dict[tuple[str, str, int], str] = {}
-    added = git(
-        "log",
-        "--reverse",
-        "--diff-filter=A",
-        "--date=iso-strict-local",
-        "--format=@%cd",
-        "--name-only",
-        "--",
-        "report/records",
-    )
+    options = ("--reverse", "--diff-filter=A", "--date=iso-strict-local", "--format=@%cd", "--name-only")
     date = ""
-    for line in added.splitlines():
+    for line in git("log", *options, "--", "report/records").splitlines():
         if line.startswith("@"):
             date = line[1:]
         elif line.endswith("/result.json") and "/superseded/" not in line:

@@ -5,6 +5,7 @@ import math
 
 import numpy as np
 
+from deepnet.claims.evidence import TIMED
 from deepnet.records.files import sha256
 from experimentTable import EXPERIMENTS
 from myModel import MODELS, model_table
@@ -18,20 +19,9 @@ def write_record(root, name, rows, result=None, profile="cpu", seed=0, dirty=Fal
     """A finished record as a run leaves it."""
     folder = root / profile / name / f"seed-{seed}"
     folder.mkdir(parents=True)
-    table = {
-        "name": name,
-        "profile": profile,
-        "seed": seed,
-        "dataset": "mnist",
-        "lr": 1e-4,
-        "batch_size": 128,
-        **experiment,
-    }
-    settings = {
-        "experiment": table,
-        "identity": identity or {},
-        "provenance": {"commit": "0123456789abcdef" * 2 + "01234567", "dirty": dirty},
-    }
+    table = {"name": name, "profile": profile, "seed": seed, "dataset": "mnist", "lr": 1e-4, "batch_size": 128}
+    provenance = {"commit": "0123456789abcdef" * 2 + "01234567", "dirty": dirty}
+    settings = {"experiment": table | experiment, "identity": identity or {}, "provenance": provenance}
     (folder / "settings.json").write_text(json.dumps(settings))
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (folder / "result.json").write_text(json.dumps({"status": "finished", **(result or {})}))
@@ -84,15 +74,8 @@ def training_rows(exp, seed, epochs, noise):
 def write_experiment(root, name, profile="cpu", seed=0, epochs=EPOCHS, noise=0.1):
     """A made-up record of any row of the table."""
     exp, rng = EXPERIMENTS[name], np.random.default_rng(seed)
-    place = {
-        "profile": profile,
-        "seed": seed,
-        "kind": exp.kind,
-        "dataset": exp.dataset,
-        "lr": exp.lr,
-        "batch_size": exp.batch_size,
-        "patience": exp.patience,
-    }
+    place = {"profile": profile, "seed": seed}
+    place |= {field: getattr(exp, field) for field in ("kind", "dataset", "lr", "batch_size", "patience")}
     if exp.kind == "training":
         ends = 8 if name in ("early_stopping", "sgd", "sweep_6") else epochs
         rows, split = training_rows(exp, seed, min(ends, epochs), noise)
@@ -111,32 +94,24 @@ def write_experiment(root, name, profile="cpu", seed=0, epochs=EPOCHS, noise=0.1
         return predicted(write_record(root, name, [], result, **place), 0.37, 100)
     if exp.kind == "distribution":
         mnist = [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
-        return write_record(
-            root, name, [], {"counts": {"mnist": mnist, "cifar10": [5000] * 10, "cifar100": [500] * 100}}, **place
-        )
+        counts = {"mnist": mnist, "cifar10": [5000] * 10, "cifar100": [500] * 100}
+        return write_record(root, name, [], {"counts": counts}, **place)
     if exp.kind == "tsne":
         classes, count = (100 if name.endswith("100") else 10), 1000
-        folder = write_record(
-            root, name, [], {"knn_skill": 0.9 + 0.02 * seed, "classes": classes, "images": count}, **place
-        )
-        label = np.arange(count) % classes
+        result = {"knn_skill": 0.9 + 0.02 * seed, "classes": classes, "images": count}
+        folder = write_record(root, name, [], result, **place)
+        label = (np.arange(count) % classes).astype(np.uint8)
         centres = rng.normal(size=(classes, 2)) * 40
-        points = {
-            "xy": (centres[label] + rng.normal(size=(count, 2)) * 6).astype(np.float16),
-            "label": label.astype(np.uint8),
-        }
+        xy = (centres[label] + rng.normal(size=(count, 2)) * 6).astype(np.float16)
         np.savez_compressed(
-            folder / "points.npz", **points, **({"coarse": (label // 5).astype(np.uint8)} if classes == 100 else {})
+            folder / "points.npz", xy=xy, label=label, **({"coarse": label // 5} if classes == 100 else {})
         )
         return vouched(folder)
-    pairs = [("MLP_4", "MLP_res_5"), ("MLP_13", "MLP_res_15"), ("MLP_33", "MLP_res_35")] if name == "timing_3" else [
-        ("CNN_13", "CNN_res_16"), ("CNN_30", "CNN_res_35")
-    ]  # fmt: skip
     rows = [
         {"pair": f"{plain} / {residual}", "plain": plain, "residual": residual, "block": block,
          "plain_seconds": 0.002 * (i + 1) * (1 + 0.02 * rng.random()),
          "residual_seconds": 0.0023 * (i + 1) * (1 + 0.02 * rng.random())}
-        for i, (plain, residual) in enumerate(pairs) for block in range(10)
+        for i, (plain, residual) in enumerate(TIMED[name]) for block in range(10)
     ]  # fmt: skip
     return write_record(root, name, rows, identity={"blocks": 10, "steps": 20}, **place)
 
@@ -144,10 +119,8 @@ def write_experiment(root, name, profile="cpu", seed=0, epochs=EPOCHS, noise=0.1
 def predicted(folder, accuracy, classes, images=1000):
     """The folder, with predictions of that accuracy."""
     labels = np.arange(images) % classes
-    right = np.arange(images) < round(accuracy * images)
-    np.save(
-        folder / "predictions.npy", np.stack([labels, np.where(right, labels, (labels + 1) % classes)]).astype(np.uint8)
-    )
+    predicted = np.where(np.arange(images) < round(accuracy * images), labels, (labels + 1) % classes)
+    np.save(folder / "predictions.npy", np.stack([labels, predicted]).astype(np.uint8))
     return vouched(folder)
 
 
@@ -164,10 +137,7 @@ def texts(ax):
 def flat(root, name, **columns):
     """A training in cpu that stands still: each metric's value, give or take a thousandth."""
     noise = np.random.default_rng(0).uniform(-1e-3, 1e-3, EPOCHS + 1)
-    rows = [
-        {"epoch": k, "steps": 10} | {metric: value + noise[k] for metric, value in columns.items()}
-        for k in range(EPOCHS + 1)
-    ]
+    rows = [{"epoch": k, "steps": 10} | {m: value + of for m, value in columns.items()} for k, of in enumerate(noise)]
     write_record(root, name, rows, {"split": "test", "epoch": EPOCHS})
 
 

@@ -21,8 +21,8 @@ def write(root, name, seed, losses, accuracy=0.1, eps=None, **layers):
     """A training whose losses are given; `layers`: metrics of its one weight layer per row."""
     metrics = {metric: [value] for metric, value in layers.items()}
     rows = [{"epoch": 0, "steps": 0, **metrics}]
-    for epoch, loss in enumerate(losses, start=1):
-        rows.append({"epoch": epoch, "steps": 10, "train_loss": loss, "test_accuracy": accuracy, **metrics})
+    trained = {"steps": 10, "test_accuracy": accuracy, **metrics}
+    rows += [{"epoch": epoch, "train_loss": loss, **trained} for epoch, loss in enumerate(losses, start=1)]
     write_record(root, name, rows, {"split": "test", "classes": 10, "epoch": len(losses)}, seed=seed, eps=eps)
 
 
@@ -46,9 +46,14 @@ def whole(tmp_path_factory):
     return root
 
 
-@pytest.mark.parametrize("number", atlas.FIGURES)
-def test_a_figure_of_the_atlas_is_drawn_and_saved_apart(number, whole, monkeypatch, tmp_path):
+@pytest.fixture
+def complete(whole, monkeypatch):
+    """All runs of the map are found."""
     monkeypatch.setenv("RUNS_DIR", str(whole))
+
+
+@pytest.mark.parametrize("number", atlas.FIGURES)
+def test_a_figure_of_the_atlas_is_drawn_and_saved_apart(number, complete, monkeypatch, tmp_path):
     monkeypatch.setattr("deepnet.figures.registry.FOLDER", tmp_path)
     figure = draw(number, "cpu")
     assert "no finished record" not in figure.provenance
@@ -56,8 +61,7 @@ def test_a_figure_of_the_atlas_is_drawn_and_saved_apart(number, whole, monkeypat
     assert {path.parent.name for path in save(number, "cpu", figure)} == {"atlas"}
 
 
-def test_cells_say_how_many_seeds_leave_and_lines_lie_where_they_should(whole, monkeypatch):
-    monkeypatch.setenv("RUNS_DIR", str(whole))
+def test_cells_say_how_many_seeds_leave_and_lines_lie_where_they_should(complete):
     ax = draw("A.1", "cpu").axes[0]
     assert texts(ax).count("2/2") + texts(ax).count("0/2") == 42
     theory, _, observed = ax.get_lines()
@@ -65,15 +69,13 @@ def test_cells_say_how_many_seeds_leave_and_lines_lie_where_they_should(whole, m
     assert np.polyfit(*observed.get_data(), 1)[0] == pytest.approx(2.5, rel=0.2)
 
 
-def test_the_best_rate_is_framed_and_survivors_are_counted(whole, monkeypatch):
-    monkeypatch.setenv("RUNS_DIR", str(whole))
+def test_the_best_rate_is_framed_and_survivors_are_counted(complete):
     frames = draw("A.2", "cpu").axes[0].get_lines()
     assert [set(frame.get_xdata()) for frame in frames] == [{2.5, 3.5}] * 4  # 3e-4
     assert texts(draw("A.4", "cpu").axes[1]) == ["10/10", "7/10", "6/10"]
 
 
-def test_ten_steps_are_compared_with_what_depth_alone_says(whole, monkeypatch):
-    monkeypatch.setenv("RUNS_DIR", str(whole))
+def test_ten_steps_are_compared_with_what_depth_alone_says(complete):
     areas = dict(zip(atlas.PREDICTORS, map(float, texts(draw("A.6", "cpu").axes[1])), strict=True))
     assert areas["smallest relative update"] == 1
     assert areas["distinct outputs, last layer"] == 0.5  # the same in all runs
@@ -93,9 +95,7 @@ def test_a_partial_map_counts_what_is_missing(number, whole, runs_dir):
 
 
 def test_without_records_it_is_said_how_to_train_them():
-    refused(
-        lambda: draw("A.1", "cpu"), "figure A.1 has no finished record of atlas_eps_13_1e-06", "39 more", "--family"
-    )
+    refused(lambda: draw("A.1", "cpu"), "A.1 has no finished record of atlas_eps_13_1e-06", "39 more", "--family")
     refused(lambda: draw("A.4", "paper"), "figure A.4", "choose profile cpu")
     assert gallery.atlas_drawn() == {}
 

@@ -7,7 +7,7 @@ from made_up_runs import named, write_record
 from matplotlib.colors import to_hex
 
 from deepnet.figures.curves import MOST, by_run
-from deepnet.figures.plots import FAINT
+from deepnet.figures.looks import FAINT
 from deepnet.figures.registry import curves
 from deepnet.records.reading import Record, find_record
 from experimentTable import EXPERIMENTS
@@ -15,17 +15,12 @@ from experimentTable import EXPERIMENTS
 
 def record(folder, name="net", seed=0, epochs=4, profile="own", scale=1.0, dirty=False, identity=None, **columns):
     """A training whose validation accuracy and train loss are `scale` times what they are by default."""
-    rows = [
-        {"epoch": k, "validation_accuracy": 0.1 * k * scale, "steps": 10, "probe_variance": [1.0]}
-        for k in range(epochs + 1)
-    ]
+    always = {"steps": 10, "probe_variance": [1.0]}
+    rows = [{"epoch": k, "validation_accuracy": 0.1 * k * scale, **always} for k in range(epochs + 1)]
     for row in rows[1:]:
         row |= {"train_loss": 2.0 * scale / row["epoch"], **columns}
     result = {"split": "validation", "epoch": epochs}
-    made = write_record(
-        folder, name, rows, result, profile=profile, seed=seed, dataset="", dirty=dirty, identity=identity
-    )
-    return Record(made)
+    return Record(write_record(folder, name, rows, result, profile, seed, dirty, identity, dataset=""))
 
 
 def legends_of(figure):
@@ -48,12 +43,7 @@ def test_curves_draw_a_readers_own_runs(runs_dir):
 
 
 def test_missing_values_are_gaps(runs_dir):
-    rows = [
-        {"epoch": 0},
-        {"epoch": 1, "train_loss": 2.0},
-        {"epoch": 2, "train_loss": None},
-        {"epoch": 3, "train_loss": 1.0},
-    ]
+    rows = [{"epoch": 0}, *({"epoch": k, "train_loss": loss} for k, loss in enumerate((2.0, None, 1.0), start=1))]
     write_record(runs_dir, "gap", rows, profile="own")
     (line,) = curves(find_record("gap", "own"), "train_loss").get_axes()[0].get_lines()
     assert list(np.isnan(line.get_ydata())) == [False, True, False]
@@ -69,11 +59,8 @@ def test_metrics_that_make_no_panel_are_refused_with_those_that_there_are(metric
 
 def test_a_metric_that_any_record_lacks_is_refused(runs_dir):
     both = [record(runs_dir, "one", test_loss=1.0), record(runs_dir, "other")]
-    refused(
-        lambda: curves(both, "test_loss"),
-        "unknown metric of other 'test_loss'",
-        "epoch, steps, train_loss or validation_accuracy",
-    )
+    there = "epoch, steps, train_loss or validation_accuracy"
+    refused(lambda: curves(both, "test_loss"), "unknown metric of other 'test_loss'", there)
     refused(lambda: curves(both, ["train_loss", ("steps", "train_losss")]), "'train_losss'", "train_loss")
     refused(lambda: curves(both, "probe_variance"), "'probe_variance'")  # a value per layer is no curve
     assert set(named(curves(both[0], "test_loss").get_axes()[0])) == {"one"}
@@ -100,12 +87,8 @@ def test_what_was_not_trained_has_no_curve(runs_dir):
 
 def test_rows_of_steps_and_rows_of_epochs_do_not_share_an_axis(runs_dir):
     sample, own, cpu = (record(runs_dir, f"in_{profile}", profile=profile) for profile in ("sample", "own", "cpu"))
-    refused(
-        lambda: curves([sample, own], "train_loss"),
-        "in_sample (sample) count optimizer steps",
-        "in_own (own) epoch",
-        "draw them apart",
-    )
+    said = ("in_sample (sample) count optimizer steps", "in_own (own) epoch", "draw them apart")
+    refused(lambda: curves([sample, own], "train_loss"), *said)
     assert set(named(curves([own, cpu], "train_loss").get_axes()[0])) == {"in_own", "in_cpu"}
     assert curves(sample, "train_loss").get_axes()[0].get_xlabel() == "optimizer steps"
 

@@ -19,13 +19,9 @@ def test_the_sweeps_table_has_the_reports_numbers_and_ours_of_the_restored_and_o
         record = find_record(f"sweep_{k}", "cpu")
         own, best, last = record.column("train_loss"), record.result["epoch"], record.result["last_epoch"]
         exp = EXPERIMENTS[f"sweep_{k}"]
-        scores = [
-            f"{accuracy:.4f}",
-            f"{record.result['accuracy']:.4f}",
-            f"{record.column('validation_accuracy')[last]:.4f}",
-        ]
-        numbers = [*scores, f"{loss:.3f}", f"{own[best]:.3f}", f"{own[last]:.3f}", f"{last}"]
-        assert cells[10 * k : 10 * k + 10] == [f"{k}", f"{exp.batch_size}", f"{exp.lr:.7f}", *numbers]
+        scores = (accuracy, record.result["accuracy"], record.column("validation_accuracy")[last])
+        numbers = [*(f"{score:.4f}" for score in scores), *(f"{value:.3f}" for value in (loss, own[best], own[last]))]
+        assert cells[10 * k : 10 * k + 10] == [f"{k}", f"{exp.batch_size}", f"{exp.lr:.7f}", *numbers, f"{last}"]
         restored.append(f"{own[best]:.3f}" != f"{own[last]:.3f}")
     assert any(restored)
 
@@ -35,18 +31,8 @@ def test_the_sweeps_table_has_a_dash_for_a_run_without_record_and_then_marks_non
     for k in range(1, 12):
         (runs_dir / "cpu" / f"sweep_{k}").symlink_to(made / "cpu" / f"sweep_{k}")
     (ax,) = draw("5.6", "cpu").get_axes()
-    assert texts(ax)[-10:] == [
-        "12",
-        "128",
-        "0.0000024",
-        f"{SWEEP[12][0]:.4f}",
-        "–",
-        "–",
-        f"{SWEEP[12][1]:.3f}",
-        "–",
-        "–",
-        "–",
-    ]
+    accuracy, loss = SWEEP[12]
+    assert texts(ax)[-10:] == ["12", "128", "0.0000024", f"{accuracy:.4f}", "–", "–", f"{loss:.3f}", "–", "–", "–"]
     strong = [text.get_text() for text in ax.texts[10:] if text.get_fontweight() == "bold"]
     assert strong == ["0.4956", "0.5070", "0.4959"]
 
@@ -89,19 +75,18 @@ def test_trials_of_a_search_are_points_of_the_searched_space(records, made):
 
 
 def test_the_searched_space_grows_with_the_points_and_shows_no_other_search(records, made):
-    usual = draw("5.9", "cpu").get_axes()[0].get_xlim()
-    others = [
-        write_record(made, name, [], {"accuracy": 0.4}, dataset="cifar100", lr=1.0)
-        for name in ("search_wide_1", "search_1_2")
-    ]
-    assert draw("5.9", "cpu").get_axes()[0].get_xlim() == usual
-    wide = [
-        write_record(made, f"search_{k}", [], {"accuracy": 0.4}, dataset="cifar100", lr=lr)
-        for k, lr in ((1, 1e-8), (2, 0.5))
-    ]
+    def write(name, lr):
+        folders.append(write_record(made, name, [], {"accuracy": 0.4}, dataset="cifar100", lr=lr))
+
+    usual, folders = draw("5.9", "cpu").get_axes()[0].get_xlim(), []
     try:
+        write("search_wide_1", 1.0)
+        write("search_1_2", 1.0)
+        assert draw("5.9", "cpu").get_axes()[0].get_xlim() == usual
+        write("search_1", 1e-8)
+        write("search_2", 0.5)
         low, high = draw("5.9", "cpu").get_axes()[0].get_xlim()
-        assert (low < 1e-8, 0.5 < high < 1) == (True, True)
+        assert low < 1e-8 and 0.5 < high < 1
     finally:
-        for folder in (*others, *wide):
+        for folder in folders:
             shutil.rmtree(folder.parent)
