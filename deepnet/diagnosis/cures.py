@@ -12,9 +12,11 @@ from torch import Tensor, nn
 from torch.nn.functional import nll_loss
 from torch.nn.utils.parametrize import is_parametrized
 
+from deepnet.diagnosis.inputs import Inputs
 from deepnet.diagnosis.layers import NOISE, layer_modules
 from deepnet.diagnosis.measure import SMOOTHED, Measurements, Norm, mean_loss, take_steps
 from deepnet.diagnosis.rules_steps import GOOD_UPDATE
+from deepnet.diagnosis.sample import HALF
 from deepnet.diagnosis.setup import Parameters, Setup, relative_rates
 from deepnet.records.files import first_line
 from experimentTable import UsageError
@@ -227,7 +229,7 @@ def _good_rate(setup: Setup, m: Measurements) -> Setup:
 # ---------------------------------------------------------------- changes of the data
 
 
-def _items(setup: Setup, inputs: Tensor, targets: Tensor) -> Setup:
+def _items(setup: Setup, inputs: Inputs, targets: Tensor) -> Setup:
     return replace(setup, sample=replace(setup.sample, inputs=inputs, targets=targets))
 
 
@@ -244,10 +246,16 @@ def _shifted_labels(setup: Setup, m: Measurements) -> Setup:
 
 def _standardised(setup: Setup, _: Measurements) -> Setup:
     """By one mean and deviation per channel of images, or per feature of vectors."""
-    x = setup.sample.inputs
+    inputs = setup.sample.inputs
+    parts = tuple(_standard(part) if i in inputs.measured else part for i, part in enumerate(inputs.parts))
+    return _items(setup, replace(inputs, parts=parts), setup.sample.targets)
+
+
+def _standard(part: Tensor) -> Tensor:
+    x = part.float() if part.dtype in HALF else part
     over = [0] if x.ndim < 3 else [0, *range(2, x.ndim)]
     mean, deviation = x.mean(over, keepdim=True), x.std(over, keepdim=True)
-    return _items(setup, (x - mean) / deviation.clamp(min=1e-6 * float(x.std()) + 1e-30), setup.sample.targets)
+    return ((x - mean) / deviation.clamp(min=1e-6 * float(x.std()) + 1e-30)).to(part.dtype)
 
 
 CURES: dict[str, Cure] = {

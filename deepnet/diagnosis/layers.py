@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
+from deepnet.diagnosis.inputs import Inputs
 from deepnet.diagnosis.setup import first_tensor
 from deepnet.figures.theory import signal_variance
 from deepnet.training.metrics import count_distinct
@@ -89,7 +90,7 @@ def without_noise(model: nn.Module) -> Iterator[None]:
 
 
 @torch.no_grad()
-def signals(model: nn.Module, inputs: Tensor) -> dict[str, Signal]:
+def signals(model: nn.Module, inputs: Inputs) -> dict[str, Signal]:
     """Each layer's `Signal` in the order in which the layers run; those that are not called as modules are left out."""
     found: dict[str, Signal] = {}
 
@@ -113,7 +114,7 @@ def signals(model: nn.Module, inputs: Tensor) -> dict[str, Signal]:
     hooks = [module.register_forward_hook(hook(name)) for name, (module, _) in layer_modules(model).items()]
     try:
         with without_noise(model):
-            model(inputs)
+            inputs.given_to(model)
     finally:
         for handle in hooks:
             handle.remove()
@@ -211,7 +212,7 @@ def gain(weight: Tensor) -> float:
     return float(weight.detach().double().square().mean()) * weight[0].numel()
 
 
-def expected_signals(model: nn.Module, inputs: Tensor, names: Sequence[str]) -> dict[str, float]:
+def expected_signals(model: nn.Module, inputs: Inputs, names: Sequence[str]) -> dict[str, float]:
     """What mean-field theory gives for each layer's variance, where the model is a chain of Linear or Conv2d and ReLU.
 
     The weights' and biases' own variances are taken, so that any initialisation will do. Poolings are left out, as in
@@ -219,7 +220,7 @@ def expected_signals(model: nn.Module, inputs: Tensor, names: Sequence[str]) -> 
     """
     known = (nn.Linear, nn.Conv2d, nn.ReLU, nn.Flatten, nn.Dropout, nn.Identity, nn.MaxPool2d, nn.AdaptiveMaxPool2d)
     modules = [m for m in model.modules() if type(m).forward is not nn.Sequential.forward]
-    if not all(isinstance(m, known) for m in modules) or len(inputs) < 2 or not inputs.is_floating_point():
+    if not all(isinstance(m, known) for m in modules) or len(inputs) < 2 or not inputs.measured:
         return {}
     layers = [model.get_submodule(name) for name in names if not name.startswith("(")]
     weights: list[Any] = [layer.weight for layer in layers]
@@ -230,6 +231,6 @@ def expected_signals(model: nn.Module, inputs: Tensor, names: Sequence[str]) -> 
     ]
     if any(weight == 0 for weight, _ in drawn):
         return {}
-    flat = inputs.flatten(1).double().cpu().numpy()
+    flat = inputs.flat.double().cpu().numpy()
     values = signal_variance(flat, [weight[0].numel() for weight in weights], drawn)
     return dict(zip(names, values.tolist(), strict=False))
