@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import reduce
+from functools import partial, reduce
 from statistics import median_high
 from typing import Any
 
@@ -12,12 +12,11 @@ from torch import Tensor, nn
 from torch.nn.functional import nll_loss
 from torch.nn.utils.parametrize import is_parametrized
 
-from deepnet.diagnosis.inputs import Inputs
+from deepnet.diagnosis.inputs import Inputs, widened
 from deepnet.diagnosis.layers import NOISE, layer_modules
 from deepnet.diagnosis.measure import SMOOTHED, Measurements, Norm, mean_loss, take_steps
 from deepnet.diagnosis.rules_steps import GOOD_UPDATE
-from deepnet.diagnosis.sample import HALF
-from deepnet.diagnosis.setup import Parameters, Setup, relative_rates
+from deepnet.diagnosis.setup import Parameters, Setup, in_float32, relative_rates
 from deepnet.records.files import first_line
 from experimentTable import UsageError
 
@@ -81,10 +80,6 @@ def _redrawn(draw: Callable[[Tensor], Any]) -> Callable[[Setup, Measurements], S
         return setup
 
     return change
-
-
-def _small_weights(setup: Setup, _: Measurements) -> Setup:
-    return _redrawn(lambda weight: nn.init.xavier_normal_(weight, gain=0.1))(setup, _)
 
 
 # ---------------------------------------------------------------- changes of the architecture
@@ -252,7 +247,7 @@ def _standardised(setup: Setup, _: Measurements) -> Setup:
 
 
 def _standard(part: Tensor) -> Tensor:
-    x = part.float() if part.dtype in HALF else part
+    x = widened(part)
     over = [0] if x.ndim < 3 else [0, *range(2, x.ndim)]
     mean, deviation = x.mean(over, keepdim=True), x.std(over, keepdim=True)
     return ((x - mean) / deviation.clamp(min=1e-6 * float(x.std()) + 1e-30)).to(part.dtype)
@@ -264,7 +259,7 @@ CURES: dict[str, Cure] = {
         _redrawn(lambda weight: nn.init.kaiming_normal_(weight, nonlinearity="relu")),
     ),
     "xavier": Cure("Xavier's initialization, biases 0", _redrawn(nn.init.xavier_normal_)),
-    "small-weights": Cure("weights a tenth of Xavier's", _small_weights),
+    "small-weights": Cure("weights a tenth of Xavier's", _redrawn(partial(nn.init.xavier_normal_, gain=0.1))),
     "norm": Cure("normalisation behind each hidden layer", _normalised),
     "shortcuts": Cure("a shortcut around each hidden layer that keeps the shape", _shortcuts),
     "relus": Cure("a ReLU behind each hidden layer", _with_relus),
@@ -279,6 +274,7 @@ CURES: dict[str, Cure] = {
     "good-rate": Cure("the learning rate at which weights move by a thousandth per step", _good_rate),
     "faster": Cure("ten times the learning rate", _rate_times(10.0)),
     "slower": Cure("a tenth of the learning rate", _rate_times(0.1)),
+    "float32": Cure("weights and inputs in float32", lambda setup, _: in_float32(setup)),
     "finite-items": Cure("finite items alone", _finite_items),
     "shifted-labels": Cure("labels from 0 on", _shifted_labels),
     "standardise": Cure("standardised inputs", _standardised),

@@ -16,6 +16,7 @@ from deepnet.seeds import preserved_random
 from deepnet.training.ready import evaluating
 from experimentTable import UsageError
 
+HALF = (torch.bfloat16, torch.float16)
 LABELS = ("labels", "label", "targets", "target", "y")  # of a dict, as Hugging Face's collators name them
 MASK = "attention_mask"
 TAKEN = (
@@ -72,6 +73,11 @@ class Inputs:
         parts = [self.parts[i] for i in self.measured] or self.parts
         flat = [part.unsqueeze(-1).flatten(1) for part in parts]
         return flat[0] if len(flat) == 1 else torch.cat(flat, 1)
+
+
+def widened(tensor: Tensor) -> Tensor:
+    """A tensor of half precision in float32, since sums in half precision are too coarse to judge by."""
+    return tensor.float() if tensor.dtype in HALF else tensor
 
 
 def as_inputs(given: Tensor | Inputs) -> Inputs:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
-from deepnet.diagnosis.inputs import Inputs
+from deepnet.diagnosis.inputs import Inputs, widened
 from deepnet.diagnosis.setup import first_tensor
 from deepnet.figures.theory import signal_variance
 from deepnet.training.metrics import count_distinct
@@ -34,7 +34,8 @@ class Signal:
 class Layer:
     """One layer: a module that holds a weight matrix or kernel itself.
 
-    Gradients and updates are root mean squares, medians over the steps; `update` is relative to the weight.
+    Gradients and updates are root mean squares, medians over the steps; `update` is relative to the weight. Updates of
+    a model in half precision are those of its copy in float32.
     """
 
     name: str
@@ -147,8 +148,8 @@ class StepMeter:
             group = self._group.get(id(weight))
             if group is None or weight.grad is None or weight.grad.is_sparse:
                 continue
-            old, gradient = self._old[name], rms(weight.grad)
-            size, update = rms(old), rms(weight.detach() - old)
+            old, gradient = widened(self._old[name]), rms(weight.grad)
+            size, update = rms(old), rms(widened(weight.detach()) - old)
             decay = float(group.get("weight_decay", 0.0)) * size
             by_loss = gradient
             if self._decoupled:
@@ -180,7 +181,7 @@ def rms(tensor: Tensor) -> float:
     >>> rms(torch.tensor([3.0, 4.0]))
     3.5355339059327378
     """
-    detached = tensor.detach()
+    detached = widened(tensor.detach())
     norm = float(detached.norm())
     if not 1e-14 < norm < 1e18:
         norm = float(detached.double().norm()) if detached.device.type != "mps" else norm

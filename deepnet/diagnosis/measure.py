@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from deepnet.data.labels import IGNORED
-from deepnet.diagnosis.inputs import Inputs
+from deepnet.diagnosis.inputs import HALF, Inputs, widened
 from deepnet.diagnosis.layers import (
     NOISE,
     PROBE_ITEMS,
@@ -26,6 +26,7 @@ from deepnet.diagnosis.layers import (
     rms,
     signals,
 )  # fmt: skip
+from deepnet.diagnosis.sample import dtype_of
 from deepnet.diagnosis.setup import Setup, first_tensor, relative_rates, tensors_in
 from deepnet.records.files import first_line
 from deepnet.training.ready import evaluating
@@ -86,6 +87,9 @@ class Measurements:
     evaluating: bool = False  # the whole model is in evaluation mode
     not_optimised: tuple[str, ...] = ()  # that require a gradient, and are not held or have a learning rate of 0
     failure: str = ""  # what torch said where a step could not be taken
+    half: str = ""  # the weights' type, where it is bfloat16 or float16
+    rounding: float = 0.0  # an update of less than this share of a weight of that type is mostly rounded away
+    trains_in_float32: bool = False  # the copy in float32, whose loss stays finite
 
     @property
     def chance(self) -> float:
@@ -130,7 +134,8 @@ def scores_of(model: nn.Module, inputs: Inputs) -> Tensor:
     try:
         given = inputs.given_to(model)
     except Exception as error:  # whatever a reader's own model raises
-        raise UsageError(f"the model cannot take {inputs} from the data: {first_line(error)}") from None
+        remedy = "; make it float32 by model.float()" if dtype_of(model) in HALF else ""
+        raise UsageError(f"the model cannot take {inputs} from the data: {first_line(error)}{remedy}") from None
     outputs = first_tensor(_scores_in(given))
     if outputs is None or outputs.ndim != 2 or len(outputs) != len(inputs):
         found = type(given).__name__ if outputs is None else str(tuple(outputs.shape))
@@ -294,9 +299,12 @@ def is_affine(model: nn.Module, inputs: Inputs) -> bool:
     if not all(part.is_floating_point() for part in inputs.parts):
         return False
     with evaluating(model):
-        scores = scores_of(model, inputs)
-        error = rms(scores_of(model, inputs.map(mixed)) - mixed(scores))
-    return error <= AFFINE_ERROR * rms(scores - scores.mean(0)) + 1e-6 * rms(scores)
+        given = scores_of(model, inputs)
+        scores = widened(given)
+        error = rms(widened(scores_of(model, inputs.map(mixed))) - mixed(scores))
+    return error <= max(AFFINE_ERROR, 4 * torch.finfo(given.dtype).eps) * rms(scores - scores.mean(0)) + 1e-6 * rms(
+        scores
+    )
 
 
 def _operations(setup: Setup, probe: Inputs) -> dict[str, Any]:
@@ -308,10 +316,10 @@ def _operations(setup: Setup, probe: Inputs) -> dict[str, Any]:
     for parameter in frozen:
         parameter.requires_grad_(False)
     with torch.no_grad():
-        again = scores_of(setup.model, probe)
+        again, first = widened(scores_of(setup.model, probe)), widened(outputs)
         several = len([*tensors_in(probe.given_to(setup.model))]) > 1
-        noise = float((outputs - again).square().mean()) / 2
-        signal = max(float((outputs * again).mean()), 1e-3 * noise, 1e-30)  # independent noise averages out of it
+        noise = float((first - again).square().mean()) / 2
+        signal = max(float((first * again).mean()), 1e-3 * noise, 1e-30)  # independent noise averages out of it
     found: dict[Any, None] = {}
     waiting = [outputs.grad_fn] if outputs.grad_fn else []
     while waiting:

@@ -16,12 +16,11 @@ from torch.utils.data import DataLoader, default_collate
 from deepnet.data.datasets import BatchSource, InMemoryDataset, LoaderDataset, UserDataset, as_source, epoch_batches
 from deepnet.data.items import found_in
 from deepnet.data.labels import LabelMap
-from deepnet.diagnosis.inputs import TAKEN, Inputs, as_inputs, as_taken, halves, has_several, joined, split
+from deepnet.diagnosis.inputs import HALF, TAKEN, Inputs, as_inputs, as_taken, halves, has_several, joined, split
 from deepnet.records.files import first_line
 from deepnet.training.ready import device_of
 from experimentTable import UsageError
 
-HALF = (torch.bfloat16, torch.float16)
 MOST_ITEMS = 1024  # 32 batches of 32: each of the first steps sees new items
 MOST_BYTES = 2**28
 READ_AT_ONCE = 64

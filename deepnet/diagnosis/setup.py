@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, nll_loss
 from torch.optim import Optimizer
 
+from deepnet.diagnosis.inputs import widened
 from deepnet.diagnosis.sample import Sample
 from deepnet.records.files import first_line
 from deepnet.training.own import own_optimizer
@@ -62,6 +63,12 @@ class Setup:
     def is_nll(self) -> bool:
         """Whether the loss is torch's negative log-likelihood, which takes log-probabilities."""
         return self.loss is nll_loss or isinstance(self.loss, nn.NLLLoss)
+
+
+def in_float32(setup: Setup) -> Setup:
+    """The setup with its model, which should be a copy, converted to float32, and its inputs."""
+    setup.model.float()
+    return replace(setup, sample=replace(setup.sample, inputs=setup.sample.inputs.map(widened)))
 
 
 def relative_rates(optimizer: Optimizer) -> list[float]:
