@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from deepnet.data.sets import load_images
-from deepnet.diagnosis.cures import Trial, UnfitError, together, train_as_it_is, try_cures
+from deepnet.diagnosis.cures import UnfitError, together
 from deepnet.diagnosis.findings import CAUSE, Finding
 from deepnet.diagnosis.inputs import HALF
 from deepnet.diagnosis.measure import FEWEST_STEPS, Measurements, measure, scores_of
@@ -19,6 +19,7 @@ from deepnet.diagnosis.report import Diagnosis
 from deepnet.diagnosis.rules import judge
 from deepnet.diagnosis.sample import dtype_of, kept_generators, read_sample
 from deepnet.diagnosis.setup import Setup, in_float32, maker
+from deepnet.diagnosis.trials import Trial, train_as_it_is, try_cures
 from deepnet.records.files import first_line
 from deepnet.seeds import preserved_random, seed_everything
 from deepnet.training.optimizers import make_optimizer
@@ -47,8 +48,11 @@ def diagnose(
     loader, and no random state is changed, but that of a generator which no attribute of theirs holds.
 
     Args:
-        model: gives scores (N, classes) for a batch of N inputs.
+        model: gives scores (N, classes) for a batch of N items, also as `logits` of a dict or data class, or as the
+            first tensor of a tuple; in float32, float64, bfloat16 or float16.
         data: a map-style data set of (tensor, label) pairs, or a `DataLoader` of one, whose first batches are taken.
+            For a model with several inputs: ((x1, x2), label), (x1, x2, label) or a dict with the label under "labels",
+            "label", "targets", "target" or "y", whose other entries are the model's keywords.
         optimizer: "Adam" (the default), "AdamW", "RMSprop" or "SGD"; a callable from the parameters to an optimizer; or
             your own optimizer over the model's parameters, of which the settings are taken over.
         lr: the learning rate of a named optimizer (default 1e-4).

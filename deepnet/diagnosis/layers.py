@@ -17,6 +17,7 @@ from deepnet.training.metrics import count_distinct
 
 PROBE_ITEMS = 64
 NOISE = (nn.modules.dropout._DropoutNd,)  # and what torchvision and timm call the following
+BLOCKS = (nn.TransformerEncoderLayer, nn.TransformerDecoderLayer)
 NOISE_NAMES = ("StochasticDepth", "DropPath")
 
 
@@ -74,6 +75,11 @@ def layer_modules(model: nn.Module) -> dict[str, tuple[nn.Module, nn.Parameter]]
         if own and "parametrizations" not in name.split("."):
             found[name or "(the model itself)"] = module, own[0]
     return found
+
+
+def post_norms(model: nn.Module) -> list[Any]:
+    """The model's transformer layers that normalise behind each shortcut, and not before each branch."""
+    return [module for module in model.modules() if isinstance(module, BLOCKS) and not module.norm_first]
 
 
 @contextmanager

@@ -23,6 +23,7 @@ from deepnet.diagnosis.layers import (
     gain,
     layer_modules,
     looks_random,
+    post_norms,
     rms,
     signals,
 )  # fmt: skip
@@ -87,6 +88,7 @@ class Measurements:
     evaluating: bool = False  # the whole model is in evaluation mode
     not_optimised: tuple[str, ...] = ()  # that require a gradient, and are not held or have a learning rate of 0
     failure: str = ""  # what torch said where a step could not be taken
+    post_norms: int = 0  # transformer layers of torch's that normalise behind each shortcut
     half: str = ""  # the weights' type, where it is bfloat16 or float16
     rounding: float = 0.0  # an update of less than this share of a weight of that type is mostly rounded away
     trains_in_float32: bool = False  # the copy in float32, whose loss stays finite
@@ -137,8 +139,8 @@ def scores_of(model: nn.Module, inputs: Inputs) -> Tensor:
         remedy = "; make it float32 by model.float()" if dtype_of(model) in HALF else ""
         raise UsageError(f"the model cannot take {inputs} from the data: {first_line(error)}{remedy}") from None
     outputs = first_tensor(_scores_in(given))
-    if outputs is None or outputs.ndim != 2 or len(outputs) != len(inputs):
-        found = type(given).__name__ if outputs is None else str(tuple(outputs.shape))
+    if outputs is None or outputs.ndim != 2 or len(outputs) != len(inputs) or not outputs.is_floating_point():
+        found = type(given).__name__ if outputs is None else f"{tuple(outputs.shape)} of type {outputs.dtype}"
         raise UsageError(f"the model gives {found} for {len(inputs)} items; it must give scores (N, classes)")
     return outputs
 
@@ -286,6 +288,7 @@ def _facts(setup: Setup) -> dict[str, Any]:
         ),
         "eval_norms": tuple(name for name, _ in still),
         "fresh_norms": any(int(m.num_batches_tracked or 0) == 0 for _, m in still),
+        "post_norms": len(post_norms(model)),
         "evaluating": not any(m.training for m in model.modules()),
     }
 
@@ -302,9 +305,8 @@ def is_affine(model: nn.Module, inputs: Inputs) -> bool:
         given = scores_of(model, inputs)
         scores = widened(given)
         error = rms(widened(scores_of(model, inputs.map(mixed))) - mixed(scores))
-    return error <= max(AFFINE_ERROR, 4 * torch.finfo(given.dtype).eps) * rms(scores - scores.mean(0)) + 1e-6 * rms(
-        scores
-    )
+    spread = rms(scores - scores.mean(0))
+    return error <= max(AFFINE_ERROR, 4 * torch.finfo(given.dtype).eps) * spread + 1e-6 * rms(scores)
 
 
 def _operations(setup: Setup, probe: Inputs) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from deepnet.diagnosis.measure import Measurements
 EXCUSED = {
     "vanishing", "saturating-activation", "exploding", "learning-rate-low", "learning-rate-high", "dead-units",
     "labels-unrelated", "dropout", "input-range", "eps", "weight-decay", "half-precision",
+    "post-norm",
 }  # fmt: skip
 # And these where it falls well: a body may be frozen on purpose, and a model be meant to be linear.
 EXCUSED_WELL = {"frozen", "no-nonlinearity"}

@@ -17,6 +17,7 @@ LARGE_LOSS = 4.0  # times ln(classes): of libraries' models, EfficientNet begins
 LARGE_SIGNAL = 100  # a layer's RMS over the input's; a good initialization keeps it within a factor of 10
 LARGE_GAIN = 4.0  # variance of the weights times fan-in: twice that of He's rule
 DEAD = 0.9  # share of a layer's units; in a deep plain network half may be dead and it learns all the same
+DEEP_POST_NORM = 6  # layers, from which Xiong et al. (2020, arXiv:2002.04745) find that a warm-up is needed
 STRONG_DECAY = 0.02  # L2 penalties are mostly 5e-4 and seldom above 1e-2
 DEFAULT_EPS = 1e-7  # eps above it is larger than any default of torch's Adam family
 TINY = 3e-8  # half of the smallest number above 0 in float16
@@ -89,6 +90,19 @@ def learning_rate_high(m: Measurements) -> Finding | None:
     words += f", and some weights change by {percent(peak)} of their size per step." if moves else "."
     cure = "Lower the learning rate; a weight should move by about a thousandth of its size per step."
     return Finding("learning-rate-high", "", words, cure, 0.86, ("good-rate", "slower"))
+
+
+@rule
+def post_norm(m: Measurements) -> Finding | None:
+    peak = max((layer.peak for layer in _stepping(m)), default=0.0)
+    if m.post_norms < DEEP_POST_NORM or peak <= HIGH_UPDATE:
+        return None
+    words = (
+        f"{m.post_norms} transformer layers normalise behind their shortcuts; at a learning rate at which some weights "
+        f"change by {percent(peak)} of their size per step, such a stack soon gives every input the same scores."
+    )
+    cure = "Take norm_first=True, or a lower learning rate with a warm-up."
+    return Finding("post-norm", "", words, cure, 0.84, ("pre-norm", "slower"))
 
 
 @rule
