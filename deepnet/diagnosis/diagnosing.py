@@ -95,7 +95,7 @@ def diagnose(
         seed_everything(0)  # of dropout
         setup = Setup(trial, read_sample(trial, data), make, loss, batch_size)
         _check_steps(setup)
-        measurements = _with_float32(measure(setup.copied(), steps, MOST_SECONDS), setup)
+        measurements = _with_float32(measure(setup.copied(), steps, MOST_SECONDS), setup, steps)
         findings = judge(measurements)
         trials: list[Trial] = []
         if most and (_tries(findings) or not (measurements.learns or measurements.fitted)):
@@ -112,7 +112,7 @@ def diagnose(
     return Diagnosis(measurements, tuple(findings), tuple(trials))
 
 
-def _with_float32(m: Measurements, setup: Setup) -> Measurements:
+def _with_float32(m: Measurements, setup: Setup, steps: int) -> Measurements:
     """Of a setup in half precision the measurements with the updates of its copy in float32; of any other as they are.
 
     An update that is rounded away leaves no trace in the weights themselves.
@@ -122,7 +122,7 @@ def _with_float32(m: Measurements, setup: Setup) -> Measurements:
         return m
     m = replace(m, half=str(dtype).removeprefix("torch."), rounding=torch.finfo(dtype).eps / 2)
     with suppress(UsageError):  # as of a model that converts to half precision within
-        wide = measure(in_float32(setup.copied()), FEWEST_STEPS, MOST_SECONDS)
+        wide = measure(in_float32(setup.copied()), steps, MOST_SECONDS)
         known = {layer.name: layer for layer in wide.layers}
         layers = [
             replace(layer, update=(other := known[layer.name]).update, first_update=other.first_update, peak=other.peak)

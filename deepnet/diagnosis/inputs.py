@@ -17,6 +17,7 @@ from deepnet.training.ready import evaluating
 from experimentTable import UsageError
 
 HALF = (torch.bfloat16, torch.float16)
+WHOLE = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 LABELS = ("labels", "label", "targets", "target", "y")  # of a dict, as Hugging Face's collators name them
 MASK = "attention_mask"
 TAKEN = (
@@ -150,21 +151,19 @@ def as_taken(model: nn.Module, inputs: Inputs, dtype: torch.dtype) -> Inputs:
     """The inputs in the first form that the model takes; as they are where it takes none.
 
     They are tried as arguments or keywords, as one list or dict, and a single one without its name; then once more with
-    whole numbers as floats of type `dtype`. Lazy modules take their shapes from the first form that fits.
+    bytes, and at last with all whole numbers, as floats of type `dtype`: token ids must stay whole. Lazy modules take
+    their shapes from the first form that fits.
     """
     forms = [inputs]
     if inputs.names or len(inputs.parts) > 1:
         forms.append(replace(inputs, whole=True))
     if inputs.names and len(inputs.parts) == 1:
         forms.append(replace(inputs, names=()))
-    for floats in (False, True):  # at last, since token ids must stay whole
+    for kinds in ((), (torch.uint8,), WHOLE):
         for form in forms:
             with suppress(Exception), evaluating(model), preserved_random():
-                taken = form.map(lambda part: _as_floats(part, dtype)) if floats else form
+                parts = tuple(part.to(dtype) if part.dtype in kinds else part for part in form.parts)
+                taken = replace(form, parts=parts)
                 taken[:2].given_to(model)
                 return taken
     return inputs
-
-
-def _as_floats(part: Tensor, dtype: torch.dtype) -> Tensor:
-    return part if part.is_floating_point() or part.is_complex() or part.dtype == torch.bool else part.to(dtype)

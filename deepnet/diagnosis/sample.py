@@ -178,7 +178,7 @@ def _telling(source: Any, read: Tensor) -> Tensor:
     seen = labels[read]
     found = [labels.argmin()] * bool(labels.min() < seen.min()) + [labels.argmax()] * bool(labels.max() > seen.max())
     if inputs.is_floating_point():
-        bad = ~torch.isfinite(inputs.flatten(1).sum(1, dtype=torch.float32)).cpu()
+        bad = ~torch.isfinite(as_inputs(inputs).flat.sum(1, dtype=torch.float32)).cpu()
         found += [] if bad[read].any() else [*bad.nonzero()[:1, 0]]
     return torch.stack(found).unique() if found else read[:0]
 

@@ -1,5 +1,6 @@
 """Models with several inputs and data in which inputs have names; outputs that hold the scores among others."""
 
+import math
 from collections import UserDict
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -99,6 +100,26 @@ def test_several_inputs_are_taken_in_any_form(data):
 )
 def test_a_model_may_take_them_as_one(model, data):
     assert diagnose(model(), DATA[data](), lr=1e-2, cures=False).healthy
+
+
+def test_bytes_are_converted_to_floats_beside_whole_numbers_that_stay():
+    class Kinds(Two):
+        def __init__(self):
+            super().__init__()
+            self.kinds = nn.Embedding(10, 32)
+
+        def forward(self, image, kind):
+            return self.last((self.a(image) + self.kinds(kind)).relu())
+
+    images = (255 * (UPPER - UPPER.min()) / (UPPER.max() - UPPER.min())).byte()
+    found = diagnose(Kinds(), TensorDataset(images, Y % 4, Y), lr=1e-3, cures=False)
+    assert found.measurements.input_floats and math.isfinite(found.measurements.last_loss)
+
+
+def test_items_may_be_single_numbers():
+    data = TensorDataset(X[:, 20], (X[:, 20] > 0).long())
+    model = nn.Sequential(nn.Unflatten(0, (-1, 1)), nn.Linear(1, 16), nn.ReLU(), nn.Linear(16, 2))
+    assert diagnose(model, data, lr=1e-2, cures=False).healthy
 
 
 def test_one_input_with_a_name_is_given_without_it_too():
