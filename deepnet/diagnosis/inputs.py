@@ -99,17 +99,20 @@ def has_several(item: Any) -> bool:
 def split(batch: Any) -> tuple[Inputs, list[Any]]:
     """The inputs and the labels of a batch. Raises UsageError, saying what was found and what is taken."""
     given, labels = halves(batch)
-    parts = given.values() if isinstance(given, Mapping) else given if isinstance(given, tuple | list) else [given]
-    tensors = tuple(part for part in parts if isinstance(part, Tensor) and part.ndim)
-    listed = isinstance(labels, list | tuple) or (isinstance(labels, Tensor) and labels.ndim > 0)
-    if not listed or not tensors or len(tensors) < len(parts):
-        within = f", whose inputs are {found_in(given)}" if given is not batch else ""
-        found = found_in(dict(batch) if isinstance(batch, Mapping) else batch)
-        raise UsageError(f"no tensors and their labels can be read from {found}{within}; {TAKEN}")
-    inputs = Inputs(tensors, tuple(given) if isinstance(given, Mapping) else ())
-    if sizes := {len(part) for part in (*tensors, labels)} - {len(inputs)}:
-        raise UsageError(f"{inputs} is given beside {max(sizes)} items in another part; put the items first in each")
-    return inputs, list(labels)
+    names = tuple(given) if isinstance(given, Mapping) else ()
+    listed = given if isinstance(given, tuple | list) else [given]
+    parts = dict(given) if names else {f"input {number}": part for number, part in enumerate(listed, 1)}
+    found = f"the data give {found_in(dict(batch) if isinstance(batch, Mapping) else batch)}"
+    if not isinstance(labels, list | tuple) and not (isinstance(labels, Tensor) and labels.ndim):
+        raise UsageError(f"{found}, without a tensor or list of labels; {TAKEN}")
+    for name, part in parts.items():
+        if not isinstance(part, Tensor) or not part.ndim:
+            raise UsageError(f"{found}, where {name!r} is {found_in(part)} and no tensor of several items; {TAKEN}")
+    if len({len(part) for part in (*parts.values(), labels)}) > 1:
+        sizes = ", ".join(str(len(part)) for part in parts.values())
+        remedy = "put the items first in each"
+        raise UsageError(f"{found}, whose inputs hold {sizes} items and its labels {len(labels)}; {remedy}")
+    return Inputs(tuple(parts.values()), names), list(labels)
 
 
 def halves(batch: Any) -> tuple[Any, Any]:

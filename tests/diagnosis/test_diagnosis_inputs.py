@@ -196,13 +196,16 @@ def test_a_mask_is_no_gap_and_has_no_scale():
 @pytest.mark.parametrize(
     ("data", "words"),
     [
-        ([{"image": torch.zeros(64), "kind": 3}] * 20, "read from a dict with the keys 'image', 'kind'"),
-        ([{"text": "abc", "label": 3}] * 20, "whose inputs are a dict with the keys 'text'"),
-        ([(torch.zeros(32), "abc", 3)] * 20, "whose inputs are a list of 2: Tensor, tuple"),
+        ([{"image": torch.zeros(64), "kind": 3}] * 20, "with the keys 'image', 'kind', without a tensor or list"),
+        ([{"label": 3}] * 20, "where 'input 1' is a dict"),
+        ([{"text": "abc", "label": 3}] * 20, "where 'text' is a list of"),
+        ([{"input_ids": [1, 2], "labels": 3}] * 20, "where 'input_ids' is a list of 2: Tensor, Tensor and"),
+        ([(torch.zeros(32), "abc", 3)] * 20, "where 'input 2' is a tuple of"),
         ([(torch.zeros(i), torch.zeros(2), 3) for i in range(1, 20)], "its items make no batch"),
-        ([(torch.zeros(32), (torch.zeros(2), torch.zeros(2)), 3)] * 20, "whose inputs are a list of 2: Tensor, list"),
-        (DataLoader(torch.zeros(20, 3)), "read from a Tensor"),
-        (loader(lambda a, b, y: (a, b[:5], y)), "put the items first in each"),
+        ([(torch.zeros(32), (torch.zeros(2), torch.zeros(2)), 3)] * 20, "'input 2' is a list of 2: Tensor, Tensor"),
+        (DataLoader(torch.zeros(20, 3)), "a Tensor, without a tensor or list of labels"),
+        (DataLoader(TensorDataset(UPPER, LOWER, Y), batch_size=None), "without a tensor or list of labels"),
+        (loader(lambda a, b, y: (a, b[:5], y)), "hold 32, 5 items and its labels 32; put the items first in each"),
     ],
 )  # fmt: skip
 def test_what_is_no_batch_is_refused_in_one_line(data, words):
