@@ -137,7 +137,7 @@ def _raw_scores(setup: Setup, m: Measurements) -> Setup:
     }
     if m.last_operation in inverse:
         undo = inverse[m.last_operation]
-        return replace(setup, loss=lambda outputs, targets: nll_loss(undo(outputs).log_softmax(1), targets))
+        return replace(setup, loss=lambda outputs, targets: nll_loss(undo(widened(outputs)).log_softmax(1), targets))
     name, last = [*setup.model.named_modules()][-1]
     if not name or not isinstance(last, nn.ReLU):
         raise UnfitError("the last activation is no module at the model's end")

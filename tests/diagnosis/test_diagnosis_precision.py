@@ -1,5 +1,7 @@
 """Models in half precision are diagnosed as they are, and half precision itself is a cause where it stalls them."""
 
+import math
+
 import pytest
 import torch
 from helpers import mlp, refused, same, state
@@ -53,6 +55,12 @@ def test_adam_s_eps_is_nothing_in_float16():
 )
 def test_other_causes_are_found_in_bfloat16_too(model, options, expected):
     assert codes(diagnose(model().to(BF16), GOOD, cures=False, **options)) == [expected]
+
+
+def test_a_last_activation_is_undone_in_float32():
+    model = Own(lambda scores: (20 * scores).sigmoid()).to(BF16)  # of which some are exactly 1 in bfloat16
+    found = diagnose(model, GOOD, lr=1e-2, cure_steps=100)
+    assert codes(found)[0] == "output-activation" and math.isfinite(found.trials[1].last_loss)
 
 
 def test_an_optimizer_of_the_reader_s_own_goes_on_with_a_copy_in_float32():
