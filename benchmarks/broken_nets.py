@@ -19,7 +19,7 @@ from modelBlock import ResidualBlock
 from myModel import CNN, CNN_30, HEAD_30, MLP, MLP_4, MLP_13, MLP_33
 
 Data = Dataset | Any
-Change = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+Change = Callable[[Tensor, Tensor], tuple[Tensor, ...]]
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,11 @@ def _tensors(name: str) -> tuple[Tensor, Tensor]:
 def data(name: str, change: Change = lambda x, y: (x, y)) -> Callable[[], TensorDataset]:
     """The embedded sample's first images of a set, or scikit-learn's digits, with inputs and labels changed."""
     return lambda: TensorDataset(*change(*(part.clone() for part in _tensors(name))))
+
+
+def halves(x: Tensor, y: Tensor) -> tuple[Tensor, ...]:
+    """Left and right halves of images, the right ones in other units."""
+    return x[..., :4], 100 * x[..., 4:] + 50, y
 
 
 def shuffled(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
@@ -200,16 +205,27 @@ class Words(nn.Module):
 class Transformer(nn.Module):
     """A small vision transformer over rows of the image."""
 
-    def __init__(self, row: int, rows: int) -> None:
+    def __init__(self, row: int, rows: int, layers: int = 2, norm_first: bool = True) -> None:
         super().__init__()
         self.embed = nn.Linear(row, 64)
         self.position = nn.Parameter(0.02 * torch.randn(1, rows, 64))
-        layer = nn.TransformerEncoderLayer(64, 4, 128, 0.1, batch_first=True, norm_first=True)
-        self.body = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+        layer = nn.TransformerEncoderLayer(64, 4, 128, 0.1, batch_first=True, norm_first=norm_first)
+        self.body = nn.TransformerEncoder(layer, layers, enable_nested_tensor=False)
         self.last = nn.Linear(64, 10)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.last(self.body(self.embed(x.flatten(0, 1) if x.ndim == 5 else x[:, 0]) + self.position).mean(1))
+
+
+class Halves(nn.Module):
+    """Takes the left and the right half of an image as two inputs."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.left, self.right, self.last = nn.Linear(32, width), nn.Linear(32, width), nn.Linear(width, 10)
+
+    def forward(self, left: Tensor, right: Tensor) -> Tensor:
+        return self.last((self.left(left.flatten(1)) + self.right(right.flatten(1))).relu())
 
 
 def residual_cnn(blocks: int, width: int, channels: int) -> nn.Sequential:
@@ -277,6 +293,13 @@ case("VGG of 38 layers without norm", "vanishing eps", lambda: vgg(37, 16, 2), C
 case("30 plain layers with convolutions (CNN_30)", "vanishing eps", lambda: CNN(CNN_30, HEAD_30, image_size=32), CIFAR,
      lr=5e-4)  # fmt: skip
 
+case("12 post-norm transformer layers at 1e-2", "post-norm", lambda: Transformer(8, 8, 12, norm_first=False), DIGITS,
+     lr=1e-2)  # fmt: skip
+case("bfloat16 at 1e-4", "half-precision", lambda: stack([64, 96, 48, 10], nn.ReLU).bfloat16(), DIGITS, lr=1e-4)
+case("float16 with Adam", "half-precision", lambda: stack([64, 96, 48, 10], nn.ReLU).half(), DIGITS, lr=1e-3)
+case("two inputs, one of them large", "input-range", lambda: Halves(64), data("digits", halves),
+     optimizer=sgd(0.1))  # fmt: skip
+
 # ---------------------------------------------------------------- healthy
 
 case("MLP_4", "", lambda: MLP(MLP_4), MNIST)
@@ -287,6 +310,8 @@ case("MLP_13, which begins after 100 steps", "", lambda: MLP(MLP_13), MNIST)
 case("VGG of 8 layers with norm", "", lambda: vgg(8, 16, 2, norm=True), CIFAR, lr=1e-3)
 case("residual CNN", "", lambda: residual_cnn(3, 16, 3), CIFAR, lr=1e-3)
 case("transformer", "", lambda: Transformer(28, 28), MNIST, lr=1e-3)
+case("bfloat16 at 1e-2", "", lambda: stack([64, 96, 48, 10], nn.ReLU).bfloat16(), DIGITS, lr=1e-2)
+case("two inputs", "", lambda: Halves(64), data("digits", lambda x, y: (x[..., :4], x[..., 4:], y)), lr=1e-2)
 case("linear classifier", "", lambda: stack([784, 10], None), MNIST, lr=1e-3)
 
 # ---------------------------------------------------------------- held out: other widths, depths, seeds and data

@@ -92,7 +92,7 @@ def torchmortem_says(case: Case) -> list[str] | str:
             for step, (inputs, targets) in enumerate(sample.batches(32)):
                 if step == MORTEM_STEPS or (step >= 60 and time.monotonic() - begin > 60):
                     break
-                loss = cross_entropy(model(inputs), targets)
+                loss = cross_entropy(inputs.given_to(model), targets)
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import reduce
+from functools import partial, reduce
 from statistics import median_high
 from typing import Any
 
@@ -12,39 +12,18 @@ from torch import Tensor, nn
 from torch.nn.functional import nll_loss
 from torch.nn.utils.parametrize import is_parametrized
 
-from deepnet.diagnosis.layers import NOISE, layer_modules
-from deepnet.diagnosis.measure import SMOOTHED, Measurements, Norm, mean_loss, take_steps
+from deepnet.diagnosis.inputs import Inputs, widened
+from deepnet.diagnosis.layers import BLOCKS, NOISE, layer_modules, post_norms
+from deepnet.diagnosis.measure import Measurements, Norm
 from deepnet.diagnosis.rules_steps import GOOD_UPDATE
-from deepnet.diagnosis.setup import Parameters, Setup, relative_rates
-from deepnet.records.files import first_line
-from experimentTable import UsageError
+from deepnet.diagnosis.setup import Parameters, Setup, in_float32, relative_rates
 
 SMALL_EPS = 1e-16
-CLEARLY = 0.05  # of the loss that label frequencies alone give: by so much a cure must do better
+LAYERS = (nn.Linear, nn.modules.conv._ConvNd)
 
 
 class UnfitError(Exception):
     """The cure cannot be tried on this model; the message says why."""
-
-
-@dataclass(frozen=True)
-class Trial:
-    """What came of a cure. `helped` is None where it could not be tried, and `words` then say why.
-
-    `left_at` is the step from which on the loss stays below what label frequencies alone give; None where it does not.
-    """
-
-    name: str
-    words: str
-    losses: tuple[float, ...] = ()
-    helped: bool | None = None
-    left_at: int | None = None
-    failure: str = ""  # what torch said where a step could not be taken
-
-    @property
-    def last_loss(self) -> float:
-        """The mean over the last losses; infinite where one is not finite."""
-        return _smoothed(self.losses, len(self.losses))
 
 
 @dataclass(frozen=True)
@@ -55,9 +34,12 @@ class Cure:
     change: Callable[[Setup, Measurements], Setup]
 
 
-def _layers(setup: Setup, kinds: tuple[type, ...] = (nn.Linear, nn.modules.conv._ConvNd)) -> list[tuple[str, Any]]:
+def _layers(setup: Setup) -> list[tuple[str, Any]]:
     """Linear and convolutional layers by name, without the last, which gives the scores."""
-    found = [(name, m) for name, m in setup.model.named_modules() if name and isinstance(m, kinds)]
+    modules = [*setup.model.named_modules()]
+    # Attention and torch's transformer layers read their Linear layers' weights, so that these cannot be replaced.
+    kept = tuple(name + "." for name, m in modules if isinstance(m, (*BLOCKS, nn.MultiheadAttention)))
+    found = [(name, m) for name, m in modules if name and isinstance(m, LAYERS) and not name.startswith(kept)]
     if len(found) < 2:
         raise UnfitError("the model has no hidden Linear or convolutional layer")
     return found
@@ -69,7 +51,7 @@ def _layers(setup: Setup, kinds: tuple[type, ...] = (nn.Linear, nn.modules.conv.
 def _redrawn(draw: Callable[[Tensor], Any]) -> Callable[[Setup, Measurements], Setup]:
     def change(setup: Setup, _: Measurements) -> Setup:
         for _name, (module, _weight) in layer_modules(setup.model).items():
-            if isinstance(module, nn.Linear | nn.modules.conv._ConvNd):
+            if isinstance(module, LAYERS):
                 if is_parametrized(module, "weight"):
                     module.weight = draw(module.weight.detach().clone())
                 else:
@@ -79,10 +61,6 @@ def _redrawn(draw: Callable[[Tensor], Any]) -> Callable[[Setup, Measurements], S
         return setup
 
     return change
-
-
-def _small_weights(setup: Setup, _: Measurements) -> Setup:
-    return _redrawn(lambda weight: nn.init.xavier_normal_(weight, gain=0.1))(setup, _)
 
 
 # ---------------------------------------------------------------- changes of the architecture
@@ -143,6 +121,12 @@ def _relu_he(setup: Setup, m: Measurements) -> Setup:
     return CURES["he"].change(setup, m)
 
 
+def _pre_norm(setup: Setup, _: Measurements) -> Setup:
+    for module in post_norms(setup.model):
+        module.norm_first = True
+    return setup
+
+
 def _raw_scores(setup: Setup, m: Measurements) -> Setup:
     """Undo a last softmax or sigmoid in the loss, which is the same as leaving it out; take a last ReLU module away."""
     inverse: dict[str, Callable[[Tensor], Tensor]] = {
@@ -153,7 +137,7 @@ def _raw_scores(setup: Setup, m: Measurements) -> Setup:
     }
     if m.last_operation in inverse:
         undo = inverse[m.last_operation]
-        return replace(setup, loss=lambda outputs, targets: nll_loss(undo(outputs).log_softmax(1), targets))
+        return replace(setup, loss=lambda outputs, targets: nll_loss(undo(widened(outputs)).log_softmax(1), targets))
     name, last = [*setup.model.named_modules()][-1]
     if not name or not isinstance(last, nn.ReLU):
         raise UnfitError("the last activation is no module at the model's end")
@@ -227,7 +211,7 @@ def _good_rate(setup: Setup, m: Measurements) -> Setup:
 # ---------------------------------------------------------------- changes of the data
 
 
-def _items(setup: Setup, inputs: Tensor, targets: Tensor) -> Setup:
+def _items(setup: Setup, inputs: Inputs, targets: Tensor) -> Setup:
     return replace(setup, sample=replace(setup.sample, inputs=inputs, targets=targets))
 
 
@@ -244,10 +228,16 @@ def _shifted_labels(setup: Setup, m: Measurements) -> Setup:
 
 def _standardised(setup: Setup, _: Measurements) -> Setup:
     """By one mean and deviation per channel of images, or per feature of vectors."""
-    x = setup.sample.inputs
+    inputs = setup.sample.inputs
+    parts = tuple(_standard(part) if i in inputs.measured else part for i, part in enumerate(inputs.parts))
+    return _items(setup, replace(inputs, parts=parts), setup.sample.targets)
+
+
+def _standard(part: Tensor) -> Tensor:
+    x = widened(part)
     over = [0] if x.ndim < 3 else [0, *range(2, x.ndim)]
     mean, deviation = x.mean(over, keepdim=True), x.std(over, keepdim=True)
-    return _items(setup, (x - mean) / deviation.clamp(min=1e-6 * float(x.std()) + 1e-30), setup.sample.targets)
+    return ((x - mean) / deviation.clamp(min=1e-6 * float(x.std()) + 1e-30)).to(part.dtype)
 
 
 CURES: dict[str, Cure] = {
@@ -256,11 +246,12 @@ CURES: dict[str, Cure] = {
         _redrawn(lambda weight: nn.init.kaiming_normal_(weight, nonlinearity="relu")),
     ),
     "xavier": Cure("Xavier's initialization, biases 0", _redrawn(nn.init.xavier_normal_)),
-    "small-weights": Cure("weights a tenth of Xavier's", _small_weights),
+    "small-weights": Cure("weights a tenth of Xavier's", _redrawn(partial(nn.init.xavier_normal_, gain=0.1))),
     "norm": Cure("normalisation behind each hidden layer", _normalised),
     "shortcuts": Cure("a shortcut around each hidden layer that keeps the shape", _shortcuts),
     "relus": Cure("a ReLU behind each hidden layer", _with_relus),
     "relu-he": Cure("ReLU and He's initialization", _relu_he),
+    "pre-norm": Cure("normalisation before each branch of the transformer", _pre_norm),
     "raw-scores": Cure("the last activation left out", _raw_scores),
     "no-dropout": Cure("no dropout", _no_dropout),
     "train-mode": Cure("the model in training mode", _train_mode),
@@ -271,43 +262,11 @@ CURES: dict[str, Cure] = {
     "good-rate": Cure("the learning rate at which weights move by a thousandth per step", _good_rate),
     "faster": Cure("ten times the learning rate", _rate_times(10.0)),
     "slower": Cure("a tenth of the learning rate", _rate_times(0.1)),
+    "float32": Cure("weights and inputs in float32", lambda setup, _: in_float32(setup)),
     "finite-items": Cure("finite items alone", _finite_items),
     "shifted-labels": Cure("labels from 0 on", _shifted_labels),
     "standardise": Cure("standardised inputs", _standardised),
 }
-
-
-# ---------------------------------------------------------------- trying them
-
-
-def train_as_it_is(setup: Setup, steps: int, seconds: float) -> Trial:
-    """Train a copy of the setup without any change, which the cures are compared with."""
-    torch.manual_seed(0)
-    return _train("as it is", "nothing changed", setup.copied(), steps, seconds, 0.0)
-
-
-def try_cures(
-    setup: Setup, m: Measurements, as_it_is: Trial, names: Sequence[str], steps: int, seconds: float
-) -> list[Trial]:
-    """Train a copy of the setup with each cure, on the same batches as `as_it_is`.
-
-    A cure has helped where its loss at its end lies below what label frequencies alone give, and clearly below that of
-    the model as it is after as many steps. Its training ends once the loss has fallen by half. A
-    name may join several cures by " + ", which are then made together.
-    """
-    trials = []
-    for name in names:
-        cure = together(name.split(" + "))
-        torch.manual_seed(0)  # of what is drawn anew, and of dropout
-        try:
-            changed = cure.change(setup.copied(), m)
-            words = cure.words + _rate_of(changed, m)
-            done = _train(name, words, changed, steps, seconds, setup.sample.entropy / 2)
-            helped = not done.failure and _has_helped(done, as_it_is, setup.sample.entropy)
-            trials.append(replace(done, helped=helped))
-        except (UnfitError, UsageError, RuntimeError, ValueError, TypeError, AttributeError) as error:
-            trials.append(Trial(name, f"{cure.words}: {first_line(error) or type(error).__name__}"))
-    return trials
 
 
 def together(names: Sequence[str]) -> Cure:
@@ -317,29 +276,3 @@ def together(names: Sequence[str]) -> Cure:
         return reduce(lambda changed, name: CURES[name].change(changed, m), names, setup)
 
     return Cure(" and ".join(CURES[name].words for name in names), change)
-
-
-def _rate_of(setup: Setup, m: Measurements) -> str:
-    rate = setup.options.get("lr")
-    return f" ({rate:.0e} in place of {m.options['lr']:.0e})" if rate else ""
-
-
-def _train(name: str, words: str, setup: Setup, steps: int, seconds: float, goal: float) -> Trial:
-    losses, _, failure = take_steps(setup, steps, seconds, meter=False, goal=goal)
-    entropy = setup.sample.entropy
-    means = (_smoothed(losses, step) for step in range(10, len(losses) + 1))
-    above = [10 + i for i, mean in enumerate(means) if not mean < (1 - CLEARLY) * entropy]
-    left = max(above, default=9) + 1  # for good, and not in a dip that passes
-    return Trial(name, words, tuple(losses), None, left if left <= len(losses) else None, failure)
-
-
-def _smoothed(losses: Sequence[float], end: int) -> float:
-    """The mean of the losses up to step `end`, of the last `SMOOTHED` of them."""
-    return mean_loss(losses[max(0, end - SMOOTHED) : end])
-
-
-def _has_helped(trial: Trial, as_it_is: Trial, entropy: float) -> bool:
-    before = _smoothed(as_it_is.losses, min(len(trial.losses), len(as_it_is.losses)))
-    if as_it_is.losses and not math.isfinite(as_it_is.losses[-1]):  # it ended there
-        before = math.inf
-    return trial.last_loss < (1 - CLEARLY) * entropy and trial.last_loss < before - CLEARLY * entropy

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from typing import Any
 
@@ -11,16 +11,19 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from deepnet.data.sets import load_images
-from deepnet.diagnosis.cures import Trial, UnfitError, together, train_as_it_is, try_cures
+from deepnet.diagnosis.cures import UnfitError, together
 from deepnet.diagnosis.findings import CAUSE, Finding
+from deepnet.diagnosis.inputs import HALF
 from deepnet.diagnosis.measure import FEWEST_STEPS, Measurements, measure, scores_of
 from deepnet.diagnosis.report import Diagnosis
 from deepnet.diagnosis.rules import judge
-from deepnet.diagnosis.sample import kept_generators, read_sample
-from deepnet.diagnosis.setup import Setup, maker
+from deepnet.diagnosis.sample import dtype_of, kept_generators, read_sample
+from deepnet.diagnosis.setup import Setup, in_float32, maker
+from deepnet.diagnosis.trials import Trial, train_as_it_is, try_cures
 from deepnet.records.files import first_line
 from deepnet.seeds import preserved_random, seed_everything
 from deepnet.training.optimizers import make_optimizer
+from deepnet.training.ready import evaluating
 from deepnet.training.recipe import check_mean, trial_of
 from deepnet.training.steps import Loss, check_loss
 from deepnet.valid import number, whole
@@ -45,8 +48,11 @@ def diagnose(
     loader, and no random state is changed, but that of a generator which no attribute of theirs holds.
 
     Args:
-        model: gives scores (N, classes) for a batch of N inputs.
+        model: gives scores (N, classes) for a batch of N items, also as `logits` of a dict or data class, or as the
+            first tensor of a tuple; in float32, float64, bfloat16 or float16.
         data: a map-style data set of (tensor, label) pairs, or a `DataLoader` of one, whose first batches are taken.
+            For a model with several inputs: ((x1, x2), label), (x1, x2, label) or a dict with the label under "labels",
+            "label", "targets", "target" or "y", whose other entries are the model's keywords.
         optimizer: "Adam" (the default), "AdamW", "RMSprop" or "SGD"; a callable from the parameters to an optimizer; or
             your own optimizer over the model's parameters, of which the settings are taken over.
         lr: the learning rate of a named optimizer (default 1e-4).
@@ -89,7 +95,7 @@ def diagnose(
         seed_everything(0)  # of dropout
         setup = Setup(trial, read_sample(trial, data), make, loss, batch_size)
         _check_steps(setup)
-        measurements = measure(setup.copied(), steps, MOST_SECONDS)
+        measurements = _with_float32(measure(setup.copied(), steps, MOST_SECONDS), setup, steps)
         findings = judge(measurements)
         trials: list[Trial] = []
         if most and (_tries(findings) or not (measurements.learns or measurements.fitted)):
@@ -104,6 +110,27 @@ def diagnose(
                 findings = sorted([*findings, *more], key=lambda finding: -finding.confidence)
                 trials += try_cures(setup, measurements, as_it_is, joined, cure_steps, cure_seconds)
     return Diagnosis(measurements, tuple(findings), tuple(trials))
+
+
+def _with_float32(m: Measurements, setup: Setup, steps: int) -> Measurements:
+    """Of a setup in half precision the measurements with the updates of its copy in float32; of any other as they are.
+
+    An update that is rounded away leaves no trace in the weights themselves.
+    """
+    dtype = dtype_of(setup.model)
+    if dtype not in HALF:
+        return m
+    m = replace(m, half=str(dtype).removeprefix("torch."), rounding=torch.finfo(dtype).eps / 2)
+    with suppress(UsageError):  # as of a model that converts to half precision within
+        wide = measure(in_float32(setup.copied()), steps, MOST_SECONDS)
+        known = {layer.name: layer for layer in wide.layers}
+        layers = [
+            replace(layer, update=(other := known[layer.name]).update, first_update=other.first_update, peak=other.peak)
+            for layer in m.layers
+        ]
+        finite = not wide.failure and math.isfinite(wide.last_loss)
+        return replace(m, layers=tuple(layers), trains_in_float32=finite)
+    return m
 
 
 def _causes(findings: list[Finding]) -> list[Finding]:
@@ -140,8 +167,8 @@ def _together(setup: Setup, m: Measurements, findings: list[Finding]) -> tuple[l
 
 def _check_steps(setup: Setup) -> None:
     """Raise UsageError for a loss with which no step can be taken, whatever the labels are, or that adds items up."""
-    with torch.no_grad():
-        scores = scores_of(setup.copied().model, setup.sample.inputs[: setup.batch_size])
+    with evaluating(setup.model):  # in which no batch norm learns from the items, so that no copy is needed
+        scores = scores_of(setup.model, setup.sample.inputs[: setup.batch_size])
         targets = torch.arange(len(scores), device=scores.device) % max(1, scores.shape[1])
         shapes = f"scores {tuple(scores.shape)} and targets {tuple(targets.shape)}"
         try:

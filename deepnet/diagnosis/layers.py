@@ -10,12 +10,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
+from deepnet.diagnosis.inputs import Inputs, widened
 from deepnet.diagnosis.setup import first_tensor
 from deepnet.figures.theory import signal_variance
 from deepnet.training.metrics import count_distinct
 
 PROBE_ITEMS = 64
 NOISE = (nn.modules.dropout._DropoutNd,)  # and what torchvision and timm call the following
+BLOCKS = (nn.TransformerEncoderLayer, nn.TransformerDecoderLayer)
 NOISE_NAMES = ("StochasticDepth", "DropPath")
 
 
@@ -33,7 +35,8 @@ class Signal:
 class Layer:
     """One layer: a module that holds a weight matrix or kernel itself.
 
-    Gradients and updates are root mean squares, medians over the steps; `update` is relative to the weight.
+    Gradients and updates are root mean squares, medians over the steps; `update` is relative to the weight. Updates of
+    a model in half precision are those of its copy in float32.
     """
 
     name: str
@@ -74,6 +77,11 @@ def layer_modules(model: nn.Module) -> dict[str, tuple[nn.Module, nn.Parameter]]
     return found
 
 
+def post_norms(model: nn.Module) -> list[Any]:
+    """The model's transformer layers that normalise behind each shortcut, and not before each branch."""
+    return [module for module in model.modules() if isinstance(module, BLOCKS) and not module.norm_first]
+
+
 @contextmanager
 def without_noise(model: nn.Module) -> Iterator[None]:
     """Dropout and the like off for a while, every other module in the mode it is in."""
@@ -89,7 +97,7 @@ def without_noise(model: nn.Module) -> Iterator[None]:
 
 
 @torch.no_grad()
-def signals(model: nn.Module, inputs: Tensor) -> dict[str, Signal]:
+def signals(model: nn.Module, inputs: Inputs) -> dict[str, Signal]:
     """Each layer's `Signal` in the order in which the layers run; those that are not called as modules are left out."""
     found: dict[str, Signal] = {}
 
@@ -113,7 +121,7 @@ def signals(model: nn.Module, inputs: Tensor) -> dict[str, Signal]:
     hooks = [module.register_forward_hook(hook(name)) for name, (module, _) in layer_modules(model).items()]
     try:
         with without_noise(model):
-            model(inputs)
+            inputs.given_to(model)
     finally:
         for handle in hooks:
             handle.remove()
@@ -146,8 +154,8 @@ class StepMeter:
             group = self._group.get(id(weight))
             if group is None or weight.grad is None or weight.grad.is_sparse:
                 continue
-            old, gradient = self._old[name], rms(weight.grad)
-            size, update = rms(old), rms(weight.detach() - old)
+            old, gradient = widened(self._old[name]), rms(weight.grad)
+            size, update = rms(old), rms(widened(weight.detach()) - old)
             decay = float(group.get("weight_decay", 0.0)) * size
             by_loss = gradient
             if self._decoupled:
@@ -179,7 +187,7 @@ def rms(tensor: Tensor) -> float:
     >>> rms(torch.tensor([3.0, 4.0]))
     3.5355339059327378
     """
-    detached = tensor.detach()
+    detached = widened(tensor.detach())
     norm = float(detached.norm())
     if not 1e-14 < norm < 1e18:
         norm = float(detached.double().norm()) if detached.device.type != "mps" else norm
@@ -211,7 +219,7 @@ def gain(weight: Tensor) -> float:
     return float(weight.detach().double().square().mean()) * weight[0].numel()
 
 
-def expected_signals(model: nn.Module, inputs: Tensor, names: Sequence[str]) -> dict[str, float]:
+def expected_signals(model: nn.Module, inputs: Inputs, names: Sequence[str]) -> dict[str, float]:
     """What mean-field theory gives for each layer's variance, where the model is a chain of Linear or Conv2d and ReLU.
 
     The weights' and biases' own variances are taken, so that any initialisation will do. Poolings are left out, as in
@@ -219,7 +227,7 @@ def expected_signals(model: nn.Module, inputs: Tensor, names: Sequence[str]) -> 
     """
     known = (nn.Linear, nn.Conv2d, nn.ReLU, nn.Flatten, nn.Dropout, nn.Identity, nn.MaxPool2d, nn.AdaptiveMaxPool2d)
     modules = [m for m in model.modules() if type(m).forward is not nn.Sequential.forward]
-    if not all(isinstance(m, known) for m in modules) or len(inputs) < 2 or not inputs.is_floating_point():
+    if not all(isinstance(m, known) for m in modules) or len(inputs) < 2 or not inputs.measured:
         return {}
     layers = [model.get_submodule(name) for name in names if not name.startswith("(")]
     weights: list[Any] = [layer.weight for layer in layers]
@@ -230,6 +238,6 @@ def expected_signals(model: nn.Module, inputs: Tensor, names: Sequence[str]) -> 
     ]
     if any(weight == 0 for weight, _ in drawn):
         return {}
-    flat = inputs.flatten(1).double().cpu().numpy()
+    flat = inputs.flat.double().cpu().numpy()
     values = signal_variance(flat, [weight[0].numel() for weight in weights], drawn)
     return dict(zip(names, values.tolist(), strict=False))

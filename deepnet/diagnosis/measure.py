@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from deepnet.data.labels import IGNORED
+from deepnet.diagnosis.inputs import HALF, Inputs, widened
 from deepnet.diagnosis.layers import (
     NOISE,
     PROBE_ITEMS,
@@ -22,10 +23,12 @@ from deepnet.diagnosis.layers import (
     gain,
     layer_modules,
     looks_random,
+    post_norms,
     rms,
     signals,
 )  # fmt: skip
-from deepnet.diagnosis.setup import Setup, first_tensor, relative_rates
+from deepnet.diagnosis.sample import dtype_of
+from deepnet.diagnosis.setup import Setup, first_tensor, relative_rates, tensors_in
 from deepnet.records.files import first_line
 from deepnet.training.ready import evaluating
 from experimentTable import UsageError
@@ -85,6 +88,10 @@ class Measurements:
     evaluating: bool = False  # the whole model is in evaluation mode
     not_optimised: tuple[str, ...] = ()  # that require a gradient, and are not held or have a learning rate of 0
     failure: str = ""  # what torch said where a step could not be taken
+    post_norms: int = 0  # transformer layers of torch's that normalise behind each shortcut
+    half: str = ""  # the weights' type, where it is bfloat16 or float16
+    rounding: float = 0.0  # an update of less than this share of a weight of that type is mostly rounded away
+    trains_in_float32: bool = False  # the copy in float32, whose loss stays finite
 
     @property
     def chance(self) -> float:
@@ -124,24 +131,24 @@ def mean_loss(losses: Sequence[float]) -> float:
     return mean if math.isfinite(mean) else math.inf
 
 
-def scores_of(model: nn.Module, inputs: Tensor) -> Tensor:
+def scores_of(model: nn.Module, inputs: Inputs) -> Tensor:
     """The model's scores (N, classes). Raises UsageError for outputs of another kind."""
     try:
-        given = model(inputs)
+        given = inputs.given_to(model)
     except Exception as error:  # whatever a reader's own model raises
-        what = f"a batch of shape {tuple(inputs.shape)} and type {inputs.dtype}"
-        raise UsageError(f"the model cannot take {what} from the data: {first_line(error)}") from None
+        remedy = "; make it float32 by model.float()" if dtype_of(model) in HALF else ""
+        raise UsageError(f"the model cannot take {inputs} from the data: {first_line(error)}{remedy}") from None
     outputs = first_tensor(_scores_in(given))
-    if outputs is None or outputs.ndim != 2 or len(outputs) != len(inputs):
-        found = type(given).__name__ if outputs is None else str(tuple(outputs.shape))
+    if outputs is None or outputs.ndim != 2 or len(outputs) != len(inputs) or not outputs.is_floating_point():
+        found = type(given).__name__ if outputs is None else f"{tuple(outputs.shape)} of type {outputs.dtype}"
         raise UsageError(f"the model gives {found} for {len(inputs)} items; it must give scores (N, classes)")
     return outputs
 
 
 def _scores_in(given: Any) -> Any:
-    """What of a model's outputs holds the scores: in a dict its logits or scores, or the only tensor."""
+    """What of a model's outputs holds the scores: its logits, in a dict also its scores or the only tensor."""
     if not isinstance(given, dict):
-        return given
+        return getattr(given, "logits", given)
     named = [given[key] for key in ("logits", "scores") if key in given]
     tensors = named or [value for value in given.values() if isinstance(value, Tensor)]
     if len(tensors) != 1:
@@ -199,7 +206,7 @@ def measure(setup: Setup, steps: int, seconds: float) -> Measurements:
     """
     begin = time.monotonic()
     model, sample = setup.model, setup.sample
-    good = sample.inputs[~sample.bad_items] if sample.inputs.is_floating_point() else sample.inputs
+    good = sample.inputs[~sample.bad_items]
     probe = (good if len(good) > 1 else sample.inputs)[:PROBE_ITEMS]
     facts = _facts(setup) | _operations(setup, probe)
     bad_weights = tuple(name for name, p in model.named_parameters() if not torch.isfinite(p).all())
@@ -259,8 +266,7 @@ def _facts(setup: Setup) -> dict[str, Any]:
     """What is known of data and modules before any step."""
     sample, model = setup.sample, setup.model
     counted = sample.targets[sample.targets != IGNORED]
-    floats = sample.inputs.is_floating_point()
-    finite = sample.finite.flatten(1) if floats else sample.inputs.flatten(1).float()
+    finite = sample.finite
     norms = [(n, m) for n, m in model.named_modules() if isinstance(m, Norm) and m.track_running_stats]
     still = [(n, m) for n, m in norms if not m.training and any(p.requires_grad for p in m.parameters())]
     return {
@@ -275,32 +281,35 @@ def _facts(setup: Setup) -> dict[str, Any]:
         "input_rms": rms(finite),
         "input_mean": float(finite.mean()) if len(finite) else math.nan,
         "input_variance": float(finite.var(0).mean()) if len(finite) > 1 else math.nan,
-        "input_floats": floats,
+        "input_floats": bool(sample.inputs.measured),
         "neighbours": sample.neighbours,
         "dropout": tuple(
             (name, float(m.p)) for name, m in model.named_modules() if isinstance(m, NOISE) and m.training
         ),
         "eval_norms": tuple(name for name, _ in still),
         "fresh_norms": any(int(m.num_batches_tracked or 0) == 0 for _, m in still),
+        "post_norms": len(post_norms(model)),
         "evaluating": not any(m.training for m in model.modules()),
     }
 
 
-def is_affine(model: nn.Module, inputs: Tensor) -> bool:
+def is_affine(model: nn.Module, inputs: Inputs) -> bool:
     """Whether, in evaluation mode, the scores for the mean of two items are the mean of their scores."""
 
     def mixed(values: Tensor) -> Tensor:
         return (values + values.roll(1, 0)) / 2
 
-    if not inputs.is_floating_point():
+    if not all(part.is_floating_point() for part in inputs.parts):
         return False
     with evaluating(model):
-        scores = scores_of(model, inputs)
-        error = rms(scores_of(model, mixed(inputs)) - mixed(scores))
-    return error <= AFFINE_ERROR * rms(scores - scores.mean(0)) + 1e-6 * rms(scores)
+        given = scores_of(model, inputs)
+        scores = widened(given)
+        error = rms(widened(scores_of(model, inputs.map(mixed))) - mixed(scores))
+    spread = rms(scores - scores.mean(0))
+    return error <= max(AFFINE_ERROR, 4 * torch.finfo(given.dtype).eps) * spread + 1e-6 * rms(scores)
 
 
-def _operations(setup: Setup, probe: Tensor) -> dict[str, Any]:
+def _operations(setup: Setup, probe: Inputs) -> dict[str, Any]:
     """What the model computes with, from autograd's graph, and what its first outputs look like."""
     frozen = [p for p in setup.model.parameters() if not p.requires_grad and p.is_floating_point()]
     for parameter in frozen:  # autograd leaves out of its graph what needs no gradient
@@ -309,10 +318,10 @@ def _operations(setup: Setup, probe: Tensor) -> dict[str, Any]:
     for parameter in frozen:
         parameter.requires_grad_(False)
     with torch.no_grad():
-        again = scores_of(setup.model, probe)
-        several = not isinstance(setup.model(probe), Tensor)
-        noise = float((outputs - again).square().mean()) / 2
-        signal = max(float((outputs * again).mean()), 1e-3 * noise, 1e-30)  # independent noise averages out of it
+        again, first = widened(scores_of(setup.model, probe)), widened(outputs)
+        several = len([*tensors_in(probe.given_to(setup.model))]) > 1
+        noise = float((first - again).square().mean()) / 2
+        signal = max(float((first * again).mean()), 1e-3 * noise, 1e-30)  # independent noise averages out of it
     found: dict[Any, None] = {}
     waiting = [outputs.grad_fn] if outputs.grad_fn else []
     while waiting:

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.axes import Axes
 
-from deepnet.diagnosis.cures import Trial
 from deepnet.diagnosis.measure import Measurements
 from deepnet.diagnosis.rules_steps import GOOD_UPDATE, LOW_UPDATE
+from deepnet.diagnosis.trials import Trial
 from deepnet.figures.plots import (
     BLACK,
     BLUE,

@@ -6,9 +6,9 @@ from dataclasses import asdict, dataclass
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-from deepnet.diagnosis.cures import Trial
 from deepnet.diagnosis.findings import CAUSE, Finding, power
 from deepnet.diagnosis.measure import Measurements
+from deepnet.diagnosis.trials import Trial
 from deepnet.text import Table, counted
 
 if TYPE_CHECKING:

@@ -14,7 +14,8 @@ from deepnet.diagnosis.measure import Measurements
 # These are remarks where the loss falls all the same.
 EXCUSED = {
     "vanishing", "saturating-activation", "exploding", "learning-rate-low", "learning-rate-high", "dead-units",
-    "labels-unrelated", "dropout", "input-range", "eps", "weight-decay",
+    "labels-unrelated", "dropout", "input-range", "eps", "weight-decay", "half-precision",
+    "post-norm",
 }  # fmt: skip
 # And these where it falls well: a body may be frozen on purpose, and a model be meant to be linear.
 EXCUSED_WELL = {"frozen", "no-nonlinearity"}
@@ -30,12 +31,13 @@ BRINGS = {
     "not-optimised": {"vanishing", "learning-rate-low"},
     "constant-weights": {"dead-units", "vanishing", "saturating-activation", "learning-rate-low", "exploding"},
     "detached": {"vanishing", "no-step"},
+    "half-precision": {"no-step", "not-finite", "learning-rate-high"},
     "eval-mode": {"vanishing", "exploding", "dead-units", "learning-rate-high"},
     "dead-units": {"vanishing", "learning-rate-low", "eps"},
     "exploding": {"learning-rate-high", "learning-rate-low", "vanishing", "dead-units", "dropout"},
     "learning-rate-high": {"dead-units", "vanishing"},
-    "saturating-activation": {"vanishing", "dropout"},
-    "vanishing": {"dropout", "weight-decay"},
+    "saturating-activation": {"vanishing", "dropout", "half-precision"},
+    "vanishing": {"dropout", "weight-decay", "half-precision"},
     "eps": {"vanishing", "learning-rate-low", "saturating-activation"},
     "weight-decay": {"vanishing", "learning-rate-high"},
     "output-activation": {"dead-units"},

@@ -17,8 +17,10 @@ LARGE_LOSS = 4.0  # times ln(classes): of libraries' models, EfficientNet begins
 LARGE_SIGNAL = 100  # a layer's RMS over the input's; a good initialization keeps it within a factor of 10
 LARGE_GAIN = 4.0  # variance of the weights times fan-in: twice that of He's rule
 DEAD = 0.9  # share of a layer's units; in a deep plain network half may be dead and it learns all the same
+DEEP_POST_NORM = 6  # layers, from which Xiong et al. (2020, arXiv:2002.04745) find that a warm-up is needed
 STRONG_DECAY = 0.02  # L2 penalties are mostly 5e-4 and seldom above 1e-2
 DEFAULT_EPS = 1e-7  # eps above it is larger than any default of torch's Adam family
+TINY = 3e-8  # half of the smallest number above 0 in float16
 RECTIFYING = {"Relu", "LeakyRelu", "Gelu", "Silu", "Elu", "Hardswish", "Hardtanh"}
 
 
@@ -91,6 +93,19 @@ def learning_rate_high(m: Measurements) -> Finding | None:
 
 
 @rule
+def post_norm(m: Measurements) -> Finding | None:
+    peak = max((layer.peak for layer in _stepping(m)), default=0.0)
+    if m.post_norms < DEEP_POST_NORM or peak <= HIGH_UPDATE:
+        return None
+    words = (
+        f"{m.post_norms} transformer layers normalise behind their shortcuts; at a learning rate at which some weights "
+        f"change by {percent(peak)} of their size per step, such a stack soon gives every input the same scores."
+    )
+    cure = "Take norm_first=True, or a lower learning rate with a warm-up."
+    return Finding("post-norm", "", words, cure, 0.84, ("pre-norm", "slower"))
+
+
+@rule
 def large_eps(m: Measurements) -> Finding | None:
     eps = m.options.get("eps", 0.0)
     below = [layer for layer in _stepping(m) if layer.gradient < eps and layer.update < GOOD_UPDATE]
@@ -135,6 +150,28 @@ def saturating_activation(m: Measurements) -> Finding | None:
     words = f"The gradient shrinks in each {name}, whose slope is small: {_shrinks(m)}."
     cure = "Take ReLU with He's initialization in its place, or normalise each layer."
     return Finding("saturating-activation", behind[0].name, words, cure, 0.86, ("relu-he", "norm", "xavier"))
+
+
+@rule
+def half_precision(m: Measurements) -> Finding | None:
+    stepping = _stepping(m)
+    small = [layer for layer in stepping if LOW_UPDATE <= layer.update < m.rounding]
+    if m.trains_in_float32 and not math.isfinite(m.losses[-1] if m.losses and not m.failure else math.nan):
+        step = f"step {len(m.losses) + 1} fails" if m.failure else f"the loss of step {len(m.losses)} is not finite"
+        words = f"In {m.half} {step}; in float32 all is well."
+        if m.half == "float16" and 0 < m.options.get("eps", 0.0) < TINY:
+            words += f" {m.optimizer}'s eps of {power(m.options['eps'])} is 0 in float16, so that steps divide by 0."
+        layer = ""
+    elif small and 2 * len(small) >= len(stepping):
+        layer = small[0].name
+        words = (
+            f"{m.half} rounds most updates away: in float32 the weights of {layer} move by {power(small[0].update)} of "
+            f"their size per step, and weights in {m.half} can hardly change by less than {power(m.rounding)} of it."
+        )
+    else:
+        return None
+    cure = f"Keep the weights in float32, and compute in {m.half} by torch.autocast."
+    return Finding("half-precision", layer, words, cure, 0.9, ("float32",))
 
 
 @rule

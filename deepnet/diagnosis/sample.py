@@ -5,18 +5,20 @@ import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import islice
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, default_collate
 
-from deepnet.data.datasets import InMemoryDataset, LoaderDataset, UserDataset, as_source, epoch_batches
+from deepnet.data.datasets import BatchSource, InMemoryDataset, LoaderDataset, UserDataset, as_source, epoch_batches
+from deepnet.data.items import found_in
 from deepnet.data.labels import LabelMap
-from deepnet.training.precision import cast
-from deepnet.training.ready import as_the_model_takes, device_of, materialise, own_precision
+from deepnet.diagnosis.inputs import HALF, TAKEN, Inputs, as_inputs, as_taken, halves, has_several, joined, split
+from deepnet.records.files import first_line
+from deepnet.training.ready import device_of
 from experimentTable import UsageError
 
 MOST_ITEMS = 1024  # 32 batches of 32: each of the first steps sees new items
@@ -29,20 +31,20 @@ ITEMS_PER_CLASS = 5  # with fewer, nearest neighbours say nothing of the labels
 
 @dataclass(frozen=True)
 class Sample:
-    """Inputs (N, ...) as the model takes them, and targets (N,) as the data give them, even where no output fits.
+    """The inputs of N items as the model takes them, and targets (N,) as the data give them, even where no output fits.
 
     `neighbours` are the shares of items whose label agrees with that of their nearest neighbour and with the nearest
     mean of a class, and the share that chance gives; None where the data cannot tell.
     """
 
-    inputs: Tensor
+    inputs: Inputs
     targets: Tensor
     neighbours: tuple[float, float, float] | None = None
     available: int = 0  # items that the data set holds
     by_class: bool = False  # most batches of a loader hold one class each
     label_kind: str = ""  # of labels that are read as whole numbers, and that cross-entropy would not take
 
-    def batches(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def batches(self, size: int) -> Iterator[tuple[Inputs, Tensor]]:
         """Batches without end: one pass over all items after the other, in an order that is always the same."""
         generator = torch.Generator().manual_seed(0)
         while True:
@@ -57,13 +59,13 @@ class Sample:
 
     @property
     def bad_items(self) -> Tensor:
-        """Which items (N,) hold a NaN or an infinity."""
-        return ~torch.isfinite(self.inputs.flatten(1)).all(1)
+        """Which items (N,) hold a NaN or an infinity, but for masks."""
+        return ~torch.isfinite(self.inputs.flat).all(1)
 
     @property
     def finite(self) -> Tensor:
-        """The inputs of all items without a NaN or an infinity, in float32."""
-        return self.inputs[~self.bad_items].float()
+        """The measured inputs (n, features) of all items without a NaN or an infinity, in float32."""
+        return self.inputs.flat[~self.bad_items].float()
 
 
 class _AnyLabel(LabelMap):
@@ -74,18 +76,69 @@ class _AnyLabel(LabelMap):
         return self.numbers.setdefault(label, len(self.numbers)) if isinstance(label, str) else label
 
 
+class _Items(UserDataset):
+    """A map-style data set whose items hold several inputs or name them."""
+
+    def batch(self, indices: Tensor) -> Any:
+        """The `Inputs` and targets at `indices`. Raises UsageError for items that make no batch."""
+        items = [self.dataset[i] for i in indices.tolist()]
+        try:
+            collated = default_collate(items)
+        except Exception as error:  # whatever cannot be stacked
+            reason = f"its items make no batch ({first_line(error)})"
+            raise UsageError(f"the data set gives {found_in(items[0])}; {reason}; {TAKEN}") from None
+        pair: Any = split(collated)
+        return self._targets(pair)
+
+    def first_inputs(self, count: int) -> Any:
+        """The first inputs, at most `count`."""
+        return self.batch(torch.arange(min(count, len(self))))[0]
+
+
+class _Batches(LoaderDataset):
+    """A loader, whose batches may hold several inputs or name them."""
+
+    def _loaded(self) -> Iterator[Any]:
+        return map(split, self.loader)
+
+
+def source_of(data: Any) -> Any:
+    """The data as they are read: batches of inputs, a tensor or `Inputs`, and targets.
+
+    Raises UsageError for what is no map-style data set and no loader of inputs and labels.
+    """
+    if isinstance(data, DataLoader):
+        return _Batches(data)
+    if not isinstance(data, BatchSource):
+        items = _Items(data)
+        if has_several(data[0]):
+            return items
+    return as_source(data)
+
+
+def dtype_of(model: nn.Module) -> torch.dtype:
+    """The type of the floating-point weights that learn; where none learns, of all weights.
+
+    Raises UsageError for a type that torch does not compute in.
+    """
+    weights = sorted((p for p in model.parameters() if p.is_floating_point()), key=lambda p: not p.requires_grad)
+    dtype = weights[0].dtype if weights else torch.float32
+    if dtype not in (*HALF, torch.float32, torch.float64):
+        raise UsageError(f"the model's weights are {dtype}; make them float32 by model.float()")
+    return dtype
+
+
 def read_sample(model: nn.Module, data: Any) -> Sample:
     """Read up to `MOST_ITEMS` items of a data set, drawn at random, or the first that a loader gives.
 
-    Raises UsageError for what is no map-style data set or loader of (input, label) pairs.
+    Raises UsageError for what is no map-style data set or loader of inputs and labels.
     """
-    source = as_source(data)
-    materialise(model, source)
-    source = as_the_model_takes(model, source)
+    source, dtype, device = source_of(data), dtype_of(model), device_of(model)
     if isinstance(source, UserDataset):
         source.label_map = _AnyLabel(numbers={})
-    first = source.first_inputs(1)
-    count = min(MOST_ITEMS, len(source), max(READ_AT_ONCE, MOST_BYTES // max(1, first.nbytes)))
+    first = as_inputs(source.first_inputs(1))
+    size = max(1, sum(part.nbytes for part in first.parts))
+    count = min(MOST_ITEMS, len(source), max(READ_AT_ONCE, MOST_BYTES // size))
     if isinstance(source, LoaderDataset):
         read, batches = 0, []
         for batch in source.in_order(READ_AT_ONCE):
@@ -97,10 +150,12 @@ def read_sample(model: nn.Module, data: Any) -> Sample:
         order = torch.randperm(len(source), generator=torch.Generator().manual_seed(0))
         order = torch.cat([_telling(source, order[:count]), order])[:count]
         batches = [source.batch(indices) for indices in order.split(READ_AT_ONCE)]
-    inputs, targets = (torch.cat(list(parts))[:count] for parts in zip(*islice(batches, count), strict=True))
+    targets = torch.cat([labels for _, labels in batches])[:count].to(device)
     if len(targets) < 2:
         raise UsageError(f"the data give {len(targets)} item; a diagnosis needs at least two, better a few hundred")
-    inputs, targets = cast(inputs, own_precision(model)).to(device_of(model)), targets.to(device_of(model))
+    inputs = joined([as_inputs(parts) for parts, _ in batches])[:count]
+    inputs = inputs.map(lambda part: part.to(device, dtype if part.is_floating_point() else None))
+    inputs = as_taken(model, inputs, dtype)
     by_class = isinstance(source, LoaderDataset) and _one_class_each([labels for _, labels in batches])
     return Sample(inputs, targets, _neighbours(inputs, targets), len(source), by_class, _label_kind(source))
 
@@ -109,7 +164,7 @@ def _label_kind(source: Any) -> str:
     """What the first label is, where cross-entropy would not take it: a float, or a tensor of several dimensions."""
     if not isinstance(source, UserDataset):
         return ""
-    label = source.first_batch()[1][0] if isinstance(source, LoaderDataset) else source.dataset[0][1]
+    label = source.first_batch()[1][0] if isinstance(source, LoaderDataset) else halves(source.dataset[0])[1]
     if isinstance(label, Tensor) and (label.ndim or label.is_floating_point()):
         return f"of shape {tuple(label.shape)} and type {str(label.dtype).removeprefix('torch.')}"
     return "a float" if isinstance(label, float) else ""
@@ -123,7 +178,7 @@ def _telling(source: Any, read: Tensor) -> Tensor:
     seen = labels[read]
     found = [labels.argmin()] * bool(labels.min() < seen.min()) + [labels.argmax()] * bool(labels.max() > seen.max())
     if inputs.is_floating_point():
-        bad = ~torch.isfinite(inputs.flatten(1).sum(1, dtype=torch.float32)).cpu()
+        bad = ~torch.isfinite(as_inputs(inputs).flat.sum(1, dtype=torch.float32)).cpu()
         found += [] if bad[read].any() else [*bad.nonzero()[:1, 0]]
     return torch.stack(found).unique() if found else read[:0]
 
@@ -166,11 +221,15 @@ def _generators(holder: Any, seen: set[int], depth: int = 6) -> Iterator[tuple[A
             yield from _generators(part, seen, depth - 1)
 
 
-def _neighbours(inputs: Tensor, targets: Tensor) -> tuple[float, float, float] | None:
-    """See `Sample.neighbours`: leave-one-out, in standardised inputs. None for token ids and where items are few."""
-    if not inputs.is_floating_point() or len(targets) < ITEMS_PER_CLASS * len(targets.unique()):
+def _neighbours(inputs: Inputs, targets: Tensor) -> tuple[float, float, float] | None:
+    """See `Sample.neighbours`: leave-one-out, in standardised inputs.
+
+    None for token ids, where items are few, and for several inputs, since labels may lie in how they relate.
+    """
+    alone = len(inputs.parts) == 1 and inputs.measured
+    if not alone or len(targets) < ITEMS_PER_CLASS * len(targets.unique()):
         return None
-    flat = inputs.flatten(1).float()
+    flat = inputs.flat.float()
     good = torch.isfinite(flat).all(1)
     flat, labels = flat[good], targets[good].unique(return_inverse=True)[1]
     counts = labels.bincount() if len(labels) else labels

@@ -1,7 +1,7 @@
 """What is diagnosed, as a value that measurements and cures work on: a model, its data, its optimizer, its loss."""
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, is_dataclass, replace
 from inspect import signature
 from typing import Any
 
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, nll_loss
 from torch.optim import Optimizer
 
+from deepnet.diagnosis.inputs import widened
 from deepnet.diagnosis.sample import Sample
 from deepnet.records.files import first_line
 from deepnet.training.own import own_optimizer
@@ -62,6 +63,12 @@ class Setup:
     def is_nll(self) -> bool:
         """Whether the loss is torch's negative log-likelihood, which takes log-probabilities."""
         return self.loss is nll_loss or isinstance(self.loss, nn.NLLLoss)
+
+
+def in_float32(setup: Setup) -> Setup:
+    """The setup with its model, which should be a copy, converted to float32, and its inputs."""
+    setup.model.float()
+    return replace(setup, sample=replace(setup.sample, inputs=setup.sample.inputs.map(widened)))
 
 
 def relative_rates(optimizer: Optimizer) -> list[float]:
@@ -126,9 +133,15 @@ def _same_groups(model: nn.Module, optimizer: Optimizer) -> Make:
     return make
 
 
+def tensors_in(outputs: Any) -> Iterator[Tensor]:
+    """The tensors in what a module gives, as of a model with auxiliary heads, a data class, or a recurrent layer."""
+    held = vars(outputs) if is_dataclass(outputs) and not isinstance(outputs, Mapping) else outputs
+    parts = held.values() if isinstance(held, Mapping) else held if isinstance(held, tuple | list) else ()
+    yield from [outputs] if isinstance(outputs, Tensor) else ()
+    for part in parts:
+        yield from tensors_in(part)
+
+
 def first_tensor(outputs: Any) -> Tensor | None:
-    """The first tensor in what a module gives, as of a model with auxiliary heads or of a recurrent layer."""
-    if isinstance(outputs, Tensor):
-        return outputs
-    parts: Iterable[Any] = outputs.values() if isinstance(outputs, dict) else outputs or ()
-    return next((found for part in parts if (found := first_tensor(part)) is not None), None)
+    """The first tensor in what a module gives."""
+    return next(tensors_in(outputs), None)

@@ -11,6 +11,8 @@ from torch.utils.data import TensorDataset
 
 from deepnet.diagnosis.cures import CURES
 from deepnet.diagnosis.rules import BRINGS, EXCUSED
+from deepnet.diagnosis.sample import read_sample
+from deepnet.diagnosis.setup import Setup, maker
 from utilityFunction import diagnose
 
 
@@ -90,6 +92,41 @@ def test_a_cure_that_cannot_be_tried_says_why():
     assert found.causes[0].code == "saturating-activation"
     trial = found.trials[1]
     assert trial.name == "relu-he" and trial.helped is None and "no modules that could be replaced" in str(found)
+
+
+class Rows(nn.Module):
+    """A transformer over the rows of an image, with Vaswani et al.'s initialization."""
+
+    def __init__(self, layers, norm_first=False):
+        super().__init__()
+        torch.manual_seed(0)
+        self.embed, self.position = nn.Linear(8, 32), nn.Parameter(0.02 * torch.randn(1, 8, 32))
+        layer = nn.TransformerEncoderLayer(32, 4, 64, 0.0, batch_first=True, norm_first=norm_first)
+        self.body = nn.TransformerEncoder(layer, layers, enable_nested_tensor=False)
+        for weight in self.body.parameters():
+            if weight.ndim > 1:
+                nn.init.xavier_uniform_(weight)
+        self.last = nn.Linear(32, 10)
+
+    def forward(self, x):
+        return self.last(self.body(self.embed(x[:, 0]) + self.position).mean(1))
+
+
+def test_a_deep_transformer_of_post_norm_layers_is_cured_by_pre_norm():
+    found = diagnose(Rows(12), standardised(), lr=1e-2, cures=1, cure_steps=100)
+    assert [cause.code for cause in found.causes] == ["post-norm"]
+    assert [(trial.name, trial.helped) for trial in found.trials[1:]] == [("pre-norm", True)]
+    for layers, lr in ((12, 1e-3), (2, 1e-2)):
+        assert diagnose(Rows(layers), standardised(), lr=lr, cures=False).causes == ()
+
+
+@pytest.mark.parametrize("name", ["norm", "relus"])
+def test_cures_leave_the_layers_within_a_transformer_alone(name):
+    model = Rows(2)
+    setup = Setup(model, read_sample(model, standardised()), maker(model, "Adam", 1e-3, None))
+    changed = CURES[name].change(setup.copied(), None)
+    assert changed.sample.inputs[:4].given_to(changed.model).shape == (4, 10)
+    assert len([*changed.model.modules()]) == len([*model.modules()]) + 2
 
 
 def test_a_network_that_learns_late_is_healthy_and_the_step_is_said():

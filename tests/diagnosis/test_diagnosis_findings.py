@@ -108,6 +108,7 @@ NETS = {  # code, layer -> model, data, options
 
 CODES = {code for code, _ in NETS} | {  # and those that a test of its own brings about
     "unused", "not-finite", "not-optimised", "no-step", "negative-loss", "sorted-labels", "label-kind",
+    "half-precision", "post-norm",
 }  # fmt: skip
 
 
