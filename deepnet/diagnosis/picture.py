@@ -9,19 +9,8 @@ from matplotlib.axes import Axes
 from deepnet.diagnosis.measure import Measurements
 from deepnet.diagnosis.rules_steps import GOOD_UPDATE, LOW_UPDATE
 from deepnet.diagnosis.trials import Trial
-from deepnet.figures.plots import (
-    BLACK,
-    BLUE,
-    GREY,
-    PALETTE,
-    VERMILLION,
-    Sheet,
-    legend,
-    logarithmic,
-    sheet,
-    style,
-    whole_numbers,
-)  # fmt: skip
+from deepnet.figures.looks import BLACK, BLUE, GREY, PALETTE, VERMILLION
+from deepnet.figures.plots import Sheet, legend, logarithmic, sheet, style, whole_numbers
 
 LAYER = "layer (1: runs first)"
 

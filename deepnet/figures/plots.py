@@ -26,8 +26,7 @@ from matplotlib.transforms import offset_copy
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-# other rooms' figures take their colours from here
-from deepnet.figures.looks import BLACK, BLUE, GREY, GRID, INK, PALETTE, SMALL, TEXT, VERMILLION, WIDTH  # noqa: F401
+from deepnet.figures.looks import GREY, GRID, INK, SMALL, TEXT, WIDTH
 from deepnet.records.reading import Record
 from deepnet.text import DATA, Table, ranges, seeds_of
 from experimentTable import OWN
