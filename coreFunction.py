@@ -28,8 +28,8 @@ from deepnet.records.folder import RunFolder, checkpoint_seconds
 from deepnet.records.provenance import provenance
 from deepnet.records.reading import Record, check_identity, find_record, runs_dir
 from deepnet.runs import verification
+from deepnet.runs.arguments import announce_parent, as_experiment, check_options, lacks_weights, requested_rows
 from deepnet.runs.queue import check_executor, run_missing
-from deepnet.runs.requests import announce_parent, as_experiment, check_options, lacks_weights, requested_rows
 from deepnet.runs.single import Observe, prepare_training
 from deepnet.runs.verification import Difference
 from deepnet.search import searching

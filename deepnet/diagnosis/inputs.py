@@ -132,22 +132,27 @@ def joined(batches: Sequence[Inputs]) -> Inputs:
     Where a collator pads each batch to a length of its own, all are padded to the longest, if a mask tells the model
     which positions are padding. Raises UsageError for other batches that differ in size.
     """
-    columns = [*zip(*(batch.parts for batch in batches), strict=True)]
-    if all(part.shape[1:] == column[0].shape[1:] for column in columns for part in column):
-        return replace(batches[0], parts=tuple(torch.cat(column) for column in columns))
-    if MASK not in batches[0].names:
-        shapes = sorted({str(batch) for batch in batches})
-        raise UsageError(f"the batches differ in size ({shapes[0]}; {shapes[1]}); give all items one size")
-    masks = columns[batches[0].names.index(MASK)]
+    columns = [*zip(*(batch.parts for batch in batches), strict=False)]
+    masks = columns[batches[0].names.index(MASK)] if MASK in batches[0].names else ()
+    unfit = [
+        [part.shape for part in column] != [mask.shape for mask in masks] for column in columns if _is_ragged(column)
+    ]
+    if any(unfit) or len({(batch.names, len(batch.parts)) for batch in batches}) > 1:
+        first, other, *_ = sorted({str(batch) for batch in batches})
+        raise UsageError(f"the batches differ ({first}; {other}); give all items the same inputs of one size")
+    parts = (_padded(column, masks) if _is_ragged(column) else torch.cat(column) for column in columns)
+    return replace(batches[0], parts=tuple(parts))
+
+
+def _is_ragged(parts: Sequence[Tensor]) -> bool:
+    return len({part.shape[1:] for part in parts}) > 1
+
+
+def _padded(column: Sequence[Tensor], masks: Sequence[Tensor]) -> Tensor:
+    """Parts (B, length) one below the other, padded on the side and by the value that the collator has taken, or 0."""
+    pads = torch.cat([part[mask == 0] for part, mask in zip(column, masks, strict=True)])
     side = "left" if any(bool((mask[:, 0] == 0).any()) for mask in masks) else "right"
-    return replace(batches[0], parts=tuple(_padded(column, masks, side) for column in columns))
-
-
-def _padded(column: Sequence[Tensor], masks: Sequence[Tensor], side: str) -> Tensor:
-    """Parts (B, length) one below the other, padded by what the collator itself has padded them with, else by 0."""
-    pads = (part[mask == 0] for part, mask in zip(column, masks, strict=True) if part.shape == mask.shape)
-    value = next((float(pad[0]) for pad in pads if len(pad)), 0.0)
-    return pad_sequence([row for part in column for row in part], True, value, side)
+    return pad_sequence([row for part in column for row in part], True, float(pads[0]) if len(pads) else 0.0, side)
 
 
 def as_taken(model: nn.Module, inputs: Inputs, dtype: torch.dtype) -> Inputs:

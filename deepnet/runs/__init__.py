@@ -1,1 +1,1 @@
-"""One run and many runs: requests, order, processes, missing evidence, and verification."""
+"""One run and many runs: arguments, order, processes, missing evidence, and verification."""

@@ -7,7 +7,7 @@ from statistics import median
 from deepnet.claims.evidence import Evidence
 from deepnet.claims.ledger import RULES
 from deepnet.records.reading import find_record, find_records
-from deepnet.runs.requests import untrained_parents
+from deepnet.runs.arguments import untrained_parents
 from deepnet.runs.verification import committed
 from deepnet.valid import whole
 from experimentTable import EXPERIMENTS, Experiment, current_profile, estimated_seconds, experiment, is_supported

@@ -24,7 +24,7 @@ import torch
 from deepnet.progress import bar, format_estimate
 from deepnet.records.files import lock
 from deepnet.records.reading import Record, find_records, roots, runs_dir
-from deepnet.runs.requests import announce_parent, ended, untrained_parents
+from deepnet.runs.arguments import announce_parent, ended, untrained_parents
 from deepnet.text import listed
 from experimentTable import (
     PROFILES,

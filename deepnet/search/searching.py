@@ -18,7 +18,7 @@ from deepnet.data.sets import load_images
 from deepnet.progress import bar, format_estimate
 from deepnet.records.files import WriteError, first_line
 from deepnet.records.reading import Record, runs_dir
-from deepnet.runs.requests import requested_rows, untrained_parents
+from deepnet.runs.arguments import requested_rows, untrained_parents
 from deepnet.search.sweep import Sweep, plain, read_sweep
 from deepnet.search.trials import Study, describe_best, distributions, open_study, score, values_of
 from deepnet.search.vocabulary import KEYS

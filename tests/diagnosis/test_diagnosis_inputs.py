@@ -148,15 +148,18 @@ def test_token_ids_with_a_mask_are_given_by_keyword():
 
 def test_batches_that_are_padded_each_to_its_own_length_are_padded_to_the_longest():
     def batch(ids, mask):
-        return Inputs((torch.tensor(ids), torch.tensor(mask)), ("input_ids", "attention_mask"))
+        names = ("input_ids", "attention_mask", "number")
+        return Inputs((torch.tensor(ids), torch.tensor(mask), torch.arange(len(ids))), names)
 
     right = joined([batch([[1, 2, 9]], [[1, 1, 0]]), batch([[3, 4], [5, 9]], [[1, 1], [1, 0]])])
     assert right.parts[0].tolist() == [[1, 2, 9], [3, 4, 9], [5, 9, 9]]
     assert right.parts[1].tolist() == [[1, 1, 0], [1, 1, 0], [1, 0, 0]]
     left = joined([batch([[9, 2, 3]], [[0, 1, 1]]), batch([[3, 4]], [[1, 1]])])
-    assert left.parts[0].tolist() == [[9, 2, 3], [9, 3, 4]]
+    assert left.parts[0].tolist() == [[9, 2, 3], [9, 3, 4]] and left.parts[2].tolist() == [0, 0]
     ragged = loader(lambda a, b, y: (a[:, : 32 - int(y[0])], b, y))
-    refused(lambda: diagnose(Two(), ragged), "the batches differ in size", "give all items one size")
+    refused(lambda: diagnose(Two(), ragged), "the batches differ", "give all items the same inputs of one size")
+    other = loader(lambda a, b, y: {"upper": a, "y": y} | ({"lower": b} if y[0] > 4 else {}))
+    refused(lambda: diagnose(Two(), other), "the batches differ", "give all items the same inputs")
 
 
 @pytest.mark.parametrize(

@@ -122,7 +122,7 @@ def test_uncommitted_module(clone, path, name, ignored):
 
 def test_uncommitted_script(clone):
     (clone / "mine.py").write_text("from deepnet.records import code\nprint(code.state()['uncommitted'])\n")
-    assert said_in(clone, "mine.py").strip().endswith("has it: mine.py")
+    assert said_in(clone, "mine.py").strip().endswith(": mine.py")
 
 
 REVERTED = """
@@ -144,7 +144,7 @@ print(code.why_not_one_commit([state]))
 def test_edit_that_was_reverted(clone):
     """What the process has imported may be the edited module, though the file is the commit's again."""
     edited, reverted, at_the_end = said_in(clone, "-c", REVERTED).splitlines()
-    assert edited.endswith("has it: deepnet/text.py")
+    assert edited.endswith(": deepnet/text.py")
     assert reverted == "written after this process had begun: deepnet/text.py; restart it"
     assert at_the_end == "its code was changed while it ran: deepnet/text.py"
 
