@@ -49,6 +49,6 @@ class ResidualBlock(nn.Module):
 
 
 def residual_block(widths: Sequence[int], layer: Layer, projection: Layer) -> ResidualBlock:
-    """A chain with a shortcut: the identity where the first and the last width agree, else a projection."""
+    """A chain with a shortcut: the identity if the first and the last width are equal, else a projection."""
     first, last = widths[0], widths[-1]
     return ResidualBlock(chain(widths, layer), nn.Identity() if first == last else projection(first, last))

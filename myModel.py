@@ -186,13 +186,13 @@ class DropoutHead(nn.Sequential):
 
 
 def replace_head(model: nn.Module, num_classes: int, dropout: float = 0.0) -> nn.Module:
-    """Put a fresh Linear, drawn from torch's generator, in place of the model's last one; returns the model.
+    """Replace the model's last Linear layer by a new one, initialized from torch's generator; returns the model.
 
     In a model with several heads, such as a distilled vision transformer or GoogLeNet, each is replaced. A head without
-    bias gets one without bias. With `dropout` the new head is Sequential(Dropout, Linear); a later call replaces the
-    pair, so heads never nest. A dropout that the network itself has before its last layer stays, and takes the
-    probability `dropout` where that is given. Load a state dict before, since the pair has other keys. Raises
-    UsageError for a model without a Linear inside, or with a convolution behind it.
+    bias is replaced by one without bias. With `dropout`, the new head is Sequential(Dropout, Linear); a later call
+    replaces the pair, so heads never nest. If the network itself has a dropout layer before its last layer, that stays,
+    and its probability becomes `dropout` if this is given. Load a state dict first, since the pair has other keys.
+    Raises UsageError for a model without a Linear layer inside, or with a convolution after the last one.
 
     >>> replace_head(torchvision.models.resnet18(), 10).fc.out_features
     10
@@ -268,11 +268,11 @@ def initialise(model: nn.Module, initialisation: str) -> None:
 
 
 def train_only(model: nn.Module, children: Collection[str] | None, moving_statistics: bool = False) -> None:
-    """Freeze all parameters but those of these children (as in `model.named_children()`); None changes nothing.
+    """Freeze all parameters except those of these children, as `model.named_children()` names them; None: no change.
 
-    Enter training mode by `set_train_mode`, which keeps what is frozen in evaluation mode; with `moving_statistics` it
-    leaves batch normalization in training mode, as the original program did. Raises UsageError for what is no sequence
-    of names, and, naming the choices, for a child that is unknown or has no parameters.
+    Afterwards, call `set_train_mode` instead of `model.train()`: it keeps frozen modules in evaluation mode. With
+    `moving_statistics` it leaves batch normalization in training mode, as the original program did. Raises UsageError
+    unless `children` is a sequence of names, and for a child that is unknown or has no parameters.
 
     >>> train_only(torchvision.models.resnet18(), ("layer4", "fc"))
     """
@@ -294,9 +294,9 @@ def train_only(model: nn.Module, children: Collection[str] | None, moving_statis
 def set_train_mode(model: nn.Module) -> nn.Module:
     """`model.train()`, but modules whose parameters are all frozen stay in evaluation mode; returns the model.
 
-    So frozen batch normalisation keeps its statistics, and a frozen prefix gives the same output each time. Call it
-    wherever you would call `model.train()`, which undoes it. It goes by `requires_grad`, however the model was frozen.
-    A module without parameters (ReLU, dropout) has the mode of the module that contains it.
+    Thus frozen batch normalization keeps its statistics, and a frozen prefix gives the same output each time. Call it
+    wherever you would call `model.train()`, which undoes it. It depends on `requires_grad` only. A module without
+    parameters (ReLU, dropout) has the mode of the module that contains it.
     """
     model.train()
     for module in model.modules():

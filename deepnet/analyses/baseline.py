@@ -10,7 +10,7 @@ import torch
 CS = {
     "svm": (1e-5, 1e-4, 1e-3),
     "logistic_regression": (1e-4, 1e-3, 1e-2, 1e-1),
-}  # the inverse regularisation strengths tried
+}  # the inverse regularization strengths tried
 
 
 def linear(state: dict) -> Callable[[np.ndarray], np.ndarray]:
@@ -60,7 +60,7 @@ def classical_baseline(
     from sklearn.svm import LinearSVC
 
     makers = {
-        # tol: liblinear's own for the dual
+        # tol is liblinear's default for the dual problem
         "svm": lambda c: LinearSVC(C=c, dual=True, tol=0.1, max_iter=2000, random_state=0),
         "logistic_regression": lambda c: LogisticRegression(C=c, tol=1e-3, max_iter=2000),
     }

@@ -125,12 +125,12 @@ class ImageSet(BatchSource):
         return inputs[0], int(labels[0])
 
     def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
-        """Resized and normalised images, float32 (B, C, size, size), and int64 labels (B,) at `indices` (B,).
+        """Resized and normalized images, float32 (B, C, size, size), and int64 labels (B,) at `indices` (B,).
 
-        Images are resized as 8-bit images, as torchvision's Resize does before ToTensor. The result equals that of
-        torchvision exactly for colour images on an x86 processor with AVX2, and within one grey level elsewhere.
+        Images are resized as 8-bit images, as by torchvision's Resize before ToTensor. The result equals torchvision's
+        exactly for colour images on an x86 processor with AVX2, and within one grey level elsewhere.
         """
-        # a blocking copy would wait for the device in every batch
+        # a blocking copy would synchronize with the device in every batch
         indices = indices.to(self.images.device, non_blocking=True)
         images = self.images[indices].contiguous(memory_format=self.memory_format)
         if images.shape[-1] != self.size:

@@ -5,10 +5,11 @@ from dataclasses import dataclass
 
 @dataclass
 class EarlyStopping:
-    """The best epoch and the patience counter are tracked separately.
+    """Tracks the best epoch and, separately, the patience.
 
-    The counter resets when the accuracy exceeds its reference by more than `min_delta`, and the reference then moves
-    to it; `patience` epochs in a row without that end the run. The best epoch is the highest, the earliest of equals.
+    When the accuracy exceeds the reference by more than `min_delta`, it becomes the new reference and the counter
+    resets; after `patience` epochs in a row without this, the run is over. The best epoch is that of the highest
+    accuracy, the earliest of equals.
     """
 
     patience: int | None
@@ -20,7 +21,7 @@ class EarlyStopping:
 
     def update(self, epoch: int, accuracy: float) -> bool:
         """Take in an epoch; returns whether it is the best so far."""
-        if accuracy - self.reference > self.min_delta + 1e-9:  # a gain of exactly min_delta, in binary, is none
+        if accuracy - self.reference > self.min_delta + 1e-9:  # so that rounding makes no gain of exactly min_delta
             self.reference, self.waited = accuracy, 0
         else:
             self.waited += 1

@@ -19,17 +19,16 @@ OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
 
 
 def make_optimizer(exp: Experiment, model: nn.Module, graph: bool = False, fast: bool = True) -> torch.optim.Optimizer:
-    """The experiment's optimizer over what the model lets learn.
+    """The experiment's optimizer over the model's trainable parameters.
 
-    `fast`: in the fastest form that torch has of it, else as torch makes it by itself; `graph`: on a GPU one for a CUDA
-    graph.
+    `fast`: in torch's fastest implementation, else in torch's default one. `graph`: on a GPU, usable in a CUDA graph.
     """
     extra: dict = {} if exp.eps is None else {"eps": exp.eps}
     extra |= {"momentum": exp.momentum} if exp.momentum else {}
-    if graph and device().type == "cuda" and exp.optimizer != "SGD":  # which counts no steps
-        extra["capturable"] = True  # the count of steps lies on the device too
+    if graph and device().type == "cuda" and exp.optimizer != "SGD":  # SGD counts no steps
+        extra["capturable"] = True  # keeps the step count on the device
     learned = [p for p in model.parameters() if p.requires_grad]
-    fast = fast and all(p.is_floating_point() for p in learned)  # there is no fused step for complex weights
+    fast = fast and all(p.is_floating_point() for p in learned)  # no fused implementation takes complex weights
     make = OPTIMIZERS[exp.optimizer] if fast else getattr(torch.optim, exp.optimizer)
     return make(learned, lr=exp.lr, **extra)
 

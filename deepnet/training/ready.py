@@ -102,7 +102,7 @@ def materialise(model: nn.Module, source: Any) -> None:
                 return
 
 
-def scores(model: nn.Module, inputs: Tensor, outputs: Any, training: bool = False) -> Tensor:
+def checked_scores(inputs: Tensor, outputs: Any, training: bool = False) -> Tensor:
     """Return the outputs if they are scores (N, classes); else raise UsageError, naming what the model returns."""
     if not isinstance(outputs, Tensor):
         also = " in training (auxiliary heads? build it without, as aux_logits=False)" if training else ""
@@ -126,7 +126,7 @@ def count_outputs(model: nn.Module, inputs: Tensor, training: bool = False) -> i
             ) from None
         what = f"a batch of shape {tuple(inputs.shape)} and type {inputs.dtype}{' in training' if training else ''}"
         raise UsageError(f"the model cannot take {what} from the data set: {first_line(error)}") from None
-    return scores(model, inputs, outputs, training).shape[1]
+    return checked_scores(inputs, outputs, training).shape[1]
 
 
 def as_the_model_takes(model: nn.Module, source: Any) -> Any:

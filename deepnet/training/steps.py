@@ -17,7 +17,7 @@ from deepnet.speed.optimizer_steps import ContiguousViews, drop_subnormals
 from deepnet.speed.relus import with_cheap_relus
 from deepnet.training.metrics import GradientNorms, accuracy, macro_accuracy
 from deepnet.training.precision import arithmetic, cast
-from deepnet.training.ready import batches_of, device_of, scores, usable_precision
+from deepnet.training.ready import batches_of, checked_scores, device_of, usable_precision
 from experimentTable import UsageError
 from myModel import set_train_mode
 
@@ -57,8 +57,8 @@ def train_epoch(
         >>> optimizer = torch.optim.Adam(model.parameters())
         >>> train_epoch(model, train_set, optimizer)["train_accuracy"]
     """
-    own = not isinstance(data, BatchSource)
-    if own:
+    from_user = not isinstance(data, BatchSource)
+    if from_user:
         precision = usable_precision(model, precision)
         check_loss(loss)
     check_optimizer(model, optimizer)
@@ -72,14 +72,14 @@ def train_epoch(
     images = steps = 0
     convolves = any(p.ndim == 4 for p in model.parameters())  # else intercepting convolutions costs 0.5 ms per step
     clean_up = fast and device.type == "cpu"
-    computed = with_cheap_relus(model) if fast else model
+    network = with_cheap_relus(model) if fast else model
     start = time.perf_counter()
 
     def step(inputs: Tensor, labels: Tensor) -> None:
         with arithmetic(precision, convolves, fast):
-            outputs = computed(cast(inputs, precision))
-            if own:
-                check_targets(scores(model, inputs, outputs, training=True), labels)
+            outputs = network(cast(inputs, precision))
+            if from_user:
+                check_targets(checked_scores(inputs, outputs, training=True), labels)
             value = loss(outputs, labels)
         optimizer.zero_grad()
         value.backward()
@@ -167,18 +167,18 @@ def evaluate(
         >>> measured, predictions = evaluate(model, test_set)
         >>> measured["accuracy"]
     """
-    own = not isinstance(data, BatchSource)
-    precision = usable_precision(model, precision) if own or precision is None else precision
+    from_user = not isinstance(data, BatchSource)
+    precision = usable_precision(model, precision) if from_user or precision is None else precision
     check_loss(loss)
     batches, device = batches_of(model, data, precision, classes, batch_size, shuffle=False), device_of(model)
     model.eval()
-    computed = with_cheap_relus(model) if fast else model
+    network = with_cheap_relus(model) if fast else model
     losses, predicted, targets = [], [], []
     for inputs, labels in batches:
         inputs, labels = inputs.to(device), labels.to(device)
         with arithmetic(precision, fast=fast):
-            outputs = scores(model, inputs, computed(cast(inputs, precision)))
-        if own:
+            outputs = checked_scores(inputs, network(cast(inputs, precision)))
+        if from_user:
             check_targets(outputs, labels)
         exact = outputs.float() if precision == "bf16" else outputs
         if loss is cross_entropy:
