@@ -5,8 +5,7 @@ the experiment records them, one gradient norm per parameter tensor and step. Ea
 take turns. A peer that is not installed, or that fails, is left out, and the table's caption says why.
 
 Like the plain recipe, Lightning, skorch and torch.compile read PIL images through a DataLoader with workers. timm's
-loader is its own. JAX has the images in memory as bytes of the models' size, which are normalised in the step, and
-whole epochs under one jit. What is timed are steps in the steady state; what comes before is the warm-up.
+loader is its own. JAX has the images in memory as bytes of the models' size, which are normalised in the step. What is timed are steps in the steady state; what comes before is the warm-up.
 """
 
 import logging
@@ -153,7 +152,10 @@ def timm(exp: Experiment, data: ImageSet) -> Steps:
 
 
 def jax(exp: Experiment, data: ImageSet) -> Steps:
-    """JAX and Optax; it takes whole epochs, each a scan over shuffled batches under one jit."""
+    """JAX and Optax: an epoch is a scan over shuffled batches under one jit, a CNN's a loop over jitted steps.
+
+    XLA takes many times as long for the gradients of a convolution within a scan on a CPU (20 times, JAX 0.10.2).
+    """
     threads, cores = torch.get_num_threads(), sorted(os.sched_getaffinity(0))
     os.sched_setaffinity(0, cores[:threads])  # XLA takes all cores that it may
     import jax
@@ -161,15 +163,15 @@ def jax(exp: Experiment, data: ImageSet) -> Steps:
     import optax
 
     parameters, forward = jax_model(Plain(exp, data, workers=0).model)
-    mean, deviation = (np.array(numbers, np.float32) for numbers in NORMALISATION[data.name])
-    images = jnp.asarray(resize(data.images, [data.size, data.size], antialias=True).permute(0, 2, 3, 1).numpy())
+    mean, deviation = (np.array(numbers, np.float32).reshape(-1, 1, 1) for numbers in NORMALISATION[data.name])
+    images = jnp.asarray(resize(data.images, [data.size, data.size], antialias=True).numpy())
     labels = jnp.asarray(data.labels.numpy())
     optimizer = optax.adam(exp.lr)
 
     def loss_of(parameters: Any, inputs: Any, labels: Any) -> Any:
         return optax.softmax_cross_entropy_with_integer_labels(forward(parameters, inputs), labels).mean()
 
-    def step(state: Any, indices: Any) -> Any:
+    def step(state: Any, images: Any, labels: Any, indices: Any) -> Any:
         parameters, moments = state
         inputs = (images[indices].astype(jnp.float32) / 255 - mean) / deviation
         loss, gradients = jax.value_and_grad(loss_of)(parameters, inputs, labels[indices])
@@ -177,7 +179,12 @@ def jax(exp: Experiment, data: ImageSet) -> Steps:
         updates, moments = optimizer.update(gradients, moments)
         return (optax.apply_updates(parameters, updates), moments), (loss, norms)
 
-    epoch = jax.jit(lambda state, order: jax.lax.scan(step, state, order), donate_argnums=0)
+    convolves = any(getattr(leaf, "ndim", 0) == 4 for leaf in jax.tree.leaves(parameters))
+    one_step = jax.jit(step, donate_argnums=0)
+    whole_epoch = jax.jit(
+        lambda state, *data, order: jax.lax.scan(lambda state, indices: step(state, *data, indices), state, order),
+        donate_argnums=0,
+    )
     state, generator = (parameters, optimizer.init(parameters)), torch.Generator().manual_seed(0)
 
     def train(steps: int) -> float:
@@ -185,7 +192,13 @@ def jax(exp: Experiment, data: ImageSet) -> Steps:
         taken, start = 0, time.perf_counter()
         while taken < steps:
             order = torch.stack(epoch_batches(len(data), exp.batch_size, generator)).numpy()
-            state, measured = epoch(state, order)
+            if convolves:
+                order, measured = order[: steps - taken], []
+                for indices in order:
+                    state, found = one_step(state, images, labels, indices)
+                    measured.append(found)
+            else:
+                state, measured = whole_epoch(state, images, labels, order=order)
             jax.device_get(measured)
             taken += len(order)
         return (time.perf_counter() - start) / taken
@@ -194,39 +207,33 @@ def jax(exp: Experiment, data: ImageSet) -> Steps:
 
 
 def jax_model(model: nn.Module) -> tuple[list, Callable[[list, Any], Any]]:
-    """A chain of torch layers in JAX: its parameters, and the function from them and images (N, H, W, C) to outputs."""
+    """A chain of torch layers in JAX: its parameters, and the function from them and images (N, C, H, W) to outputs."""
     import jax
     import jax.numpy as jnp
 
     def pool(layer: nn.Module, x: Any) -> Any:
-        side, rest = divmod(x.shape[1], int(layer.output_size))  # type: ignore[arg-type]
-        assert rest == 0, "windows of equal size"
-        window = (1, side, side, 1)
-        return jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, window, window, "VALID")
+        side = int(layer.output_size)  # type: ignore[arg-type]
+        windows = (side, x.shape[2] // side, side, x.shape[3] // side)  # all of one size, at the profiles' image sizes
+        return x.reshape(*x.shape[:2], *windows).max((3, 5))  # on a CPU faster than reduce_window
 
     def convolve(layer: nn.Module, x: Any, weight: Any, bias: Any) -> Any:
-        numbers = ("NHWC", "HWIO", "NHWC")
-        return jax.lax.conv_general_dilated(x, weight, (1, 1), "SAME", dimension_numbers=numbers) + bias
+        return jax.lax.conv_general_dilated(x, weight, (1, 1), "SAME") + bias[:, None, None]
 
     operations: dict[type, Callable] = {
-        nn.Linear: lambda layer, x, weight, bias: x @ weight + bias,
+        nn.Linear: lambda layer, x, weight, bias: x @ weight.T + bias,
         nn.Conv2d: convolve,
         nn.ReLU: lambda layer, x: jax.nn.relu(x),
-        nn.Flatten: lambda layer, x: x.transpose(0, 3, 1, 2).reshape(len(x), -1),  # as torch's weights have it
+        nn.Flatten: lambda layer, x: x.reshape(len(x), -1),
         nn.AdaptiveMaxPool2d: pool,
     }
     layers = [module for module in model.modules() if not any(True for _ in module.children())]
-
-    def parameters_of(layer: nn.Module) -> list:
-        found = [parameter.detach().numpy() for parameter in layer.parameters()]
-        return [jnp.array(p.transpose(2, 3, 1, 0) if p.ndim == 4 else p.T) for p in found]
 
     def forward(parameters: list, x: Any) -> Any:
         for layer, own in zip(layers, parameters, strict=True):
             x = operations[type(layer)](layer, x, *own)
         return x
 
-    return [parameters_of(layer) for layer in layers], forward
+    return [[jnp.array(p.detach().numpy()) for p in layer.parameters()] for layer in layers], forward
 
 
 CONTENDERS: dict[str, Callable[[Experiment, ImageSet], Steps]] = {
@@ -336,7 +343,9 @@ def run(profile: str, repeats: int, seconds: float, batch_size: int | None = Non
         processes = {
             # a cache of compiled code would make the warm-up depend on earlier runs
             contender: stack.enter_context(
-                plain_process(THP_MEM_ALLOC_ENABLE=str(int(contender == "ours")), TORCHINDUCTOR_FORCE_DISABLE_CACHES="1")
+                plain_process(
+                    THP_MEM_ALLOC_ENABLE=str(int(contender == "ours")), TORCHINDUCTOR_FORCE_DISABLE_CACHES="1"
+                )
             )
             for contender in CONTENDERS
         }
