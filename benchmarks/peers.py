@@ -5,7 +5,8 @@ the experiment records them, one gradient norm per parameter tensor and step. Ea
 take turns. A peer that is not installed, or that fails, is left out, and the table's caption says why.
 
 Like the plain recipe, Lightning, skorch and torch.compile read PIL images through a DataLoader with workers. timm's
-loader is its own. JAX has the images in memory as bytes of the models' size, which are normalised in the step. What is timed are steps in the steady state; what comes before is the warm-up.
+loader is its own. JAX has the images in memory as bytes of the models' size, which are normalised in the step. What is
+timed are steps in the steady state; what comes before is the warm-up.
 """
 
 import logging
@@ -399,10 +400,10 @@ def caption(result: dict) -> str:
     packages = ", ".join(f"{package} {number}" for package, number in result["versions"].items())
     reasons = {f"{peer}: {reason}" for row in rows for peer, reason in row["failed"].items()}
     return (
-        f"Training images a second in fp32 on {result['machine']}, threads {made['threads']}, workers {made['workers']}, "
-        f"batch {rows[0]['batch_size']}, torch {made['torch']}, {packages}, commit {str(made['commit'])[:7]}, "
-        f"{made['date']}; ours, and ours divided by each peer's: medians of {made['repeats']} alternating repeats, and "
-        f"the ratios' range; warm-up in seconds."
+        f"Training images a second in fp32 on {result['machine']}, threads {made['threads']}, "
+        f"workers {made['workers']}, batch {rows[0]['batch_size']}, torch {made['torch']}, {packages}, "
+        f"commit {str(made['commit'])[:7]}, {made['date']}; ours, and ours divided by each peer's: medians of "
+        f"{made['repeats']} alternating repeats, and the ratios' range; warm-up in seconds."
     ) + "".join(f" Left out is {reason}." for reason in sorted(reasons))
 
 
