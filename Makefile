@@ -21,7 +21,7 @@ help:
 	  'make lab        open main.ipynb in JupyterLab' \
 	  'make test       run all tests' \
 	  'make faults     200 kills and what came of them, into tests/faults-summary.md' \
-	  'make benchmark  this package against the plain recipe, into benchmarks/results' \
+	  'make benchmark  this package against the plain recipe, into benchmarks/results; PEERS=1 beside other libraries' \
 	  'make docs       pages of the public functions, from their docstrings, into docs/api' \
 	  'make check      ruff (lint, format) and mypy' \
 	  'make clean      remove .venv and caches; runs/ and report/ stay' \
@@ -50,7 +50,7 @@ faults: $(INSTALLED)
 	KILLS=200 $(RUN) pytest tests/runs/test_faults.py -k resume_after_kill
 
 benchmark: $(INSTALLED)
-	.venv/bin/python benchmarks/benchmark.py
+	.venv/bin/python benchmarks/benchmark.py $(if $(PEERS),--peers --profile cpu)
 
 docs: $(INSTALLED)
 	$(RUN) pdoc --output-directory docs/api $(DOCUMENTED)

@@ -108,9 +108,9 @@ def step_seconds(recipe: Plain | Ours, steps: int) -> float:
     return (time.perf_counter() - started) / steps
 
 
-def plain_process() -> ProcessPoolExecutor:
-    """A process for the plain recipe, where memory is as torch and the system have it."""
-    with patch.dict(os.environ, {"THP_MEM_ALLOC_ENABLE": "0"}):
+def plain_process(**environment: str) -> ProcessPoolExecutor:
+    """A process for the plain recipe, where memory is as torch and the system have it, unless `environment` differs."""
+    with patch.dict(os.environ, {"THP_MEM_ALLOC_ENABLE": "0"} | environment):
         executor = ProcessPoolExecutor(1, get_context("spawn"))
         executor.submit(int).result()  # the process starts with its first task
     return executor
@@ -250,9 +250,9 @@ def with_peaks(entry: dict, peaks: dict[str, float]) -> dict:
     }
 
 
-def repeated_ratios(speeds: dict[str, list[float]], precision: str) -> list[float]:
-    """Ours to plain in each repeat."""
-    return [ours / plain for ours, plain in zip(speeds[precision], speeds["plain"], strict=True)]
+def repeated_ratios(speeds: dict[str, list[float]], ours: str, other: str = "plain") -> list[float]:
+    """The ratio of the two speeds in each repeat."""
+    return [one / another for one, another in zip(speeds[ours], speeds[other], strict=True)]
 
 
 # ---------------------------------------------------------------- the table
@@ -341,30 +341,35 @@ def main() -> None:
         help="a look: the sample's image sizes, batch 32, one repeat; nothing is written",
     )
     what.add_argument("--markdown", metavar="FILE", type=Path, help="measure nothing; the table of a results file")
+    parser.add_argument("--peers", action="store_true", help="beside other libraries, on a CPU; see peers.py")
     arguments = parser.parse_args()
+    from benchmarks import peers  # which imports this file
+
+    table = peers if arguments.peers else sys.modules[__name__]
     try:
         if arguments.markdown:
-            print(shown(arguments.markdown))
+            print(shown(arguments.markdown, table.markdown))
             return
-        if device().type not in PEAK_WIDTH:
-            raise UsageError(f"the benchmark measures {' and '.join(PEAK_WIDTH)}, not {device().type}; set DEVICE=cpu")
+        measured = ["cpu"] if arguments.peers else list(PEAK_WIDTH)
+        if device().type not in measured:
+            raise UsageError(f"the benchmark measures {' and '.join(measured)}, not {device().type}; set DEVICE=cpu")
         if not arguments.quick:
             RESULTS.mkdir(exist_ok=True)
             TemporaryFile(dir=RESULTS).close()  # if nothing can be written there, it is said before the measurement
     except (UsageError, OSError) as error:
         parser.error(str(error))
     if arguments.quick:
-        run("sample", repeats=1, seconds=0, batch_size=32)
+        table.run("sample", repeats=1, seconds=0, batch_size=32)
         return
-    result = run(arguments.profile, repeats=5, seconds=2)
+    result = table.run(arguments.profile, repeats=5, seconds=2)
     smaller = "" if arguments.profile == "paper" else f"-{arguments.profile}"
-    path = RESULTS / f"{result['machine']}{smaller}.json"
+    path = RESULTS / f"{result['machine']}{smaller}{'-peers' * arguments.peers}.json"
     path.write_text(json.dumps(result, indent=1) + "\n")
     print(f"\nWritten to {path}")
 
 
-def shown(path: Path) -> str:
-    """`markdown` of a results file; UsageError where it is none."""
+def shown(path: Path, markdown: Callable[[dict], str]) -> str:
+    """The table of a results file; UsageError where it is none."""
     try:
         return markdown(json.loads(path.read_text()))
     except (ValueError, KeyError, TypeError):

@@ -74,6 +74,10 @@ class Plain:
             DataLoader(self.source, batch_sampler=sampler, num_workers=self.workers, multiprocessing_context=start)
         )
 
+    def loss(self, inputs: Tensor, labels: Tensor) -> Tensor:
+        """The mean loss of a batch."""
+        return cross_entropy(self.model(inputs), labels)
+
     @torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=False, allow_tf32=True)  # torch's defaults
     def train(self, batches: Iterable[tuple[Tensor, Tensor]]) -> dict:
         """Train on the batches; the mean loss and, where recorded, the report's gradient norm."""
@@ -83,7 +87,7 @@ class Plain:
         for inputs, labels in batches:
             inputs, labels = inputs.to(device()), labels.to(device())
             self.optimizer.zero_grad()
-            loss = cross_entropy(self.model(inputs), labels)
+            loss = self.loss(inputs, labels)
             loss.backward()
             if self.exp.record_gradients:
                 for parameter in self.model.parameters():

@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable
 from itertools import zip_longest
 from pathlib import Path
+from types import ModuleType
 
 import nbformat
 import numpy as np
@@ -20,7 +21,7 @@ from helpers import ROOT
 from nbclient import NotebookClient
 from pictures import alike, picture
 
-from benchmarks.benchmark import markdown
+from benchmarks import benchmark, peers
 from deepnet.claims import simulation
 from deepnet.claims.beside import side_by_side, statistics_table
 from deepnet.claims.ledger import RULES, check, ledger
@@ -39,8 +40,8 @@ FINDINGS, PROVENANCE = (ROOT / "report" / f"{page}.md" for page in ("findings", 
 PROFILE = "paper"  # the best that has evidence: whose outputs the notebook carries
 
 
-def benchmark(machine: str) -> str:
-    return markdown(json.loads((ROOT / "benchmarks" / "results" / f"{machine}.json").read_text()))
+def measured(machine: str, table: ModuleType = benchmark) -> str:
+    return table.markdown(json.loads((ROOT / "benchmarks" / "results" / f"{machine}.json").read_text()))
 
 
 TRAINED = [*(name for name, exp in EXPERIMENTS.items() if exp.kind in ("training", "baseline")), "search_*"]
@@ -48,8 +49,9 @@ BLOCKS: dict[str, tuple[Path, Callable[[], str]]] = {  # what stands between the
     "ledger": (RESULTS, lambda: str(ledger(PROFILE))),
     **{f"statistics-{p}": (RESULTS, lambda p=p: str(statistics_table(p))) for p in ("paper", "cpu")},
     "simulation": (STATISTICS, simulation.report),
-    "benchmark": (SPEED, lambda: benchmark("intel-r-xeon-r-processor-family-6-model-207-2-cores")),
-    "benchmark-gpu": (SPEED, lambda: benchmark("nvidia-h200-16-cores")),
+    "benchmark": (SPEED, lambda: measured("intel-r-xeon-r-processor-family-6-model-207-2-cores")),
+    "benchmark-gpu": (SPEED, lambda: measured("nvidia-h200-16-cores")),
+    "benchmark-peers": (SPEED, lambda: measured("amd-epyc-family-25-model-17-2-cores-cpu-peers", peers)),
     **{claim: (FINDINGS, lambda claim=claim: str(side_by_side(claim, "paper", "cpu"))) for claim in RULES},
     **{
         f"results-{p}": (PROVENANCE, lambda p=p: str(results_table(*TRAINED, profile=p, most=len(TRAINED) + 12)))
