@@ -132,8 +132,9 @@ def timm(exp: Experiment, data: ImageSet) -> Steps:
         raise UsageError("timm's loop takes no gradient norms")
     mean, deviation = NORMALISATION[data.name]
     recipe = Plain(exp, data)
+    source: Any = recipe.source  # which timm takes, as it takes any data set
     loader = create_loader(
-        recipe.source, (3, data.size, data.size), exp.batch_size, is_training=True, no_aug=True,
+        source, (3, data.size, data.size), exp.batch_size, is_training=True, no_aug=True,
         mean=mean, std=deviation, num_workers=WORKERS, device=torch.device("cpu"),
     )  # fmt: skip
     recipe.batches = lambda order: islice(chain.from_iterable(repeat(loader)), len(order))  # type: ignore
@@ -183,7 +184,9 @@ def jax(exp: Experiment, data: ImageSet) -> Steps:
     convolves = any(getattr(leaf, "ndim", 0) == 4 for leaf in jax.tree.leaves(parameters))
     one_step = jax.jit(step, donate_argnums=0)
     whole_epoch = jax.jit(
-        lambda state, *data, order: jax.lax.scan(lambda state, indices: step(state, *data, indices), state, order),
+        lambda state, images, labels, order: jax.lax.scan(
+            lambda state, indices: step(state, images, labels, indices), state, order
+        ),
         donate_argnums=0,
     )
     state, generator = (parameters, optimizer.init(parameters)), torch.Generator().manual_seed(0)
@@ -199,7 +202,7 @@ def jax(exp: Experiment, data: ImageSet) -> Steps:
                     state, found = one_step(state, images, labels, indices)
                     measured.append(found)
             else:
-                state, measured = whole_epoch(state, images, labels, order=order)
+                state, measured = whole_epoch(state, images, labels, order)
             jax.device_get(measured)
             taken += len(order)
         return (time.perf_counter() - start) / taken
@@ -341,7 +344,7 @@ def run(profile: str, repeats: int, seconds: float, batch_size: int | None = Non
     rows = []
     print(HEADER)
     with ExitStack() as stack:
-        processes = {
+        processes: dict[str, Executor] = {
             # a cache of compiled code would make the warm-up depend on earlier runs
             contender: stack.enter_context(
                 plain_process(
