@@ -150,7 +150,7 @@ def frozen(model: nn.Module, count: int) -> nn.Module:
 
 
 def evaluating(model: nn.Module) -> nn.Module:
-    """A network with batch normalisation and weights on another scale, left in evaluation mode."""
+    """A network with batch normalization and weights on another scale, left in evaluation mode."""
     for module in model.modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
             module.weight.data *= 4
@@ -229,7 +229,7 @@ class Halves(nn.Module):
 
 
 def residual_cnn(blocks: int, width: int, channels: int) -> nn.Sequential:
-    """Residual blocks with batch normalisation."""
+    """Residual blocks with batch normalization."""
 
     def block() -> nn.Module:
         conv = [nn.Conv2d(width, width, 3, padding=1) for _ in range(2)]

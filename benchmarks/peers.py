@@ -5,7 +5,7 @@ the experiment records them, one gradient norm per parameter tensor and step. Ea
 take turns. A peer that is not installed, or that fails, is left out, and the table's caption says why.
 
 Like the plain recipe, Lightning, skorch and torch.compile read PIL images through a DataLoader with workers. timm's
-loader is its own. JAX has the images in memory as bytes of the models' size, which are normalised in the step. What is
+loader is its own. JAX has the images in memory as bytes of the models' size, which are normalized in the step. What is
 timed are steps in the steady state; what comes before is the warm-up.
 """
 
@@ -123,7 +123,7 @@ def skorch(exp: Experiment, data: ImageSet) -> Steps:
 
 
 def timm(exp: Experiment, data: ImageSet) -> Steps:
-    """The parts of timm's train.py: its loader, which normalises whole batches, its Adam and its meter of the loss."""
+    """The parts of timm's train.py: its loader, which normalizes whole batches, its Adam and its meter of the loss."""
     from timm.data import create_loader
     from timm.optim import create_optimizer_v2
     from timm.utils import AverageMeter

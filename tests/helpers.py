@@ -82,7 +82,7 @@ def mlp(seed: int = 0, outputs: int = 10) -> nn.Sequential:
 
 
 def normed(seed: int = 0) -> nn.Sequential:
-    """A small convolutional model for the digits with batch normalisation in child "1"."""
+    """A small convolutional model for the digits with batch normalization in child "1"."""
     torch.manual_seed(seed)
     convolution = nn.Conv2d(1, 4, 3, padding=1)
     return nn.Sequential(

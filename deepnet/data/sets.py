@@ -135,7 +135,7 @@ class ImageSet(BatchSource):
         images = self.images[indices].contiguous(memory_format=self.memory_format)
         if images.shape[-1] != self.size:
             images = resize(images, [self.size, self.size], antialias=True)
-        mean, deviation = _normalisation(self.name, self.size, self.memory_format, images.device)
+        mean, deviation = _normalization(self.name, self.size, self.memory_format, images.device)
         return images.float().div_(255).sub_(mean).div_(deviation), self.labels[indices]
 
     @property
@@ -160,7 +160,7 @@ class ImageSet(BatchSource):
 
 
 @functools.cache
-def _normalisation(name: str, size: int, layout: torch.memory_format, device: torch.device) -> tuple[Tensor, Tensor]:
+def _normalization(name: str, size: int, layout: torch.memory_format, device: torch.device) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of `name` (1, C, size, size), expanded and in the batches' layout for speed."""
     channels = torch.tensor(NORMALISATION[name], device=device)[:, None, :, None, None]
     mean, deviation = (each.expand(-1, -1, size, size).contiguous(memory_format=layout) for each in channels)

@@ -66,7 +66,7 @@ def _redrawn(draw: Callable[[Tensor], Any]) -> Callable[[Setup, Measurements], S
 # ---------------------------------------------------------------- changes of the architecture
 
 
-def _normalised(setup: Setup, _: Measurements) -> Setup:
+def _normalized(setup: Setup, _: Measurements) -> Setup:
     norms = {nn.Conv1d: nn.BatchNorm1d, nn.Conv2d: nn.BatchNorm2d, nn.Conv3d: nn.BatchNorm3d, nn.Linear: nn.LayerNorm}
     for name, layer in _layers(setup)[:-1]:
         norm = next((norm for kind, norm in norms.items() if isinstance(layer, kind)), None)
@@ -247,11 +247,11 @@ CURES: dict[str, Cure] = {
     ),
     "xavier": Cure("Xavier's initialization, biases 0", _redrawn(nn.init.xavier_normal_)),
     "small-weights": Cure("weights a tenth of Xavier's", _redrawn(partial(nn.init.xavier_normal_, gain=0.1))),
-    "norm": Cure("normalisation behind each hidden layer", _normalised),
+    "norm": Cure("normalization behind each hidden layer", _normalized),
     "shortcuts": Cure("a shortcut around each hidden layer that keeps the shape", _shortcuts),
     "relus": Cure("a ReLU behind each hidden layer", _with_relus),
     "relu-he": Cure("ReLU and He's initialization", _relu_he),
-    "pre-norm": Cure("normalisation before each branch of the transformer", _pre_norm),
+    "pre-norm": Cure("normalization before each branch of the transformer", _pre_norm),
     "raw-scores": Cure("the last activation left out", _raw_scores),
     "no-dropout": Cure("no dropout", _no_dropout),
     "train-mode": Cure("the model in training mode", _train_mode),

@@ -64,7 +64,7 @@ class Layer:
 def layer_modules(model: nn.Module) -> dict[str, tuple[nn.Module, nn.Parameter]]:
     """Name -> each module with a weight of two or more dimensions of its own, and its first such weight.
 
-    Of a weight that is computed from others, as by weight normalisation, it is the largest of these.
+    Of a weight that is computed from others, as by weight normalization, it is the largest of these.
     """
     found = {}
     for name, module in model.named_modules():
@@ -78,7 +78,7 @@ def layer_modules(model: nn.Module) -> dict[str, tuple[nn.Module, nn.Parameter]]
 
 
 def post_norms(model: nn.Module) -> list[Any]:
-    """The model's transformer layers that normalise behind each shortcut, and not before each branch."""
+    """The model's transformer layers that normalize behind each shortcut, and not before each branch."""
     return [module for module in model.modules() if isinstance(module, BLOCKS) and not module.norm_first]
 
 

@@ -88,7 +88,7 @@ class Measurements:
     evaluating: bool = False  # the whole model is in evaluation mode
     not_optimised: tuple[str, ...] = ()  # that require a gradient, and are not held or have a learning rate of 0
     failure: str = ""  # what torch said where a step could not be taken
-    post_norms: int = 0  # transformer layers of torch's that normalise behind each shortcut
+    post_norms: int = 0  # transformer layers of torch's that normalize behind each shortcut
     half: str = ""  # the weights' type, where it is bfloat16 or float16
     rounding: float = 0.0  # an update of less than this share of a weight of that type is mostly rounded away
     trains_in_float32: bool = False  # the copy in float32, whose loss stays finite

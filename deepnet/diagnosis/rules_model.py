@@ -93,7 +93,7 @@ def unused(m: Measurements) -> Finding | None:
 def eval_mode(m: Measurements) -> Finding | None:
     if not m.eval_norms:
         return None
-    words = f"In evaluation mode, and so normalised by running statistics: {listed(m.eval_norms)}."
+    words = f"In evaluation mode, and so normalized by running statistics: {listed(m.eval_norms)}."
     if m.fresh_norms:
         words += " These have never been updated from data."
     confidence = 0.9 if m.fresh_norms else 0.3  # trained statistics are often kept on purpose

@@ -56,9 +56,9 @@ def exploding(m: Measurements) -> Finding | None:
         + (f", where ln({m.outputs}) = {m.chance:.2f} is expected." if m.is_cross_entropy else ".")
     )
     if median_high(layer.gain for layer in ran) > LARGE_GAIN:
-        cure = "Draw the weights by He's rule, or normalise each layer."
+        cure = "Draw the weights by He's rule, or normalize each layer."
         return Finding("exploding", worst.name, words, cure, 0.85, ("he", "norm", "small-weights"))
-    cure = "Scale the weights of each branch down, or normalise it."  # each layer keeps its signal: shortcuts add up
+    cure = "Scale the weights of each branch down, or normalize it."  # each layer keeps its signal: shortcuts add up
     return Finding("exploding", worst.name, words, cure, 0.85, ("small-weights", "norm"))
 
 
@@ -98,7 +98,7 @@ def post_norm(m: Measurements) -> Finding | None:
     if m.post_norms < DEEP_POST_NORM or peak <= HIGH_UPDATE:
         return None
     words = (
-        f"{m.post_norms} transformer layers normalise behind their shortcuts; at a learning rate at which some weights "
+        f"{m.post_norms} transformer layers normalize behind their shortcuts; at a learning rate at which some weights "
         f"change by {percent(peak)} of their size per step, such a stack soon gives every input the same scores."
     )
     cure = "Take norm_first=True, or a lower learning rate with a warm-up."
@@ -148,7 +148,7 @@ def saturating_activation(m: Measurements) -> Finding | None:
         return None
     name = sorted(m.operations & SQUASHING)[0].lower()
     words = f"The gradient shrinks in each {name}, whose slope is small: {_shrinks(m)}."
-    cure = "Take ReLU with He's initialization in its place, or normalise each layer."
+    cure = "Take ReLU with He's initialization in its place, or normalize each layer."
     return Finding("saturating-activation", behind[0].name, words, cure, 0.86, ("relu-he", "norm", "xavier"))
 
 
@@ -194,7 +194,7 @@ def vanishing(m: Measurements) -> Finding | None:
         gain = median_high(layer.gain for layer in seen)
         if gain < 1:
             words += f" The weights' variance times fan-in is {gain:.2f}; a network of ReLUs keeps its signal at 2."
-    cure = "Draw the weights by He's rule; or add shortcuts or normalisation."
+    cure = "Draw the weights by He's rule; or add shortcuts or normalization."
     return Finding("vanishing", behind[0].name, words, cure, 0.84, ("he", "shortcuts", "norm", "xavier", "small-eps"))
 
 

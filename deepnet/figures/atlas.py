@@ -157,7 +157,7 @@ def rate_map(records: Groups) -> Sheet:
 
 
 def factorial_map(records: Groups) -> Sheet:
-    """A.3: final test accuracy by depth, initialisation, batch normalisation, shortcuts and learning rate."""
+    """A.3: final test accuracy by depth, initialisation, batch normalization, shortcuts and learning rate."""
     found = per_cell(records, CELLS, partial(late, "test_accuracy"))
     figure, axes = sheet(1, 2, height=3.2, sharey=True)
     depths = tuple(WITH_SHORTCUTS)
@@ -300,7 +300,7 @@ FIGURES: dict[str, Entry] = {
     "A.3": Entry(
         factorial_map, tuple(OWN_CELLS.values()), "Depth beside initialization, batch norm, shortcuts and rate",
         "Two maps, one per learning rate, of the test accuracy by number of weight layers and by what is added to the "
-        "plain net: shortcuts, batch normalisation, He's initialization and their combinations.",
+        "plain net: shortcuts, batch normalization, He's initialization and their combinations.",
         "The mean test accuracy of the last three of ten epochs, over the seeds.",
         also=tuple(row for cell, row in CELLS.items() if cell not in OWN_CELLS),  # which alone are A.2's
     ),

@@ -54,7 +54,7 @@ def untrained_mlp(widths: Sequence[int], batch: int = 128) -> tuple[np.ndarray, 
     variance (1 / C) (1 - 1 / C) / batch per class; on the way back each layer multiplies the error's variance by its
     fan-out / (3 fan-in), and each ReLU halves it. With layers of one width that is a factor of √6 per layer in the
     gradient. widths: from the input's to the number of classes C; inputs have a mean square of 1, as MNIST's have
-    after normalisation.
+    after normalization.
 
     Returns the second moment of each layer's outputs, and log10 of the RMS of its weights' gradient.
 

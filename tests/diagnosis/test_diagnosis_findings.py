@@ -279,7 +279,7 @@ class Functional(nn.Module):
         return linear(linear(x.flatten(1), first.weight, first.bias).relu(), last.weight, last.bias)
 
 
-def normalised(depth=1):
+def normalized(depth=1):
     model = stack(64, *[32] * depth, 10)
     for layer in model:
         if isinstance(layer, nn.Linear):
@@ -299,8 +299,8 @@ def compiled_in_place():
 
 @pytest.mark.parametrize(
     "model",
-    [Functional, normalised, lazy, lambda: torch.compile(mlp()), compiled_in_place],
-    ids=["functional", "normalised", "lazy", "compiled", "compiled in place"],
+    [Functional, normalized, lazy, lambda: torch.compile(mlp()), compiled_in_place],
+    ids=["functional", "normalized", "lazy", "compiled", "compiled in place"],
 )
 def test_models_of_any_structure_are_taken(model):
     torch.manual_seed(0)
@@ -311,7 +311,7 @@ def test_models_of_any_structure_are_taken(model):
 
 
 def test_weights_that_are_computed_are_drawn_anew():
-    model = with_(normalised(2), lambda m: m[3].bias.fill_(-50))
+    model = with_(normalized(2), lambda m: m[3].bias.fill_(-50))
     found = diagnose(model, GOOD, lr=1e-2, cures=1)
     assert (found.causes[0].code, found.causes[0].layer) == ("dead-units", "3")
     assert [(trial.name, trial.helped) for trial in found.trials[1:]] == [("he", True)]

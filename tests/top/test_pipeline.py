@@ -83,7 +83,7 @@ def test_weights_used_twice_and_buffers_of_the_model_itself_may_move():
 
 @pytest.mark.parametrize("batch_size", [1000, 199, 64, 1])
 def test_a_batch_larger_than_the_data_and_a_last_batch_of_one_image_work(batch_size):
-    """200 images in batches of 199 would leave one, which batch normalisation at 1 x 1 cannot train on."""
+    """200 images in batches of 199 would leave one, which batch normalization at 1 x 1 cannot train on."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.BatchNorm1d(8), nn.Linear(8, 10))
     if batch_size == 1:  # batches of one are what was asked for; only the last one grows

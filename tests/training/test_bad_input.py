@@ -169,7 +169,7 @@ def test_refused_before_anything_is_written(runs_dir, changed, what, remedy):
 
 
 @pytest.mark.parametrize(("images", "batch_size"), [(200, 1), (1, 32)])
-def test_batches_of_one_image_for_batch_normalisation(runs_dir, images, batch_size):
+def test_batches_of_one_image_for_batch_normalization(runs_dir, images, batch_size):
     def train(**options):
         model = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.BatchNorm1d(8), nn.Linear(8, 10))
         data = digits(0, images)

@@ -182,7 +182,7 @@ def test_a_cached_prefix_of_linear_layers_gives_the_same_weights(monkeypatch, pa
     assert cut_record.rows[1]["probe_distinct"] == whole_record.rows[1]["probe_distinct"]  # of the whole model, in both
 
 
-def test_a_cached_prefix_with_batch_normalisation_gives_the_same_weights(monkeypatch):
+def test_a_cached_prefix_with_batch_normalization_gives_the_same_weights(monkeypatch):
     """Where the chunk is the batch, to the bit."""
     options = {"trainable": ("5",), "batch_size": 200}
     (cut, _), (whole, _) = (trained(monkeypatch, normed(), cut, **options) for cut in (True, False))

@@ -16,7 +16,7 @@ from deepnet.training.features import forward_all
 from deepnet.training.own import described
 
 
-def normalised():
+def normalized():
     torch.manual_seed(0)
     return nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.BatchNorm1d(8), nn.Linear(8, 10))
 
@@ -113,9 +113,9 @@ def test_a_pass_has_as_many_items_as_the_loader_gives(loader, items):
     assert record.finished
 
 
-def test_a_loader_s_last_batch_of_one_that_batch_normalisation_cannot_take_is_refused_beforehand():
+def test_a_loader_s_last_batch_of_one_that_batch_normalization_cannot_take_is_refused_beforehand():
     def train(**options):
-        return pipeline(normalised(), DataLoader(digits(0, 129), 64, **options), held(), name="one", epochs=1)
+        return pipeline(normalized(), DataLoader(digits(0, 129), 64, **options), held(), name="one", epochs=1)
 
     refused(train, "batch of one image", "drop_last")
     assert find_record("one", "own") is None
@@ -198,7 +198,7 @@ def test_a_frozen_front_may_be_of_another_number_type(fast):
 
 def patched():
     """A child whose `forward` was replaced by a function that holds the child itself, which a copy shares."""
-    model = normalised()
+    model = normalized()
     child, own = model[2], model[2].forward
     child.forward = lambda x: own(x).relu()
     return model

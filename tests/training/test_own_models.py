@@ -67,7 +67,7 @@ def test_a_frozen_prefix_that_computes_otherwise_shares_no_cache():
 
 @pytest.mark.parametrize(("layer", "at"), [(nn.Dropout(0.5), 3), (nn.BatchNorm1d(16, affine=False), 2)])
 def test_what_training_changes_before_what_learns_goes_with_it(layer, at):
-    """A dropout, and batch normalisation without parameters, which has nothing to freeze, so that its statistics
+    """A dropout, and batch normalization without parameters, which has nothing to freeze, so that its statistics
     move.
     """
     model = mlp().insert(at, layer)
