@@ -85,6 +85,7 @@ BUDGETS = {
     "atlas_front":     (1000, 100,     0,    300,    60),
     "atlas_rate":      (0,     0,      0,    200,    10),
     "atlas_cell":      (0,     0,      0,    200,    15),
+    "defect_timing":   (0,     0,      0,    240,    60),
     "defect_head":     (0,     0,      0,   1500,    40),
     "defect_baseline": (0,     0,      0,   1800,   900),
     "defect_sgd":      (0,     0,      0,   4500,    45),

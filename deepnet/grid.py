@@ -101,7 +101,7 @@ DEFECT_ROWS: dict[str, tuple[str, dict[str, Any]]] = {  # row -> (the report's r
     "defect_unscaled": ("baseline", _CLASSIFIERS | {"defects": ("unscaled",)}),
     "defect_untuned": ("baseline", _CLASSIFIERS | {"defects": ("untuned",)}),
     "defect_baseline": ("baseline", _CLASSIFIERS | {"defects": ("unscaled", "untuned")}),
-    "defect_timing": ("timing_3", {"defects": ("whole_epochs",)}),
+    "defect_timing": ("timing_3", {"family": "defect_timing", "defects": ("whole_epochs",)}),
     **{  # SGD as the original might have been run, with momentum and at several rates
         f"defect_sgd_{lr:.0e}": ("sgd", {"family": "defect_sgd", "momentum": 0.9, "lr": lr})
         for lr in (5e-4, 5e-3, 5e-2)

@@ -332,7 +332,7 @@ def test_weights_are_kept_on_request_and_a_record_without_them_is_refused(tiny, 
     first = run(row, wandb=False)
     assert not first.has_weights
     before = {path.name: path.read_bytes() for path in first.path.iterdir()}
-    refused(lambda: run(kept, wandb=False), "the weights of mine (seed 0) were not kept; move ", "trained again")
+    refused(lambda: run(kept, wandb=False), "the weights of mine (seed 0) were not kept; move ", "train it again")
     assert run_all(kept) == []
     assert {path.name: path.read_bytes() for path in first.path.iterdir()} == before
     first.path.rename(runs_dir / "aside")
