@@ -2,8 +2,7 @@
 
 Each measurement has a process of its own, so that its peak of memory is its own. A quantity is measured at several
 sizes, and its exponent is the slope of log time on log size: 1 where twice the size takes twice the time.
-`python benchmarks/scaling.py` takes some ten minutes on two cores and writes results/scaling.json and the table that
-stands in docs/speed.md.
+`python benchmarks/scaling.py` takes some ten minutes on two cores, prints a table and writes results/scaling.json.
 """
 
 import argparse
@@ -208,9 +207,9 @@ def main() -> None:
     print(HEADER)
     with tempfile.TemporaryDirectory() as folder:
         result = run(folder, arguments.quick)
-    if not arguments.quick:
-        RESULTS.write_text(json.dumps(result, indent=1) + "\n")
-        print(f"\nWritten to {RESULTS}")
+        if not arguments.quick:  # before the folder is removed, which may take minutes
+            RESULTS.write_text(json.dumps(result, indent=1) + "\n")
+            print(f"\nWritten to {RESULTS}")
 
 
 if __name__ == "__main__":
