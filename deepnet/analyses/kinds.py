@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from functools import partial
 from itertools import cycle
 from typing import Any
 
@@ -112,28 +113,25 @@ def _timing(exp: Experiment, identity: dict, build: Any) -> Any:
     Evaluation, gradient norms and the preparation of images are not part of a step. With the defect "whole_epochs" they
     are, and a block is an epoch.
     """
-    data, evaluation = (
-        load_images(exp.dataset, part, exp.profile, identity["image_size"]).to(device())
-        for part in ("train", EVAL_SPLIT[exp.dataset])
-    )
+    data = load_images(exp.dataset, "train", exp.profile, identity["image_size"]).to(device())
+    whole_epoch = _epoch_timer(exp, identity["image_size"]) if "whole_epochs" in exp.defects else None
 
     def measure(folder: RunFolder) -> Record:
         seed_everything(exp.seed, 0)
         batches = [data.batch(indices) for indices in torch.arange(len(data)).split(exp.batch_size)[:4]]
 
-        def seconds(model: nn.Module, optimizer: torch.optim.Optimizer, steps: int | None) -> float:
-            if steps is None:
-                return _epoch_seconds(model, optimizer, data, evaluation, exp.batch_size)
+        def seconds(model: nn.Module, optimizer: torch.optim.Optimizer, steps: int) -> float:
             work = [batch for batch, _ in zip(cycle(batches), range(steps), strict=False)]
             return train_epoch(model, work, optimizer, fast=fast_by_default())["train_seconds"] / steps
 
+        in_block = whole_epoch or partial(seconds, steps=identity["steps"])
         for plain, residual in TIMED_PAIRS[exp.dataset]:
             models = [MODELS[name](image_size=identity["image_size"]).to(device()) for name in (plain, residual)]
             pair = [(model, make_optimizer(exp, model, fast=fast_by_default())) for model in models]
             for model, optimizer in pair:
                 seconds(model, optimizer, 2)  # warm-up
             for block in range(identity["blocks"]):
-                times = [seconds(model, optimizer, identity["steps"]) for model, optimizer in pair]
+                times = [in_block(model, optimizer) for model, optimizer in pair]
                 row = {"pair": f"{plain} / {residual}", "plain": plain, "residual": residual, "block": block}
                 folder.append(row | {"plain_seconds": times[0], "residual_seconds": times[1]})
         return folder.finish({"status": "finished", "threads": torch.get_num_threads()})
@@ -141,26 +139,28 @@ def _timing(exp: Experiment, identity: dict, build: Any) -> Any:
     return measure
 
 
-def _epoch_seconds(
-    model: nn.Module, optimizer: torch.optim.Optimizer, train: ImageSet, evaluation: ImageSet, batch_size: int
-) -> float:
-    """Seconds of an epoch as the original program timed it, per step.
+def _epoch_timer(exp: Experiment, image_size: int) -> Callable[[nn.Module, torch.optim.Optimizer], float]:
+    """What trains a model for an epoch and gives its seconds per step as the original program timed it.
 
     They contain the start of the workers that load the images, a norm per parameter that is read from the device in
     each step, and the evaluation.
     """
-    sets = [TensorDataset(*data.batch(torch.arange(len(data)))) for data in (train, evaluation)]
+    images = (load_images(exp.dataset, part, exp.profile, image_size) for part in ("train", EVAL_SPLIT[exp.dataset]))
+    sets = [TensorDataset(*data.batch(torch.arange(len(data)))) for data in images]
 
-    def read_norms() -> None:
-        for parameter in model.parameters():
-            if parameter.grad is not None:
-                parameter.grad.norm().item()
+    def seconds(model: nn.Module, optimizer: torch.optim.Optimizer) -> float:
+        def read_norms() -> None:
+            for parameter in model.parameters():
+                if parameter.grad is not None:
+                    parameter.grad.norm().item()
 
-    start = time.perf_counter()
-    loaders = [DataLoader(data, batch_size, shuffle=True, num_workers=2) for data in sets]
-    row = train_epoch(model, loaders[0], optimizer, after_step=read_norms)
-    evaluate(model, loaders[1])
-    return (time.perf_counter() - start) / row["steps"]
+        start = time.perf_counter()
+        loaders = [DataLoader(data, exp.batch_size, shuffle=True, num_workers=2) for data in sets]
+        row = train_epoch(model, loaders[0], optimizer, after_step=read_norms)
+        evaluate(model, loaders[1])
+        return (time.perf_counter() - start) / row["steps"]
+
+    return seconds
 
 
 def as_trained() -> dict:
