@@ -183,27 +183,11 @@ def _duration(seconds: float) -> str:
     return f"{seconds * 1e3:.3g} ms" if seconds < 1 else f"{seconds:.3g} s"
 
 
-def markdown(result: dict) -> str:
-    """The table of a result, and what it was measured on."""
-    made = result["provenance"]
-    caption = (
-        f"On {result['machine']}, threads {made['threads']}, fp32, batches of 128 images, Adam and gradient norms, "
-        f"torch {made['torch']}, commit {str(made['commit'])[:7]}, {made['date']}. The peak is that of the whole "
-        "process, which with PyTorch loaded begins at 0.3 to 0.5 GB."
-    )
-    return "\n".join([HEADER, *map(line, result["rows"]), "", caption])
-
-
 def main() -> None:
-    """Measure, or show what was measured."""
+    """Measure, and write the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    what = parser.add_mutually_exclusive_group()
-    what.add_argument("--quick", action="store_true", help="the two smallest sizes of each; nothing is written")
-    what.add_argument("--markdown", action="store_true", help="measure nothing; the table of the committed results")
+    parser.add_argument("--quick", action="store_true", help="the two smallest sizes of each; nothing is written")
     arguments = parser.parse_args()
-    if arguments.markdown:
-        print(markdown(json.loads(RESULTS.read_text())))
-        return
     print(HEADER)
     with tempfile.TemporaryDirectory() as folder:
         result = run(folder, arguments.quick)

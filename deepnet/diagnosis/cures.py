@@ -265,7 +265,7 @@ CURES: dict[str, Cure] = {
     "float32": Cure("weights and inputs in float32", lambda setup, _: in_float32(setup)),
     "finite-items": Cure("finite items alone", _finite_items),
     "shifted-labels": Cure("labels from 0 on", _shifted_labels),
-    "standardise": Cure("standardised inputs", _standardised),
+    "standardise": Cure("standardized inputs", _standardised),
 }
 
 

@@ -47,8 +47,8 @@ def try_cures(
     """Train a copy of the setup with each cure, on the same batches as `as_it_is`.
 
     A cure has helped where its loss at its end lies below what label frequencies alone give, and clearly below that of
-    the model as it is after as many steps. Its training ends once the loss has fallen by half. A
-    name may join several cures by " + ", which are then made together.
+    the model as it is after as many steps. Its training ends once the loss has fallen by half. A name
+    may join several cures by " + ", which are then made together.
     """
     trials = []
     for name in names:
