@@ -38,6 +38,7 @@ METERED = 3  # of so many steps one is measured, which takes as long as the step
 FITTED = 0.1  # of the loss that label frequencies alone give
 SMOOTHED = 20  # losses whose mean is compared with another's
 AFFINE_ERROR = 1e-3  # of the scores' spread; in float32 an affine map's rounding errors are far smaller
+AFFINE_ITEMS = 32
 # Nodes of autograd's graph that keep a function affine where only one of their arguments depends on the inputs.
 AFFINE = re.compile(
     r"(AccumulateGrad|Addmm|Addbmm|Baddbmm|Mm|Mv|Bmm|Linear|Convolution|T|View|UnsafeView|ReshapeAlias|Reshape"
@@ -138,10 +139,14 @@ def scores_of(model: nn.Module, inputs: Inputs) -> Tensor:
     except Exception as error:  # whatever a reader's own model raises
         remedy = "; make it float32 by model.float()" if dtype_of(model) in HALF else ""
         raise UsageError(f"the model cannot take {inputs} from the data: {first_line(error)}{remedy}") from None
+    return _checked_scores(given, len(inputs))
+
+
+def _checked_scores(given: Any, items: int) -> Tensor:
     outputs = first_tensor(_scores_in(given))
-    if outputs is None or outputs.ndim != 2 or len(outputs) != len(inputs) or not outputs.is_floating_point():
+    if outputs is None or outputs.ndim != 2 or len(outputs) != items or not outputs.is_floating_point():
         found = type(given).__name__ if outputs is None else f"{tuple(outputs.shape)} of type {outputs.dtype}"
-        raise UsageError(f"the model gives {found} for {len(inputs)} items; it must give scores (N, classes)")
+        raise UsageError(f"the model gives {found} for {items} items; it must give scores (N, classes)")
     return outputs
 
 
@@ -318,8 +323,8 @@ def _operations(setup: Setup, probe: Inputs) -> dict[str, Any]:
     for parameter in frozen:
         parameter.requires_grad_(False)
     with torch.no_grad():
-        again, first = widened(scores_of(setup.model, probe)), widened(outputs)
-        several = len([*tensors_in(probe.given_to(setup.model))]) > 1
+        given = probe.given_to(setup.model)
+        again, first = widened(_checked_scores(given, len(probe))), widened(outputs)
         noise = float((first - again).square().mean()) / 2
         signal = max(float((first * again).mean()), 1e-3 * noise, 1e-30)  # independent noise averages out of it
     found: dict[Any, None] = {}
@@ -336,9 +341,9 @@ def _operations(setup: Setup, probe: Inputs) -> dict[str, Any]:
     return {
         "outputs": outputs.shape[1],
         "uses_weights": any(p is getattr(node, "variable", None) for node in found for p in setup.model.parameters()),
-        "several_outputs": several,
+        "several_outputs": len([*tensors_in(given)]) > 1,
         "last_operation": names[0] if names else "",
         "operations": frozenset(name for name in names[1:] if not AFFINE.fullmatch(name)),
-        "affine": is_affine(setup.model, probe),
+        "affine": is_affine(setup.model, probe[:AFFINE_ITEMS]),
         "noise": noise / signal,
     }
