@@ -5,6 +5,7 @@ import pytest
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
+from sklearn.svm import LinearSVC
 
 from deepnet.analyses import baseline
 from deepnet.analyses.baseline import best_row, classical_baseline, linear
@@ -78,3 +79,6 @@ def test_the_original_s_classifiers_see_raw_features_and_have_the_default_c():
     assert (linear(states["logistic_regression"])(x[400:]) == plain.predict(x[400:])).mean() > 0.999
     scaled, _ = classical_baseline((x[:300], y[:300]), (x[300:400], y[300:400]), ("untuned",))
     assert scaled[1]["held_out_accuracy"] != rows[1]["held_out_accuracy"]
+    dual = LinearSVC(C=1.0, dual=True, tol=1e-4, max_iter=100_000, random_state=0).fit(x[:400] / 16, y[:400])
+    _, states = classical_baseline((x[:300] / 16, y[:300]), (x[300:400] / 16, y[300:400]), ("unscaled", "untuned"))
+    assert np.abs(states["svm"]["coef"].numpy() - dual.coef_).max() < 1e-2 * np.abs(dual.coef_).max()
