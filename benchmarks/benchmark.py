@@ -3,8 +3,9 @@
 What is timed is whole training steps, from the data set to the optimizer's step, with batch size, image size, learning
 rate, optimizer and gradient norms of a row of the experiment table. No evaluation, no start of workers.
 
-The recipes stand in recipes.py. Where layers are frozen, a step's time includes its share of the cache: a run computes
-it once for all its epochs, so an image costs prefix / epochs + a training step / batch.
+The recipes stand in recipes.py, what the tables share in timing.py. Where layers are frozen, a step's time includes its
+share of the cache: a run computes it once for all its epochs, so an image costs prefix / epochs + a training step /
+batch.
 """
 
 import argparse
@@ -14,27 +15,33 @@ import re
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import Executor, ProcessPoolExecutor
+from collections.abc import Callable
+from concurrent.futures import Executor
 from dataclasses import replace
 from functools import partial
-from itertools import islice
-from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
-from unittest.mock import patch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # else torch's profiler says on standard error when it begins and ends
 
 import torch
-from torch import Tensor
 from torch.autograd import DeviceType
 
-from benchmarks.recipes import WORKERS, Ours, Plain
-from deepnet.data.datasets import epoch_batches
-from deepnet.data.sets import ImageSet, load_images
+from benchmarks import peers
+from benchmarks.recipes import WORKERS, Ours
+from benchmarks.timing import (
+    MOST_STEPS,
+    ROWS,
+    machine,
+    plain_process,
+    plain_step_seconds,
+    prepare_plain,
+    repeated_ratios,
+    step_seconds,
+    timed_images,
+)  # fmt: skip
 from deepnet.machine import device, has_bfloat16
 from deepnet.records.provenance import provenance
 from deepnet.speed.cuda_graph import CUDAGraphStep
@@ -43,14 +50,7 @@ from deepnet.training.precision import resolve_precision
 from experimentTable import PROFILES, Experiment, UsageError, experiment, identity
 
 RESULTS = Path(__file__).resolve().parent / "results"
-ROWS = {  # the experiment that each row times
-    "MLP_4": "MLP_4", "MLP_33": "MLP_33", "MLP_res_55": "MLP_res_55",
-    "CNN_10": "CNN_10", "CNN_13": "CNN_13", "CNN_30": "CNN_30", "CNN_res_56": "CNN_res_56",
-    "resnet18": "train_resnet", "head": "fine_tune_1", "layer4+head": "fine_tune_2",
-    "layer3+layer4+head": "fine_tune_3_lr",
-}  # fmt: skip
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}  # of ours; plain is fp32
-MOST_STEPS = 500  # of a block
 PROFILED_STEPS = {"cpu": 10, "cuda": CUDAGraphStep.WARM_UP - 1}  # under the profiler, which cannot see into a graph
 PEAK_WIDTH = {"cpu": 2048, "cuda": 8192}  # of the square matrices whose product is the machine's peak
 PARTS = {  # of a step, as torch's profiler names what belongs to them
@@ -81,64 +81,6 @@ def peaks(repeats: int) -> dict[str, float]:
 
 def _precisions() -> list[str]:
     return ["fp32", *(["bf16"] if has_bfloat16() else [])]
-
-
-def step_seconds(recipe: Plain | Ours, steps: int) -> float:
-    """Seconds per step in the steady state: batches that workers have prepared are thrown away, the first step too.
-
-    That step belongs to the same epoch, whose beginning tidies up memory and the optimizer's state, as every hundredth
-    step does; a short block would count that too often. On a GPU the recording of the graph is counted.
-    """
-    needed = recipe.ahead + 1 + steps + recipe.ahead  # workers go on making batches to the end
-    generator = torch.Generator().manual_seed(0)
-    batches = recipe.batches(epoch_batches(len(recipe.source), recipe.exp.batch_size, generator, needed))
-    for _ in islice(batches, recipe.ahead):
-        pass
-    started = 0.0
-
-    def epoch() -> Iterator[tuple[Tensor, Tensor]]:
-        nonlocal started
-        yield next(batches)
-        if device().type == "cuda":
-            torch.cuda.synchronize()
-        started = time.perf_counter()
-        yield from islice(batches, steps)
-
-    recipe.train(epoch())
-    return (time.perf_counter() - started) / steps
-
-
-def plain_process(**environment: str) -> ProcessPoolExecutor:
-    """A process for the plain recipe, where memory is as torch and the system have it, unless `environment` differs."""
-    with patch.dict(os.environ, {"THP_MEM_ALLOC_ENABLE": "0"} | environment):
-        executor = ProcessPoolExecutor(1, get_context("spawn"))
-        executor.submit(int).result()  # the process starts with its first task
-    return executor
-
-
-_plain: Plain  # in that process: the recipe that is timed
-
-
-def prepare_plain(exp: Experiment) -> None:
-    """Within that process: what `plain_step_seconds` times from here on.
-
-    It reads the images itself. If they were sent from here, a thread of the executor would copy them, for which OpenMP
-    starts threads of its own; and with more threads than cores, OpenMP's threads no longer wait actively, which made
-    our MLP_33 a third slower.
-    """
-    global _plain
-    _plain = Plain(exp, timed_images(exp))
-
-
-def plain_step_seconds(steps: int) -> float:
-    """Within that process: `step_seconds` of the plain recipe."""
-    return step_seconds(_plain, steps)
-
-
-def timed_images(exp: Experiment) -> ImageSet:
-    """A row's images, from the embedded sample; all batches are full."""
-    data = load_images(exp.dataset, "train", "sample", identity(exp)["image_size"])
-    return data.subset(range(len(data) // exp.batch_size * exp.batch_size))
 
 
 def time_shares(recipe: Ours, steps: int) -> dict[str, float]:
@@ -250,11 +192,6 @@ def with_peaks(entry: dict, peaks: dict[str, float]) -> dict:
     }
 
 
-def repeated_ratios(speeds: dict[str, list[float]], ours: str, other: str = "plain") -> list[float]:
-    """The ratio of the two speeds in each repeat."""
-    return [one / another for one, another in zip(speeds[ours], speeds[other], strict=True)]
-
-
 # ---------------------------------------------------------------- the table
 
 HEADER = (
@@ -299,13 +236,6 @@ def markdown(result: dict) -> str:
 # ---------------------------------------------------------------- the command line
 
 
-def machine() -> str:
-    """The name of the processor, or of the GPU, and the number of cores, in letters, digits and dashes."""
-    made = provenance("fp32")
-    name = made["device"] if device().type == "cuda" else made["processor"]
-    return re.sub(r"[^a-z0-9]+", "-", f"{name} {os.cpu_count()} cores".lower())
-
-
 def run(profile: str, repeats: int, seconds: float, batch_size: int | None = None) -> dict:
     """Measure all rows, each printed when it is there."""
     made = provenance(resolve_precision("auto")) | {
@@ -343,8 +273,6 @@ def main() -> None:
     what.add_argument("--markdown", metavar="FILE", type=Path, help="measure nothing; the table of a results file")
     parser.add_argument("--peers", action="store_true", help="beside other libraries, on a CPU; see peers.py")
     arguments = parser.parse_args()
-    from benchmarks import peers  # which imports this file
-
     table = peers if arguments.peers else sys.modules[__name__]
     try:
         if arguments.markdown:

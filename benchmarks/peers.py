@@ -27,8 +27,8 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torchvision.transforms.v2.functional import resize
 
-from benchmarks.benchmark import MOST_STEPS, ROWS, machine, plain_process, repeated_ratios, step_seconds, timed_images
 from benchmarks.recipes import WORKERS, Ours, Plain
+from benchmarks.timing import MOST_STEPS, ROWS, machine, plain_process, repeated_ratios, step_seconds, timed_images
 from deepnet.data.datasets import epoch_batches
 from deepnet.data.sets import NORMALISATION, ImageSet
 from deepnet.records.files import first_line

@@ -29,7 +29,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from benchmarks.benchmark import machine
+from benchmarks.timing import machine
 from coreFunction import run_all
 from deepnet.claims.ledger import ledger
 from deepnet.data.sets import load_images
@@ -48,7 +48,7 @@ REPEATS = 5
 HEADER = "| what | grows with | sizes | time | exponent | peak of memory | exponent |\n|---|---|---|---|---:|---|---:|"
 
 
-def step_seconds(model: nn.Module, dataset: str, size: int) -> float:
+def sample_step_seconds(model: nn.Module, dataset: str, size: int) -> float:
     """Seconds per step with 128 images of the embedded sample, Adam and gradient norms: the median of five epochs.
 
     An epoch has four steps.
@@ -67,14 +67,14 @@ def step_seconds(model: nn.Module, dataset: str, size: int) -> float:
 
 def mlp_seconds(depth: int, width: int) -> float:
     """A step of an MLP on MNIST whose hidden layers all have this width."""
-    return step_seconds(MLP([784, *[width] * depth, 10]), "mnist", 28)
+    return sample_step_seconds(MLP([784, *[width] * depth, 10]), "mnist", 28)
 
 
 def cnn_seconds(depth: int, size: int) -> float:
     """A step of a CNN of 32 channels on CIFAR-10 that pools to half the size in its middle, and to 4 x 4 at its end."""
     half = [32] * (depth // 2)
     layout: list[list[int] | int] = [[3, *half], 64, [32, *half], 4]  # poolings as at 128 pixels
-    return step_seconds(CNN(layout, [32 * 4 * 4, 10], image_size=size), "cifar10", size)
+    return sample_step_seconds(CNN(layout, [32 * 4 * 4, 10], image_size=size), "cifar10", size)
 
 
 @cache
@@ -127,7 +127,7 @@ QUANTITIES: dict[str, tuple[str, tuple[int, ...], Callable[[int], float]]] = {
     "a step of a CNN at 32 pixels": ("convolutions", (4, 8, 16, 32), lambda depth: cnn_seconds(depth, 32)),
     "a step of a CNN of 8 convolutions": ("pixels per side", (16, 32, 64, 96), lambda size: cnn_seconds(8, size)),
     "a step of ResNet-18": (
-        "pixels per side", (32, 64, 96), lambda size: step_seconds(MODELS["resnet18"](), "cifar10", size),
+        "pixels per side", (32, 64, 96), lambda size: sample_step_seconds(MODELS["resnet18"](), "cifar10", size),
     ),
     "`run_all` of MLP_4 in `sample`": ("seeds", (1, 2, 4, 8), train_seeds),
     "`run.py list`": ("records", RECORDS, lambda _: seconds_of(list_runs)),

@@ -8,19 +8,9 @@ import pytest
 import torch
 
 from benchmarks import benchmark
-from benchmarks.benchmark import (
-    ROWS,
-    line,
-    markdown,
-    measure,
-    peaks,
-    plain_process,
-    row,
-    speed,
-    step_seconds,
-    time_shares,
-)
+from benchmarks.benchmark import line, markdown, measure, peaks, row, speed, time_shares
 from benchmarks.recipes import Ours, Plain
+from benchmarks.timing import ROWS, plain_process, step_seconds
 from deepnet.data.datasets import epoch_batches
 from deepnet.data.sets import load_images
 from experimentTable import Experiment, experiment, identity

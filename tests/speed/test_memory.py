@@ -12,7 +12,7 @@ import pytest
 import torch
 from helpers import digits, mlp
 
-from benchmarks.benchmark import plain_process
+from benchmarks.timing import plain_process
 from deepnet.speed import memory
 from deepnet.speed.memory import free_bytes, kept_memory
 from deepnet.training import steps

@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from benchmarks import benchmark, peers
-from benchmarks.benchmark import ROWS, plain_process, timed_images
 from benchmarks.peers import (
     CONTENDERS,
     PEERS,
@@ -24,6 +23,7 @@ from benchmarks.peers import (
     seconds_per_step,
 )
 from benchmarks.recipes import Plain
+from benchmarks.timing import ROWS, plain_process, timed_images
 from experimentTable import experiment, identity
 from myModel import MODELS, count_parameters
 
