@@ -13,12 +13,13 @@ from torch.nn.functional import nll_loss
 from torch.nn.utils.parametrize import is_parametrized
 
 from deepnet.diagnosis.inputs import Inputs, widened
-from deepnet.diagnosis.layers import BLOCKS, NOISE, layer_modules, post_norms
+from deepnet.diagnosis.layers import BLOCKS, is_noise, layer_modules, post_norms
 from deepnet.diagnosis.measure import Measurements, Norm
 from deepnet.diagnosis.rules_steps import GOOD_UPDATE
 from deepnet.diagnosis.setup import Parameters, Setup, in_float32, relative_rates
 
 SMALL_EPS = 1e-16
+USUAL_RATE = 1e-3  # in place of a learning rate of 0
 LAYERS = (nn.Linear, nn.modules.conv._ConvNd)
 
 
@@ -50,14 +51,17 @@ def _layers(setup: Setup) -> list[tuple[str, Any]]:
 
 def _redrawn(draw: Callable[[Tensor], Any]) -> Callable[[Setup, Measurements], Setup]:
     def change(setup: Setup, _: Measurements) -> Setup:
-        for _name, (module, _weight) in layer_modules(setup.model).items():
-            if isinstance(module, LAYERS):
-                if is_parametrized(module, "weight"):
-                    module.weight = draw(module.weight.detach().clone())
-                else:
-                    draw(module.weight)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
+        modules = dict.fromkeys(module for module, _ in layer_modules(setup.model).values())
+        fitting = [module for module in modules if isinstance(module, LAYERS)]
+        if len(fitting) < min(2, len(modules)):
+            raise UnfitError("no layer before the last is a Linear or convolutional one")
+        for module in fitting:
+            if is_parametrized(module, "weight"):
+                module.weight = draw(module.weight.detach().clone())
+            else:
+                draw(module.weight)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
         return setup
 
     return change
@@ -146,10 +150,14 @@ def _raw_scores(setup: Setup, m: Measurements) -> Setup:
 
 
 def _no_dropout(setup: Setup, _: Measurements) -> Setup:
-    for module in setup.model.modules():
-        if isinstance(module, NOISE):
-            module.p = 0.0
+    for name, module in [*setup.model.named_modules()]:
+        if name and is_noise(module):
+            setup.model.set_submodule(name, nn.Identity())
     return setup
+
+
+def _log_probabilities(setup: Setup, _: Measurements) -> Setup:
+    return replace(setup, loss=lambda outputs, targets: setup.loss(outputs.log_softmax(1), targets))
 
 
 def _train_mode(setup: Setup, _: Measurements) -> Setup:
@@ -195,16 +203,16 @@ def _rate_times(factor: float) -> Callable[[Setup, Measurements], Setup]:
 
 
 def _rate(m: Measurements) -> float:
-    if not m.options.get("lr"):
-        raise UnfitError(f"{m.optimizer} has no learning rate above 0")
-    return m.options["lr"]
+    if "lr" not in m.options:
+        raise UnfitError(f"{m.optimizer} has no learning rate")
+    return m.options["lr"] or USUAL_RATE
 
 
 def _good_rate(setup: Setup, m: Measurements) -> Setup:
     """The rate at which half of the layers would have moved by `GOOD_UPDATE` in the first step, to a power of ten."""
     moves = [layer.first_update for layer in m.layers if layer.learns and layer.first_update > 0]
     middle = median_high(moves) if moves and math.isfinite(median_high(moves)) else 0.1
-    factor = min(max(GOOD_UPDATE / middle, 1e-6), 1e6)
+    factor = min(max(GOOD_UPDATE / middle, 1e-6), 1e6) if m.options.get("lr") else 1.0
     return replace(setup, options=setup.options | {"lr": 10 ** round(math.log10(_rate(m) * factor))})
 
 
@@ -253,11 +261,13 @@ CURES: dict[str, Cure] = {
     "relu-he": Cure("ReLU and He's initialization", _relu_he),
     "pre-norm": Cure("normalization before each branch of the transformer", _pre_norm),
     "raw-scores": Cure("the last activation left out", _raw_scores),
+    "log-probabilities": Cure("log_softmax over the classes behind the model", _log_probabilities),
     "no-dropout": Cure("no dropout", _no_dropout),
     "train-mode": Cure("the model in training mode", _train_mode),
     "unfreeze": Cure("all parameters unfrozen", _unfreeze),
     "all-parameters": Cure("all parameters in the optimizer", _all_parameters),
     "small-eps": Cure(f"eps {SMALL_EPS:.0e}", _options(eps=SMALL_EPS)),
+    "minimize": Cure("maximize=False", _options(maximize=False)),
     "no-decay": Cure("no weight decay", _options(weight_decay=0.0)),
     "good-rate": Cure("the learning rate at which weights move by a thousandth per step", _good_rate),
     "faster": Cure("ten times the learning rate", _rate_times(10.0)),

@@ -18,7 +18,7 @@ from deepnet.diagnosis.measure import FEWEST_STEPS, Measurements, measure, score
 from deepnet.diagnosis.report import Diagnosis
 from deepnet.diagnosis.rules import judge
 from deepnet.diagnosis.sample import dtype_of, kept_generators, read_sample
-from deepnet.diagnosis.setup import Setup, in_float32, maker
+from deepnet.diagnosis.setup import Setup, in_float32, loss_of_guess, maker
 from deepnet.diagnosis.trials import Trial, train_as_it_is, try_cures
 from deepnet.records.files import first_line
 from deepnet.seeds import preserved_random, seed_everything
@@ -61,8 +61,8 @@ def diagnose(
         batch_size: items per step.
         steps: optimizer steps, at least 12; fewer are taken where they would need over six seconds of the processor.
         cures: how many cures of what is found to try at most, the most likely first (True: five, False: none), and
-            once the first cures of all causes together where none of them helped; each takes about as long as
-            `cure_steps` steps.
+            once the first cures of all causes together where none of them helped; each takes as long as `cure_steps`
+            steps, which is seconds for a small network and up to a minute for CNN_30 on a core.
         cure_steps: steps of each cure; it ends earlier once its loss has fallen by half.
         cure_seconds: a limit for each cure, of processor time.
 
@@ -91,10 +91,12 @@ def diagnose(
         trial = stack.enter_context(trial_of(model))
         make = maker(model, optimizer, lr, eps)
         if trial is model:
-            raise UsageError(f"{type(model).__name__} cannot be copied, and so cannot be trained without being changed")
+            remedy = "give a scripted model as it was before, and normalize weights by torch.nn.utils.parametrizations"
+            kind = type(model).__name__
+            raise UsageError(f"{kind} cannot be copied, and so cannot be trained without being changed; {remedy}")
         seed_everything(0)  # of dropout
         setup = Setup(trial, read_sample(trial, data), make, loss, batch_size)
-        _check_steps(setup)
+        setup = replace(setup, guess=loss_of_guess(setup, _outputs(setup)))
         measurements = _with_float32(measure(setup.copied(), steps, MOST_SECONDS), setup, steps)
         findings = judge(measurements)
         trials: list[Trial] = []
@@ -165,8 +167,11 @@ def _together(setup: Setup, m: Measurements, findings: list[Finding]) -> tuple[l
     return more, [" + ".join(names)] if len(names) > 1 else []
 
 
-def _check_steps(setup: Setup) -> None:
-    """Raise UsageError for a loss with which no step can be taken, whatever the labels are, or that adds items up."""
+def _outputs(setup: Setup) -> int:
+    """How many scores the model gives for an item.
+
+    Raises UsageError for a loss with which no step can be taken, whatever the labels are, or that adds items up.
+    """
     with evaluating(setup.model):  # in which no batch norm learns from the items, so that no copy is needed
         scores = scores_of(setup.model, setup.sample.inputs[: setup.batch_size])
         targets = torch.arange(len(scores), device=scores.device) % max(1, scores.shape[1])
@@ -179,6 +184,7 @@ def _check_steps(setup: Setup) -> None:
             found = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
             raise UsageError(f"the loss gives {found} for {shapes}; it must give their mean, a tensor of one number")
         check_mean(setup.loss, scores, targets)
+    return scores.shape[1]
 
 
 def diagnose_run(exp: Experiment, build: Callable[[Experiment], nn.Module], cures: bool = True) -> Diagnosis:

@@ -44,12 +44,12 @@ def power(value: float) -> str:
 
 
 def percent(share: float) -> str:
-    """0.5 -> "50 %"; a share that is not none is at least "1 %".
+    """0.5 -> "50 %"; a share that is not none is no "0 %".
 
     >>> percent(0.001)
-    '1 %'
+    'less than 1 %'
     """
-    return f"{max(round(100 * share), 1 if share > 0 else 0):,} %"
+    return "less than 1 %" if 0 < share < 0.005 else f"{round(100 * share):,} %"
 
 
 def listed(names: Sequence[str]) -> str:

@@ -1,9 +1,9 @@
 """What is measured of each layer of any model, by hooks: its weights, its signal, its gradient, its updates."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -33,10 +33,11 @@ class Signal:
 
 @dataclass(frozen=True)
 class Layer:
-    """One layer: a module that holds a weight matrix or kernel itself.
+    """One layer: a weight matrix or kernel, and the module that holds it itself.
 
-    Gradients and updates are root mean squares, medians over the steps; `update` is relative to the weight. Updates of
-    a model in half precision are those of its copy in float32.
+    Of a module with several such weights each is a layer, with the module's signal. Gradients and updates are root mean
+    squares, medians over the steps; `update` is relative to the weight. Updates of a model in half precision are those
+    of its copy in float32.
     """
 
     name: str
@@ -44,7 +45,7 @@ class Layer:
     learns: bool  # requires a gradient and is moved by the optimizer
     rate: float  # the learning rate of its group over that of the fastest group
     frozen: bool
-    ran: bool
+    ran: bool  # its module was called, and a further weight of the module got a gradient
     reached: bool  # by a gradient
     random: bool  # the weights look drawn at random, and not trained
     weight_rms: float
@@ -57,23 +58,25 @@ class Layer:
     peak: float  # the largest update of a step
     decay: float  # what weight decay adds, relative to what the gradient does
     dead: float  # share of units that are at most 0 for the probe and got no gradient in any step
-    equal_units: bool  # all units have the same weights, after the steps too
+    equal_units: bool  # all units have the same weights after the steps
     expected: float = math.nan  # the signal's variance in theory, where the model is a plain chain
 
 
 def layer_modules(model: nn.Module) -> dict[str, tuple[nn.Module, nn.Parameter]]:
-    """Name -> each module with a weight of two or more dimensions of its own, and its first such weight.
+    """Name -> each weight of two or more dimensions, after the module that holds it itself.
 
-    Of a weight that is computed from others, as by weight normalization, it is the largest of these.
+    The name is the module's, or of a module with several such weights the weight's own. Of a weight that is computed
+    from others, as by weight normalization, it is the largest of these.
     """
     found = {}
     for name, module in model.named_modules():
-        own = list(module.parameters(recurse=False))
-        if is_parametrized(module):
-            own += sorted(module.parametrizations.parameters(), key=Tensor.numel, reverse=True)
-        own = [p for p in own if p.ndim >= 2]
-        if own and "parametrizations" not in name.split("."):
-            found[name or "(the model itself)"] = module, own[0]
+        own = {key: p for key, p in module.named_parameters(recurse=False) if p.ndim >= 2}
+        if is_parametrized(module) and not own:
+            own = {"": max(module.parametrizations.parameters(), key=Tensor.numel)}
+        if "parametrizations" not in name.split("."):
+            for key, weight in own.items():
+                full = ".".join(filter(None, (name, key)))
+                found[full if len(own) > 1 else name or "(the model itself)"] = module, weight
     return found
 
 
@@ -82,10 +85,15 @@ def post_norms(model: nn.Module) -> list[Any]:
     return [module for module in model.modules() if isinstance(module, BLOCKS) and not module.norm_first]
 
 
+def is_noise(module: nn.Module) -> bool:
+    """Whether a module is dropout or stochastic depth, of torch, torchvision or timm."""
+    return isinstance(module, NOISE) or type(module).__name__ in NOISE_NAMES
+
+
 @contextmanager
 def without_noise(model: nn.Module) -> Iterator[None]:
     """Dropout and the like off for a while, every other module in the mode it is in."""
-    noisy = [m for m in model.modules() if isinstance(m, NOISE) or type(m).__name__ in NOISE_NAMES]
+    noisy = [module for module in model.modules() if is_noise(module)]
     modes = [module.training for module in noisy]
     try:
         for module in noisy:
@@ -100,8 +108,12 @@ def without_noise(model: nn.Module) -> Iterator[None]:
 def signals(model: nn.Module, inputs: Inputs) -> dict[str, Signal]:
     """Each layer's `Signal` in the order in which the layers run; those that are not called as modules are left out."""
     found: dict[str, Signal] = {}
+    held: dict[nn.Module, list[str]] = {}
+    for name, (module, _) in layer_modules(model).items():
+        held.setdefault(module, []).append(name)
 
-    def look(name: str, module: nn.Module, output: Any) -> None:
+    def look(module: nn.Module, _: Any, output: Any) -> None:
+        name, *others = held[module]
         if name in found or (seen := first_tensor(output)) is None or len(seen) != len(inputs):
             return
         seen = seen.float()
@@ -114,11 +126,9 @@ def signals(model: nn.Module, inputs: Inputs) -> dict[str, Signal]:
             tuple((units.amax(0) <= 0).tolist()),
             count_distinct(rows),
         )
+        found.update(dict.fromkeys(others, replace(found[name], negative=())))  # whose units may be others
 
-    def hook(name: str) -> Callable[..., None]:
-        return lambda module, _inputs, output: look(name, module, output)
-
-    hooks = [module.register_forward_hook(hook(name)) for name, (module, _) in layer_modules(model).items()]
+    hooks = [module.register_forward_hook(look) for module in held]
     try:
         with without_noise(model):
             inputs.given_to(model)
@@ -143,18 +153,18 @@ class StepMeter:
         """Call between the backward pass and the optimizer's step."""
         self._old = {name: weight.detach().clone() for name, weight in self._weights.items()}
         for name, weight in self._weights.items():
-            if weight.grad is not None and not weight.grad.is_sparse:
+            if weight.grad is not None:
                 self.reached.add(name)
-                silent = (weight.grad == 0).flatten(1).all(1)
+                silent = (weight.grad.to_dense() == 0).flatten(1).all(1)
                 self.silent[name] = silent & self.silent.get(name, silent)
 
     def after(self) -> None:
         """Call after the optimizer's step."""
         for name, weight in self._weights.items():
             group = self._group.get(id(weight))
-            if group is None or weight.grad is None or weight.grad.is_sparse:
+            if group is None or weight.grad is None:
                 continue
-            old, gradient = widened(self._old[name]), rms(weight.grad)
+            old, gradient = widened(self._old[name]), rms(weight.grad.to_dense())
             size, update = rms(old), rms(widened(weight.detach()) - old)
             decay = float(group.get("weight_decay", 0.0)) * size
             by_loss = gradient

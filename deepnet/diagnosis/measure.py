@@ -3,8 +3,9 @@
 import math
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 import torch
@@ -35,7 +36,7 @@ from experimentTable import UsageError
 
 FEWEST_STEPS = 12  # which tell a layer that moves from one that does not
 METERED = 3  # of so many steps one is measured, which takes as long as the step itself in a model with wide layers
-FITTED = 0.1  # of the loss that label frequencies alone give
+FITTED = 0.1  # of the loss of a guess, which knows no more than how frequent each label is
 SMOOTHED = 20  # losses whose mean is compared with another's
 AFFINE_ERROR = 1e-3  # of the scores' spread; in float32 an affine map's rounding errors are far smaller
 AFFINE_ITEMS = 32
@@ -64,11 +65,10 @@ class Measurements:
     items: int
     labels: tuple[int, int]  # the lowest and the highest
     classes: int  # that are there
-    entropy: float
+    guess: float  # the loss of the best scores that are the same for all items
     bad_items: float  # share with a NaN or an infinity
     bad_weights: tuple[str, ...]
     input_rms: float
-    input_mean: float
     input_variance: float  # across samples, mean over positions
     input_floats: bool
     neighbours: tuple[float, float, float] | None
@@ -81,12 +81,13 @@ class Measurements:
     last_operation: str = ""  # the node of autograd's graph that gives the outputs
     uses_weights: bool = True  # the outputs depend on the copy's weights, also where no module is called
     operations: frozenset[str] = field(default=frozenset())
+    trainable: bool = True  # some parameter requires a gradient
+    total: float = 1.0  # of exp(scores) over the classes, mean over items: 1 for log-probabilities
     affine: bool = False  # the scores are an affine function of the inputs
     noise: float = 0.0  # variance between two passes of the same items over the mean square of the rest, <= 1000
     dropout: tuple[tuple[str, float], ...] = ()  # those that are on
     eval_norms: tuple[str, ...] = ()  # in evaluation mode though their parameters learn
     fresh_norms: bool = False  # these have never seen a batch
-    evaluating: bool = False  # the whole model is in evaluation mode
     not_optimised: tuple[str, ...] = ()  # that require a gradient, and are not held or have a learning rate of 0
     failure: str = ""  # what torch said where a step could not be taken
     post_norms: int = 0  # transformer layers of torch's that normalize behind each shortcut
@@ -111,18 +112,17 @@ class Measurements:
 
     @property
     def learns(self) -> bool:
-        """Whether the loss has fallen by a twentieth, from its beginning and from what label frequencies alone give."""
-        return self.last_loss < 0.95 * min(self.first_loss, max(self.entropy, 1e-9))
+        """Whether the loss has fallen by a twentieth, from its beginning and from that of a guess."""
+        return self.last_loss < 0.95 * min(self.first_loss, max(self.guess, 1e-9))
 
     @property
     def fitted(self) -> bool:
-        """Whether the loss lies far below what label frequencies alone give from the first step to the last."""
-        likelihood = self.is_cross_entropy or self.is_nll
-        return likelihood and bool(self.losses) and max(self.losses) < FITTED * self.entropy
+        """Whether the loss lies far below that of a guess at the first step, and stays well below it."""
+        return self.first_loss < FITTED * self.guess and self.last_loss < 0.5 * self.guess
 
     def learns_well(self, later: Sequence[float] = ()) -> bool:
         """Whether the loss has halved, from its beginning too, in these steps or in the `later` ones of a trial."""
-        low = 0.5 * min(self.first_loss, self.entropy)
+        low = 0.5 * min(self.first_loss, self.guess)
         return min(self.last_loss, mean_loss(later[-SMOOTHED:])) < low
 
 
@@ -228,7 +228,7 @@ def measure(setup: Setup, steps: int, seconds: float) -> Measurements:
     losses, meter, failure = take_steps(setup, steps, seconds)
     after = signals(model, probe)
     layers = []
-    for name in [*before, *(name for name in modules if name not in before)]:
+    for name in _in_order(modules, before):
         weight = modules[name][1]
         negative, silent = before.get(name, Signal()).negative, meter.silent.get(name)
         dead = [n and s for n, s in zip(negative, silent.tolist(), strict=False)] if silent is not None else []
@@ -239,7 +239,7 @@ def measure(setup: Setup, steps: int, seconds: float) -> Measurements:
                 learns=weight.requires_grad and bool(rates.get(id(weight))),
                 rate=rates.get(id(weight), 0.0),
                 frozen=not weight.requires_grad,
-                ran=name in before,
+                ran=name in before and (bool(before[name].negative) or name in meter.reached),
                 reached=name in meter.reached,
                 random=drawn[name][2],
                 weight_rms=drawn[name][0],
@@ -257,6 +257,17 @@ def measure(setup: Setup, steps: int, seconds: float) -> Measurements:
         optimizer=type(optimizer).__name__, options=_options(optimizer), bad_weights=bad_weights, is_nll=setup.is_nll,
         not_optimised=tuple(missed), failure=failure, seconds=time.monotonic() - begin, **facts,
     )  # fmt: skip
+
+
+def _in_order(declared: Iterable[str], ran: Collection[str]) -> list[str]:
+    """Names in the order in which the layers ran, each that did not before the next one declared that did."""
+    waiting: list[str] = []
+    ahead = {}
+    for name in declared:
+        waiting.append(name)
+        if name in ran:
+            ahead[name], waiting = waiting, []
+    return [*chain.from_iterable(ahead[name] for name in ran), *waiting]
 
 
 def _options(optimizer: torch.optim.Optimizer) -> dict[str, float]:
@@ -278,13 +289,13 @@ def _facts(setup: Setup) -> dict[str, Any]:
         "items": len(sample.targets),
         "labels": (int(counted.min()), int(counted.max())) if len(counted) else (0, 0),
         "classes": len(sample.targets.unique()),
-        "entropy": sample.entropy,
+        "guess": setup.guess,
+        "trainable": any(p.requires_grad for p in model.parameters()),
         "available": sample.available,
         "by_class": sample.by_class,
         "label_kind": sample.label_kind,
         "bad_items": float(sample.bad_items.float().mean()),
         "input_rms": rms(finite),
-        "input_mean": float(finite.mean()) if len(finite) else math.nan,
         "input_variance": float(finite.var(0).mean()) if len(finite) > 1 else math.nan,
         "input_floats": bool(sample.inputs.measured),
         "neighbours": sample.neighbours,
@@ -294,7 +305,6 @@ def _facts(setup: Setup) -> dict[str, Any]:
         "eval_norms": tuple(name for name, _ in still),
         "fresh_norms": any(int(m.num_batches_tracked or 0) == 0 for _, m in still),
         "post_norms": len(post_norms(model)),
-        "evaluating": not any(m.training for m in model.modules()),
     }
 
 
@@ -340,6 +350,7 @@ def _operations(setup: Setup, probe: Inputs) -> dict[str, Any]:
         names.pop(0)
     return {
         "outputs": outputs.shape[1],
+        "total": float(first.exp().sum(1).mean()),
         "uses_weights": any(p is getattr(node, "variable", None) for node in found for p in setup.model.parameters()),
         "several_outputs": len([*tensors_in(given)]) > 1,
         "last_operation": names[0] if names else "",

@@ -33,9 +33,8 @@ class Diagnosis:
     @property
     def healthy(self) -> bool:
         """Whether no cause was found, and the loss falls, in the first steps or in those that followed."""
-        taken = bool(self.measurements.losses)
-        falls = self.measurements.learns or self.measurements.fitted or self._falls_later
-        return taken and not self.causes and (falls or not self.trials)
+        m = self.measurements
+        return bool(m.losses) and not self.causes and (m.learns or m.fitted or self._falls_later)
 
     @property
     def causes(self) -> tuple[Finding, ...]:
@@ -60,7 +59,7 @@ class Diagnosis:
             lines += [f"- {finding.code}: {finding.words}" for finding in remarks] + [""]
         if self.trials:
             most = max(len(trial.losses) for trial in self.trials)
-            lines += [f"Tried on copies, {counted(most, 'step')} at most:"]
+            lines += [f"Tried on copies, {counted(most, 'step')} at most:" if most else "Tried on copies:"]
             lines += [f"- {_outcome(trial, m)}" for trial in self.trials] + [""]
         return "\n".join(_wrapped(line) for line in lines).rstrip()
 
@@ -76,7 +75,7 @@ class Diagnosis:
         rate = f" with a learning rate of {power(m.options['lr'])}" if "lr" in m.options else ""
         moved = (
             f"In {counted(len(m.losses), 'step')} of {m.optimizer}{rate} "
-            f"the loss went from {m.first_loss:.3f} to {m.last_loss:.3f}"
+            f"the loss went from {_loss(m.first_loss)} to {_loss(m.last_loss)}"
             + (f"; a guess has ln({m.outputs}) = {m.chance:.3f}." if m.is_cross_entropy else ".")
         )
         if m.items < m.available:
@@ -85,10 +84,13 @@ class Diagnosis:
             return f"{counted(len(self.causes), 'likely cause')} found. {moved}"
         if m.fitted:
             return f"Nothing wrong was found: the model is fitted to these data already. {moved}"
-        if m.learns or not self.trials:
+        if m.learns:
             return f"Nothing wrong was found. {moved}"
+        if not self.trials:
+            return f"No cause was found, but these steps do not show that it learns; more are taken with cures. {moved}"
         if self._falls_later:
-            return f"Nothing wrong was found. {moved} It begins to fall after {self.trials[0].left_at} steps."
+            below = f"below {power(m.guess)}, which a guess by the labels' frequencies has"
+            return f"Nothing wrong was found. {moved} From step {self.trials[0].left_at} on it stays {below}."
         return f"It does not learn, and no rule says why. {moved}"
 
     @property
@@ -140,20 +142,21 @@ def _wrapped(line: str) -> str:
 
 def _outcome(trial: Trial, m: Measurements) -> str:
     if trial.name == "as it is":
-        return f"as it is: loss {_loss(trial)}" + (f", {trial.left_at} steps until it falls" if trial.left_at else "")
+        if not trial.losses:
+            return "as it is: no step can be taken"
+        later = f", and below that of a guess from step {trial.left_at} on" if trial.left_at else ""
+        return f"as it is: loss {_loss(trial.last_loss)}{later}"
     if trial.helped is None:
         return f"{trial.words} (not tried)"
     if trial.failure:
         return f"{trial.words}: did not help, step {len(trial.losses) + 1} fails ({trial.failure.rstrip('.')})"
     verdict = "helped" if trial.helped else "did not help"
     steps = f" after {counted(len(trial.losses), 'step')}"
-    return f"{trial.words}: {verdict}, loss {_loss(trial)}{steps}"
+    return f"{trial.words}: {verdict}, loss {_loss(trial.last_loss)}{steps}"
 
 
-def _loss(trial: Trial) -> str:
-    if not trial.losses:
-        return "unknown, since no step could be taken"
-    return f"{trial.last_loss:.3f}" if math.isfinite(trial.last_loss) else "not finite"
+def _loss(value: float) -> str:
+    return "NaN or infinity" if not math.isfinite(value) else f"{value:.3f}" if value < 1e4 else power(value)
 
 
 def _number(value: float) -> str:

@@ -36,6 +36,8 @@ BRINGS = {
     "dead-units": {"vanishing", "learning-rate-low", "eps"},
     "exploding": {"learning-rate-high", "learning-rate-low", "vanishing", "dead-units", "dropout"},
     "learning-rate-high": {"dead-units", "vanishing"},
+    "maximizing": {"learning-rate-high", "exploding", "dead-units", "vanishing"},
+    "dropout": {"learning-rate-low", "vanishing"},
     "saturating-activation": {"vanishing", "dropout", "half-precision"},
     "vanishing": {"dropout", "weight-decay", "half-precision"},
     "eps": {"vanishing", "learning-rate-low", "saturating-activation"},

@@ -37,9 +37,9 @@ def not_finite(m: Measurements) -> Finding | None:
 
 @rule
 def nothing_learns(m: Measurements) -> Finding | None:
-    if any(not layer.frozen for layer in m.layers):
+    if m.trainable:
         return None
-    words = "All weights are frozen: no parameter of a layer requires a gradient."
+    words = "The whole model is frozen: no parameter requires a gradient."
     return Finding("nothing-learns", "", words, "Unfreeze them by requires_grad_(True).", 0.99, ("unfreeze",))
 
 
@@ -67,7 +67,7 @@ def not_optimised(m: Measurements) -> Finding | None:
 @rule
 def detached(m: Measurements) -> Finding | None:
     remedy = "Look for .detach(), .data, torch.no_grad(), .argmax(), NumPy or a hook between there and the loss."
-    if "does not require grad" in m.failure and not all(layer.frozen for layer in m.layers):
+    if "does not require grad" in m.failure and m.trainable:
         return Finding("detached", "", "The loss has no gradient at all: the outputs are cut off.", remedy, 0.97)
     ran = [layer for layer in m.layers if layer.learns and layer.ran]
     cut = [layer for layer in ran if not layer.reached]
@@ -129,7 +129,7 @@ def constant_weights(m: Measurements) -> Finding | None:
 
 @rule
 def no_nonlinearity(m: Measurements) -> Finding | None:
-    ran = [layer for layer in m.layers if layer.ran]
+    ran = [layer for layer in m.layers if layer.ran and layer.before.negative]  # one of each module
     if len(ran) < 2 or m.operations or not m.affine or not all(layer.reached or layer.frozen for layer in ran):
         return None
     words = f"There is no activation between the {len(ran)} layers: together they are one linear layer."
@@ -141,8 +141,8 @@ def dropout(m: Measurements) -> Finding | None:
     strong = [(name, p) for name, p in m.dropout if p >= STRONG_DROPOUT]
     if strong:
         name, p = strong[0]
-        noise = p / max(1 - p, 1e-3)
-        words = f"{name} drops {percent(p)} of its inputs: the noise has {noise:.0f} times the signal's variance."
+        passed = f"the noise has {p / (1 - p):.0f} times the signal's variance" if p < 1 else "nothing passes it"
+        words = f"{name} drops {percent(p)} of its inputs: {passed}."
         return Finding("dropout", name, words, "Take a dropout of 0.5 or less.", 0.9, ("no-dropout",))
     if not m.noise >= MUCH_NOISE:  # NaN where a score is
         return None

@@ -42,6 +42,26 @@ def negative_loss(m: Measurements) -> Finding | None:
 
 
 @rule
+def maximizing(m: Measurements) -> Finding | None:
+    if not m.options.get("maximize"):
+        return None
+    words = f"{m.optimizer} was made with maximize=True, and so raises the loss."
+    return Finding("maximizing", "", words, "Leave maximize out.", 0.97, ("minimize",))
+
+
+@rule
+def other_total(m: Measurements) -> Finding | None:
+    if not m.is_nll or abs(m.total - 1) < 0.01 or not math.isfinite(m.total):
+        return None
+    words = (
+        f"nll_loss needs log-probabilities, of which exp adds up to 1 over the classes of an item; here it adds up to "
+        f"{power(m.total)}."
+    )
+    cure = "End the model in log_softmax over the classes (dim=1), or take cross_entropy, which makes it itself."
+    return Finding("no-log-probabilities", "", words, cure, 0.93, ("log-probabilities",))
+
+
+@rule
 def exploding(m: Measurements) -> Finding | None:
     ran = [layer for layer in m.layers if layer.ran and not math.isnan(layer.before.rms)]
     scale = max(m.input_rms, 1.0) if m.input_floats else 1.0
@@ -86,7 +106,9 @@ def learning_rate_high(m: Measurements) -> Finding | None:
     fast = bool(moves) and (peak > HIGH_UPDATE if worse else median_high(moves) > 3 * HIGH_UPDATE)
     if not fast and math.isfinite(m.losses[-1]):
         return None
-    words = f"The steps are too large: the loss goes from {power(m.losses[0])} up to {power(max(m.losses))}"
+    finite = math.isfinite(m.losses[-1])
+    to = f"up to {power(max(m.losses))}" if finite else f"to NaN or infinity in step {len(m.losses)}"
+    words = f"The steps are too large: the loss goes from {power(m.losses[0])} {to}"
     words += f", and some weights change by {percent(peak)} of their size per step." if moves else "."
     cure = "Lower the learning rate; a weight should move by about a thousandth of its size per step."
     return Finding("learning-rate-high", "", words, cure, 0.86, ("good-rate", "slower"))
@@ -121,8 +143,11 @@ def large_eps(m: Measurements) -> Finding | None:
 @rule
 def learning_rate_low(m: Measurements) -> Finding | None:
     moves = [layer.update for layer in _stepping(m)]
-    if not moves or max(moves) >= LOW_UPDATE:
+    peak = max((layer.peak for layer in _stepping(m)), default=0.0)  # large where units died of the first steps
+    if not moves or max(moves) >= LOW_UPDATE or peak > HIGH_UPDATE or _below_eps(m):
         return None
+    if m.options.get("lr") == 0:
+        return Finding("learning-rate-low", "", "The learning rate is 0.", "Raise it.", 0.95, ("good-rate",))
     words = (
         f"The steps are too small: no layer's weights move by more than {power(max(moves))} of their size per step, "
         f"and about {power(GOOD_UPDATE)} is usual."
@@ -176,7 +201,7 @@ def half_precision(m: Measurements) -> Finding | None:
 
 @rule
 def vanishing(m: Measurements) -> Finding | None:
-    behind = _left_behind(m)
+    behind = _left_behind(m) or _below_eps(m)
     if not behind:
         return None
     words = f"The gradient vanishes on its way to the input: {_shrinks(m)}."
@@ -210,6 +235,12 @@ def _left_behind(m: Measurements) -> list[Layer]:
     # A group with a small learning rate is slow on purpose.
     slow = [layer for layer in layers if layer.update < layer.rate * min(LOW_UPDATE, fastest / APART)]
     return slow if slow and slow[0] is layers[0] else []
+
+
+def _below_eps(m: Measurements) -> list[Layer]:
+    """All layers that learn, where an eps of usual size is above the gradients of every one, and none moves."""
+    layers, eps = _stepping(m), m.options.get("eps", 0.0)
+    return layers if eps <= DEFAULT_EPS and all(0 < x.gradient < eps and x.update < LOW_UPDATE for x in layers) else []
 
 
 def _shrinks(m: Measurements) -> str:

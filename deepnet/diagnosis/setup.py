@@ -1,5 +1,6 @@
 """What is diagnosed, as a value that measurements and cures work on: a model, its data, its optimizer, its loss."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, is_dataclass, replace
 from inspect import signature
@@ -37,6 +38,7 @@ class Setup:
     make: Make
     loss: Loss = cross_entropy
     batch_size: int = 32
+    guess: float = math.nan  # see `loss_of_guess`
     options: dict[str, float] = field(default_factory=dict)
     parameters: Parameters = field(default_factory=dict)  # filled by `copied`
 
@@ -63,6 +65,29 @@ class Setup:
     def is_nll(self) -> bool:
         """Whether the loss is torch's negative log-likelihood, which takes log-probabilities."""
         return self.loss is nll_loss or isinstance(self.loss, nn.NLLLoss)
+
+
+def loss_of_guess(setup: Setup, outputs: int) -> float:
+    """The mean loss of the best scores that are the same for all items, and so know how frequent each label is at most.
+
+    For cross-entropy it is the entropy of the labels, which is taken also where such scores cannot be found.
+    """
+    scores = torch.zeros(1, outputs, device=setup.sample.targets.device, requires_grad=True)
+    optimizer = torch.optim.LBFGS([scores], max_iter=100, line_search_fn="strong_wolfe")
+
+    def loss() -> Tensor:
+        optimizer.zero_grad()
+        value = setup.loss(scores.expand(len(setup.sample.targets), -1), setup.sample.targets)
+        value.backward()
+        return value
+
+    try:
+        optimizer.step(loss)
+        found = float(loss())
+    except Exception:  # as of a label without an output
+        found = math.nan
+    # A loss of probabilities has no lowest value for scores of any size.
+    return found if found > 0 and math.isfinite(found) and not setup.is_nll else setup.sample.entropy
 
 
 def in_float32(setup: Setup) -> Setup:

@@ -12,14 +12,14 @@ from deepnet.diagnosis.setup import Setup
 from deepnet.records.files import first_line
 from experimentTable import UsageError
 
-CLEARLY = 0.05  # of the loss that label frequencies alone give: by so much a cure must do better
+CLEARLY = 0.05  # of the loss of a guess: by so much a cure must do better
 
 
 @dataclass(frozen=True)
 class Trial:
     """What came of a cure. `helped` is None where it could not be tried, and `words` then say why.
 
-    `left_at` is the step from which on the loss stays below what label frequencies alone give; None where it does not.
+    `left_at` is the step from which on the loss stays clearly below that of a guess; None where it does not.
     """
 
     name: str
@@ -46,9 +46,9 @@ def try_cures(
 ) -> list[Trial]:
     """Train a copy of the setup with each cure, on the same batches as `as_it_is`.
 
-    A cure has helped where its loss at its end lies below what label frequencies alone give, and clearly below that of
-    the model as it is after as many steps. Its training ends once the loss has fallen by half. A name
-    may join several cures by " + ", which are then made together.
+    A cure has helped where its loss at its end lies clearly below that of a guess and that of the model as it is after
+    as many steps. Its training ends once the loss has fallen by half. One that gives the very losses of the model as it
+    is has changed nothing, and so was not tried. A name may join several cures by " + ", which are then made together.
     """
     trials = []
     for name in names:
@@ -57,8 +57,11 @@ def try_cures(
         try:
             changed = cure.change(setup.copied(), m)
             words = cure.words + _rate_of(changed, m)
-            done = _train(name, words, changed, steps, seconds, setup.sample.entropy / 2)
-            helped = not done.failure and _has_helped(done, as_it_is, setup.sample.entropy)
+            done = _train(name, words, changed, steps, seconds, setup.guess / 2)
+            same = len(done.losses) > 1 and done.losses == as_it_is.losses[: len(done.losses)]
+            if same and changed.options == setup.options:  # a change of these may be rounded away
+                raise UnfitError("it changes nothing in this model")
+            helped = not done.failure and _has_helped(done, as_it_is, setup.guess)
             trials.append(replace(done, helped=helped))
         except (UnfitError, UsageError, RuntimeError, ValueError, TypeError, AttributeError) as error:
             trials.append(Trial(name, f"{cure.words}: {first_line(error) or type(error).__name__}"))
@@ -72,9 +75,8 @@ def _rate_of(setup: Setup, m: Measurements) -> str:
 
 def _train(name: str, words: str, setup: Setup, steps: int, seconds: float, goal: float) -> Trial:
     losses, _, failure = take_steps(setup, steps, seconds, meter=False, goal=goal)
-    entropy = setup.sample.entropy
     means = (_smoothed(losses, step) for step in range(10, len(losses) + 1))
-    above = [10 + i for i, mean in enumerate(means) if not mean < (1 - CLEARLY) * entropy]
+    above = [10 + i for i, mean in enumerate(means) if not mean < (1 - CLEARLY) * setup.guess]
     left = max(above, default=9) + 1  # for good, and not in a dip that passes
     return Trial(name, words, tuple(losses), None, left if left <= len(losses) else None, failure)
 
@@ -84,8 +86,8 @@ def _smoothed(losses: Sequence[float], end: int) -> float:
     return mean_loss(losses[max(0, end - SMOOTHED) : end])
 
 
-def _has_helped(trial: Trial, as_it_is: Trial, entropy: float) -> bool:
+def _has_helped(trial: Trial, as_it_is: Trial, guess: float) -> bool:
     before = _smoothed(as_it_is.losses, min(len(trial.losses), len(as_it_is.losses)))
     if as_it_is.losses and not math.isfinite(as_it_is.losses[-1]):  # it ended there
         before = math.inf
-    return trial.last_loss < (1 - CLEARLY) * entropy and trial.last_loss < before - CLEARLY * entropy
+    return trial.last_loss < (1 - CLEARLY) * guess and trial.last_loss < before - CLEARLY * guess

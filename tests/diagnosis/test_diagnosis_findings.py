@@ -108,7 +108,7 @@ NETS = {  # code, layer -> model, data, options
 
 CODES = {code for code, _ in NETS} | {  # and those that a test of its own brings about
     "unused", "not-finite", "not-optimised", "no-step", "negative-loss", "sorted-labels", "label-kind",
-    "half-precision", "post-norm",
+    "half-precision", "post-norm", "no-log-probabilities", "maximizing",
 }  # fmt: skip
 
 
@@ -125,6 +125,7 @@ def test_the_cause_is_named_first_in_its_layer(expected):
 def test_every_rule_has_a_network_here():
     named = {code.replace("-", "_") for code in CODES}
     names = {"bad_data": "nan_data", "bad_weights": "nan_weights", "large_eps": "eps"}
+    names |= {"other_total": "no_log_probabilities"}
     assert {names.get(rule.__name__, rule.__name__) for rule in RULES} == named
 
 
@@ -133,8 +134,8 @@ def test_every_rule_has_a_network_here():
     [mlp, lambda: stack(64, 128, 128, 10, activation=nn.GELU), lambda: stack(64, 10), lambda: stack(64, *[32] * 6, 10)],
 )
 def test_a_healthy_network_is_called_healthy(model):
-    found = diagnose(model(), GOOD, lr=1e-3, cures=False)
-    assert found.causes == () and "Nothing wrong was found" in str(found)
+    found = diagnose(model(), GOOD, lr=3e-3, cures=False)
+    assert found.healthy and "Nothing wrong was found" in str(found)
 
 
 def test_images_of_whole_numbers_leave_the_copy_in_training_mode():
@@ -250,7 +251,7 @@ def test_optimizers_of_any_kind_are_taken():
     found = diagnose(model, GOOD, optimizer=torch.optim.Adam(model.parameters(), lr=torch.tensor(1e-2)), cures=False)
     assert found.measurements.options["lr"] == pytest.approx(1e-2) and "learning rate of 0.01 the loss" in str(found)
     still = diagnose(model, GOOD, optimizer=Sign(model.parameters(), 1e-2, scale=1e-7), cure_steps=20)
-    assert still.causes[0].code == "learning-rate-low" and "no learning rate above 0" in str(still)
+    assert still.causes[0].code == "learning-rate-low" and "Sign has no learning rate" in str(still)
     assert "steps of Sign the loss" in str(still)
 
 
@@ -325,7 +326,7 @@ def test_an_auxiliary_head_is_no_cut_off_layer():
 
     model = TwoHeads()
     model.more = nn.Linear(16, 10)
-    found = diagnose(model, GOOD, lr=1e-3, cures=False)
+    found = diagnose(model, GOOD, lr=1e-2, cures=False)
     assert found.healthy and [finding.code for finding in found.findings] == ["detached"]
 
 
