@@ -6,7 +6,6 @@ clone), where runs are written, and `report/records`, the committed evidence, wh
 
 import hashlib
 import json
-import math
 import os
 import re
 from collections.abc import Iterable
