@@ -216,7 +216,7 @@ class Experiment:
         if (self.dataset == OWN) != (self.profile == OWN):
             raise UsageError("the data set 'own' is for coreFunction.pipeline only; pass your model and data to it")
         if EXPERIMENTS and self.dataset != OWN:  # the table's own rows are resolved once all of them are there
-            for key, value in valid.resolved_fields(self, TABLE, BUILDERS).items():
+            for key, value in valid.resolved_fields(self, EXPERIMENTS | ATLAS, BUILDERS).items():  # quicker than TABLE
                 object.__setattr__(self, key, value)
 
 

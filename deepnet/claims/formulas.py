@@ -14,17 +14,17 @@ MOST_SEEDS = 1000  # up to which `seeds_needed` takes Student's quantile
 @cache
 def t_quantile(level: float, freedom: int) -> float:
     """The two-sided quantile of Student's t at `level`."""
-    from scipy import stats
+    from scipy.special import stdtrit  # as all of SciPy here: its `stats` takes half a second to import
 
-    return float(stats.t.ppf((1 + level) / 2, freedom))
+    return float(stdtrit(freedom, (1 + level) / 2))
 
 
 @cache
 def z_quantile(level: float) -> float:
     """The two-sided normal quantile of `level`."""
-    from scipy import stats
+    from scipy.special import ndtri
 
-    return float(stats.norm.ppf((1 + level) / 2))
+    return float(ndtri((1 + level) / 2))
 
 
 def standard_error(values: np.ndarray) -> Any:
@@ -50,7 +50,7 @@ def t_tests(values: np.ndarray, least: float, most: float) -> tuple[Any, Any]:
     that of the two-sided t test, if the mean lies on the claimed side. Each claim is significant at .05 exactly where
     the 90 % interval (two ends) or the 95 % interval (one end) excludes its contrary.
     """
-    from scipy import stats
+    from scipy.special import stdtr
 
     with np.errstate(divide="ignore", invalid="ignore"):  # no spread: infinitely sure, or 0 / 0, which tells nothing
         scores = [
@@ -58,8 +58,8 @@ def t_tests(values: np.ndarray, least: float, most: float) -> tuple[Any, Any]:
             for sign, end in ((1, least), (-1, most))
             if isfinite(end)
         ]
-    inside = [np.nan_to_num(stats.t.sf(score, values.shape[-1] - 1), nan=1.0) for score in scores]
-    outside = [np.nan_to_num(stats.t.cdf(score, values.shape[-1] - 1), nan=1.0) for score in scores]
+    inside = [np.nan_to_num(stdtr(values.shape[-1] - 1, -score), nan=1.0) for score in scores]
+    outside = [np.nan_to_num(stdtr(values.shape[-1] - 1, score), nan=1.0) for score in scores]
     sides = 3 - len(scores)
     return np.minimum(1, sides * np.max(inside, axis=0)), np.minimum(1, sides * np.min(outside, axis=0))
 
@@ -98,10 +98,10 @@ def holm(p_values: Sequence[float] | np.ndarray) -> np.ndarray:
 @cache
 def _half_widths(level: float) -> np.ndarray:
     """Of the t interval with a standard deviation of 1, for 3 to `MOST_SEEDS` seeds."""
-    from scipy import stats
+    from scipy.special import stdtrit
 
     seeds = np.arange(3, MOST_SEEDS + 1)
-    return stats.t.ppf((1 + level) / 2, seeds - 1) / np.sqrt(seeds)
+    return stdtrit(seeds - 1, (1 + level) / 2) / np.sqrt(seeds)
 
 
 def wilson_interval(share: Any, images: float, level: float) -> Any:
@@ -114,6 +114,19 @@ def wilson_interval(share: Any, images: float, level: float) -> Any:
     centre = (share + z**2 / (2 * images)) / scale
     half = z * (share * (1 - share) / images + z**2 / (4 * images**2)) ** 0.5 / scale
     return centre - half, centre + half
+
+
+def exact_interval(count: int, of: int, level: float) -> Interval:
+    """Interval of a share, `count` of `of` (C. J. Clopper and E. S. Pearson, Biometrika 26, 1934).
+
+    >>> exact_interval(0, 10, 0.95)
+    (0.0, 0.3084971078187607)
+    """
+    from scipy.special import betaincinv
+
+    low = betaincinv(count, of - count + 1, (1 - level) / 2) if count else 0
+    high = betaincinv(count + 1, of - count, (1 + level) / 2) if count < of else 1
+    return float(low), float(high)
 
 
 def paired_interval(right_a: np.ndarray, right_b: np.ndarray, level: float) -> Interval:

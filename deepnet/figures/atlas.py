@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.collections import QuadMesh
 
 from deepnet.claims.atlas import LAYERS_PER_DECADE, half_depth, late, leaves_plateau
+from deepnet.claims.formulas import exact_interval
 from deepnet.claims.measures import left_plateau
 from deepnet.figures.entry import Entry
 from deepnet.figures.layers import LAYER, layers, theory
@@ -180,8 +181,6 @@ def factorial_map(records: Groups) -> Sheet:
 
 def survival(records: Groups) -> Sheet:
     """A.4: CNN_30's training loss by seed, and the share of seeds that are still on the plateau."""
-    from scipy.stats import binomtest
-
     runs = records[CNN_ROW]
     figure, (left, right) = sheet(1, 2, height=2.7)
     losses = np.array([run.column("train_loss", True) for run in runs])
@@ -192,7 +191,7 @@ def survival(records: Groups) -> Sheet:
     style(left, "A line per seed (dotted: guessing)", "epoch", "cross-entropy (nats)")
     there = (~np.logical_or.accumulate([left_plateau(run) for run in runs], axis=1)).sum(axis=0)
     staying = np.array([len(runs), *there])
-    low, high = np.array([binomtest(k, len(runs)).proportion_ci(0.95, "exact") for k in staying.tolist()]).T
+    low, high = np.array([exact_interval(k, len(runs), 0.95) for k in staying.tolist()]).T
     right.fill_between(epochs[1:], low[1:], high[1:], color=BLUE, alpha=0.2, linewidth=0, step="pre")
     right.step(epochs, staying / len(runs), where="pre", color=BLUE, linewidth=1.6)
     for epoch, count in zip(epochs[1:], there, strict=True):

@@ -6,9 +6,9 @@ clone), where runs are written, and `report/records`, the committed evidence, wh
 
 import hashlib
 import json
-import math
 import os
 import re
+from collections.abc import Iterable
 from dataclasses import MISSING, fields
 from functools import cached_property
 from io import BytesIO
@@ -136,14 +136,15 @@ class Record:
         """
         if not isinstance(metric, str):
             raise UsageError(f"metric must be one name, such as 'train_loss', got {metric!r:.60}")
-        examples: dict[str, Any] = {}
-        for row in self.rows:
-            examples |= {name: value for name, value in row.items() if value is not None or name not in examples}
-        if isinstance(example := examples.get(metric), list | str):
+        values = [row.get(metric) for row in self.rows]
+        example = next((value for value in values if value is not None), None)
+        if isinstance(example, list | str):
             raise UsageError(f"{metric} is not one number per row ({example!r:.40}); take it from record.rows")
-        choose("metric", metric, [name for name, value in examples.items() if not isinstance(value, list | str)])
-        rows = self.rows[1:] if trained_only else self.rows
-        return np.array([math.nan if row.get(metric) is None else row[metric] for row in rows], dtype=float)
+        if example is None:
+            others = dict.fromkeys(name for row in self.rows for name in row)
+            lists = {name for row in self.rows for name, value in row.items() if isinstance(value, list | str)}
+            choose("metric", metric, [name for name in others if name not in lists])
+        return np.array(values[1:] if trained_only else values, dtype=float)  # None becomes NaN
 
     def to_frame(self) -> Any:
         """The rows as a pandas DataFrame, one row per epoch. Raises UsageError if pandas cannot be imported.
@@ -230,16 +231,23 @@ def roots(evidence: bool = True) -> list[Path]:
 
 def find_record(name: str, profile: str, seed: int = 0, evidence: bool = True) -> Record | None:
     """The run's record: a finished one from either root, else an unfinished one, else None."""
-    found = [Record(root / profile / name / f"seed-{seed}") for root in roots(evidence)]
-    found = [record for record in found if (record.path / "settings.json").exists()]
+    return _choose([root / profile / name / f"seed-{seed}" for root in roots(evidence)])
+
+
+def _choose(folders: Iterable[Path]) -> Record | None:
+    """The record in the folders of one run that `find_record` finds."""
+    found = [Record(folder) for folder in folders if (folder / "settings.json").exists()]
     return next((record for record in found if record.finished), found[0] if found else None)
 
 
 def find_records(name: str, profile: str, evidence: bool = True, failed: bool = False) -> list[Record]:
     """The finished records of all seeds, in the order of the seeds; with `failed`, also those of failed runs."""
-    folders = [folder for root in roots(evidence) for folder in (root / profile / name).glob("seed-*")]
-    seeds = sorted({int(f.name[5:]) for f in folders if f.name[5:].isdigit()})
-    found = [find_record(name, profile, seed, evidence) for seed in seeds]
+    folders: dict[int, list[Path]] = {}
+    for root in roots(evidence):
+        for folder in (root / profile / name).glob("seed-*"):
+            if re.fullmatch(r"seed-(0|[1-9]\d*)", folder.name):
+                folders.setdefault(int(folder.name[5:]), []).append(folder)
+    found = [_choose(folders[seed]) for seed in sorted(folders)]
     return [record for record in found if record and (record.finished or (failed and record.result))]
 
 

@@ -6,6 +6,7 @@ from math import log
 import numpy as np
 import pytest
 from made_up_records import train, world
+from sklearn.linear_model import LogisticRegression
 
 from deepnet.claims.atlas import bootstrap_interval, half_depth, leaves_plateau
 from deepnet.claims.ledger import check
@@ -77,6 +78,18 @@ def test_outcomes_that_depth_separates_give_the_middle_between_them():
     assert half_depth((10, 20, 30, 40), (5, 5, 0, 0), 5) == pytest.approx(25, abs=0.1)
     assert half_depth((10, 20, 30, 40), (5, 0, 0, 0), 5) == pytest.approx(15, abs=0.5)
     assert np.isnan(half_depth((10, 20), (5, 5), 5)) and np.isnan(half_depth((10, 20), (0, 0), 5))
+
+
+@pytest.mark.parametrize(
+    "left", [(5, 4, 0, 0, 0, 0, 0), (5, 5, 5, 5, 5, 5, 1), (5, 5, 4, 1, 0, 2, 0), (5, 5, 0, 0, 0, 0, 0)]
+)
+def test_the_depth_is_that_of_the_library_s_logistic_regression(left):
+    scaled = (np.array(EPS_DEPTHS) - np.mean(EPS_DEPTHS)) / np.std(EPS_DEPTHS)
+    weights = np.concatenate([left, 5 - np.array(left)])
+    fit = LogisticRegression(C=1e6, max_iter=1000)
+    fit.fit(np.tile(scaled, 2)[:, None], np.repeat([1, 0], len(left)), weights)
+    expected = np.mean(EPS_DEPTHS) - np.std(EPS_DEPTHS) * fit.intercept_[0] / fit.coef_[0, 0]
+    assert half_depth(EPS_DEPTHS, left, 5) == pytest.approx(expected, rel=1e-9)
 
 
 def test_the_bootstrap_is_the_same_each_time_and_resamples_seeds():

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from scipy.stats import ttest_1samp
+from scipy.stats import binomtest, ttest_1samp
 
 from deepnet.claims import formulas
 from deepnet.claims import intervals as st
@@ -11,6 +11,12 @@ from deepnet.claims import intervals as st
 def test_wilson_interval_of_newcombe_1998():
     assert st.wilson_interval(81 / 263, 263, 0.95) == pytest.approx((0.2553, 0.3662), abs=5e-5)
     assert st.wilson_interval(0, 20, 0.95) == pytest.approx((0, 0.1611), abs=5e-5)
+
+
+@pytest.mark.parametrize("count", [0, 1, 4, 10])
+def test_exact_interval_of_scipy(count):
+    expected = binomtest(count, 10).proportion_ci(0.95, "exact")
+    assert formulas.exact_interval(count, 10, 0.95) == pytest.approx((expected.low, expected.high))
 
 
 def test_t_interval():
