@@ -10,7 +10,7 @@ from deepnet.records.reading import find_record, find_records
 from deepnet.runs.arguments import untrained_parents
 from deepnet.runs.verification import committed
 from deepnet.valid import whole
-from experimentTable import EXPERIMENTS, Experiment, current_profile, estimated_seconds, experiment, is_supported
+from experimentTable import EXPERIMENTS, Experiment, estimated_seconds, experiment, is_supported
 
 SEEDLESS = ("distribution",)  # kinds whose results do not depend on the seed
 
@@ -52,17 +52,17 @@ def seconds_of(exp: Experiment) -> float:
     return 1.2 * median(times) + 60 if times else estimated_seconds(exp)
 
 
-def missing_evidence(profile: str | None = None, seeds: int = 3) -> list[Missing]:
+def missing_evidence(profile: str, seeds: int) -> list[Missing]:
     """The runs that are missing to judge each claim on seeds 0 to `seeds` - 1, in the order in which to train them.
 
     The claim that needs the least time comes first, so that the most claims per minute are decided; a run that serves
     several claims is listed once. A run's parents come before it, even if only their weights are missing. The order
     does not depend on any outcome. Raises UsageError for an unknown profile and an invalid number of seeds.
 
-    >>> [(run.exp.name, run.exp.seed) for run in missing_evidence("cpu")][:2]  # doctest: +SKIP
+    >>> [(run.exp.name, run.exp.seed) for run in missing_evidence("cpu", 3)][:2]  # doctest: +SKIP
     [('MLP_4', 2), ('MLP_13', 2)]
     """
-    profile, seeds = current_profile(profile), whole("seeds", seeds, least=1)
+    seeds = whole("seeds", seeds, least=1)
     waiting = {claim: list(_missing_runs(claim, profile, seeds)) for claim in RULES}
     # A run takes as long with any seed, so the records of its other seeds are read once.
     seconds = {
