@@ -141,9 +141,8 @@ _shared: dict[tuple, tuple[Tensor, Tensor]] = {}
 
 
 def without_frozen_prefix(
-    model: nn.Module, train: Any, evaluation: Any, precision: str, batch_size: int, forced: bool = False,
-    fast: bool = True,
-) -> tuple[nn.Module, Any, Any]:  # fmt: skip
+    model: nn.Module, train: Any, evaluation: Any, precision: str, batch_size: int, forced: bool, fast: bool
+) -> tuple[nn.Module, Any, Any]:
     """The model without its frozen prefix, and both sets as the inputs of that part.
 
     All three are returned unchanged if there is no prefix to cut off. A data set that is read item by item, as random

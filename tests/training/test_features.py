@@ -5,7 +5,7 @@ import copy
 import numpy as np
 import pytest
 import torch
-from helpers import QUICK, digits, held, mlp, normed, refused, same, state
+from helpers import QUICK, digits, held, mlp, normed, same, state
 from torch import nn
 from torch.utils.data import Dataset
 
@@ -62,83 +62,19 @@ class Residual(nn.Module):
         return self.last(x + self.first(x))
 
 
-class Scaled(nn.Module):
-    """Runs its children in turn, and has a parameter of its own."""
-
-    def __init__(self):
-        super().__init__()
-        self.flatten, self.first, self.last = nn.Flatten(), nn.Linear(64, 16), nn.Linear(16, 10)
-        self.scale = nn.Parameter(torch.tensor(0.5))
-
-    def forward(self, x):
-        return self.last(self.first(self.flatten(x)) * self.scale)
-
-
-class Tempered(nn.Module):
-    """Has a frozen child, and a trainable parameter of its own that has no effect before it is trained."""
-
-    def __init__(self):
-        super().__init__()
-        self.flatten, self.first, self.last = nn.Flatten(), nn.Linear(64, 16).requires_grad_(False), nn.Linear(16, 10)
-        self.temperature = nn.Parameter(torch.ones(()))
-
-    def forward(self, x):
-        return self.last(self.first(self.flatten(x))) * self.temperature
-
-
-class Backwards(nn.Module):
-    """Its children are not defined in the order they run in, and do not fit in the order they are defined in."""
-
-    def __init__(self):
-        super().__init__()
-        self.first, self.last, self.before = nn.Linear(16, 8), nn.Linear(8, 10), nn.Linear(64, 16)
-
-    def forward(self, x):
-        return self.last(self.first(self.before(x.flatten(1))))
-
-
-class DropsInBetween(nn.Module):
-    """Its children in turn, but in training, where a dropout between them comes in."""
-
-    def __init__(self):
-        super().__init__()
-        self.features, self.head = nn.Sequential(nn.Flatten(), nn.Linear(64, 16)), nn.Linear(16, 10)
-
-    def forward(self, x):
-        return self.head(nn.functional.dropout(self.features(x), 0.9, self.training))
-
-
-class Recurrent(nn.Module):
-    """Its first child gives more than a tensor."""
-
-    def __init__(self):
-        super().__init__()
-        self.rows, self.head = nn.LSTM(8, 16, batch_first=True), nn.Linear(16, 10)
-
-    def forward(self, x):
-        return self.head(self.rows(x.flatten(0, 1))[0][:, -1])
-
-
 def with_dropout():
     return mlp().insert(3, nn.Dropout(0.5)).insert(1, nn.Dropout(0.5))
 
 
-FALLS_BACK = [
-    ("more than its children", Residual, ("last",)),
-    ("a parameter of its own", Scaled, ("last",)),
-    ("one that begins as 1", Tempered, None),
-    ("another order", Backwards, ("last",)),
-    ("a dropout in between", DropsInBetween, ("head",)),
-    ("a child that gives no tensor", Recurrent, ("head",)),
-    ("dropout in front", with_dropout, ("5",)),
-    ("nothing frozen", mlp, None),
-    ("what learns comes first", mlp, ("1",)),
-]
+FALLS_BACK = {  # why the model is not cut -> how it is built, and what is trained
+    "its own forward": (Residual, ("last",)),
+    "dropout in front": (with_dropout, ("5",)),
+    "nothing frozen": (mlp, None),
+    "what learns comes first": (mlp, ("1",)),
+}
 
 
-@pytest.mark.parametrize(
-    ("build", "trainable"), [case[1:] for case in FALLS_BACK], ids=[case[0] for case in FALLS_BACK]
-)
+@pytest.mark.parametrize(("build", "trainable"), FALLS_BACK.values(), ids=FALLS_BACK)
 def test_other_models_are_not_cut_and_train_as_a_whole(build, trainable):
     model = build()
     train_only(model, trainable)
@@ -421,7 +357,3 @@ def test_features_of_any_model_and_data_set_come_in_the_order_of_the_images():
         expected = model[:3](data.tensors[0])
     torch.testing.assert_close(extract_features(model, data), expected)
     assert not model[3]._forward_pre_hooks
-
-
-def test_a_model_without_a_linear_layer_has_no_features():
-    refused(lambda: extract_features(nn.Conv2d(1, 2, 3), digits()), "Conv2d", "Linear")

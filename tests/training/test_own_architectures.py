@@ -12,7 +12,7 @@ from torch.utils.data import TensorDataset
 from coreFunction import pipeline
 from deepnet.records.reading import find_record
 from deepnet.speed.convolutions import bf16_autocast
-from myModel import replace_head, resnet18
+from myModel import replace_head
 
 
 def pictures(side, images=8, classes=4):
@@ -186,12 +186,6 @@ def test_sparse_gradients_that_an_optimizer_cannot_take_are_refused_and_those_th
 
 
 # ---------------------------------------------------------------- heads
-
-
-def test_what_the_name_says_first_is_what_counts():
-    assert resnet18(100).fc.out_features == 100
-    with pytest.raises(TypeError):
-        resnet18(10, 64)
 
 
 class Distilled(nn.Module):

@@ -54,7 +54,6 @@ def test_names_of_a_data_set_s_own_that_are_too_few_are_left_out():
     ("options", "word"),
     [
         ({"batch_size": 0}, "batch_size"),
-        ({"batch_size": 2.5}, "batch_size"),
         ({"precision": "fp17"}, "fp17"),
         ({"precision": "fp64"}, "fp64"),
     ],
