@@ -155,24 +155,17 @@ def test_records_that_are_not_in_the_table_are_published_and_shown(made, evidenc
 
 
 BAD_CALLS = [
-    (("train", "MLP_5"), "unknown experiment 'MLP_5'"),
     (("train",), "name an experiment or a chapter"),
     (("train", "--chapter", "9"), "chapters 2 to 5, not 9"),
     (("train", "MLP_4", "--profile", "gpu"), "unknown profile 'gpu'; did you mean cpu? choose sample, cpu or paper"),
-    (("list", "--profile", "gpu"), "unknown profile 'gpu'"),
     (("train", "MLP_4", "--seeds", "one"), "seeds 'one' are not whole numbers; write 3, 0,2 or 0-4"),
-    (("train", "MLP_4", "--seeds", "0-"), "seeds '0-' are not whole numbers"),
     (("train", "MLP_4", "--seeds", "0,,1"), "are not whole numbers"),
-    (("train", "MLP_4", "--seeds", "1.5"), "are not whole numbers"),
     (("train", "MLP_4", "--seeds", "²"), "are not whole numbers"),
     (("train", "MLP_4", "--seeds", "4-0"), "seeds '4-0'"),
     (("train", "MLP_4", "--seeds", "0-99999999999"), "seeds '0-99999999999' are more than 1,000"),
     (("train", "mlp_4"), "unknown experiment 'mlp_4'; did you mean MLP_4? `python run.py list`"),
     (("search", "--profile", "papr"), "unknown profile 'papr'; did you mean paper?"),
     (("search", "--count", "0"), "count must be a whole number of at least 1, got 0"),
-    (("verify", "MLP_4", "--profile", "papr"), "unknown profile 'papr'; did you mean paper?"),
-    (("sync", "MLP_44"), "unknown experiment 'MLP_44'; did you mean MLP_4?"),
-    (("show", "MLP_5"), "unknown experiment 'MLP_5'"),
     (("show", "MLP_4"), "MLP_4 (seed 0) has no record in sample; `python run.py train MLP_4 --profile sample`"),
 ]
 
@@ -194,7 +187,6 @@ BAD_WORDS = [
     (("train", "MLP_4", "--minuts=3"), "run.py train: unknown option '--minuts'; did you mean --minutes? choose --"),
     (("train", "--chapter", "x"), "argument --chapter: invalid int value: 'x'; `python run.py train --help`"),
     (("train", "MLP_4", "--minutes", "long"), "'long' is not a number of minutes; write 90 or 0.5"),
-    (("train", "MLP_4", "--minutes", "nan"), "'nan' is not a number of minutes; write 90 or 0.5"),
     (("train", "MLP_4", "--minutes", "-1"), "'-1' is not a number of minutes; write 90 or 0.5"),
 ]
 

@@ -226,19 +226,15 @@ def test_numbers_and_names_of_any_kind_are_kept_as_plain_python(given, kept):
 
 REFUSED = [
     ({"model": "MLP_res_34"}, "unknown model 'MLP_res_34'; did you mean MLP_res_35? choose MLP_4, "),
-    ({"model": "mlp_33"}, "did you mean MLP_33?"),
     ({"optimizer": "adam"}, "unknown optimizer 'adam'; did you mean Adam? choose Adam, AdamW, RMSprop or SGD"),
-    ({"optimizer": "zzz"}, "unknown optimizer 'zzz'; choose Adam"),
     ({"dataset": "cifar-10"}, "unknown data set 'cifar-10'; did you mean cifar10? choose mnist, cifar10 or cifar100"),
     ({"kind": "trainin"}, "unknown kind 'trainin'; did you mean training?"),
     ({"profile": "papre"}, "unknown profile 'papre'; did you mean paper? choose sample, cpu or paper"),
-    ({"family": "mlps"}, "unknown family 'mlps'; did you mean mlp?"),
     ({"chapter": 6}, "unknown chapter '6'; choose 0, 2, 3, 4 or 5"),
     (
         {"start_from": "train_resnt"},
         "unknown experiment 'train_resnt'; did you mean train_resnet? `python run.py list`",
     ),
-    ({"start_from": "mine"}, "unknown experiment 'mine'"),
     ({"start_from": "tsne_mnist"}, "no run can start from tsne_mnist, which trains no model: its kind is tsne"),
     ({"start_from": "MLP_13"}, "model='MLP_4' has no effect: mine starts from MLP_13, a MLP_13; leave it out"),
     (
@@ -258,10 +254,8 @@ REFUSED = [
     ({"seed": 2**32}, "seed must be a whole number of at least 0 and below 4294967296"),
     ({"seed": np.bool_(True)}, "seed must be a whole number"),
     ({"lr": True}, "lr must be a number"),
-    ({"dropout": False}, "dropout must be a number"),
     ({"record_gradients": "yes"}, "record_gradients must be True or False"),
     ({"name": "a/b"}, "name 'a/b' cannot name a folder"),
-    ({"name": None}, "name None cannot name a folder"),
     ({"model": np.array(["MLP_4"])}, "model must be a string"),
     ({"dataset": "own"}, "the data set 'own' is for coreFunction.pipeline only"),
 ]

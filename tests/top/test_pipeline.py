@@ -56,13 +56,6 @@ def test_a_model_may_have_more_outputs_than_classes_and_the_record_holds_them():
     assert record.predictions()[1].tolist() == [299] * 100
 
 
-@pytest.mark.parametrize("optimizer", ["Adam", "AdamW", "RMSprop", "SGD"])
-def test_every_optimizer_of_the_report_learns(optimizer):
-    options = QUICK | {"optimizer": optimizer, "lr": 0.1 if optimizer == "SGD" else 0.01}
-    record = pipeline(mlp(), digits(), held(), name=optimizer, **options)
-    assert record.rows[-1]["train_loss"] < record.rows[1]["train_loss"]
-
-
 def test_weights_used_twice_and_buffers_of_the_model_itself_may_move():
     class Counting(nn.Module):
         def __init__(self):
@@ -258,16 +251,7 @@ class ViewsInTraining(Views):
         return super().forward(x) if self.training else self.head(self.features(x).flatten(1))
 
 
-class ViewsImages(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.head = nn.Linear(3 * 32 * 32, 10)
-
-    def forward(self, x):
-        return self.head(x.view(len(x), -1))
-
-
-@pytest.mark.parametrize("model", [Views, ViewsInTraining, ViewsImages])
+@pytest.mark.parametrize("model", [Views, ViewsInTraining])
 @pytest.mark.parametrize("batched", [True, False])
 def test_a_model_that_views_its_maps_trains_in_contiguous_memory(model, batched):
     data = load_images("cifar10", "train", "sample", 32).subset(range(40))
