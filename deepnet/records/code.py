@@ -67,10 +67,6 @@ def state(root: Path = ROOT) -> dict:
     `commit` is None unless `root` is a repository of its own. `uncommitted` is the reason why the code is not that of
     the commit (a module differs, is imported but not committed, or was written after this process began), or None;
     `dirty` is whether there is a reason. `code` is the `fingerprint`.
-
-    Example::
-
-        state()["commit"]  # "f4fb090...", None outside a repository
     """
     commit, reason = None, ""
     try:

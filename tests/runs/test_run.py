@@ -71,7 +71,7 @@ def test_frozen_layers_are_bit_equal_to_the_parents(made):
     assert moved == {"layer3", "layer4"}
 
 
-def test_the_statistics_of_frozen_layers_are_updated_as_in_the_original_on_request(made, runs_dir, tiny):
+def test_moving_statistics_as_in_the_original(made, runs_dir, tiny):
     lend(made, runs_dir, "train_resnet")
     row = replace(EXPERIMENTS["fine_tune_1"], name="moving", defects=("moving_statistics",), keep_weights=True)
     record, parent = run(row), found(made, "train_resnet").weights()
@@ -79,7 +79,7 @@ def test_the_statistics_of_frozen_layers_are_updated_as_in_the_original_on_reque
     assert record.finished and moved - {"fc.weight"} == {key for key in parent if ".running_" in key or "num_b" in key}
 
 
-def test_whole_epochs_are_timed_with_their_evaluation_as_in_the_original_where_that_is_asked_for(monkeypatch):
+def test_whole_epochs_are_timed_as_in_the_original(monkeypatch):
     evaluated = []
     evaluate = kinds.evaluate
     monkeypatch.setattr(kinds, "evaluate", lambda *arguments: evaluated.append(evaluate(*arguments)))

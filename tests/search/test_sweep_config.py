@@ -137,7 +137,7 @@ REFUSED = [
     (config("bayes", None), "'metric' must be a dict"),
     (config(metric={"goal": "maximize"}), "'metric' must have the name of a metric", "None"),
     (config(metric=LOSS | {"goal": "up"}), "'goal' must be maximize or minimize", "'up'"),
-    (config(metric={"name": "validation_loss", "goals": "up"}), "unknown key 'goals' in 'metric'", "'goal'"),
+    (config(metric={"name": "validation_loss", "goals": "up"}), "unknown key 'goals' in 'metric'", "mean goal?"),
     (config(metric=LOSS | {"target": "1e-1"}), "'target'", "1.0e-01"),
     (
         config(metric={"name": "test_acc"}),
@@ -175,7 +175,7 @@ REFUSED = [
     (varied(lr={"values": ["1e-3", 0.01]}), "'1e-3'", "1.0e-03"),
     (varied(lr=0.1, batch_size=[16, 32]), "{'value': 0.1}", "{'values': [16, 32]}"),
     (varied(optimizer={"parameters": {"lr": {"values": [0.1]}}}), "'optimizer' has nested parameters"),
-    (varied(lr={"distribution": "loguniform_values", "min": 1e-4, "max": 0.1}), "'log_uniform_values'"),
+    (varied(lr={"distribution": "loguniform_values", "min": 1e-4, "max": 0.1}), "did you mean log_uniform_values?"),
     (varied(lr={"distribution": "log_uniform", "min": 1e-5, "max": 1e3}), "exponents of e", "log_uniform_values"),
     (varied(lr={"mu": 0, "sigma": 1}), "'lr' (uniform) has the unknown key 'mu'", "lacks 'min'"),
     (varied(lr={"value": 0.1, "values": [0.1]}), "unknown key 'value'", "did you mean values"),

@@ -129,14 +129,14 @@ def test_publish_reports_records_that_only_the_evidence_has(made, evidence, runs
 @pytest.mark.parametrize(
     "command", [("list",), ("list", "--json"), ("show", "MLP_4"), ("train", "MLP_4"), ("publish", "MLP_4")]
 )
-def test_a_folder_of_a_user_that_there_is_not_ends_in_one_line(call, monkeypatch, command):
+def test_runs_dir_of_an_unknown_user(call, monkeypatch, command):
     monkeypatch.setenv("RUNS_DIR", "~nobody9/x")
     status, out, err = call(*command)
     assert (status, out, err.count("\n")) == (1, "", 1)
     assert "RUNS_DIR=~nobody9/x names an unknown user" in err
 
 
-def test_records_that_are_not_in_the_table_are_published_and_shown(made, evidence, runs_dir, call):
+def test_records_of_trials(made, evidence, runs_dir, call):
     lend(made, runs_dir, "MLP_4")
     trial = (runs_dir / "sample" / "MLP_4").rename(runs_dir / "sample" / "search_1") / "seed-0"
     edit(trial, "settings.json", "experiment", name="search_1")
@@ -192,7 +192,7 @@ BAD_WORDS = [
 
 
 @pytest.mark.parametrize(("arguments", "message"), BAD_WORDS, ids=[" ".join(case[0]) for case in BAD_WORDS])
-def test_what_the_parser_does_not_know_ends_in_one_line_and_status_2(call, runs_dir, arguments, message):
+def test_bad_words_end_in_one_line_and_status_2(call, runs_dir, arguments, message):
     status, out, err = call(*arguments)
     assert (status, out, err.count("\n")) == (2, "", 1)
     assert message in err
@@ -222,7 +222,7 @@ def test_an_interrupt_ends_in_one_line(call, monkeypatch, tiny):
     assert err == ""  # once is enough
 
 
-def test_an_interrupt_before_the_first_run_ends_in_one_line_too(call, monkeypatch, tiny):
+def test_interrupt_before_the_first_run(call, monkeypatch, tiny):
     monkeypatch.setattr(queue, "is_supported", interrupt)
     assert call("train", "MLP_4") == (1, "", "interrupted; the same command continues from here\n")
 
@@ -291,7 +291,7 @@ def test_reading_help_and_refusals_of_names_need_no_torch():
     assert "Traceback" not in ended.stderr
 
 
-def test_the_list_takes_less_than_half_a_second_of_processor_time():
+def test_list_takes_half_a_second():
     asked = ["run.py", "list", "--profile", "paper"]
     code = f"import sys, time; sys.argv = {asked}; import run; run.main(); print(time.process_time())"
     assert float(python(code).stdout.splitlines()[-1]) < 0.5

@@ -77,7 +77,7 @@ def test_a_whole_run_does_without(without_float64, runs_dir, tiny):
 
 
 @pytest.mark.parametrize("scale", [1e-30, 1e-24, 1.0, 1e20, 1e30])
-def test_an_epoch_s_norms_are_those_of_float64_at_any_scale(scale, monkeypatch):
+def test_norms_of_an_epoch(scale, monkeypatch):
     torch.manual_seed(0)
     model, rows = nn.Sequential(nn.Linear(50, 40), nn.Linear(40, 3)).to(device()), []
     for parameter in model.parameters():
@@ -107,7 +107,7 @@ def test_norms_reach_over_all_of_float32(without_float64):
 
 
 @pytest.mark.parametrize("precision", ["fp64", "bf16"])
-def test_an_experiment_in_another_precision_is_refused_on_mps(precision, monkeypatch):
+def test_precisions_on_mps(precision, monkeypatch):
     monkeypatch.setattr(precisions, "device", lambda: torch.device("mps"))
     monkeypatch.setattr(machine, "device", lambda: torch.device("mps"))
     monkeypatch.setattr(precisions, "has_bfloat16", machine.has_bfloat16.__wrapped__)  # it remembers this machine's
