@@ -263,8 +263,7 @@ def with_labels(source: Any, labels: LabelMap) -> Any:
     if isinstance(source, UserDataset):
         source.label_map, source.classes = labels, labels.names
     elif isinstance(source, InMemoryDataset) and not source.classes:
-        numbers = source.labels.unique()
-        targets = torch.tensor([labels.target(number) for number in numbers.tolist()])
-        found = targets[torch.searchsorted(numbers, source.labels.contiguous())].to(source.labels.device)
-        return replace(source, labels=found, classes=labels.names)
+        numbers, positions = source.labels.unique(return_inverse=True)
+        targets = torch.tensor([labels.target(number) for number in numbers.tolist()], device=positions.device)
+        return replace(source, labels=targets[positions], classes=labels.names)
     return source

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from statistics import median
 
 from deepnet.claims.evidence import Evidence
@@ -65,19 +66,17 @@ def missing_evidence(profile: str, seeds: int) -> list[Missing]:
     seeds = whole("seeds", seeds, least=1)
     waiting = {claim: list(_missing_runs(claim, profile, seeds)) for claim in RULES}
     # A run takes as long with any seed, so the records of its other seeds are read once.
-    seconds = {
-        name: seconds_of(exp) for name, exp in {exp.name: exp for exps in waiting.values() for exp in exps}.items()
-    }
+    seconds = cache(lambda name: seconds_of(experiment(name, profile)))
     queue: dict[Experiment, Missing] = {}
 
     def remaining(claim: str) -> float:
-        return sum(seconds[exp.name] for exp in waiting[claim] if exp not in queue)
+        return sum(seconds(exp.name) for exp in waiting[claim] if exp not in queue)
 
     while any(remaining(claim) for claim in waiting):
         claim = min((claim for claim in waiting if remaining(claim)), key=remaining)
         for exp in waiting.pop(claim):
             published = exp.seed in committed(exp.name, profile)
-            queue.setdefault(exp, Missing(exp, claim, seconds[exp.name], published))
+            queue.setdefault(exp, Missing(exp, claim, seconds(exp.name), published))
     return list(queue.values())
 
 

@@ -167,7 +167,7 @@ def run_queue(
 def schedule(
     executor: Executor, calls: Mapping[Experiment, Call], stop: Callable[[], bool], together: bool = True
 ) -> Generator[tuple[Experiment, Callable[[], Record]]]:
-    """Yield each experiment with a function that returns its record, as they end; parents run before children.
+    """Yield each experiment, when its run has ended, with a function that returns its record. Parents run first.
 
     When the generator is closed, or `stop` returns True, runs that have not begun are cancelled, and the others stop
     after their epoch. Raises UsageError if the executor is lost.
@@ -201,7 +201,7 @@ def schedule(
 
 
 class _CallWhenUnpickled:
-    """A call that is unpickled within the task, so that an ImportError fails the task; Dask would lose the worker."""
+    """A call that is unpickled within the task, so that an ImportError fails the task and not the Dask worker."""
 
     def __init__(self, *call: Any) -> None:
         self.call = call

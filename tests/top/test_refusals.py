@@ -9,7 +9,6 @@ from helpers import raising, refused
 import coreFunction
 from coreFunction import run, run_all
 from deepnet import machine
-from deepnet.figures.registry import draw
 from deepnet.records.folder import checkpoint_seconds
 from deepnet.records.reading import roots
 from deepnet.runs import queue
@@ -109,7 +108,3 @@ def test_profiles_with_records_are_named(runs_dir, capsys, monkeypatch, profile,
 def test_values_that_are_too_large(fields, message):
     assert len(refused(lambda: Experiment(**{"name": "x", "model": "MLP_4", "lr": 0.1} | fields), message)) < 200
     assert Experiment("x" * 200, model="MLP_4", lr=1e300).lr == 1e300
-
-
-def test_a_figure_in_an_unknown_profile_is_refused():
-    refused(lambda: draw("3.1", "papr"), "unknown profile 'papr'; did you mean paper?")

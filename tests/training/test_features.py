@@ -102,7 +102,7 @@ def trained(monkeypatch, model, cut, **options):
 
 @pytest.mark.parametrize("patience", [None, 2])
 def test_cached_linear_layers(monkeypatch, patience):
-    """The cache computes the whole set at once and training batches of 32, whose products may be rounded differently."""
+    """The cache computes the whole set at once and training batches of 32, so products may round differently."""
     results = [
         trained(monkeypatch, mlp(), cut, trainable=("3",), patience=patience, record_gradients=True)
         for cut in (True, False)
