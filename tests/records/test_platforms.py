@@ -97,14 +97,6 @@ def test_allowed_names(name):
     assert Experiment(name, model="MLP_4", lr=0.1).name == name
 
 
-def test_lock(tmp_path):
-    path = tmp_path / "new" / ".lock"
-    with lock(path, "busy"):
-        refused(lock(path, "busy").__enter__, "busy")
-    with lock(path, "busy"):
-        pass
-
-
 def test_file_system_without_locks(tmp_path, monkeypatch):
     from filelock import FileLock
 

@@ -36,15 +36,6 @@ def test_rounded_is_json(value):
     assert rounded(found) == found
 
 
-@pytest.mark.parametrize(
-    ("value", "expected"),
-    [(0.123456, 0.1235), (123456.0, 123500.0), (1e-30, 1e-30), (math.nan, None), (math.inf, None), (-math.inf, None),
-     (123456, 123456), (True, True), ({"a": [math.nan, (1.00004,)]}, {"a": [None, [1.0]]})],
-)  # fmt: skip
-def test_rounded(value, expected):
-    assert rounded(value) == expected
-
-
 def test_rows(runs_dir):
     record = written(runs_dir, accuracy=0.87654321)
     assert record.rows == [
