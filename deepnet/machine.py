@@ -50,7 +50,7 @@ def has_bfloat16() -> bool:
     if device().type == "xpu":
         return torch.xpu.is_bf16_supported()
     # On a CPU, oneDNN computes the products, and needs one of these instruction sets.
-    return device().type == "cpu" and any(flags in _processor_info() for flags in ("avx512_bf16", "amx_bf16"))
+    return device().type == "cpu" and any(name in _processor_info() for name in ("avx512_bf16", "amx_bf16"))
 
 
 @functools.cache

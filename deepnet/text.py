@@ -28,7 +28,7 @@ def duration(seconds: float) -> str:
 
 def ranges(seeds: Iterable[int]) -> str:
     """(0, 1, 2, 5) -> "0-2, 5"."""
-    # Consecutive seeds are as far from their positions.
+    # Consecutive seeds have the same difference from their positions.
     groups = groupby(enumerate(sorted(seeds)), lambda pair: pair[1] - pair[0])
     runs = [[seed for _, seed in group] for _, group in groups]
     return ", ".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else f"{run[0]}" for run in runs)

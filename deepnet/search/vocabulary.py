@@ -56,7 +56,7 @@ OUR_NAME = {word: name for name, words in SYNONYMS.items() for word in words.spl
 
 
 def hint(word: Any, choices: Sequence[str]) -> str:
-    """ " (did you mean lr?)" if one of `choices` is close to `word` or a synonym of it; otherwise empty."""
+    """A hint such as " (did you mean lr?)" if one of `choices` is close to `word` or a synonym of it; else empty."""
     key = re.sub(r"\W", "_", str(word)).lower()
     meant = did_you_mean(OUR_NAME.get(key, key), choices).rstrip()
     return f" ({meant})" if meant else ""
