@@ -23,7 +23,7 @@ from deepnet.machine import device
 from deepnet.progress import bar
 from deepnet.records.reading import PREDICTIONS, WEIGHTS, Record, runs_dir
 from deepnet.seeds import seed_everything
-from deepnet.text import counted
+from deepnet.text import counted, listed
 from experimentTable import CLASSES, PROJECT, Experiment, UsageError
 from myModel import MODELS, count_modules, count_parameters, replace_head
 
@@ -146,8 +146,7 @@ def sync(records: list[Record], profile: str, weights: bool = False) -> str:
         line.close()
     missed += [] if figures else ["the figures"]
     if missed:
-        shown = ", ".join(missed[:3]) + f" and {len(missed) - 3} more" * (len(missed) > 3)
-        raise UsageError(f"incomplete in W&B: {shown}; the same command writes everything again")
+        raise UsageError(f"incomplete in W&B: {listed(missed)}; the same command writes everything again")
     there = f"in project {PROJECT}"
     if wandb_mode() == "offline":
         folder = (runs_dir() / "wandb").resolve()

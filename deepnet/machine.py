@@ -49,23 +49,21 @@ def has_bfloat16() -> bool:
         return torch.cuda.get_device_capability()[0] >= 8
     if device().type == "xpu":
         return torch.xpu.is_bf16_supported()
-    if device().type == "cpu":
-        # oneDNN, which computes the products, needs one of these instruction sets.
-        flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
-        return "avx512_bf16" in flags or "amx_bf16" in flags
-    return False
+    # On a CPU, oneDNN computes the products, and needs one of these instruction sets.
+    return device().type == "cpu" and any(name in _processor_info() for name in ("avx512_bf16", "amx_bf16"))
 
 
 @functools.cache
 def processor_name() -> str:
     """The processor's name, with its family and model numbers if /proc/cpuinfo has them."""
-    info = Path("/proc/cpuinfo")
-    fields = (
-        dict(line.split(":", 1) for line in info.read_text().split("\n\n")[0].splitlines() if ":" in line)
-        if info.exists()
-        else {}
-    )
-    fields = {key.strip(): value.strip() for key, value in fields.items()}
+    lines = [line.partition(":") for line in _processor_info().partition("\n\n")[0].splitlines()]
+    fields = {key.strip(): value.strip() for key, _, value in lines}
     if "model name" not in fields:
         return platform.processor() or platform.machine()
     return f"{fields['model name']} (family {fields.get('cpu family')}, model {fields.get('model')})"
+
+
+def _processor_info() -> str:
+    """The content of /proc/cpuinfo; empty if there is none."""
+    path = Path("/proc/cpuinfo")
+    return path.read_text() if path.exists() else ""

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
-from itertools import product
+from itertools import groupby, product
 
 DATA = {"mnist": "MNIST", "cifar10": "CIFAR-10", "cifar100": "CIFAR-100"}
 
@@ -28,12 +28,9 @@ def duration(seconds: float) -> str:
 
 def ranges(seeds: Iterable[int]) -> str:
     """(0, 1, 2, 5) -> "0-2, 5"."""
-    runs: list[list[int]] = []
-    for seed in sorted(seeds):
-        if runs and seed == runs[-1][-1] + 1:
-            runs[-1].append(seed)
-        else:
-            runs.append([seed])
+    # Consecutive seeds have the same difference from their positions.
+    groups = groupby(enumerate(sorted(seeds)), lambda pair: pair[1] - pair[0])
+    runs = [[seed for _, seed in group] for _, group in groups]
     return ", ".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else f"{run[0]}" for run in runs)
 
 

@@ -119,7 +119,7 @@ def number(field: str, value: Any, below: float = inf) -> float:
 
 
 def truth(field: str, value: Any) -> bool:
-    if type(value).__name__ not in ("bool", "bool_"):  # the second is NumPy's before NumPy 2
+    if type(value).__name__ != "bool":  # NumPy's is called so too
         raise UsageError(f"{field} must be True or False, got {shown(value)}")
     return bool(value)
 

@@ -1,6 +1,5 @@
 """The final test: the only place that opens chapter 5's test set."""
 
-import time
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -11,7 +10,7 @@ from deepnet.analyses.baseline import linear, separated
 from deepnet.analyses.kinds import as_trained, features_and_targets
 from deepnet.data.sets import data_identity, load_test_set
 from deepnet.machine import device
-from deepnet.records.files import append_line, lock, rounded
+from deepnet.records.files import append_line, lock, rounded, utc_now
 from deepnet.records.reading import WEIGHTS, Record, find_openings, find_record, roots, runs_dir
 from deepnet.training.metrics import accuracy, macro_accuracy
 from deepnet.training.precision import resolve_precision
@@ -47,8 +46,8 @@ def final_test(record: Record, build: Callable[[Experiment], nn.Module], why_aga
                 f"the test set opens once, at the end: {', '.join(missing)} (seed {record.seed}) must finish first"
             )
         opening = {
-            "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "run": record.name, "profile": record.profile,
-            "seed": record.seed, "weights": tested, **({"why_again": why_again} if why_again else {}),
+            "time": utc_now(), "run": record.name, "profile": record.profile, "seed": record.seed, "weights": tested,
+            **({"why_again": why_again} if why_again else {}),
         }  # fmt: skip
         openings = {}
         for name, predictions in _predictions(record, build).items():

@@ -48,8 +48,8 @@ def prepare_analysis(
     """
     precision = "fp32" if exp.kind in ON_PROCESSOR else resolve_precision(exp.precision)
     made = provenance(precision, exp.kind in ON_PROCESSOR, PACKAGES.get(exp.kind, ()))
-    act = {"distribution": _distribution, "tsne": _tsne, "timing": _timing, "baseline": _baseline}[exp.kind]
-    prepared = act(exp, identity, build)
+    prepare = {"distribution": _distribution, "tsne": _tsne, "timing": _timing, "baseline": _baseline}[exp.kind]
+    analyse = prepare(exp, identity, build)
 
     def write(folder: RunFolder) -> Record:
         shown = bar(1) if line is None else line
@@ -57,7 +57,7 @@ def prepare_analysis(
         shown.set_description_str(exp.name)
         shown.set_postfix_str("")  # removes the loss of a training run before it
         folder.start(identity, made)
-        record = prepared(folder)
+        record = analyse(folder)
         shown.update(1)
         return record
 
@@ -140,9 +140,9 @@ def _timing(exp: Experiment, identity: dict, build: Any) -> Any:
 
 
 def _epoch_timer(exp: Experiment, image_size: int) -> Callable[[nn.Module, torch.optim.Optimizer], float]:
-    """What trains a model for an epoch and gives its seconds per step as the original program timed it.
+    """Return a function that trains a model for an epoch, and returns its seconds per step as the original timed them.
 
-    They contain the start of the workers that load the images, a norm per parameter that is read from the device in
+    They include the start of the workers that load the images, a norm per parameter that is read from the device in
     each step, and the evaluation.
     """
     images = (load_images(exp.dataset, part, exp.profile, image_size) for part in ("train", EVAL_SPLIT[exp.dataset]))

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
-from deepnet.data.items import Collated, as_pair, collate, found_in
+from deepnet.data.items import Collated, as_pair, collate, found_in, is_pair
 from deepnet.data.labels import LabelMap, plain_label
 from deepnet.seeds import preserved_random, seed_everything
 from experimentTable import UsageError
@@ -44,6 +44,7 @@ class BatchSource(ABC):
     """
 
     classes: Sequence[Any]
+    labels: Tensor  # int64 (N,), if they are in memory
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -67,6 +68,10 @@ class BatchSource(ABC):
     def first_inputs(self, count: int) -> Tensor:
         """The first inputs, at most `count`."""
         return self.batch(torch.arange(min(count, len(self))))[0]
+
+    def known_labels(self, read_all: bool) -> list[Any]:
+        """All labels if they are in memory or `read_all` is set, else those of a few items."""
+        return self.labels.unique().tolist()
 
 
 @dataclass(frozen=True)
@@ -152,7 +157,6 @@ class UserDataset(BatchSource):
         return self
 
     def known_labels(self, read_all: bool) -> list[Any]:
-        """All labels if they are in memory or `read_all` is set, else those of a few items."""
         if isinstance(self.dataset, list | tuple):
             return list(self._labels(range(len(self))).values())
         sampled = self._labels(evenly_spaced(len(self)))
@@ -202,12 +206,12 @@ class LoaderDataset(UserDataset):
             # with the epoch's own seed, so that a resumed run draws the same numbers as an uninterrupted one
             self.loader.generator.manual_seed(torch.initial_seed())
         for batch in self.loader:
-            pair = isinstance(batch, tuple | list) and len(batch) == 2 and isinstance(batch[0], Tensor)
-            if not pair or not (isinstance(batch[1], list | tuple) or (isinstance(batch[1], Tensor) and batch[1].ndim)):
+            labels = batch[1] if is_pair(batch) else None
+            if not (isinstance(labels, list | tuple) or (isinstance(labels, Tensor) and labels.ndim)):
                 raise UsageError(
                     f"the loader's batches must be pairs of (inputs, labels) of several items, found {found_in(batch)}"
                 )
-            yield batch[0], list(batch[1])
+            yield batch[0], list(labels)
 
 
 def evenly_spaced(length: int) -> list[int]:
@@ -251,13 +255,7 @@ def is_iterable_of_batches(data: Any) -> bool:
 
 def _is_batch(item: Any) -> bool:
     """Whether this is a batch of images and labels, rather than one image and its label."""
-    pair = isinstance(item, tuple | list) and len(item) == 2 and all(isinstance(part, Tensor) for part in item)
-    return pair and item[1].ndim == 1 and item[0].ndim > 1 and len(item[0]) == len(item[1])
-
-
-def known_labels(source: Any, read_all: bool) -> list[Any]:
-    """The labels of the set; without `read_all`, those that are known without reading all images."""
-    return source.known_labels(read_all) if isinstance(source, UserDataset) else source.labels.unique().tolist()
+    return is_pair(item, Tensor) and item[1].ndim == 1 and item[0].ndim > 1 and len(item[0]) == len(item[1])
 
 
 def with_labels(source: Any, labels: LabelMap) -> Any:
@@ -265,8 +263,7 @@ def with_labels(source: Any, labels: LabelMap) -> Any:
     if isinstance(source, UserDataset):
         source.label_map, source.classes = labels, labels.names
     elif isinstance(source, InMemoryDataset) and not source.classes:
-        numbers = source.labels.unique()
-        targets = torch.tensor([labels.target(number) for number in numbers.tolist()])
-        found = targets[torch.searchsorted(numbers, source.labels.contiguous())].to(source.labels.device)
-        return replace(source, labels=found, classes=labels.names)
+        numbers, positions = source.labels.unique(return_inverse=True)
+        targets = torch.tensor([labels.target(number) for number in numbers.tolist()], device=positions.device)
+        return replace(source, labels=targets[positions], classes=labels.names)
     return source

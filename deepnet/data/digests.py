@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.utils.data import ConcatDataset, Subset, TensorDataset
 
 from deepnet.data.datasets import InMemoryDataset, LoaderDataset, evenly_spaced
+from deepnet.data.items import is_pair
 from deepnet.data.labels import plain_label
 from deepnet.records.files import tensor_bytes
 from deepnet.seeds import preserved_random, seed_everything
@@ -59,8 +60,7 @@ def _tensors_of(data: Any) -> list[Tensor] | None:
     if isinstance(data, ConcatDataset):
         parts = [_tensors_of(part) for part in data.datasets]
         return None if None in parts else [tensor for part in parts for tensor in part or []]
-    pairs = isinstance(data, list | tuple) and all(isinstance(item, list | tuple) and len(item) == 2 for item in data)
-    if pairs and all(isinstance(inputs, Tensor) for inputs, _ in data):
+    if isinstance(data, list | tuple) and all(map(is_pair, data)):
         labels = repr([plain_label(label) for _, label in data])
         return [*(inputs for inputs, _ in data), torch.tensor(list(labels.encode()))]
     # a reader's own class that holds inputs and labels as attributes

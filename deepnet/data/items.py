@@ -10,6 +10,12 @@ from experimentTable import UsageError
 Collated = tuple[Tensor, list[Any]]  # inputs (B, ...), and labels as they are
 
 
+def is_pair(item: Any, second: type = object) -> bool:
+    """Whether the item is a pair of a tensor and a `second`."""
+    pair = isinstance(item, tuple | list) and len(item) == 2
+    return pair and isinstance(item[0], Tensor) and isinstance(item[1], second)
+
+
 def as_pair(item: Any) -> tuple[Tensor, Any]:
     """Return the item if it is a (tensor, label) pair; else raise UsageError with what was found and what to do."""
     if not (isinstance(item, tuple | list) and len(item) == 2):

@@ -51,12 +51,7 @@ SETS = {
 
 @dataclass(frozen=True)
 class LocalCopy:
-    """One copy of a set on this machine: its parquet files by part, or torchvision's folder if `shards` is None.
-
-    Example::
-
-        in_data_dir("mnist").read("train").shape  # (60000, 785)
-    """
+    """One copy of a set on this machine: its parquet files by part, or torchvision's folder if `shards` is None."""
 
     name: str
     folder: Path  # holds the shards, or torchvision's folder

@@ -8,6 +8,8 @@ import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from deepnet.text import listed
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -50,7 +52,7 @@ def _written_since_start(root: Path) -> list[str]:
     return sorted(path.relative_to(root).as_posix() for path in ours)
 
 
-def fingerprint(root: Path = ROOT, commit: str | None = None) -> str:
+def fingerprint(root: Path, commit: str | None = None) -> str:
     """sha256 of the names and contents of the project's `modules`, as they are on the disk now."""
     total = hashlib.sha256()
     for path in modules(root, commit):
@@ -65,10 +67,6 @@ def state(root: Path = ROOT) -> dict:
     `commit` is None unless `root` is a repository of its own. `uncommitted` is the reason why the code is not that of
     the commit (a module differs, is imported but not committed, or was written after this process began), or None;
     `dirty` is whether there is a reason. `code` is the `fingerprint`.
-
-    Example::
-
-        state()["commit"]  # "f4fb090...", None outside a repository
     """
     commit, reason = None, ""
     try:
@@ -77,8 +75,7 @@ def state(root: Path = ROOT) -> dict:
             reason = f"{root} lies within another repository, {top}"
         else:
             if differing := _differing(root, head):
-                more = f" and {len(differing) - 1} more" if len(differing) > 1 else ""
-                reason = f"differs from commit {head[:7]}: {differing[0]}{more}"
+                reason = f"differs from commit {head[:7]}: {listed(differing)}"
             commit = head
     except subprocess.CalledProcessError as error:
         reason = f"{root} is not a git repository with a commit"
@@ -121,7 +118,7 @@ def _differing(root: Path, commit: str) -> list[str]:
     return sorted({path for path, _ in differing})
 
 
-def why_not_one_commit(parts: Sequence[dict], root: Path = ROOT) -> str | None:
+def why_not_one_commit(parts: Sequence[dict]) -> str | None:
     """Why a run was not made by one commit, or None if it was.
 
     `parts`: the provenance of each call that trained a part of it. The last part ends in this process, whose code may
@@ -132,11 +129,11 @@ def why_not_one_commit(parts: Sequence[dict], root: Path = ROOT) -> str | None:
     if len(commits := {part["commit"][:7] for part in parts}) > 1:
         return f"its parts were made by several commits, {', '.join(sorted(commits))}"
     if code := parts[-1].get("code"):
-        written = _written_since_start(root)
+        written = _written_since_start(ROOT)
         try:
-            now = fingerprint(root, parts[-1]["commit"])
+            now = fingerprint(ROOT, parts[-1]["commit"])
         except (OSError, subprocess.SubprocessError):  # git no longer answers; a finished run is not lost for that
-            now = fingerprint(root)
+            now = fingerprint(ROOT)
         if written or code != now:
             return f"its code was changed while it ran{': ' * bool(written)}{', '.join(written)}"
     return None

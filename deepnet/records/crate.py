@@ -19,12 +19,7 @@ FILES = {  # in report/: what it is, and its media type
 
 
 def crate_json() -> str:
-    """The metadata of report/ as JSON-LD, which depends only on the records and pyproject.toml.
-
-    Example::
-
-        json.loads(crate_json())["@graph"]
-    """
+    """The metadata of report/ as JSON-LD, which depends only on the records and pyproject.toml."""
     from rocrate.model import Person
     from rocrate.rocrate import ROCrate
 

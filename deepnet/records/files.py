@@ -25,6 +25,11 @@ def first_line(error: BaseException) -> str:
     return (re.sub(r"\x1b\[[0-9;]*m", "", str(error)).strip() or type(error).__name__).splitlines()[0]
 
 
+def utc_now() -> str:
+    """The time, such as 2026-01-31T12:00:00Z."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+
+
 def sha256(path: Path) -> str:
     """The hexadecimal sha256 of a file's bytes."""
     with path.open("rb") as file:

@@ -24,6 +24,7 @@ from deepnet.records.files import (
     lock,
     rounded,
     sha256,
+    utc_now,
     write_json,
     writing,
 )
@@ -95,7 +96,7 @@ class RunFolder:
         Raises:
             UsageError: for another identity, precision or RESULTS_VERSION, and if the run has a result already.
         """
-        part = {"time": _now(), **provenance}
+        part = {"time": utc_now(), **provenance}
         if fresh:
             self._move_aside()
         if self.ended:
@@ -168,7 +169,7 @@ class RunFolder:
         None.
         """
         parts = self.record.settings["parts"]
-        made = {"began": parts[0].get("time"), "ended": _now(), "uncommitted": why_not_one_commit(parts)}
+        made = {"began": parts[0].get("time"), "ended": utc_now(), "uncommitted": why_not_one_commit(parts)}
         hashed = ("settings.json", "rows.jsonl", PREDICTIONS, POINTS)
         digests = {file: sha256(self.path / file) for file in hashed if (self.path / file).exists()}
         if weights:
@@ -208,10 +209,6 @@ class RunFolder:
     def _make_folder(self) -> None:
         self.path.mkdir()
         self._undo.callback(shutil.rmtree, self.path)
-
-
-def _now() -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
 
 
 def _write(path: Path, content: bytes) -> None:

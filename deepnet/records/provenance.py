@@ -24,10 +24,6 @@ def provenance(precision: str, on_processor: bool = False, packages: Sequence[st
 
     Raises:
         UsageError: for a package that is not installed.
-
-    Example::
-
-        provenance("fp32", on_processor=True, packages=["scikit-learn"])["scikit-learn"]  # "1.9.1"
     """
     try:
         versions = {package: metadata.version(package) for package in packages}

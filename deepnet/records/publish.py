@@ -15,10 +15,6 @@ def publish(record: Record) -> Path:
     Its openings of the test set are copied with it and, for a trial, the database of its search. Earlier attempts at
     this run, and the record that it replaces in the evidence, go to `superseded/<profile>/<name>/`. Raises UsageError
     for a record that is unfinished, damaged, or not made by one commit.
-
-    Example::
-
-        publish(run("MLP_4", evidence=False))
     """
     label = f"{record.name} (seed {record.seed})"
     if not record.result:

@@ -270,8 +270,7 @@ def find_openings(profile: str, evidence: bool | None = None) -> list[dict]:
 
 def _complete(identity: dict) -> dict:
     """An identity after a round trip through JSON (tuples become lists), with defaults for fields that it lacks."""
-    kinds: list[type[Experiment]] = [Experiment, *Experiment.__subclasses__()]
-    defaults = {field.name: field.default for kind in kinds for field in fields(kind) if field.default is not MISSING}
+    defaults = {field.name: field.default for field in fields(Experiment) if field.default is not MISSING}
     return json.loads(json.dumps(defaults | identity))
 
 

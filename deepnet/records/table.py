@@ -78,22 +78,15 @@ def rows_table() -> Any:
     return pa.table({column: [row.get(column) for row in rows] for column in columns})
 
 
-def write_rows(path: Path) -> None:
-    """Write `rows_table` to `path` as Parquet. Raises UsageError for another suffix and if it cannot be written."""
-    from pyarrow import parquet
-
-    if path.suffix != ".parquet":
-        raise UsageError(f"{path} does not end in .parquet; name the file to write, such as rows.parquet")
-    with atomic(path) as part, part.open("wb") as stream:
-        parquet.write_table(rows_table(), stream, compression="zstd")
-
-
 def main() -> int:
     """Write the rows to the file that the command line names; returns exit status 0 only if this succeeded."""
+    from pyarrow import parquet
+
     try:
-        if len(sys.argv) != 2:
-            raise UsageError("name one file to write, such as rows.parquet")
-        write_rows(Path(sys.argv[1]))
+        if len(sys.argv) != 2 or not sys.argv[1].endswith(".parquet"):
+            raise UsageError("name one file to write that ends in .parquet, such as rows.parquet")
+        with atomic(Path(sys.argv[1])) as part, part.open("wb") as stream:
+            parquet.write_table(rows_table(), stream, compression="zstd")
     except UsageError as error:
         print(f"deepnet.records.table: {error}", file=sys.stderr)
         return 1

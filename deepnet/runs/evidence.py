@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from statistics import median
 
 from deepnet.claims.evidence import Evidence
@@ -10,7 +11,7 @@ from deepnet.records.reading import find_record, find_records
 from deepnet.runs.arguments import untrained_parents
 from deepnet.runs.verification import committed
 from deepnet.valid import whole
-from experimentTable import EXPERIMENTS, Experiment, current_profile, estimated_seconds, experiment, is_supported
+from experimentTable import EXPERIMENTS, Experiment, estimated_seconds, experiment, is_supported
 
 SEEDLESS = ("distribution",)  # kinds whose results do not depend on the seed
 
@@ -52,32 +53,30 @@ def seconds_of(exp: Experiment) -> float:
     return 1.2 * median(times) + 60 if times else estimated_seconds(exp)
 
 
-def missing_evidence(profile: str | None = None, seeds: int = 3) -> list[Missing]:
+def missing_evidence(profile: str, seeds: int) -> list[Missing]:
     """The runs that are missing to judge each claim on seeds 0 to `seeds` - 1, in the order in which to train them.
 
     The claim that needs the least time comes first, so that the most claims per minute are decided; a run that serves
     several claims is listed once. A run's parents come before it, even if only their weights are missing. The order
     does not depend on any outcome. Raises UsageError for an unknown profile and an invalid number of seeds.
 
-    >>> [(run.exp.name, run.exp.seed) for run in missing_evidence("cpu")][:2]  # doctest: +SKIP
+    >>> [(run.exp.name, run.exp.seed) for run in missing_evidence("cpu", 3)][:2]  # doctest: +SKIP
     [('MLP_4', 2), ('MLP_13', 2)]
     """
-    profile, seeds = current_profile(profile), whole("seeds", seeds, least=1)
+    seeds = whole("seeds", seeds, least=1)
     waiting = {claim: list(_missing_runs(claim, profile, seeds)) for claim in RULES}
     # A run takes as long with any seed, so the records of its other seeds are read once.
-    seconds = {
-        name: seconds_of(exp) for name, exp in {exp.name: exp for exps in waiting.values() for exp in exps}.items()
-    }
+    seconds = cache(lambda name: seconds_of(experiment(name, profile)))
     queue: dict[Experiment, Missing] = {}
 
     def remaining(claim: str) -> float:
-        return sum(seconds[exp.name] for exp in waiting[claim] if exp not in queue)
+        return sum(seconds(exp.name) for exp in waiting[claim] if exp not in queue)
 
     while any(remaining(claim) for claim in waiting):
         claim = min((claim for claim in waiting if remaining(claim)), key=remaining)
         for exp in waiting.pop(claim):
             published = exp.seed in committed(exp.name, profile)
-            queue.setdefault(exp, Missing(exp, claim, seconds[exp.name], published))
+            queue.setdefault(exp, Missing(exp, claim, seconds(exp.name), published))
     return list(queue.values())
 
 

@@ -9,16 +9,6 @@ from deepnet.valid import choose
 from experimentTable import JUDGED, Experiment, UsageError, estimated_seconds, experiment, is_supported
 
 
-def families_of(prefix: str) -> list[str]:
-    """The families whose name begins with `prefix`. Raises UsageError if there is none.
-
-    >>> families_of("atlas_cell")
-    ['atlas_cell', 'atlas_cell_between']
-    """
-    found = [family for family in FAMILIES if prefix and family.startswith(prefix)]
-    return found or [choose("family", prefix, FAMILIES)]
-
-
 def family_runs(prefix: str, profile: str, seeds: Sequence[int] | None = None) -> list[Experiment]:
     """Each run of the families whose name begins with `prefix`, once, in the order of training.
 
@@ -29,7 +19,7 @@ def family_runs(prefix: str, profile: str, seeds: Sequence[int] | None = None) -
     >>> len(family_runs("atlas_eps", "cpu", seeds=(0,)))
     42
     """
-    families = families_of(prefix)
+    families = [name for name in FAMILIES if prefix and name.startswith(prefix)] or [choose("family", prefix, FAMILIES)]
     found = [
         experiment(name, profile, seed)
         for family in families

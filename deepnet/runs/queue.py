@@ -25,14 +25,15 @@ from deepnet.progress import bar, format_estimate
 from deepnet.records.files import lock
 from deepnet.records.reading import Record, find_records, roots, runs_dir
 from deepnet.runs.arguments import announce_parent, ended, untrained_parents
-from deepnet.text import listed
+from deepnet.text import counted, listed
+from deepnet.valid import ancestors
 from experimentTable import (
     PROFILES,
+    TABLE,
     Experiment,
     RunLockedError,
     UsageError,
     estimated_seconds,
-    experiment,
     is_supported,
     supporting_profiles,
 )
@@ -64,7 +65,7 @@ def run_missing(
         announce_parent(parent)
     calls = {
         exp: partial(run, exp, evidence=evidence and exp in asked, wandb=wandb)
-        for exp in sorted([*asked, *parents], key=count_ancestors)
+        for exp in sorted([*asked, *parents], key=lambda exp: len(ancestors(exp, TABLE)))
     }
     recorded = len(wanted) - len(asked)
     if calls:
@@ -78,20 +79,14 @@ def run_missing(
     return [records[exp] for exp in wanted if exp in records and records[exp].finished]
 
 
-def count_ancestors(exp: Experiment) -> int:
-    """The number of runs that come before this one in its chain of parents."""
-    return 0 if exp.start_from is None else 1 + count_ancestors(experiment(exp.start_from))
-
-
 def _print_plan(calls: Mapping[Experiment, Call], recorded: int) -> None:
     """Print the number of runs, their estimated time by profile, and the other profiles that have records of them."""
-    total = len(calls) + recorded
     seconds: dict[str, float] = {}
     for exp in calls:
         seconds[exp.profile] = seconds.get(exp.profile, 0.0) + estimated_seconds(exp)
     estimate = " and ".join(format_estimate(time, profile) for profile, time in seconds.items())
     there = f", {recorded} of them recorded already" if recorded else ""
-    print(f"{total} run{'s' * (total != 1)}{there}; to go: {estimate}")
+    print(f"{counted(len(calls) + recorded, 'run')}{there}; to go: {estimate}")
     complete = [profile for profile in PROFILES if PROFILES[profile].data == "complete"]
     for profile in complete:  # its records may spare hours of training
         names = dict.fromkeys(exp.name for exp in calls if exp.profile in complete and exp.profile != profile)
@@ -172,7 +167,7 @@ def run_queue(
 def schedule(
     executor: Executor, calls: Mapping[Experiment, Call], stop: Callable[[], bool], together: bool = True
 ) -> Generator[tuple[Experiment, Callable[[], Record]]]:
-    """Yield each experiment with a function that returns its record, as they end; parents run before children.
+    """Yield each experiment, when its run has ended, with a function that returns its record. Parents run first.
 
     When the generator is closed, or `stop` returns True, runs that have not begun are cancelled, and the others stop
     after their epoch. Raises UsageError if the executor is lost.
@@ -206,7 +201,7 @@ def schedule(
 
 
 class _CallWhenUnpickled:
-    """A call that is unpickled within the task, so that an ImportError fails the task; Dask would lose the worker."""
+    """A call that is unpickled within the task, so that an ImportError fails the task and not the Dask worker."""
 
     def __init__(self, *call: Any) -> None:
         self.call = call
@@ -263,7 +258,7 @@ def _caller_is_gone(caller: str) -> bool:
 _one_at_a_time = threading.Lock()  # a worker's threads share torch's random numbers
 
 
-def _run_in_worker(call: Call, caller: str, wandb_mode: str | None = None) -> Record:
+def _run_in_worker(call: Call, caller: str, wandb_mode: str | None) -> Record:
     """`call()` in a worker, with the caller's records folder and `WANDB_MODE`; it stops when the caller is gone.
 
     Raises UsageError if the worker does not see the caller's file.

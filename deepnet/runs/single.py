@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import nn
@@ -21,16 +21,9 @@ from deepnet.training.recipe import Recipe, fast_by_default, rehearse, set_preci
 from experimentTable import EVAL_SPLIT, Experiment, keeps_weights
 from myModel import train_only
 
-
-class Observer(Protocol):
-    """Is shown each row of a run and, at the end, its record; `utilityFunction.Mirror` is one for W&B."""
-
-    def log(self, row: dict) -> None: ...
-
-    def finish(self, record: Record) -> None: ...
-
-
-Observe = Callable[..., Observer]  # called with the record at the beginning of the loop, and the `model`
+# Called with the record at the beginning of the loop, and the `model`. It returns an observer, such as
+# `utilityFunction.Mirror`: `log` is shown each row, `finish` the record at the end.
+Observe = Callable[..., Any]
 
 
 def prepare_training(

@@ -185,7 +185,7 @@ def sampling_error(accuracy: float, images: int) -> Interval:
 
 
 def expected_interval(
-    accuracy: float, images: int, seeds: Sequence[float | None], others: Sequence[Sequence[float | None]] = ()
+    accuracy: float, images: int, seeds: Sequence[float | None], others: Sequence[Sequence[float | None]]
 ) -> tuple[Interval, str]:
     """The interval for the accuracy of another run at LEVEL, and its name.
 

@@ -18,7 +18,7 @@ from deepnet.data.sets import load_images
 from deepnet.progress import bar, format_estimate
 from deepnet.records.files import WriteError, first_line
 from deepnet.records.reading import Record, runs_dir
-from deepnet.runs.arguments import requested_rows, untrained_parents
+from deepnet.runs.arguments import as_experiment, requested_rows, untrained_parents
 from deepnet.search.sweep import Sweep, plain, read_sweep
 from deepnet.search.trials import Study, describe_best, distributions, open_study, score, values_of
 from deepnet.search.vocabulary import KEYS
@@ -50,8 +50,7 @@ def search(
     run: Run, open_for_sweep: OpenForSweep,
 ) -> list[Record]:  # fmt: skip
     """See `coreFunction.search`; `run` makes a record, `open_for_sweep` opens the W&B run of a sweep's agent."""
-    row = base if isinstance(base, Experiment) else experiment(str(base))
-    (row,) = requested_rows([row], profile, None if seed is None else [seed])
+    (row,) = requested_rows([as_experiment(base)], profile, None if seed is None else [seed])
     config = plain(config)
     sweep = read_sweep(config, row, RESOLVED)
     count = int(min(whole("count", count, least=1), sweep.run_cap or math.inf, sweep.size))

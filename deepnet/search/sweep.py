@@ -302,11 +302,8 @@ def _trial_faults(row: Experiment, parameters: Mapping[str, Parameter], metric: 
     alone = [{}, *({name: value} for name, parameter in parameters.items() for value in parameter.ends)]
     few = {name: _extremes(parameter.ends) for name, parameter in parameters.items()}
     pairs = ({a: x, b: y} for a, b in combinations(few, 2) for x, y in product(few[a], few[b]))
-    for points in (alone, pairs):
-        faults = [fault for point in points for fault in _point_faults(row, rest | point, metric)]
-        yield from faults
-        if faults:
-            return
+    for point in (*alone, *pairs):
+        yield from _point_faults(row, rest | point, metric)
 
 
 def _extremes(values: tuple) -> list:

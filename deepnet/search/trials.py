@@ -107,7 +107,11 @@ def open_study(name: str, profile: str, seed: int, storage: str, direction: Any 
     Raises UsageError for an invalid name or seed; if there is no such search to join, without creating a file; and if
     the database cannot be opened, read or written, also later in the block.
     """
-    _check_name(name, seed)
+    replace(ROWS[0], name=name, seed=seed)  # refuses an invalid folder name or seed
+    if taken := [row.name for row in ROWS if re.fullmatch(rf"{re.escape(name)}_\d+", row.name, re.IGNORECASE)]:
+        raise UsageError(
+            f"trials of a search {name!r} would take the place of the table's {taken[0]}; choose another name"
+        )
     if not isinstance(storage, str):
         raise UsageError(f"storage must be a database's URL, got {storage!r}")
     folder = runs_dir() / profile
@@ -120,17 +124,6 @@ def open_study(name: str, profile: str, seed: int, storage: str, direction: Any 
             raise absent
     with _database_errors(shown):
         yield Study(study, folder, name, seed)
-
-
-def _check_name(name: Any, seed: Any) -> None:
-    """Raise UsageError for an invalid seed or name; no trial `<name>_<number>` may have the name of a row."""
-    if not isinstance(name, str):
-        raise UsageError(f"the search's name must be a string, got {name!r}")
-    replace(ROWS[0], name=name, seed=seed)  # refuses an invalid folder name or seed
-    if taken := [row.name for row in ROWS if re.fullmatch(rf"{re.escape(name)}_\d+", row.name, re.IGNORECASE)]:
-        raise UsageError(
-            f"trials of a search {name!r} would take the place of the table's {taken[0]}; choose another name"
-        )
 
 
 def _open(name: str, title: str, folder: Path, storage: str, direction: Any) -> Any:

@@ -1,9 +1,10 @@
-"""The keys of a W&B sweep configuration, and common synonyms of our field names. Imports nothing from the project."""
+"""The keys of a W&B sweep configuration, and common synonyms of our field names."""
 
 import re
 from collections.abc import Sequence
-from difflib import get_close_matches
 from typing import Any
+
+from deepnet.valid import did_you_mean
 
 METHODS = ("bayes", "random", "grid")
 KEYS = ("method", "metric", "parameters", "run_cap", "early_terminate")
@@ -55,9 +56,7 @@ OUR_NAME = {word: name for name, words in SYNONYMS.items() for word in words.spl
 
 
 def hint(word: Any, choices: Sequence[str]) -> str:
-    """` (did you mean 'lr'?)` if one of `choices` is close to `word` or a synonym of it; otherwise empty."""
+    """A hint such as " (did you mean lr?)" if one of `choices` is close to `word` or a synonym of it; else empty."""
     key = re.sub(r"\W", "_", str(word)).lower()
-    key = OUR_NAME.get(key, key).lower()
-    lowered = {choice.lower(): choice for choice in choices}
-    close = [key] if key in lowered else get_close_matches(key, lowered, 1, 0.7)
-    return f" (did you mean {lowered[close[0]]!r}?)" if close else ""
+    meant = did_you_mean(OUR_NAME.get(key, key), choices).rstrip()
+    return f" ({meant})" if meant else ""

@@ -57,7 +57,7 @@ def extract_features(
     For ResNet-18, these are the 512 average-pooled features that the report's baseline is fitted on. `data` is a data
     set of (tensor, label) pairs, read in batches of `batch_size` (default 128), or a loader; the labels are ignored.
     `precision` is by default the model's own. The model is left in evaluation mode. Raises UsageError for a model that
-    has no Linear layer, or calls none.
+    calls no Linear layer.
 
     >>> extract_features(torchvision.models.resnet18(), test_set).shape
     torch.Size([10000, 512])
@@ -70,10 +70,6 @@ def extract_features(
     if isinstance(source, UserDataset):
         source.label_map = None
     source = as_the_model_takes(model, source)
-    if not (layers := [m for m in model.modules() if isinstance(m, nn.Linear)]):
-        raise UsageError(
-            f"{type(model).__name__} has no Linear layer to take features from; use forward_all(model, data)"
-        )
     features: list[Tensor] = []
     latest: list[Tensor] = []
 
@@ -82,12 +78,12 @@ def extract_features(
 
     def keep(*_: Any) -> None:
         if not latest:
-            raise UsageError(
-                f"no Linear layer of {type(model).__name__} is called as a module; use forward_all(model, data)"
-            )
+            found = f"{type(model).__name__} calls no Linear layer as a module, from which to take features"
+            raise UsageError(f"{found}; use forward_all(model, data)")
         features.append(latest.pop().flatten(1).float())
 
-    hooks = [layer.register_forward_pre_hook(look, with_kwargs=True) for layer in layers]
+    layers = [module for module in model.modules() if isinstance(module, nn.Linear)]
+    hooks: list[Any] = [layer.register_forward_pre_hook(look, with_kwargs=True) for layer in layers]
     hooks.append(model.register_forward_hook(keep))
     try:
         forward_all(model, source, precision, batch_size=size, fast=fast)

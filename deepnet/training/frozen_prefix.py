@@ -141,9 +141,8 @@ _shared: dict[tuple, tuple[Tensor, Tensor]] = {}
 
 
 def without_frozen_prefix(
-    model: nn.Module, train: Any, evaluation: Any, precision: str, batch_size: int, forced: bool = False,
-    fast: bool = True,
-) -> tuple[nn.Module, Any, Any]:  # fmt: skip
+    model: nn.Module, train: Any, evaluation: Any, precision: str, batch_size: int, forced: bool, fast: bool
+) -> tuple[nn.Module, Any, Any]:
     """The model without its frozen prefix, and both sets as the inputs of that part.
 
     All three are returned unchanged if there is no prefix to cut off. A data set that is read item by item, as random
@@ -153,10 +152,10 @@ def without_frozen_prefix(
         parts: Any = split_as_asked(model, cast(train.first_inputs(4).to(device_of(model)), precision))
     else:
         parts = None if isinstance(train, UserDataset) or isinstance(evaluation, UserDataset) else split(model)
-    if not parts or (seen := cached(parts[0], train, precision, batch_size, fast)) is None:
+    if not parts or (cached_train := cached(parts[0], train, precision, batch_size, fast)) is None:
         return model, train, evaluation
-    seen_too = cached(parts[0], evaluation, precision, batch_size, fast)
-    return (parts[1], seen, seen_too) if seen_too else (model, train, evaluation)
+    cached_evaluation = cached(parts[0], evaluation, precision, batch_size, fast)
+    return (parts[1], cached_train, cached_evaluation) if cached_evaluation else (model, train, evaluation)
 
 
 def _key(prefix: nn.Module, data: Any, precision: str, fast: bool) -> tuple | None:

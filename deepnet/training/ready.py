@@ -16,10 +16,9 @@ from deepnet.data.datasets import (
     UserDataset,
     as_source,
     is_iterable_of_batches,
-    known_labels,
     with_labels,
 )
-from deepnet.data.items import found_in
+from deepnet.data.items import found_in, is_pair
 from deepnet.data.labels import LabelMap, label_map
 from deepnet.machine import device
 from deepnet.records.files import first_line
@@ -83,10 +82,16 @@ def size_of_batches(name: str, data: Any, size: Any, default: int) -> int:
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[nn.Module]:
     """The model in evaluation mode and without gradients within the block; each module's mode is restored after it."""
+    with preserved_modes(model), torch.no_grad():
+        yield model.eval()
+
+
+@contextmanager
+def preserved_modes(model: nn.Module) -> Iterator[None]:
+    """Restore each module's training or evaluation mode after the block."""
     modes = [(module, module.training) for module in model.modules()]
     try:
-        with torch.no_grad():
-            yield model.eval()
+        yield
     finally:
         for module, mode in modes:
             module.training = mode
@@ -157,9 +162,9 @@ def labelled(sources: Sequence[Any], outputs: int, classes: Any) -> tuple[list[A
             "the classes of the two data sets differ, so their labels may too; "
             "pass classes=(...) in the order of the outputs"
         )
-    found = [known_labels(source, read_all=False) for source in sources]
+    found = [source.known_labels(read_all=False) for source in sources]
     if not all(isinstance(label, int) and 0 <= label < outputs for labels in found for label in labels):
-        found = [known_labels(source, read_all=True) for source in sources]
+        found = [source.known_labels(read_all=True) for source in sources]
     labels = label_map(found[0], found[-1], outputs, classes, own_names)
     return [with_labels(source, labels) for source in sources], labels
 
@@ -202,9 +207,7 @@ def batches_of(
 
 def _pairs(batches: Iterable[Any]) -> Iterator[Batch]:
     for batch in batches:
-        if not (
-            isinstance(batch, tuple | list) and len(batch) == 2 and all(isinstance(part, Tensor) for part in batch)
-        ):
+        if not is_pair(batch, Tensor):
             raise UsageError(f"a batch must be a pair of tensors (inputs, labels), found {found_in(batch)}")
         if batch[1].ndim != 1 or batch[1].is_floating_point() or batch[1].is_complex():
             raise UsageError(

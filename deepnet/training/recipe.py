@@ -20,7 +20,7 @@ from deepnet.records.reading import switched_on
 from deepnet.seeds import preserved_random
 from deepnet.training.metrics import GradientNorms, probe
 from deepnet.training.precision import cast
-from deepnet.training.ready import count_outputs
+from deepnet.training.ready import count_outputs, preserved_modes
 from deepnet.training.steps import Loss, evaluate, train_epoch
 from experimentTable import Experiment, UsageError
 
@@ -85,14 +85,13 @@ def trial_of(model: nn.Module) -> Iterator[nn.Module]:
     """
     tensors = [tensor for tensor in (*model.parameters(), *model.buffers()) if not is_lazy(tensor)]
     before = [(tensor, tensor.data, tensor.detach().clone(), tensor.grad) for tensor in tensors]
-    with preserved_random():
+    with preserved_random(), preserved_modes(model):
         try:
             trial = copy_of(model)
             if not all(parameter.is_leaf for parameter in trial.parameters()):  # a scripted module's are not
                 raise TypeError("its copy cannot be trained")
         except Exception:  # computed weights, such as those of old-style weight normalization, cannot be copied
             trial = model
-        modes = [(module, module.training) for module in model.modules()]
         try:
             yield trial.to(device())
         finally:
@@ -101,8 +100,6 @@ def trial_of(model: nn.Module) -> Iterator[nn.Module]:
                     storage.copy_(values)
                 tensor.data = storage  # its former memory, type and device
                 tensor.grad = gradient
-            for module, mode in modes:
-                module.training = mode
 
 
 def sizes_of_batches(source: Any, batch_size: int, training: bool) -> list[int]:

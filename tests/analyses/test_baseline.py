@@ -71,7 +71,7 @@ def test_unconverged_fit(monkeypatch):
     assert {(row["classifier"], row["converged"]) for row in rows} == {("svm", False), ("logistic_regression", False)}
 
 
-def test_the_original_s_classifiers_see_raw_features_and_have_the_default_c():
+def test_classifiers_of_the_original():
     x, y = digit_pixels()
     rows, states = classical_baseline((x[:300], y[:300]), (x[300:400], y[300:400]), ("unscaled", "untuned"))
     assert [(row["classifier"], row["C"]) for row in rows] == [("svm", 1.0), ("logistic_regression", 1.0)]

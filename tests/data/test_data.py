@@ -16,7 +16,6 @@ from deepnet.data.sets import (
     NORMALISATION,
     SPLITS,
     cache_folder,
-    first_of_each_class,
     known_fingerprint,
     load_images,
     load_test_set,
@@ -64,13 +63,6 @@ def test_split(data_dir, published):
     assert train.labels.bincount().tolist() == [3] * 100 and evaluation.labels.bincount().tolist() == [1] * 100
     last = [np.flatnonzero(published["cifar100"]["train"][:, 0] == c)[-1] for c in range(100)]
     assert (evaluation.images.flatten(1).numpy() == published["cifar100"]["train"][np.sort(last), 1:]).all()
-
-
-def test_first_of_each_class():
-    labels = np.array([1, 0, 0, 1, 0, 0, 2, 2])
-    assert first_of_each_class(labels, 4).tolist() == [0, 1, 2, 6]
-    assert first_of_each_class(labels, 8).tolist() == list(range(8))
-    assert first_of_each_class(labels, 0).tolist() == []
 
 
 # ---------------------------------------------------------------- a set in memory

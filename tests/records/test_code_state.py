@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from helpers import ROOT, found, refused
+from helpers import ROOT, refused
 from small_records import EXPERIMENT, PROVENANCE, written
 
 from deepnet.records import code
@@ -61,11 +61,6 @@ def edit(clone: Path) -> None:
     (clone / "coreFunction.py").write_text("x = 1\n")
 
 
-def edit_staged(clone: Path) -> None:
-    edit(clone)
-    git(clone, "add", ".")
-
-
 def edit_assumed_unchanged(clone: Path) -> None:
     git(clone, "update-index", "--assume-unchanged", "coreFunction.py")
     edit(clone)
@@ -75,7 +70,7 @@ def remove(clone: Path) -> None:
     (clone / "coreFunction.py").unlink()
 
 
-@pytest.mark.parametrize("change", [edit, edit_staged, edit_assumed_unchanged, remove])
+@pytest.mark.parametrize("change", [edit, edit_assumed_unchanged, remove])
 def test_changed_module(clone, change):
     before = code.state(clone)
     change(clone)
@@ -229,18 +224,6 @@ def test_provenance_on_the_processor(monkeypatch):
     monkeypatch.setattr(machine, "device", lambda: pytest.fail("the device was used"))
     made = provenance("fp32", on_processor=True)
     assert (made["device"], made["precision"]) == ("cpu", "fp32")
-
-
-@pytest.mark.parametrize(
-    ("name", "has"), [("tsne_mnist", True), ("baseline", True), ("distribution", False), ("MLP_4", False)]
-)
-def test_version_of_scikit_learn(made, name, has):
-    from importlib.metadata import version
-
-    made_by = found(made, name).settings["provenance"]
-    assert made_by.get("scikit-learn") == (version("scikit-learn") if has else None)
-    if name in ("tsne_mnist", "distribution"):
-        assert (made_by["device"], made_by["precision"]) == ("cpu", "fp32")
 
 
 def test_missing_package():

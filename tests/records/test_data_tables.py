@@ -70,7 +70,7 @@ def test_every_row_is_written(tmp_path):
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
-    [([], "name one file"), (["rows.csv"], "does not end in .parquet"), (["/no/such/rows.parquet"], "cannot write")],
+    [([], "name one file"), (["rows.csv"], "ends in .parquet"), (["/no/such/rows.parquet"], "cannot write")],
 )
 def test_refusals(arguments, said):
     command = [sys.executable, "-m", "deepnet.records.table", *arguments]

@@ -10,7 +10,6 @@ import torch
 from helpers import QUICK, Listed, cut_off, digits, held, lend, mlp
 from small_records import EXPERIMENT, PROVENANCE, written
 from torch import nn
-from torch.utils.data import DataLoader
 
 import coreFunction
 from coreFunction import pipeline, run, run_all
@@ -68,17 +67,13 @@ def with_environment(name: str, value: str) -> Callable[[], object]:
 
 REFUSALS: dict[str, Callable[[], object]] = {  # one from each place that refuses
     "an option": lambda: train(lr=0),
-    "an option that has no effect": lambda: train(optimizer="SGD", eps=1e-8),
     "a child that the model lacks": lambda: train(trainable=("fc",)),
     "no optimizer": lambda: train(optimizer=list),
     "an optimizer that cannot take a step": lambda: train(optimizer=torch.optim.LBFGS),
     "no loss": lambda: train(loss=lambda outputs, _: outputs),
-    "no model": lambda: pipeline("mlp", digits(), held(), name="mine"),
     "a model for other images": lambda: train(nn.Sequential(nn.Flatten(), nn.Linear(63, 10))),
-    "nothing to train": lambda: train(trainable=()),
     "a frozen model": lambda: train(mlp().requires_grad_(False)),
     "no images": lambda: train(train_set=digits(0, 0)),
-    "a batch size beside a loader": lambda: train(train_set=DataLoader(digits(), 50)),
     "a label without an output": lambda: train(eval_set=digits(label=lambda y: y + 5)),
     "a label without an output, far into the data": lambda: train(train_set=with_late_label_12()),
     "an image refused at the first look": lambda: train(train_set=Late(3)),
@@ -87,7 +82,6 @@ REFUSALS: dict[str, Callable[[], object]] = {  # one from each place that refuse
     "an unknown device": with_environment("DEVICE", "foo"),
     "another experiment of the table's name": lambda: run(replace(EXPERIMENTS["MLP_4"], lr=1e-3)),
     "an experiment without a budget": lambda: run("MLP_33_eps"),
-    "an unknown profile": lambda: run_all("MLP_4", profile="gpu"),
     "an unknown name": lambda: run_all("MLP_4", "MLP_5"),
     "two seeds": lambda: run_all(replace(EXPERIMENTS["MLP_4"], seed=1), seeds=(0,)),
     "threads": lambda: run_all("MLP_4", executor=ThreadPoolExecutor(1)),

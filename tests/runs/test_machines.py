@@ -109,8 +109,6 @@ def test_command_line_with_a_scheduler(cluster, runs_dir, tiny, call):
 
 
 def test_pool_shares_the_cores():
-    import torch
-
     cores = len(os.sched_getaffinity(0))
     with process_pool(2) as pool:
         assert pool.submit(torch.get_num_threads).result() == max(1, cores // 2)

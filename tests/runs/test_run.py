@@ -71,7 +71,7 @@ def test_frozen_layers_are_bit_equal_to_the_parents(made):
     assert moved == {"layer3", "layer4"}
 
 
-def test_the_statistics_of_frozen_layers_are_updated_as_in_the_original_on_request(made, runs_dir, tiny):
+def test_moving_statistics_as_in_the_original(made, runs_dir, tiny):
     lend(made, runs_dir, "train_resnet")
     row = replace(EXPERIMENTS["fine_tune_1"], name="moving", defects=("moving_statistics",), keep_weights=True)
     record, parent = run(row), found(made, "train_resnet").weights()
@@ -79,7 +79,7 @@ def test_the_statistics_of_frozen_layers_are_updated_as_in_the_original_on_reque
     assert record.finished and moved - {"fc.weight"} == {key for key in parent if ".running_" in key or "num_b" in key}
 
 
-def test_whole_epochs_are_timed_with_their_evaluation_as_in_the_original_where_that_is_asked_for(monkeypatch):
+def test_whole_epochs_are_timed_as_in_the_original(monkeypatch):
     evaluated = []
     evaluate = kinds.evaluate
     monkeypatch.setattr(kinds, "evaluate", lambda *arguments: evaluated.append(evaluate(*arguments)))
@@ -208,9 +208,7 @@ def test_rows_own_seed_and_profile(made, runs_dir, tiny, monkeypatch):
         ({"seed": 2}, {"seeds": (0, 1)}, ("MLP_4 is a row of seed 2", "seeds=(0, 1) are requested")),
         ({"profile": "cpu"}, {"profile": "sample"}, ("MLP_4 is a row of the profile cpu", "profile='sample'")),
         ({}, {"seeds": ()}, ("seeds are empty", "seeds=(0,)")),
-        ({}, {"seeds": (0, -1)}, ("seed must be a whole number of at least 0",)),
         ({}, {"seeds": 0}, ("such as (0, 1), not 0",)),
-        ({}, {"seeds": (0, 2.0)}, ("seed must be a whole number of at least 0",)),
         ({}, {"seeds": "01"}, ("seed must be a whole number of at least 0", "'0'")),
     ],
 )
@@ -243,14 +241,12 @@ def test_other_experiment_of_the_same_name(made, runs_dir, tiny, capsys, no_trai
     ("action", "words"),
     [
         (lambda: run("MLP_5"), ("unknown experiment 'MLP_5'", "`python run.py list` shows them all")),
-        (lambda: run_all("MLP_4", profile="gpu"), ("unknown profile 'gpu'", "choose sample, cpu or paper")),
         (lambda: run("MLP_33_eps"), ("MLP_33_eps has no budget in the profile sample", "cpu or paper")),
         (lambda: run("MLP_4", stop=True), ("stop must be a function", "got True")),
         (lambda: run("MLP_4", wandb="x"), ("wandb must be True, False or a W&B run, got 'x'",)),
         (lambda: run("MLP_4", evidence="no"), ("evidence must be True or False, got 'no'",)),
         (lambda: run_all("MLP_4", executor=ProcessPoolExecutor), ("executor must be one of concurrent.futures",)),
         (lambda: run_all("MLP_4", executor=ThreadPoolExecutor(2)), ("threads share torch's random numbers",)),
-        (lambda: run(5), ("expected an experiment or its name", "'MLP_4'", "got 5")),
         (lambda: run_all(["MLP_4"]), ("expected an experiment or its name", "'MLP_4'", "got ['MLP_4']")),
         (
             lambda: run(replace(EXPERIMENTS["MLP_4"], name="on_colour", dataset="cifar10")),
@@ -333,9 +329,3 @@ def test_locked_run_that_finishes_meanwhile(made, runs_dir, tiny, monkeypatch):
     monkeypatch.setattr(coreFunction, "run", locked)
     assert [record.name for record in run_all("MLP_4", "MLP_res_5")] == ["MLP_4"]
     assert sorted(tries) == ["MLP_4", "MLP_4", "MLP_res_5", "MLP_res_5"]
-
-
-@pytest.mark.parametrize("name", ["MLP_4", "CNN_10", "adam"])
-def test_profiles_have_data_of_their_own(name):
-    sample, cpu = (coreFunction.data_identity(experiment(name, profile)) for profile in ("sample", "cpu"))
-    assert sample["data"] != cpu["data"]

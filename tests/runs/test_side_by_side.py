@@ -9,7 +9,7 @@ from concurrent.futures import ProcessPoolExecutor
 
 import pytest
 import torch
-from helpers import ROOT, found, lend, needs_fork, refused, untimed
+from helpers import ROOT, found, needs_fork, refused, untimed
 
 from coreFunction import run_all
 from deepnet.runs.queue import check_executor
@@ -40,16 +40,6 @@ def test_parent_is_trained_once(made, tiny, capsys):
     assert [record.name for record in records] == ["fine_tune_1", "early_stopping"]
     for record in records:
         assert untimed(record.rows) == untimed(found(made, record.name).rows)
-
-
-@needs_fork
-def test_failure_does_not_stop_the_others(made, runs_dir, tiny, capsys):
-    lend(made, runs_dir, "MLP_4")
-    (runs_dir / "sample" / "MLP_4" / "seed-0" / "result.json").write_text("{")
-    with workers() as pool:
-        records = run_all("MLP_4", "MLP_res_5", executor=pool)
-    assert [record.name for record in records] == ["MLP_res_5"]
-    assert "result.json is damaged" in capsys.readouterr().out
 
 
 @needs_fork

@@ -145,7 +145,6 @@ def test_closed_connections(server, monkeypatch, tiny):
         (QUOTED, f"wrong{QUOTED}", "password authentication failed"),
         ("/postgres", "/nowhere", 'database "nowhere" does not exist'),
         (QUOTED, PASSWORD + "@@", "cannot be opened"),  # not quoted as a URL asks for
-        ("@127.0.0.1", "/@127.0.0.1", "cannot be opened"),
         ("postgresql+psycopg2", "oracle+none", "Can't load plugin"),
         ("/postgres", "/postgres?password=another sesame", "password authentication failed"),
     ],

@@ -23,24 +23,17 @@ pytestmark = pytest.mark.usefixtures("tiny")
     ("options", "what", "remedy"),
     [
         ({"base": "MLP_5"}, "unknown experiment 'MLP_5'", "run.py list"),
-        ({"base": None}, "unknown experiment 'None'", "run.py list"),
         ({"base": "distribution"}, "distribution trains no model", "a search needs a training run"),
         ({"base": "MLP_33_eps"}, "MLP_33_eps has no budget in the profile sample", "cpu or paper"),
         ({"base": experiment("MLP_4", "cpu"), "profile": "sample"}, "a row of the profile cpu", "give one of them"),
         ({"base": experiment("MLP_4", "", 2), "seed": 1}, "is a row of seed 2", "give one of them"),
-        *(
-            ({"count": count}, "count must be a whole number of at least 1", repr(count))
-            for count in ("2", 1.5, True, 0)
-        ),
-        *(({"name": name}, "cannot name a folder", repr(name)) for name in ("../x", "", "a b", "x\n")),
-        ({"name": None}, "name must be a string", "None"),
-        ({"name": "sweep"}, "would take the place of the table's sweep_1", "another name"),
+        ({"count": 0}, "count must be a whole number of at least 1", "0"),
+        ({"name": "../x"}, "cannot name a folder", "'../x'"),
         ({"name": "SWEEP"}, "would take the place of the table's sweep_1", "another name"),  # one folder on some disks
         ({"seed": "0"}, "seed must be a whole number", "'0'"),
         ({"profile": "large"}, "unknown profile 'large'", "sample"),
         ({"storage": 3}, "storage must be a database's URL", "3"),
         *(({"storage": url}, f"{url} is a database in memory", "name a file") for url in IN_MEMORY),
-        ({"storage": "nonsense"}, "nonsense cannot be opened", "name another"),
         ({"storage": "nonsense://x"}, "nonsense://x cannot be opened", "name another"),
     ],
 )
@@ -89,7 +82,7 @@ def test_a_row_that_is_not_in_the_table():
     refused(lambda: search(SMALL, 1, base=replace(own, dropout=0.5), name="mine"), "begun with another configuration")
 
 
-@pytest.mark.parametrize("name", ["what?", "a#b", "with spaces", "100%25", "{braces}", "ünïcode", "q?mode=memory"])
+@pytest.mark.parametrize("name", ["a#b ünïcode", "100%25{braces}", "q?mode=memory"])
 def test_database_lies_with_the_records(name, tmp_path, monkeypatch):
     monkeypatch.setenv("RUNS_DIR", str(tmp_path / name / "runs"))
     (record,) = search(SMALL, 1, base="MLP_4")

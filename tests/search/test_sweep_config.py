@@ -104,15 +104,11 @@ def test_listed_values(spec, choices):
         (REPORT_SWEEP, ""),
         (config("bayes", program="train.py", command=["${env}", "python"]), "are ignored: program, command"),
         (config(name="a", description="b", project="c", entity="d"), "ignored: name, description, project, entity"),
-        (config(controller={"type": "local"}), "are ignored: controller"),
         ({"method": "random", "parameters": {"lr": LR}}, ""),
         ({"method": "grid", "parameters": {"optimizer": ADAM, "batch_size": {"values": [16, 32]}}}, ""),
         (config("bayes", {"name": "validation_loss"}), "validation_loss has no goal; as at W&B, it is minimized"),
         (config("bayes", LOSS | {"target": 0.5}, run_cap=5, early_terminate=None), ""),
         (varied(batch_size={"values": [16, 32, 64], "probabilities": [0.5, 0.25, 0.25]}), ""),
-        (config("grid", parameters={"patience": {"min": 1, "max": 10}}), ""),
-        (config("bayes", parameters={"dropout": {"distribution": "q_uniform", "min": 0, "max": 0.5, "q": 0.1}}), ""),
-        (config("bayes", parameters={"lr": {"distribution": "log_normal", "mu": -7, "sigma": 0.5}}), ""),
     ],
 )
 def test_documented_configurations_are_accepted(asked, note):
@@ -136,22 +132,21 @@ def test_grid_points_are_those_of_nested_loops():
 REFUSED = [
     (None, "the sweep configuration is None", "write a dict"),
     (config(parameters={}), "'parameters' must be a dict", "choose from batch_size"),
-    ({"method": "random", "parameter": {"lr": LR}}, "'parameter' (did you mean 'parameters'?)", "'parameters' must be"),
-    (config("bayesian"), "'bayesian' (did you mean 'bayes'?)"),
-    (config(None), "'method' must be bayes, random or grid"),
+    ({"method": "random", "parameter": {"lr": LR}}, "'parameter' (did you mean parameters?)", "'parameters' must be"),
+    (config("bayesian"), "'bayesian' (did you mean bayes?)"),
     (config("bayes", None), "'metric' must be a dict"),
     (config(metric={"goal": "maximize"}), "'metric' must have the name of a metric", "None"),
     (config(metric=LOSS | {"goal": "up"}), "'goal' must be maximize or minimize", "'up'"),
-    (config(metric={"name": "validation_loss", "goals": "up"}), "unknown key 'goals' in 'metric'", "'goal'"),
+    (config(metric={"name": "validation_loss", "goals": "up"}), "unknown key 'goals' in 'metric'", "mean goal?"),
     (config(metric=LOSS | {"target": "1e-1"}), "'target'", "1.0e-01"),
     (
         config(metric={"name": "test_acc"}),
-        "'test_acc' (did you mean 'validation_accuracy'?)",
+        "'test_acc' (did you mean validation_accuracy?)",
         "measured on the test set",
     ),
     (config(run_cap="10"), "'run_cap'", "'10'"),
     (config(early_terminate={"type": "hyperband"}), "'early_terminate' is not supported", "patience"),
-    *((varied(**{key: {"values": [0, 1]}}), f"'{key}' cannot be searched") for key in ("seed", "kind", "keep_weights")),
+    (varied(seed={"values": [0, 1]}), "'seed' cannot be searched"),
     (  # W&B's own tutorial
         config(
             metric={"name": "val_loss"},
@@ -161,8 +156,8 @@ REFUSED = [
                 "fc": {"value": 1},
             },
         ),
-        "'learning_rate' (did you mean 'lr'?)",
-        "'val_loss' (did you mean 'validation_loss'?)",
+        "'learning_rate' (did you mean lr?)",
+        "'val_loss' (did you mean validation_loss?)",
         "'fc'",
         "a run has batch",
         "'adam'",
@@ -178,16 +173,14 @@ REFUSED = [
         "1.0e-02",
     ),
     (varied(lr={"values": ["1e-3", 0.01]}), "'1e-3'", "1.0e-03"),
-    (varied(lr={"value": "5e-4"}), "'5e-4'", "5.0e-04"),
     (varied(lr=0.1, batch_size=[16, 32]), "{'value': 0.1}", "{'values': [16, 32]}"),
     (varied(optimizer={"parameters": {"lr": {"values": [0.1]}}}), "'optimizer' has nested parameters"),
-    (varied(lr={"distribution": "loguniform_values", "min": 1e-4, "max": 0.1}), "'log_uniform_values'"),
+    (varied(lr={"distribution": "loguniform_values", "min": 1e-4, "max": 0.1}), "did you mean log_uniform_values?"),
     (varied(lr={"distribution": "log_uniform", "min": 1e-5, "max": 1e3}), "exponents of e", "log_uniform_values"),
     (varied(lr={"mu": 0, "sigma": 1}), "'lr' (uniform) has the unknown key 'mu'", "lacks 'min'"),
-    (varied(lr={"value": 0.1, "values": [0.1]}), "unknown key 'value'", "did you mean 'values'"),
+    (varied(lr={"value": 0.1, "values": [0.1]}), "unknown key 'value'", "did you mean values"),
     (varied(lr={"min": 2, "max": 1}), "parameter 'lr' has the min 2 above the max 1"),
     (varied(lr=LOG | {"min": 0, "max": 1}), "its min must be above 0", "got 0"),
-    (varied(lr={"min": math.nan, "max": 1}), "min of parameter 'lr' must be a number", "nan"),
     (varied(lr={"min": 1.0, "max": 10**5000}), "max of parameter 'lr' must be a number", "thousands of digits"),
     (
         varied(patience={"distribution": "int_uniform", "min": 1.5, "max": 3}),
@@ -204,11 +197,9 @@ REFUSED = [
     (config("grid"), "a grid needs", "'lr'"),
     # what no run could have
     (varied(lr={"values": [10**400]}), "lr is beyond all floating-point numbers", "1000"),
-    (varied(lr={"distribution": "normal"}), "lr must be"),
     (varied(dropout={"min": 0.0, "max": 1.0}), "dropout must lie in [0, 1)", "1.0"),
     (varied(optimizer={"values": ["Adam", "Foo"]}), "unknown optimizer 'Foo'", "choose Adam"),
     (varied(start_from={"values": [None, "nowhere"]}), "unknown experiment 'nowhere'", "run.py list"),
-    (varied(start_from={"value": "distribution"}), "start from distribution", "trains no model"),
     (varied(eps={"values": [None, 1e-6]}, optimizer=ADAM), "SGD has no eps", "another optimizer"),
     (varied(eps={"values": [None, 1e-8]}), "eps None and 1e-08 are the same here", "leave one of them out"),
 ]
@@ -219,16 +210,9 @@ def test_all_faults_are_reported_at_once(asked, words):
     refused(lambda: read(asked), *words)
 
 
-@pytest.mark.parametrize(
-    ("asked", "words"),
-    [
-        (config(metric={"name": "validation_accuracy"}), ("'validation_accuracy'", "is in no row of mnist")),
-        (config(metric={"name": "test_loss"}), ("'test_loss'", "is measured on the test set")),
-        (varied(epochs={"values": [5, 10]}), ("epochs=5 of MLP_4 has no effect in the profile sample", "epochs=10")),
-    ],
-)
-def test_refusal_leaves_no_file(asked, words, runs_dir, tiny):
-    refused(lambda: search(asked, 2, base="MLP_4"), *words)
+def test_refusal_leaves_no_file(runs_dir, tiny):
+    asked = config(metric={"name": "validation_accuracy"})
+    refused(lambda: search(asked, 2, base="MLP_4"), "'validation_accuracy'", "is in no row of mnist")
     assert not runs_dir.exists()
 
 

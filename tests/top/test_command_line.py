@@ -129,14 +129,14 @@ def test_publish_reports_records_that_only_the_evidence_has(made, evidence, runs
 @pytest.mark.parametrize(
     "command", [("list",), ("list", "--json"), ("show", "MLP_4"), ("train", "MLP_4"), ("publish", "MLP_4")]
 )
-def test_a_folder_of_a_user_that_there_is_not_ends_in_one_line(call, monkeypatch, command):
+def test_runs_dir_of_an_unknown_user(call, monkeypatch, command):
     monkeypatch.setenv("RUNS_DIR", "~nobody9/x")
     status, out, err = call(*command)
     assert (status, out, err.count("\n")) == (1, "", 1)
     assert "RUNS_DIR=~nobody9/x names an unknown user" in err
 
 
-def test_records_that_are_not_in_the_table_are_published_and_shown(made, evidence, runs_dir, call):
+def test_records_of_trials(made, evidence, runs_dir, call):
     lend(made, runs_dir, "MLP_4")
     trial = (runs_dir / "sample" / "MLP_4").rename(runs_dir / "sample" / "search_1") / "seed-0"
     edit(trial, "settings.json", "experiment", name="search_1")
@@ -155,24 +155,17 @@ def test_records_that_are_not_in_the_table_are_published_and_shown(made, evidenc
 
 
 BAD_CALLS = [
-    (("train", "MLP_5"), "unknown experiment 'MLP_5'"),
     (("train",), "name an experiment or a chapter"),
     (("train", "--chapter", "9"), "chapters 2 to 5, not 9"),
     (("train", "MLP_4", "--profile", "gpu"), "unknown profile 'gpu'; did you mean cpu? choose sample, cpu or paper"),
-    (("list", "--profile", "gpu"), "unknown profile 'gpu'"),
     (("train", "MLP_4", "--seeds", "one"), "seeds 'one' are not whole numbers; write 3, 0,2 or 0-4"),
-    (("train", "MLP_4", "--seeds", "0-"), "seeds '0-' are not whole numbers"),
     (("train", "MLP_4", "--seeds", "0,,1"), "are not whole numbers"),
-    (("train", "MLP_4", "--seeds", "1.5"), "are not whole numbers"),
     (("train", "MLP_4", "--seeds", "²"), "are not whole numbers"),
     (("train", "MLP_4", "--seeds", "4-0"), "seeds '4-0'"),
     (("train", "MLP_4", "--seeds", "0-99999999999"), "seeds '0-99999999999' are more than 1,000"),
     (("train", "mlp_4"), "unknown experiment 'mlp_4'; did you mean MLP_4? `python run.py list`"),
     (("search", "--profile", "papr"), "unknown profile 'papr'; did you mean paper?"),
     (("search", "--count", "0"), "count must be a whole number of at least 1, got 0"),
-    (("verify", "MLP_4", "--profile", "papr"), "unknown profile 'papr'; did you mean paper?"),
-    (("sync", "MLP_44"), "unknown experiment 'MLP_44'; did you mean MLP_4?"),
-    (("show", "MLP_5"), "unknown experiment 'MLP_5'"),
     (("show", "MLP_4"), "MLP_4 (seed 0) has no record in sample; `python run.py train MLP_4 --profile sample`"),
 ]
 
@@ -194,13 +187,12 @@ BAD_WORDS = [
     (("train", "MLP_4", "--minuts=3"), "run.py train: unknown option '--minuts'; did you mean --minutes? choose --"),
     (("train", "--chapter", "x"), "argument --chapter: invalid int value: 'x'; `python run.py train --help`"),
     (("train", "MLP_4", "--minutes", "long"), "'long' is not a number of minutes; write 90 or 0.5"),
-    (("train", "MLP_4", "--minutes", "nan"), "'nan' is not a number of minutes; write 90 or 0.5"),
     (("train", "MLP_4", "--minutes", "-1"), "'-1' is not a number of minutes; write 90 or 0.5"),
 ]
 
 
 @pytest.mark.parametrize(("arguments", "message"), BAD_WORDS, ids=[" ".join(case[0]) for case in BAD_WORDS])
-def test_what_the_parser_does_not_know_ends_in_one_line_and_status_2(call, runs_dir, arguments, message):
+def test_bad_words_end_in_one_line_and_status_2(call, runs_dir, arguments, message):
     status, out, err = call(*arguments)
     assert (status, out, err.count("\n")) == (2, "", 1)
     assert message in err
@@ -230,18 +222,9 @@ def test_an_interrupt_ends_in_one_line(call, monkeypatch, tiny):
     assert err == ""  # once is enough
 
 
-def test_an_interrupt_before_the_first_run_ends_in_one_line_too(call, monkeypatch, tiny):
+def test_interrupt_before_the_first_run(call, monkeypatch, tiny):
     monkeypatch.setattr(queue, "is_supported", interrupt)
     assert call("train", "MLP_4") == (1, "", "interrupted; the same command continues from here\n")
-
-
-def test_a_full_records_folder_ends_in_one_line(call, tiny, runs_dir, tmp_path, monkeypatch):
-    (tmp_path / "file").touch()
-    monkeypatch.setenv("RUNS_DIR", str(tmp_path / "file"))
-    status, out, _ = call("train", "MLP_4", "distribution")
-    assert status == 1
-    assert out.count("cannot write records to") == 2
-    assert "set RUNS_DIR" in out
 
 
 def test_search_and_another_that_joins_it(made, tiny, call, runs_dir):
@@ -299,7 +282,7 @@ def test_reading_help_and_refusals_of_names_need_no_torch():
     assert "Traceback" not in ended.stderr
 
 
-def test_the_list_takes_less_than_half_a_second_of_processor_time():
+def test_list_takes_half_a_second():
     asked = ["run.py", "list", "--profile", "paper"]
     code = f"import sys, time; sys.argv = {asked}; import run; run.main(); print(time.process_time())"
     assert float(python(code).stdout.splitlines()[-1]) < 0.5

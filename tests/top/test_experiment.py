@@ -226,19 +226,15 @@ def test_numbers_and_names_of_any_kind_are_kept_as_plain_python(given, kept):
 
 REFUSED = [
     ({"model": "MLP_res_34"}, "unknown model 'MLP_res_34'; did you mean MLP_res_35? choose MLP_4, "),
-    ({"model": "mlp_33"}, "did you mean MLP_33?"),
     ({"optimizer": "adam"}, "unknown optimizer 'adam'; did you mean Adam? choose Adam, AdamW, RMSprop or SGD"),
-    ({"optimizer": "zzz"}, "unknown optimizer 'zzz'; choose Adam"),
     ({"dataset": "cifar-10"}, "unknown data set 'cifar-10'; did you mean cifar10? choose mnist, cifar10 or cifar100"),
     ({"kind": "trainin"}, "unknown kind 'trainin'; did you mean training?"),
     ({"profile": "papre"}, "unknown profile 'papre'; did you mean paper? choose sample, cpu or paper"),
-    ({"family": "mlps"}, "unknown family 'mlps'; did you mean mlp?"),
     ({"chapter": 6}, "unknown chapter '6'; choose 0, 2, 3, 4 or 5"),
     (
         {"start_from": "train_resnt"},
         "unknown experiment 'train_resnt'; did you mean train_resnet? `python run.py list`",
     ),
-    ({"start_from": "mine"}, "unknown experiment 'mine'"),
     ({"start_from": "tsne_mnist"}, "no run can start from tsne_mnist, which trains no model: its kind is tsne"),
     ({"start_from": "MLP_13"}, "model='MLP_4' has no effect: mine starts from MLP_13, a MLP_13; leave it out"),
     (
@@ -258,10 +254,8 @@ REFUSED = [
     ({"seed": 2**32}, "seed must be a whole number of at least 0 and below 4294967296"),
     ({"seed": np.bool_(True)}, "seed must be a whole number"),
     ({"lr": True}, "lr must be a number"),
-    ({"dropout": False}, "dropout must be a number"),
     ({"record_gradients": "yes"}, "record_gradients must be True or False"),
     ({"name": "a/b"}, "name 'a/b' cannot name a folder"),
-    ({"name": None}, "name None cannot name a folder"),
     ({"model": np.array(["MLP_4"])}, "model must be a string"),
     ({"dataset": "own"}, "the data set 'own' is for coreFunction.pipeline only"),
 ]
@@ -272,7 +266,7 @@ def test_what_a_row_cannot_have_is_refused_in_one_line(changed, message):
     refused(lambda: replace(EXPERIMENTS["MLP_4"], **{"name": "mine", **changed}), message)
 
 
-def test_a_field_without_effect_on_an_analysis_is_that_of_the_reports_row_or_refused():
+def test_fields_without_effect_on_an_analysis():
     mine = Experiment("mine", "baseline", dataset="cifar100", start_from="train_resnet")
     assert identity(replace(mine, profile="cpu")) == identity(experiment("baseline", "cpu")) | {"chapter": 0}
     refused(lambda: replace(mine, lr=1e-3), "lr=0.001 has no effect on a baseline; leave it out, or at 0.0005")
@@ -298,9 +292,7 @@ def test_a_row_cannot_start_from_itself(monkeypatch):
     ("dataset", "chapter"), [("mnist", "MLP_4"), ("cifar10", "CNN_10"), ("cifar100", "early_stopping")]
 )
 @pytest.mark.parametrize("profile", PROFILES)
-def test_a_row_without_a_chapter_has_its_data_sets_image_size_and_without_a_family_its_own_epochs(
-    dataset, chapter, profile
-):
+def test_row_without_chapter_and_family(dataset, chapter, profile):
     row = Experiment("mine", model="CNN_10", dataset=dataset, lr=1e-3, epochs=33, profile=profile)
     made, like = identity(row), identity(experiment(chapter, profile))
     assert (made["image_size"], made["epochs"], made["steps_per_epoch"]) == (like["image_size"], 33, None)
@@ -323,7 +315,7 @@ def test_he_initialisation_draws_the_new_head_too():
     assert not model.last[-1][1].bias.any()
 
 
-def test_weights_are_kept_on_request_and_a_record_without_them_is_refused(tiny, runs_dir):
+def test_keep_weights(tiny, runs_dir):
     assert [name for name, row in EXPERIMENTS.items() if keeps_weights(row)] == [
         "train_resnet", "baseline", "fine_tune_1", "fine_tune_1_lr", "fine_tune_2_lr", "dropout",
     ]  # fmt: skip
@@ -342,7 +334,7 @@ def test_weights_are_kept_on_request_and_a_record_without_them_is_refused(tiny, 
     assert run(row, wandb=False).path == again.path
 
 
-def test_any_row_can_be_a_parent_and_its_weights_are_kept_for_that(tiny):
+def test_any_row_can_be_a_parent(tiny):
     child = Experiment("child", start_from="MLP_4", lr=1e-3, epochs=1, trainable=("last",), precision="fp32")
     assert run(child, wandb=False).finished
     assert Record(run("MLP_4", wandb=False).path).has_weights
@@ -369,7 +361,7 @@ def test_the_children_that_the_table_knows_are_those_of_the_models():
     assert CLASSES.keys() == EVAL_SPLIT.keys()
 
 
-def test_a_model_of_the_users_own_is_known_by_its_name_in_models(monkeypatch, tiny):
+def test_own_model_in_the_registry(monkeypatch, tiny):
     monkeypatch.setitem(
         MODELS, "MLP_mine", lambda **_: nn.Sequential(nn.Flatten(), nn.Linear(784, 8), nn.ReLU(), nn.Linear(8, 10))
     )
@@ -398,7 +390,7 @@ sys.exit(pytest.main(["-q", "-p", "no:cacheprovider", *sys.argv[1:]]))
 """
 
 
-def test_a_row_a_model_and_a_figure_more_are_four_lines_and_change_no_test():
+def test_one_more_row_model_and_figure():
     files = ("top/test_models", "figures/test_partial", "project/test_committed", "top/test_experiment")
     checks = [f"tests/{file}.py" for file in files]
     chosen = "registry or counts or MLP_43 or 3.2b or (table and prices) or partial_evidence or children_that"

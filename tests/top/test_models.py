@@ -140,7 +140,7 @@ def test_what_pairing_leaves_over_is_the_plain_last_block(name, left_over):
     assert isinstance(model.last[-1], nn.Linear)
 
 
-def test_poolings_scale_with_the_image_and_those_that_change_nothing_stay():
+def test_poolings_scale_with_the_image():
     def sides(size):
         features = build("CNN_30", size, "meta").features
         return [module.output_size for module in features if isinstance(module, nn.AdaptiveMaxPool2d)]
@@ -263,7 +263,7 @@ def learning(model: nn.Module) -> set[str]:
     return {name for name, child in model.named_children() if any(p.requires_grad for p in child.parameters())}
 
 
-def test_train_only_frees_the_named_children_and_none_changes_nothing():
+def test_train_only():
     model = build("resnet18", device="meta")
     for children in (("fc",), ("layer4", "fc"), ("fc",)):
         train_only(model, children)
@@ -277,7 +277,7 @@ def test_train_only_frees_the_named_children_and_none_changes_nothing():
     assert all(parameter.requires_grad for parameter in model.parameters())  # a refusal changes nothing
 
 
-def test_frozen_batch_norm_keeps_its_statistics_and_free_batch_norm_does_not():
+def test_statistics_of_frozen_batch_norm():
     torch.manual_seed(0)
     model = build("resnet18")
     train_only(model, ("layer4", "fc"))
@@ -308,7 +308,7 @@ def test_set_train_mode_is_train_if_nothing_is_frozen():
     assert all(module.training for module in set_train_mode(model).modules())
 
 
-def test_set_train_mode_serves_any_model_and_leaves_dropout_on():
+def test_set_train_mode_of_any_model():
     model = nn.Sequential(nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4)), nn.Dropout(0.5), nn.Linear(4, 2))
     for parameter in model[0].parameters():
         parameter.requires_grad = False

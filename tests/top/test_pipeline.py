@@ -1,7 +1,5 @@
 """`pipeline`: any model on any data, restored and last weights, and losses that are not finite."""
 
-import json
-
 import numpy as np
 import pytest
 import torch
@@ -37,7 +35,7 @@ def test_a_record_says_what_was_done(runs_dir):
     ("shape", "kind"),
     [((3, 12, 9), torch.float32), ((1, 8, 8), torch.float64), ((2, 5, 5), torch.uint8), ((7,), torch.float32)],
 )
-def test_images_may_have_any_channels_sizes_and_number_types(shape, kind):
+def test_shapes_and_types_of_images(shape, kind):
     generator = torch.Generator().manual_seed(0)
     images = (255 * torch.rand(40, *shape, generator=generator)).to(kind)
     data = TensorDataset(images, torch.arange(40) % 4)
@@ -47,7 +45,7 @@ def test_images_may_have_any_channels_sizes_and_number_types(shape, kind):
     assert record.predictions().shape == (2, 40)
 
 
-def test_a_model_may_have_more_outputs_than_classes_and_the_record_holds_them():
+def test_more_outputs_than_classes():
     """300 outputs, and the last is the largest: more than a byte holds."""
     model = mlp(outputs=300)
     with torch.no_grad():
@@ -56,14 +54,7 @@ def test_a_model_may_have_more_outputs_than_classes_and_the_record_holds_them():
     assert record.predictions()[1].tolist() == [299] * 100
 
 
-@pytest.mark.parametrize("optimizer", ["Adam", "AdamW", "RMSprop", "SGD"])
-def test_every_optimizer_of_the_report_learns(optimizer):
-    options = QUICK | {"optimizer": optimizer, "lr": 0.1 if optimizer == "SGD" else 0.01}
-    record = pipeline(mlp(), digits(), held(), name=optimizer, **options)
-    assert record.rows[-1]["train_loss"] < record.rows[1]["train_loss"]
-
-
-def test_weights_used_twice_and_buffers_of_the_model_itself_may_move():
+def test_tied_weights_and_moving_buffers():
     class Counting(nn.Module):
         def __init__(self):
             super().__init__()
@@ -82,7 +73,7 @@ def test_weights_used_twice_and_buffers_of_the_model_itself_may_move():
 
 
 @pytest.mark.parametrize("batch_size", [1000, 199, 64, 1])
-def test_a_batch_larger_than_the_data_and_a_last_batch_of_one_image_work(batch_size):
+def test_batch_sizes(batch_size):
     """200 images in batches of 199 would leave one, which batch normalization at 1 x 1 cannot train on."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.BatchNorm1d(8), nn.Linear(8, 10))
@@ -151,10 +142,8 @@ class Leaking(nn.Module):
 
 
 @pytest.mark.parametrize("patience", [None, 2])
-def test_a_frozen_weight_that_moves_fails_the_run_even_after_the_best_epoch(patience, capsys):
-    """A step an epoch, so small that no accuracy changes: the best epoch is the first, whose weights had not moved
-    yet.
-    """
+def test_frozen_weight_that_changes(patience, capsys):
+    """One step per epoch is so small that no accuracy changes, so the first epoch is the best, before the change."""
     torch.manual_seed(0)
     options = {"lr": 1e-12, "epochs": 5, "batch_size": 200, "trainable": ("last",), "patience": patience}
     record = pipeline(Leaking(), digits(), held(), name="leaking", keep_weights=True, **options)
@@ -165,7 +154,7 @@ def test_a_frozen_weight_that_moves_fails_the_run_even_after_the_best_epoch(pati
     assert not record.has_weights
 
 
-def test_a_frozen_weight_that_changed_before_an_interrupt_fails_the_resumed_run():
+def test_frozen_weight_that_changed_before_an_interrupt():
     options = {"lr": 1e-12, "epochs": 5, "batch_size": 200, "trainable": ("last",)}
     torch.manual_seed(0)
     with cut_off(4):
@@ -188,17 +177,8 @@ def test_weights_are_kept_on_request_and_hashed_in_any_case(keep):
 # ---------------------------------------------------------------- a loss that is not finite
 
 
-def no_constants(text):
-    """Parse JSON strictly, without NaN and Infinity."""
-
-    def refuse(constant):
-        raise AssertionError(f"{constant} is not JSON")
-
-    return json.loads(text, parse_constant=refuse)
-
-
 @pytest.mark.parametrize("patience", [None, 2])
-def test_a_non_finite_loss_ends_the_run_and_the_record_says_where_and_why(capsys, patience):
+def test_non_finite_loss(capsys, patience):
     """The first epoch's only step makes the weights NaN after its loss was taken; NaN must not be the best."""
     data = TensorDataset(torch.cat([digits().tensors[0][:-1], torch.full((1, 1, 8, 8), 1e30)]), digits().tensors[1])
     record = pipeline(
@@ -212,15 +192,11 @@ def test_a_non_finite_loss_ends_the_run_and_the_record_says_where_and_why(capsys
     assert result["last_epoch"] == 1
     assert f"nan (seed 0) failed: {result['reason']}" in capsys.readouterr().out
     assert "failed, the" in repr(record)
-    for line in (record.path / "rows.jsonl").read_text().splitlines():
-        no_constants(line)
-    no_constants((record.path / "result.json").read_text())
-    no_constants((record.path / "settings.json").read_text())
     assert not record.has_weights
 
 
-def test_weights_that_turned_nan_after_a_finite_train_loss_are_not_the_best():
-    """One step an epoch: the loss is taken before the step that breaks the weights, the evaluation sees it."""
+def test_non_finite_validation_loss():
+    """The training loss is taken before the epoch's only step, which breaks the weights; the evaluation notices."""
     options = {"lr": 1e38, "epochs": 5, "batch_size": 200, "optimizer": "SGD", "patience": 3}
     record = pipeline(mlp(), digits(), held(), name="late", keep_weights=True, **options)
     assert record.rows[1]["train_loss"] is not None
@@ -258,18 +234,9 @@ class ViewsInTraining(Views):
         return super().forward(x) if self.training else self.head(self.features(x).flatten(1))
 
 
-class ViewsImages(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.head = nn.Linear(3 * 32 * 32, 10)
-
-    def forward(self, x):
-        return self.head(x.view(len(x), -1))
-
-
-@pytest.mark.parametrize("model", [Views, ViewsInTraining, ViewsImages])
+@pytest.mark.parametrize("model", [Views, ViewsInTraining])
 @pytest.mark.parametrize("batched", [True, False])
-def test_a_model_that_views_its_maps_trains_in_contiguous_memory(model, batched):
+def test_model_that_needs_contiguous_maps(model, batched):
     data = load_images("cifar10", "train", "sample", 32).subset(range(40))
     images = data if batched else TensorDataset(data.batch(torch.arange(40))[0], data.labels)
     record = pipeline(model(), images, images, name="views", epochs=2, batch_size=20, wandb=False)
@@ -278,7 +245,7 @@ def test_a_model_that_views_its_maps_trains_in_contiguous_memory(model, batched)
 
 
 @pytest.mark.parametrize(("fast", "layout"), [(False, torch.contiguous_format), (True, torch.channels_last)])
-def test_convolutions_run_channels_last_with_fast_and_contiguous_otherwise(fast, layout):
+def test_memory_format_of_convolutions(fast, layout):
     seen = []
     data = load_images("cifar10", "train", "sample", 32).subset(range(40))
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveMaxPool2d(1), nn.Flatten(), nn.Linear(4, 10))

@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import replace
-from fractions import Fraction
 
 import pytest
 from helpers import raising, refused
@@ -10,7 +9,6 @@ from helpers import raising, refused
 import coreFunction
 from coreFunction import run, run_all
 from deepnet import machine
-from deepnet.figures.registry import draw
 from deepnet.records.folder import checkpoint_seconds
 from deepnet.records.reading import roots
 from deepnet.runs import queue
@@ -22,7 +20,7 @@ refuse = raising(UsageError("no data"))  # in place of a run
 
 # the second is torch's device without memory
 @pytest.mark.parametrize("name", ["foo", "meta", "xla", "hpu", "cuda:99"])
-def test_a_device_that_nothing_can_be_trained_on_is_refused_with_the_choice(monkeypatch, name):
+def test_unusable_device(monkeypatch, name):
     monkeypatch.setenv("DEVICE", name)
     machine.device.cache_clear()
     refused(machine.device, f"DEVICE={name} cannot be used here; set it to cpu", "or unset it")
@@ -31,7 +29,7 @@ def test_a_device_that_nothing_can_be_trained_on_is_refused_with_the_choice(monk
     machine.device.cache_clear()
 
 
-@pytest.mark.parametrize("text", ["abc", "nan", "-1", "-inf", "30 s"])
+@pytest.mark.parametrize("text", ["nan", "-1", "30 s"])
 def test_an_invalid_checkpoint_interval_is_refused(monkeypatch, text):
     monkeypatch.setenv("CHECKPOINT_SECONDS", text)
     refused(checkpoint_seconds, f"CHECKPOINT_SECONDS={text} is not a number of at least 0")
@@ -44,7 +42,7 @@ def test_a_valid_checkpoint_interval_is_used(monkeypatch, text, seconds):
 
 
 @pytest.mark.parametrize(("variable", "on"), [("FAST", fast_by_default), ("EVIDENCE", lambda: len(roots()) == 2)])
-def test_a_switch_of_the_environment_is_read_as_a_truth_value_or_refused(monkeypatch, runs_dir, variable, on):
+def test_switches_of_the_environment(monkeypatch, runs_dir, variable, on):
     for value, texts in ((False, ("0", "no", "false", "False", "OFF")), (True, ("1", "Yes", "true", "on", ""))):
         for text in texts:
             monkeypatch.setenv(variable, text)
@@ -58,7 +56,7 @@ def test_a_switch_of_the_environment_is_read_as_a_truth_value_or_refused(monkeyp
 @pytest.mark.parametrize(
     ("name", "epochs", "profile"), [("MLP_4", 7, "sample"), ("sgd_2", 30, "cpu"), ("sgd_2", 7, "sample")]
 )
-def test_epochs_that_the_profile_would_pass_over_are_refused(runs_dir, name, epochs, profile):
+def test_epochs_that_the_profile_overrides(runs_dir, name, epochs, profile):
     longer = replace(EXPERIMENTS[name], name="longer", epochs=epochs, profile=profile)
     with pytest.raises(UsageError, match=f"epochs={epochs} of longer has no effect in the profile {profile}"):
         run(longer, wandb=False)
@@ -69,14 +67,14 @@ def test_epochs_that_the_profile_would_pass_over_are_refused(runs_dir, name, epo
 @pytest.mark.parametrize(
     ("profile", "said"), [("sample", "about 9 s"), ("paper", "about 10 s on one H200"), ("cpu", "time not known")]
 )
-def test_an_estimate_says_whose_it_is_and_that_nobody_has_measured_one(runs_dir, capsys, monkeypatch, profile, said):
+def test_estimates(runs_dir, capsys, monkeypatch, profile, said):
     monkeypatch.setattr(coreFunction, "run", refuse)
     monkeypatch.delitem(PROFILES["cpu"].seconds, "mlp")
     run_all("MLP_4", profile=profile, evidence=False)
     assert f"1 run; to go: {said}\n" in capsys.readouterr().out
 
 
-def test_a_damaged_record_of_another_profile_hinders_nobody(runs_dir, capsys, monkeypatch):
+def test_damaged_record_of_another_profile(runs_dir, capsys, monkeypatch):
     folder = runs_dir / "cpu" / "MLP_4" / "seed-0"
     folder.mkdir(parents=True)
     for name in ("settings.json", "result.json"):
@@ -87,7 +85,7 @@ def test_a_damaged_record_of_another_profile_hinders_nobody(runs_dir, capsys, mo
 
 
 @pytest.mark.parametrize(("profile", "there"), [("sample", []), ("cpu", []), ("paper", ["cpu"])])
-def test_who_would_train_for_long_is_told_which_profile_has_the_records(runs_dir, capsys, monkeypatch, profile, there):
+def test_profiles_with_records_are_named(runs_dir, capsys, monkeypatch, profile, there):
     monkeypatch.setattr(coreFunction, "run", refuse)
     monkeypatch.setattr(
         queue, "find_records", lambda name, profile: [name] * ((name, profile) == ("train_resnet", "cpu"))
@@ -102,20 +100,11 @@ def test_who_would_train_for_long_is_told_which_profile_has_the_records(runs_dir
     [
         ({"lr": 10**400}, "lr is beyond all floating-point numbers, got 1000"),
         ({"lr": 10**5000}, "lr is beyond all floating-point numbers, got a number of thousands of digits"),
-        ({"lr": -(10**400)}, "lr is beyond all floating-point numbers, got -1000"),
-        ({"lr": Fraction(10**400)}, "lr is beyond all floating-point numbers"),
-        ({"eps": 10**400}, "eps is beyond all floating-point numbers"),
-        ({"dropout": 10**400}, "dropout is beyond all floating-point numbers"),
         ({"seed": 10**5000}, "seed must be a whole number of at least 0"),
         ({"name": "x" * 300}, "'... is too long for a folder (300 letters); give at most 200"),
         ({"name": "é" * 101}, "is too long for a folder"),
-        ({"start_from": "x" * 300}, "is too long for a folder"),
     ],
 )
-def test_a_number_or_a_name_that_is_too_large_is_refused_in_a_short_line(fields, message):
+def test_values_that_are_too_large(fields, message):
     assert len(refused(lambda: Experiment(**{"name": "x", "model": "MLP_4", "lr": 0.1} | fields), message)) < 200
     assert Experiment("x" * 200, model="MLP_4", lr=1e300).lr == 1e300
-
-
-def test_a_figure_in_an_unknown_profile_is_refused():
-    refused(lambda: draw("3.1", "papr"), "unknown profile 'papr'; did you mean paper?")

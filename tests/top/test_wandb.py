@@ -142,11 +142,9 @@ def broken(monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     "raised",
     [
-        'ImportError("numpy.core.multiarray failed to import")',
         'ModuleNotFoundError("No module named \'google.protobuf\'", name="google.protobuf")',
         'TypeError("Descriptors cannot be created directly.\\nSecond line.")',
         'RuntimeError("module compiled against another version of NumPy")',
-        "AttributeError(\"module 'numpy' has no attribute 'float_'\")",
     ],
 )
 def test_broken_package(broken, raised, capfd, tiny):
@@ -179,9 +177,7 @@ NETRC = "machine api.wandb.ai\n  login user\n  password 0123456789\n"
         ({"WANDB_BASE_URL": "https://example.org:8080"}, NETRC.replace("api.wandb.ai", "example.org:8080"), True),
         ({}, "machine api.wandb.ai login", False),  # damaged
         ({"WANDB_MODE": "offline"}, "", True),
-        ({"WANDB_MODE": "Offline"}, "", True),
         ({"WANDB_MODE": "disabled"}, NETRC, False),
-        ({"WANDB_MODE": "DISABLED"}, NETRC, False),
         ({"WANDB_MODE": ""}, "", False),
     ],
 )

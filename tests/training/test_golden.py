@@ -37,9 +37,7 @@ METRICS = ("train_loss", "test_loss", "validation_loss", "gradient_norm_sum", "g
 
 
 def trajectory(exp: Experiment, budget: tuple[int, int]) -> list[dict]:
-    """The rows of a run on 64 images of the sample, at 28 or 32 pixels, before they are rounded; two of its batches are
-    no pass.
-    """
+    """The rows of a run on 64 images of the sample, at 28 or 32 pixels, before they are rounded."""
     with tiny_sample(64), pytest.MonkeyPatch.context() as patch:
         patch.setitem(PROFILES, "sample", replace(PROFILES["sample"], budgets={exp.family: budget}))
         patch.setattr(deepnet.records.folder, "rounded", lambda value: value)
@@ -59,7 +57,7 @@ def values(row: dict) -> dict[str, float]:
 
 
 def differences(kept: dict[str, list[dict]], now: dict[str, list[dict]]) -> list[str]:
-    """What is not the same within TOLERANCE, a line a value."""
+    """What is not the same within TOLERANCE, one line per value."""
     found = []
     for name in kept.keys() | now.keys():
         assert len(kept[name]) == len(now[name]), f"{name} has {len(now[name])} rows, {len(kept[name])} are kept"
@@ -72,7 +70,7 @@ def differences(kept: dict[str, list[dict]], now: dict[str, list[dict]]) -> list
 
 
 def complaint(kept: dict, now: dict[str, list[dict]], version: int) -> str:
-    """What is wrong, and what to do; empty where nothing is."""
+    """What is wrong, and what to do; empty if nothing is."""
     if kept["results_version"] != version:
         kept_version = kept["results_version"]
         return f"golden.json holds the numbers of RESULTS_VERSION {kept_version}, this is {version}: run `{REMAKE}`"
@@ -95,7 +93,7 @@ def test_the_numbers_are_those_that_are_kept():
         pytest.fail(wrong, pytrace=False)
 
 
-def test_a_slightly_different_step_is_noticed_and_a_remedy_given():
+def test_different_step_is_noticed():
     exp, budget = RUNS["MLP_4"]
     kept = {"results_version": 7, "rows": {"MLP_4": json.loads(FILE.read_text())["rows"]["MLP_4"]}}
     now = {"MLP_4": trajectory(replace(exp, lr=exp.lr * 1.01), budget)}

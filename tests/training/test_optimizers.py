@@ -17,8 +17,8 @@ from experimentTable import OPTIMIZERS, Experiment
 
 
 @pytest.mark.parametrize("name", sorted(OPTIMIZERS))
-def test_a_checkpoint_of_a_gpu_is_resumed_on_a_cpu(name):
-    """Steps are counted on the device there, which RMSprop refuses to resume on another device."""
+def test_checkpoint_of_a_gpu_on_a_cpu(name):
+    """A GPU's optimizer counts its steps on the device, and RMSprop refuses such a count on another device."""
 
     def take(optimizer, model, count):
         for _ in range(count):
@@ -42,9 +42,11 @@ def test_a_checkpoint_of_a_gpu_is_resumed_on_a_cpu(name):
 
 @pytest.mark.parametrize(("precision", "side"), [("fp32", 4), ("fp32", 2), ("bf16", 4), ("bf16", 2)])
 @pytest.mark.parametrize("name", sorted(OPTIMIZERS))
-def test_a_fused_step_on_channels_last_weights_is_the_plain_one(name, precision, side, with_bf16):
-    """torch's fused kernels on a CPU go through memory as it lies: a gradient laid out otherwise than its weight would
-    be misread.
+def test_fused_step_on_channels_last_weights(name, precision, side, with_bf16):
+    """It gives the weights of a plain step.
+
+    torch's fused kernels on a CPU read numbers in the order of memory, so a gradient in another memory format than its
+    weight would be misread.
     """
     images, labels = torch.randn(16, 3, side, side), torch.arange(16) % 10
     weights = []
@@ -65,10 +67,8 @@ def test_a_fused_step_on_channels_last_weights_is_the_plain_one(name, precision,
 
 
 @pytest.mark.parametrize("name", ["Adam", "AdamW", "SGD"])
-def test_optimizers_take_channels_last_weights_as_they_lie(name):
-    """The same weights to the bit as without it, those of torch's simplest form, and no copy of a gradient on the
-    way.
-    """
+def test_channels_last_weights_are_not_copied(name):
+    """Weights are bitwise those without `ContiguousViews`, and close to those of torch's simplest implementation."""
     images, labels = torch.randn(64, 3, 8, 8, generator=torch.Generator().manual_seed(0)), torch.arange(64) % 10
 
     def trained(optimizer_of: Callable) -> tuple[nn.Sequential, torch.optim.Optimizer]:
@@ -95,7 +95,7 @@ def test_optimizers_take_channels_last_weights_as_they_lie(name):
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_optimizers_have_torch_s_defaults_and_the_experiment_s_rate(name):
+def test_defaults_of_optimizers(name):
     model = mlp()
     made = make_optimizer(Experiment("x", model="MLP_4", optimizer=name, lr=0.25), model)
     plain = getattr(torch.optim, name)(model.parameters(), lr=0.25)
@@ -106,7 +106,7 @@ def test_optimizers_have_torch_s_defaults_and_the_experiment_s_rate(name):
     }
 
 
-def test_eps_reaches_the_optimizer_and_frozen_parameters_do_not():
+def test_eps_and_frozen_parameters():
     model = mlp()
     model[1].requires_grad_(False)
     made = make_optimizer(Experiment("x", model="MLP_4", lr=0.25, eps=1e-16), model)
@@ -116,9 +116,7 @@ def test_eps_reaches_the_optimizer_and_frozen_parameters_do_not():
 
 @pytest.mark.parametrize("name", ["Adam", "AdamW"])  # fused, with a state
 def test_a_checkpoint_in_another_memory_format_is_resumed(name):
-    """A fused step goes through weight, gradient and state as each lies, so a state that lies otherwise would be
-    misread.
-    """
+    """A fused step reads numbers in the order of memory, so a state in another memory format would be misread."""
     images, labels = torch.randn(16, 3, 8, 8, generator=torch.Generator().manual_seed(0)), torch.arange(16) % 10
     exp = Experiment("own", model="MLP_4", optimizer=name, lr=1e-2)
     torch.manual_seed(0)
@@ -145,8 +143,8 @@ def test_a_checkpoint_of_other_weights_is_refused():
 
 @pytest.mark.parametrize("eps", [1e-8, 1e-16])
 @pytest.mark.parametrize("name", ["Adam", "AdamW"])
-def test_the_moments_of_silent_units_become_zero_and_no_weight_can_tell(monkeypatch, name, eps):
-    """A bias of -100 kills all units of the first layer but one, after an epoch in which they learned."""
+def test_subnormal_moments_are_dropped(monkeypatch, name, eps):
+    """The weights do not change by it. A bias of -100 silences 15 of 16 units after an epoch in which they learned."""
     images, labels = torch.randn(64, 8, generator=torch.Generator().manual_seed(0)), torch.arange(64) % 3
     weights, subnormal = [], []
     for dropped in (True, False):

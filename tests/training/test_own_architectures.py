@@ -12,7 +12,7 @@ from torch.utils.data import TensorDataset
 from coreFunction import pipeline
 from deepnet.records.reading import find_record
 from deepnet.speed.convolutions import bf16_autocast
-from myModel import replace_head, resnet18
+from myModel import replace_head
 
 
 def pictures(side, images=8, classes=4):
@@ -55,7 +55,7 @@ def test_number_types_of_a_model_are_kept(precision, fast):
         assert not torch.equal(model.filter, before)
 
 
-def test_a_model_in_float64_trains_in_float64_as_often_as_one_likes():
+def test_float64_model_stays_float64():
     model = mlp()
     for _ in range(2):
         record = pipeline(model, digits(), held(), name="double", precision="fp64", **QUICK)
@@ -136,7 +136,7 @@ def test_a_layer_has_one_place_in_every_list_of_a_row():
     assert {len(value) for value in row.values() if isinstance(value, list)} == {3}
 
 
-def test_units_of_a_linear_layer_over_tokens_are_features_and_not_tokens():
+def test_dead_units_over_tokens():
     class Mixer(nn.Module):
         def __init__(self):
             super().__init__()
@@ -155,7 +155,7 @@ def test_units_of_a_linear_layer_over_tokens_are_features_and_not_tokens():
     (lambda: torchvision.models.vit_b_16(num_classes=4, image_size=32), 32, "heads"),
     (lambda: torchvision.models.mnasnet0_5(num_classes=4), 32, "classifier"),
 ], ids=["vit", "mnasnet"])  # fmt: skip
-def test_only_the_head_of_torchvision_s_models_trains_with_early_stopping(build, side, head):
+def test_heads_of_torchvision_models(build, side, head):
     torch.manual_seed(0)
     model = build()
     before = state(model)
@@ -174,7 +174,7 @@ def test_auxiliary_heads_are_refused(fast, runs_dir):
     assert not runs_dir.exists()
 
 
-def test_sparse_gradients_that_an_optimizer_cannot_take_are_refused_and_those_that_it_can_are_not():
+def test_sparse_gradients():
     tokens = torch.randint(0, 7, (40, 5), generator=torch.Generator().manual_seed(0))
     data = TensorDataset(tokens, tokens[:, 0])
     build = lambda: nn.Sequential(nn.Embedding(7, 8, sparse=True), nn.Flatten(), nn.Linear(40, 7))  # noqa: E731
@@ -186,12 +186,6 @@ def test_sparse_gradients_that_an_optimizer_cannot_take_are_refused_and_those_th
 
 
 # ---------------------------------------------------------------- heads
-
-
-def test_what_the_name_says_first_is_what_counts():
-    assert resnet18(100).fc.out_features == 100
-    with pytest.raises(TypeError):
-        resnet18(10, 64)
 
 
 class Distilled(nn.Module):
@@ -264,7 +258,7 @@ def test_every_head_is_replaced_and_nothing_else(build, heads, dropout):
     assert {name for name, layer in layers.items() if layer not in set(model.modules())} == heads
 
 
-def test_a_model_that_ends_in_a_convolution_is_refused_though_a_linear_lies_inside():
+def test_model_that_ends_in_a_convolution():
     class Gate(nn.Module):
         def __init__(self):
             super().__init__()
@@ -279,7 +273,7 @@ def test_a_model_that_ends_in_a_convolution_is_refused_though_a_linear_lies_insi
     assert list(model.modules()) == kept
 
 
-def test_a_head_that_is_made_before_the_convolutions_is_replaced():
+def test_head_defined_before_the_body():
     class HeadFirst(nn.Module):
         def __init__(self):
             super().__init__()
@@ -291,7 +285,7 @@ def test_a_head_that_is_made_before_the_convolutions_is_replaced():
     assert replace_head(HeadFirst(), 7)(torch.randn(2, 1, 8, 8)).shape == (2, 7)
 
 
-def test_a_network_s_own_dropout_stays_and_a_head_without_bias_stays_without():
+def test_dropout_and_bias_of_a_new_head():
     model = replace_head(torchvision.models.efficientnet_b0(), 4)
     for dropout in (0.2, 0.4):
         assert [type(child) for child in model.classifier] == [nn.Dropout, nn.Linear]

@@ -55,18 +55,19 @@ class Front(nn.Module):
         return self.factor * torch.relu(self.convolution(x)).flatten(1)
 
 
-def test_a_frozen_prefix_that_computes_otherwise_shares_no_cache():
+def test_edited_prefix_shares_no_cache():
     data = load_images("cifar10", "train", "sample", 32).subset(range(64))
     losses = []
     for factor in (1, 5, 5):
         torch.manual_seed(1)
         model = nn.Sequential(Front(factor), nn.Linear(256, 10))
-        losses.append(pipeline(model, data, data, name="front", trainable=("1",), **QUICK).rows[0]["validation_loss"])
+        options = QUICK | {"trainable": ("1",), "cache_frozen": True}
+        losses.append(pipeline(model, data, data, name="front", **options).rows[0]["validation_loss"])
     assert losses[0] != losses[1] == losses[2]
 
 
 @pytest.mark.parametrize(("layer", "at"), [(nn.Dropout(0.5), 3), (nn.BatchNorm1d(16, affine=False), 2)])
-def test_what_training_changes_before_what_learns_goes_with_it(layer, at):
+def test_layers_that_training_changes_are_not_cached(layer, at):
     """A dropout, and batch normalization without parameters, which has nothing to freeze, so that its statistics
     move.
     """
@@ -112,7 +113,7 @@ def test_features_are_those_of_the_layer_that_runs_last():
     assert extract_features(HeadFirst(), digits()).shape == (200, 16)
 
 
-def test_features_of_a_model_that_calls_no_linear_layer_are_refused():
+def test_no_linear_layer_is_called():
     class Attends(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -145,7 +146,7 @@ def test_a_set_in_memory_may_have_any_number_type(kind):
     assert pipeline(mlp(), data, data, name="in_memory", **QUICK).finished
 
 
-def test_a_model_that_autocasts_by_itself_rounds_as_torch_does():
+def test_model_that_autocasts_by_itself():
     torch.manual_seed(0)
     images, convolution = torch.randn(8, 16, 2, 2), nn.Conv2d(16, 16, 3, padding=1)
     with torch.autocast("cpu", torch.bfloat16):

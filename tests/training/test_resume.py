@@ -16,7 +16,7 @@ from coreFunction import pipeline
 from deepnet.records.reading import find_record
 
 
-def test_a_record_of_that_name_is_moved_aside_not_handed_back(runs_dir):
+def test_earlier_record_is_moved_aside(runs_dir):
     first = pipeline(mlp(), digits(), held(), name="again", **QUICK)
     before = first.rows
     second = pipeline(mlp(), digits(), held(), name="again", **QUICK | {"lr": 1e-3})
@@ -26,7 +26,7 @@ def test_a_record_of_that_name_is_moved_aside_not_handed_back(runs_dir):
     assert [json.loads(line) for line in (aside[0] / "rows.jsonl").read_text().splitlines()] == before
 
 
-def test_the_seed_sets_the_order_and_the_same_seed_the_same_run():
+def test_seeds_set_the_order():
     runs = [pipeline(mlp(), digits(), held(), name=f"run_{i}", seed=seed, **QUICK) for i, seed in enumerate((0, 0, 1))]
     losses = [record.column("train_loss", trained_only=True).tolist() for record in runs]
     assert losses[0] == losses[1] != losses[2]

@@ -62,7 +62,7 @@ def test_early_stopping_follows_its_rule(twentieths, patience, min_delta):
     assert stopping.best_epoch == seen.index(max(seen)) + 1 and stopping.best == max(seen)
 
 
-def test_fused_gradient_norms_equal_a_norm_a_parameter():
+def test_gradient_norms():
     model, batch = mlp(), digits(0, 64).tensors
     norms = GradientNorms(model)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
@@ -93,7 +93,7 @@ def test_a_parameter_without_a_gradient_counts_as_zero():
 
 
 @pytest.mark.parametrize("size", [1e-38, 1e-25, 1e-19, 1e-13, 1e-12, 1.0, 1e18, 1e25, 1e37])
-def test_gradients_whose_squares_float32_cannot_hold_are_still_measured(size):
+def test_norms_beyond_the_range_of_float32(size):
     model = nn.Linear(8, 8, bias=False)
     model.weight.grad = torch.full((8, 8), size)
     norms = GradientNorms(model)
@@ -104,7 +104,7 @@ def test_gradients_whose_squares_float32_cannot_hold_are_still_measured(size):
 
 
 @pytest.mark.parametrize("flush", [False, True])
-def test_the_smallest_gradients_summed_in_float32_lose_nothing_to_its_range(flush):
+def test_smallest_norms_that_are_summed_in_float32(flush):
     """Also where a processor takes subnormal squares for 0, and of numbers over twelve orders of magnitude."""
     spread = torch.exp(4 * torch.randn(NORM_BLOCK, generator=torch.Generator().manual_seed(0), dtype=torch.float64))
     gradient = (spread / spread.norm() * 1.1e-14).float()
@@ -116,11 +116,11 @@ def test_the_smallest_gradients_summed_in_float32_lose_nothing_to_its_range(flus
         torch.set_flush_denormal(False)
 
 
-def test_a_graph_is_recorded_after_the_warm_up_and_replayed_on_each_full_batch(monkeypatch):
-    """With a graph of paper, so that its order is tested without a GPU too; tests/speed/test_cuda.py has real ones."""
+def test_cuda_graph_is_recorded_and_replayed(monkeypatch):
+    """With a fake graph, so that the order is tested without a GPU too; tests/speed/test_cuda.py has real ones."""
     recording, taken = [], []
 
-    class PaperGraph:
+    class FakeGraph:
         def replay(self):
             taken.append(("replayed", recording[0][0].tolist()))
 
@@ -134,7 +134,7 @@ def test_a_graph_is_recorded_after_the_warm_up_and_replayed_on_each_full_batch(m
         recording[:] = [(inputs, labels)] if not recording and len(taken) == CUDAGraphStep.WARM_UP else recording
         taken.append(("stepped", inputs.tolist()))
 
-    monkeypatch.setattr(torch.cuda, "CUDAGraph", PaperGraph)
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", FakeGraph)
     monkeypatch.setattr(torch.cuda, "graph", record)
     take = CUDAGraphStep(step)
     for number in range(7):
@@ -157,7 +157,7 @@ def test_a_gradient_of_many_pieces_has_one_norm():
 
 
 @pytest.mark.parametrize("fast", [True, False])
-def test_updates_are_measured_relative_to_the_weights_and_change_none(fast):
+def test_update_ratio(fast):
     batch, found = digits(0, 64).tensors, {}
     for recorded in (True, False):
         torch.manual_seed(0)
@@ -195,7 +195,7 @@ def test_only_what_learns_is_measured():
 
 
 def test_an_epoch_is_the_plain_loop():
-    """Against a loop written out with the optimizer's simplest form; a batch of another size weighs by its images."""
+    """Compared with a plain loop and the optimizer's simplest implementation. Batches count by their images."""
     model, plain = mlp(), mlp()
     images, labels = digits(0, 100).tensors
     batches = [(images[:64], labels[:64]), (images[64:], labels[64:])]
@@ -225,7 +225,7 @@ def test_the_running_accuracy_is_taken_in_training_mode():
     assert row["train_accuracy"] == float((labels == 0).double().mean())
 
 
-def test_an_evaluation_changes_nothing_and_sees_every_image_once():
+def test_evaluation():
     model, data = normed(), digits(0, 700)  # more than one chunk
     before = state(model)
     measured, predictions = evaluate(model.train(), data, batch_size=500)
@@ -253,7 +253,7 @@ def test_accuracies_against_counting(pairs):
     assert macro_accuracy(predictions) == pytest.approx(np.mean(shares))
 
 
-def test_probe_finds_dead_units_variance_and_distinct_outputs():
+def test_probe():
     model = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 2))
     with torch.no_grad():
         model[0].weight.copy_(torch.tensor([[1.0, 0.0], [0.0, 0.0], [0.0, 0.0]]))
@@ -265,7 +265,7 @@ def test_probe_finds_dead_units_variance_and_distinct_outputs():
     assert found["probe_variance"][0] == pytest.approx(float(torch.tensor([0.0, 2.0, 2.0]).var()) / 3)
 
 
-def test_a_channel_is_dead_only_if_it_is_dead_at_every_position():
+def test_probe_of_dead_channels():
     convolution = nn.Conv2d(1, 2, 1)
     with torch.no_grad():
         convolution.weight.copy_(torch.tensor([1.0, -1.0]).view(2, 1, 1, 1))
@@ -280,9 +280,3 @@ def test_a_float64_net_is_probed_in_float64():
     found = probe(net, inputs, "fp64")
     assert found["probe_distinct"] == [5]
     assert found["probe_variance"] == pytest.approx([(net.weight.square() * inputs.var()).item()], rel=1e-6)
-
-
-def test_the_probe_leaves_no_hook_behind():
-    model = mlp()
-    probe(model, digits(0, 8).tensors[0])
-    assert not any(module._forward_hooks for module in model.modules())
