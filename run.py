@@ -239,7 +239,11 @@ def diagnose(arguments: argparse.Namespace) -> bool:
     from deepnet.diagnosis.diagnosing import diagnose_run
 
     exps = [experiment(name, current_profile(arguments.profile), seed) for name in names for seed in seeds]
-    found = {exp: diagnose_run(exp, build, cures=not arguments.no_cures) for exp in exps}
+    cures = "" if arguments.no_cures else ", then trying its cures, up to a minute each (--no-cures leaves them out)"
+    found = {}
+    for exp in exps:
+        print(f"{exp.name}, seed {exp.seed}: measuring{cures} ...", file=sys.stderr)
+        found[exp] = diagnose_run(exp, build, cures=not arguments.no_cures)
     if arguments.json:
         print(json.dumps([{"name": exp.name, "seed": exp.seed} | d.to_dict() for exp, d in found.items()], indent=1))
     else:

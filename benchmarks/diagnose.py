@@ -47,6 +47,7 @@ NOTES = {
         "been seen: for the models of libraries, as told below, and for models and losses that readers tried by hand."
     ),
     "library": (
+        "Each takes the first steps only, and no cures are tried: that no cause was found does not show that it learns. "
         "Earlier rules called EfficientNet ill, since `exploding` began at twice ln(classes) and then at three times, "
         "and `dropout` at noise of four times the mean square; GoogLeNet, since `detached` did not know of auxiliary "
         "heads; and SqueezeNet, since `dropout` compared noise with the variance across items and not with the mean "
@@ -146,7 +147,7 @@ def library_outcome(name: str) -> dict[str, Any]:
 
 def row(outcome: dict[str, Any]) -> list[str]:
     """An outcome as a row of its part's table."""
-    found = ", ".join(outcome["found"]) or "healthy"
+    found = ", ".join(outcome["found"]) or ("no cause" if outcome["part"] == "library" else "healthy")
     if outcome["part"] == "library":
         first, last = outcome["losses"]
         return [outcome["name"], found, f"{first:.3f}", f"{last:.3f}", f"{outcome['seconds']:.1f}"]

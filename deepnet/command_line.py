@@ -137,7 +137,7 @@ COMMANDS: dict[str, tuple[str, list[Option | list[Option]]]] = {
         [NAMES, CHAPTER, SEEDS, JSON, EPOCHS],
     ),
     "diagnose": (
-        "find out why a run's model does not learn, and try the cures on copies",
+        "find out why a run's model does not learn, and try the cures on copies, which may take minutes",
         [NAMES, CHAPTER, SEEDS, JSON, NO_CURES],
     ),
     "sync": (

@@ -27,7 +27,8 @@ def plain_label(label: Any) -> int | str:
         return int(plain)
     if isinstance(plain, list):
         raise UsageError(
-            f"a label must be one number or word, found {len(plain)} numbers; for one-hot labels, give label.argmax()"
+            f"a label must be one number or word, found {len(plain)} numbers; for one-hot labels, give "
+            "label.argmax(); items with several labels each cannot be used"
         )
     if isinstance(plain, float) and plain != plain:
         raise UsageError("a label is NaN; give it its class, or leave its image out")

@@ -1,6 +1,7 @@
 """The figure of a diagnosis."""
 
 import math
+import textwrap
 from collections.abc import Sequence
 
 import numpy as np
@@ -28,7 +29,7 @@ def picture(m: Measurements, trials: Sequence[Trial]) -> Sheet:
     _line(axes[1], x, [layer.gradient for layer in ran], VERMILLION, "-", "gradient (RMS)")
     axes[1].axhspan(LOW_UPDATE, GOOD_UPDATE * 10, color=BLUE, alpha=0.1, linewidth=0, label="usual updates")
     if eps := m.options.get("eps"):
-        axes[1].axhline(eps, color=GREY, linestyle=":", label="the optimizer's eps")
+        axes[1].axhline(eps, color=VERMILLION, linestyle=":", label="eps, to compare gradients with")
     style(axes[1], "Updates and gradients", LAYER)
     for ax in axes[:2]:
         ax.xaxis.set_major_locator(whole_numbers(6))
@@ -57,8 +58,9 @@ def _losses(ax: Axes, m: Measurements, trials: Sequence[Trial]) -> None:
             continue
         window = min(10, len(losses))
         smooth = np.convolve(losses, np.ones(window) / window, "valid")
-        label = trial.name if trial.helped is not False else f"{trial.name} (did not help)"
-        ax.plot(window + np.arange(len(smooth)), smooth, color=colour, linewidth=1.2, label=label)
+        label = textwrap.fill(trial.words + " (did not help)" * (trial.helped is False), 34)
+        compared = {"linestyle": "--", "zorder": 3} if trial is trials[0] else {}  # it may lie upon others
+        ax.plot(window + np.arange(len(smooth)), smooth, color=colour, linewidth=1.2, label=label, **compared)
     ax.axhline(m.chance, color=GREY, linestyle=":", label=f"ln({m.outputs})")
     ax.set_ylim(0, 2 * max(m.chance, 0.1))
     style(ax, "Loss of training batches", "steps")

@@ -83,7 +83,7 @@ def loss_of_guess(setup: Setup, outputs: int) -> float:
 
     try:
         optimizer.step(loss)
-        found = float(loss())
+        found = float(loss().detach())
     except Exception:  # as of a label without an output
         found = math.nan
     # A loss of probabilities has no lowest value for scores of any size.

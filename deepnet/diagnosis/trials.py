@@ -38,7 +38,7 @@ class Trial:
 def train_as_it_is(setup: Setup, steps: int, seconds: float) -> Trial:
     """Train a copy of the setup without any change, which the cures are compared with."""
     torch.manual_seed(0)
-    return _train("as it is", "nothing changed", setup.copied(), steps, seconds, 0.0)
+    return _train("as it is", "as it is", setup.copied(), steps, seconds, 0.0)
 
 
 def try_cures(
