@@ -47,7 +47,7 @@ NOTES = {
         "been seen: for the models of libraries, as told below, and for models and losses that readers tried by hand."
     ),
     "library": (
-        "Each takes the first steps only, and no cures are tried: that no cause was found does not show that it learns. "
+        "Each takes the first steps only, without cures: that no cause was found does not show that it learns. "
         "Earlier rules called EfficientNet ill, since `exploding` began at twice ln(classes) and then at three times, "
         "and `dropout` at noise of four times the mean square; GoogLeNet, since `detached` did not know of auxiliary "
         "heads; and SqueezeNet, since `dropout` compared noise with the variance across items and not with the mean "
