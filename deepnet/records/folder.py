@@ -85,7 +85,8 @@ class RunFolder:
     def start(self, identity: dict, provenance: dict, fresh: bool = False, **more: Any) -> dict | None:
         """Begin or resume: write the settings of a new run, or return the checkpoint of an interrupted one.
 
-        Rows after the checkpoint are removed. Each call adds its provenance to the settings' `parts`.
+        Rows after the checkpoint are removed. Each call adds its provenance to the settings' `parts`, but a run without a
+        checkpoint begins again, with the provenance of this call.
 
         Args:
             identity: what the run computes; see `deepnet.data.sets.data_identity`.
@@ -132,7 +133,11 @@ class RunFolder:
             if path.exists():
                 self._undo.callback(_write, path, path.read_bytes())
         _write(rows, content)
-        write_json(self.path / "settings.json", settings | {"parts": [*settings.get("parts", [begun]), part]})
+        if checkpoint:
+            settings |= {"parts": [*settings.get("parts", [begun]), part]}
+        else:  # it begins again, and nothing of the earlier calls is in it
+            settings |= {"provenance": {key: value for key, value in part.items() if key != "time"}, "parts": [part]}
+        write_json(self.path / "settings.json", settings)
         return checkpoint
 
     def append(self, row: dict) -> dict:

@@ -198,6 +198,18 @@ def test_parts(runs_dir):
     assert record.result["sha256"].keys() == {"settings.json", "rows.jsonl"}
 
 
+def test_a_run_that_begins_again_is_made_by_its_last_call_alone(runs_dir):
+    for commit in "cd":
+        with RunFolder(EXPERIMENT, runs_dir) as folder:
+            folder.start({"lr": 0.1}, CLEAN | {"commit": commit * 40})
+            folder.append({"epoch": 0, "test_accuracy": 0.5})  # and no checkpoint
+            if commit == "d":
+                record = folder.finish({"status": "finished", "reason": None, "split": "test", "accuracy": 0.5})
+    assert record.settings["provenance"] == CLEAN | {"commit": "d" * 40}
+    assert [part["commit"] for part in record.settings["parts"]] == ["d" * 40] and len(record.rows) == 1
+    assert record.result["uncommitted"] is None
+
+
 EDITED = CLEAN | {"dirty": True, "uncommitted": "differs from commit ccccccc: coreFunction.py"}
 
 
