@@ -79,11 +79,11 @@ def loss_of_guess(setup: Setup, outputs: int) -> float:
         optimizer.zero_grad()
         value = setup.loss(scores.expand(len(setup.sample.targets), -1), setup.sample.targets)
         value.backward()
-        return value
+        return value.detach()
 
     try:
         optimizer.step(loss)
-        found = float(loss().detach())
+        found = float(loss())
     except Exception:  # as of a label without an output
         found = math.nan
     # A loss of probabilities has no lowest value for scores of any size.
