@@ -335,6 +335,7 @@ def _operations(setup: Setup, probe: Inputs) -> dict[str, Any]:
     with torch.no_grad():
         given = probe.given_to(setup.model)
         again, first = widened(_checked_scores(given, len(probe))), widened(outputs)
+        total = float(first.exp().sum(1).mean())
         noise = float((first - again).square().mean()) / 2
         signal = max(float((first * again).mean()), 1e-3 * noise, 1e-30)  # independent noise averages out of it
     found: dict[Any, None] = {}
@@ -350,7 +351,7 @@ def _operations(setup: Setup, probe: Inputs) -> dict[str, Any]:
         names.pop(0)
     return {
         "outputs": outputs.shape[1],
-        "total": float(first.exp().sum(1).mean()),
+        "total": total,
         "uses_weights": any(p is getattr(node, "variable", None) for node in found for p in setup.model.parameters()),
         "several_outputs": len([*tensors_in(given)]) > 1,
         "last_operation": names[0] if names else "",
