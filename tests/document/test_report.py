@@ -31,7 +31,7 @@ NOT_MEASURED = (
     "10,000 training images", "of 256 images", "28 × 28", "32 × 32", "128 × 128", "8 × 8", "4 × 4", "3 × 3",
     "(?:32|64|128) pixels", "512 pooled", "50 principal", "784 inputs through 1024 and 256",
     "up to 1024 and 2048 units", "layers of 64 units",
-    "batches of 128", "from 13 to 53 layers", "√6", "Figure A\\.[13]",
+    "batches of 128", "momentum of 0\\.9", "from 13 to 53 layers", "√6", "Figure A\\.[13]",
     "(?:for|at most|its) 20 epochs", "100 epochs where its rivals had 20",
     "1e-(?:30|16|3|4|5|8|9)",
     "5e-[34]", "9[05] %", "90, 95 or 99 %", "seeds 0 to 4", "about 1.4 points", "margin of 2", "ln 10",
