@@ -85,8 +85,8 @@ class RunFolder:
     def start(self, identity: dict, provenance: dict, fresh: bool = False, **more: Any) -> dict | None:
         """Begin or resume: write the settings of a new run, or return the checkpoint of an interrupted one.
 
-        Rows after the checkpoint are removed. Each call adds its provenance to the settings' `parts`, but a run without a
-        checkpoint begins again, with the provenance of this call.
+        Rows after the checkpoint are removed. Each call adds its provenance to the settings' `parts`, but a run without
+        a checkpoint begins again, with the provenance of this call.
 
         Args:
             identity: what the run computes; see `deepnet.data.sets.data_identity`.
