@@ -60,7 +60,7 @@ def _losses(ax: Axes, m: Measurements, trials: Sequence[Trial]) -> None:
         window = min(10, len(losses))
         smooth = np.convolve(losses, np.ones(window) / window, "valid")
         label = textwrap.fill(trial.words + " (did not help)" * (trial.helped is False), 34)
-        compared: dict[str, Any] = {"linestyle": "--", "zorder": 3} if trial is trials[0] else {}  # it may lie upon others
+        compared: dict[str, Any] = {"linestyle": "--", "zorder": 3} if trial is trials[0] else {}  # it may cover others
         ax.plot(window + np.arange(len(smooth)), smooth, color=colour, linewidth=1.2, label=label, **compared)
     ax.axhline(m.chance, color=GREY, linestyle=":", label=f"ln({m.outputs})")
     ax.set_ylim(0, 2 * max(m.chance, 0.1))
