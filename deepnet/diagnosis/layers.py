@@ -1,9 +1,10 @@
 """What is measured of each layer of any model, by hooks: its weights, its signal, its gradient, its updates."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any
 
 import torch
@@ -78,6 +79,17 @@ def layer_modules(model: nn.Module) -> dict[str, tuple[nn.Module, nn.Parameter]]
                 full = ".".join(filter(None, (name, key)))
                 found[full if len(own) > 1 else name or "(the model itself)"] = module, weight
     return found
+
+
+def in_running_order(declared: Iterable[str], ran: Collection[str]) -> list[str]:
+    """Names in the order in which the layers ran. One that did not stands before the next declared one that did."""
+    waiting: list[str] = []
+    ahead = {}
+    for name in declared:
+        waiting.append(name)
+        if name in ran:
+            ahead[name], waiting = waiting, []
+    return [*chain.from_iterable(ahead[name] for name in ran), *waiting]
 
 
 def post_norms(model: nn.Module) -> list[Any]:

@@ -3,9 +3,8 @@
 import math
 import re
 import time
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import chain
 from typing import Any
 
 import torch
@@ -22,6 +21,7 @@ from deepnet.diagnosis.layers import (
     equal_units,
     expected_signals,
     gain,
+    in_running_order,
     layer_modules,
     looks_random,
     post_norms,
@@ -228,7 +228,7 @@ def measure(setup: Setup, steps: int, seconds: float) -> Measurements:
     losses, meter, failure = take_steps(setup, steps, seconds)
     after = signals(model, probe)
     layers = []
-    for name in _in_order(modules, before):
+    for name in in_running_order(modules, before):
         weight = modules[name][1]
         negative, silent = before.get(name, Signal()).negative, meter.silent.get(name)
         dead = [n and s for n, s in zip(negative, silent.tolist(), strict=False)] if silent is not None else []
@@ -257,17 +257,6 @@ def measure(setup: Setup, steps: int, seconds: float) -> Measurements:
         optimizer=type(optimizer).__name__, options=_options(optimizer), bad_weights=bad_weights, is_nll=setup.is_nll,
         not_optimised=tuple(missed), failure=failure, seconds=time.monotonic() - begin, **facts,
     )  # fmt: skip
-
-
-def _in_order(declared: Iterable[str], ran: Collection[str]) -> list[str]:
-    """Names in the order in which the layers ran, each that did not before the next one declared that did."""
-    waiting: list[str] = []
-    ahead = {}
-    for name in declared:
-        waiting.append(name)
-        if name in ran:
-            ahead[name], waiting = waiting, []
-    return [*chain.from_iterable(ahead[name] for name in ran), *waiting]
 
 
 def _options(optimizer: torch.optim.Optimizer) -> dict[str, float]:

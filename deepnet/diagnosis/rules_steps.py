@@ -50,11 +50,11 @@ def maximizing(m: Measurements) -> Finding | None:
 
 
 @rule
-def other_total(m: Measurements) -> Finding | None:
+def no_log_probabilities(m: Measurements) -> Finding | None:
     if not m.is_nll or abs(m.total - 1) < 0.01 or not math.isfinite(m.total):
         return None
     words = (
-        f"nll_loss needs log-probabilities, of which exp adds up to 1 over the classes of an item; here it adds up to "
+        "nll_loss needs log-probabilities: exp of an item's scores adds up to 1 over the classes. Here it adds up to "
         f"{power(m.total)}."
     )
     cure = "End the model in log_softmax over the classes (dim=1), or take cross_entropy, which makes it itself."
@@ -101,7 +101,7 @@ def learning_rate_high(m: Measurements) -> Finding | None:
     if len(m.losses) < 2 or not math.isfinite(m.losses[0]):
         return None
     moves = [layer.update for layer in _stepping(m)]
-    peak = max((layer.peak for layer in _stepping(m)), default=0.0)  # units that die stop moving
+    peak = _peak(m)  # units that die stop moving
     worse = not math.isfinite(m.losses[-1]) or max(m.losses) > 2 * max(m.losses[0], m.chance)
     fast = bool(moves) and (peak > HIGH_UPDATE if worse else median_high(moves) > 3 * HIGH_UPDATE)
     if not fast and math.isfinite(m.losses[-1]):
@@ -116,7 +116,7 @@ def learning_rate_high(m: Measurements) -> Finding | None:
 
 @rule
 def post_norm(m: Measurements) -> Finding | None:
-    peak = max((layer.peak for layer in _stepping(m)), default=0.0)
+    peak = _peak(m)
     if m.post_norms < DEEP_POST_NORM or peak <= HIGH_UPDATE:
         return None
     words = (
@@ -143,8 +143,9 @@ def large_eps(m: Measurements) -> Finding | None:
 @rule
 def learning_rate_low(m: Measurements) -> Finding | None:
     moves = [layer.update for layer in _stepping(m)]
-    peak = max((layer.peak for layer in _stepping(m)), default=0.0)  # large where units died of the first steps
-    if not moves or max(moves) >= LOW_UPDATE or peak > HIGH_UPDATE or _below_eps(m):
+    if not moves or max(moves) >= LOW_UPDATE or _below_eps(m):
+        return None
+    if _peak(m) > HIGH_UPDATE:  # units died of the first steps
         return None
     if m.options.get("lr") == 0:
         return Finding("learning-rate-low", "", "The learning rate is 0.", "Raise it.", 0.95, ("good-rate",))
@@ -226,6 +227,11 @@ def vanishing(m: Measurements) -> Finding | None:
 def _stepping(m: Measurements) -> list[Layer]:
     """The layers that learn and that took steps."""
     return [layer for layer in m.layers if layer.learns and layer.reached and not math.isnan(layer.update)]
+
+
+def _peak(m: Measurements) -> float:
+    """The largest update of any layer in any step, relative to its weight."""
+    return max((layer.peak for layer in _stepping(m)), default=0.0)
 
 
 def _left_behind(m: Measurements) -> list[Layer]:

@@ -125,7 +125,6 @@ def test_the_cause_is_named_first_in_its_layer(expected):
 def test_every_rule_has_a_network_here():
     named = {code.replace("-", "_") for code in CODES}
     names = {"bad_data": "nan_data", "bad_weights": "nan_weights", "large_eps": "eps"}
-    names |= {"other_total": "no_log_probabilities"}
     assert {names.get(rule.__name__, rule.__name__) for rule in RULES} == named
 
 
